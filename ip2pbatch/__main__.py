@@ -1,0 +1,5 @@
+"""`python -m ip2pbatch`."""
+
+from ip2pbatch.cli.app import main
+
+main()
