@@ -1,0 +1,54 @@
+"""Globs over photo names: `*` and `?` stay within a folder, `**` crosses folders, `{jpg,png}` is either; case-blind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ip2pbatch.errors import PlanError
+
+MAX_LENGTH = 200
+
+
+def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
+    """A test whether a name (forward slashes, relative) matches any of `globs`. Raises PlanError for a broken one."""
+    if not globs:
+        return lambda name: False
+    pattern = re.compile("|".join(f"(?:{translate(glob)})" for glob in globs), re.IGNORECASE | re.DOTALL)
+    return lambda name: pattern.fullmatch(name) is not None
+
+
+def translate(glob: str) -> str:
+    """The regular expression of one glob, to be matched against a whole name."""
+    if len(glob) > MAX_LENGTH:
+        raise PlanError(f"the glob {glob[:30]!r}… is longer than {MAX_LENGTH} characters")
+    text = re.sub(r"(?:\*\*/)+", "**/", glob.removeprefix("./"))
+    pattern, at, open_braces = "", 0, 0
+    while at < len(text):
+        token = re.compile(r"\*\*/|\*+|\[[!^]?\]?[^]/]*\]|.", re.DOTALL).match(text, at)
+        assert token is not None
+        part, at = token[0], token.end()
+        if part == "{":
+            open_braces += 1
+        elif part == "}" and open_braces:
+            open_braces -= 1
+        pattern += _TOKENS.get(part) or (_one(part, open_braces > 0))
+    if open_braces:
+        raise PlanError(f"the glob {glob!r} opens a {{ that it does not close")
+    return pattern
+
+
+_TOKENS = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]", "{": "(?:"}
+
+
+def _one(part: str, in_braces: bool) -> str:
+    if part.startswith("**"):
+        return ".*"
+    if part == "}":
+        return ")"
+    if part == "," and in_braces:
+        return "|"
+    if part.startswith("[") and len(part) > 2:
+        inner = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
+        return "[" + ("^" + inner[1:] if inner[0] in "!^" else inner) + "]"
+    return re.escape(part)
