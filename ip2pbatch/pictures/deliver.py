@@ -1,0 +1,167 @@
+"""Finished picture + source photo → the file the photographer gets: own size, own colours, own metadata, own name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ip2pbatch.errors import PhotoError
+from ip2pbatch.pictures import colour, containers, fullres, images, metadata
+from ip2pbatch.pictures.containers import DEEP, Format, Raster
+from ip2pbatch.pictures.metadata import Policy, Provenance
+from ip2pbatch.pictures.originals import Original
+
+Pixels = NDArray[np.uint8]
+Conflict = Literal["unique", "skip", "overwrite", "error"]
+
+DELIVERY_VERSION = 2  # raise it when the same settings make another file
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverySettings:
+    """How pictures become files. `digest` changes with anything that would change a file."""
+
+    format: Literal["same", "jpeg", "png", "tiff", "webp"] = "same"
+    quality: int = 95
+    full_resolution: Literal["auto", "off"] = "auto"
+    gps: Literal["keep", "strip"] = "keep"
+    prompt: bool = True
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits over all fields and the version of this module."""
+        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file goes: `name` below the folder `root`, with its extension, and what to do where one is already.
+
+    `ours` is the sha256 of the file that an earlier delivery of the same picture wrote: where it is still that file
+    it is replaced under every policy; where somebody changed it, it is theirs and the policy decides. `reserved` are
+    the names of other pictures that are still to come: `unique` leaves them free. `anchor` is `root` as it was when the
+    run began, where the run holds it.
+    """
+
+    root: Path
+    name: str
+    on_conflict: Conflict = "unique"
+    ours: str | None = None
+    reserved: Collection[str] = ()
+    anchor: images.Anchor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A file's bytes; `gate` is the share of the photo's detail that came back, None where nothing was lifted."""
+
+    data: bytes
+    format: Format
+    gate: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What was written where. `written` is False where `skip` left somebody's file alone; `sha256` is then theirs."""
+
+    path: Path
+    sha256: str
+    gate: float | None
+    written: bool
+    notes: tuple[str, ...] = ()
+
+
+def deliver(
+    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place,
+    announce: Callable[[Path, str], None] = lambda path, sha256: None,
+) -> Delivered:  # fmt: skip
+    """Writes the file for one picture, whole or not at all, below `place.root` and never onto the photo.
+
+    `announce` hears the path and the sha256 just before the file appears there, so that whoever keeps books knows the
+    file for its own even when the process is killed in between.
+
+    `edited` is the model's uint8 [h, w, 3]. Raises PhotoError where the photo is gone or damaged, the name leads
+    outside, or the policy is `error` and a file is there; ResourceError where the disk does not take it.
+    """
+    target = _choose(place, source.path)
+    if target is None:
+        taken = _path(place)
+        return Delivered(taken, _sha256(taken), None, False)
+    rendered = render(source, edited, settings, provenance)
+    digest = hashlib.sha256(rendered.data).hexdigest()
+    announce(target, digest)
+    images.write_atomic(target, rendered.data, root=place.anchor or place.root)
+    return Delivered(target, digest, rendered.gate, True, rendered.notes)
+
+
+def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:
+    """The bytes of the file, nothing written. The same arguments always give the same bytes."""
+    photo = source.picture
+    size = (edited.shape[1], edited.shape[0])
+    kind: Format = photo.format if settings.format == "same" else settings.format
+    own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
+    raster, gate = Raster(own, photo.alpha, photo.icc), None
+    if settings.full_resolution == "auto":
+        whole = photo.deep if photo.deep is not None and kind in DEEP else photo.pixels
+        pixels, gate = fullres.lift(own, source.seen(size), whole)
+        raster = replace(raster, pixels=pixels)
+    elif photo.alpha is not None:
+        raster = replace(raster, alpha=images.resize(photo.alpha, size))
+    blocks, notes = metadata.merge(
+        source.blocks, provenance, Policy(settings.gps, settings.prompt), kind,
+        (raster.pixels.shape[1], raster.pixels.shape[0]), srgb=not source.managed,
+    )  # fmt: skip
+    data = containers.encode(raster, blocks, kind, settings.quality)
+    shallow = photo.deep is not None and raster.pixels.dtype == np.uint8
+    return Rendered(data, kind, gate, (*photo.notes, *([images.SHALLOW] if shallow else []), *notes))
+
+
+def _choose(place: Place, source: Path) -> Path | None:
+    """The path to write, or None where `skip` says to leave what is there."""
+    for path in _candidates(place):
+        if not (path.exists() or path.is_symlink()):
+            return path
+        if path.exists() and path.samefile(source):
+            if place.on_conflict == "unique":
+                continue
+            raise PhotoError(f"{path}: that is the photo itself", hint="write to another folder; originals are kept")
+        if place.ours is not None and path.is_file() and not path.is_symlink() and _sha256(path) == place.ours:
+            return path
+        if place.on_conflict == "skip":
+            return None
+        if place.on_conflict == "overwrite":
+            return path
+        if place.on_conflict == "error":
+            raise PhotoError(f"{path} exists", hint="use on_conflict: unique, skip or overwrite, or another folder")
+    raise AssertionError("count() has an end")
+
+
+def _candidates(place: Place) -> Iterator[Path]:
+    first = _path(place)
+    yield first
+    for number in count(2):
+        path = first.with_name(f"{first.stem}_{number}{first.suffix}")
+        if path.relative_to(place.root).as_posix() not in place.reserved:
+            yield path
+
+
+def _path(place: Place) -> Path:
+    name = PurePosixPath(place.name)
+    if name.is_absolute() or not name.parts or ".." in name.parts or "\0" in place.name:
+        raise PhotoError(f"{place.name!r} leads outside the output folder", hint="check output.name in the recipe")
+    return place.root.joinpath(*name.parts)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,383 @@
+"""Photos from files to pixels and back: open, orient, colour profile, bit depth, resize, atomic save."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from ip2pbatch.errors import PhotoError, ResourceError
+from ip2pbatch.pictures import colour, deep, exif
+from ip2pbatch.pictures.containers import Format, read_blocks, sniff
+from ip2pbatch.pictures.deep import DeepPixels
+from ip2pbatch.plan.digests import MAX_PIXELS
+
+Pixels = NDArray[np.uint8]
+
+TEMPORARY = ".ip2p-*.tmp"
+SHALLOW = "16 bits a channel reduced to 8"
+_ONE_WAY = "the colour profile works one way only: converted to sRGB"
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+# One kernel, down and up. Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
+_KERNEL = Image.Resampling.BICUBIC
+
+# Called directly instead of through Image.open: no other decoder can ever be reached, and Pillow's own limit, a
+# setting shared by the whole process, need not be changed to let a 151-megapixel camera pass.
+_OPENERS: dict[Format, Callable[..., Image.Image]] = {
+    "jpeg": JpegImagePlugin.jpeg_factory,
+    "png": PngImagePlugin.PngImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+}
+_INKS = {"L": "grey", "CMYK": "CMYK inks"}
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded photo, upright, as eight-bit RGB.
+
+    `pixels` [h, w, 3] are in sRGB, or in the colours of `icc` where that is not None. `alpha` [h, w] is apart, None
+    where the file has none. `deep` are the same pixels in 16 bits, where the file has them and own colours were asked
+    for at full size. `notes` say what was reduced or ignored on the way in, in plain words.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None
+    format: Format
+    icc: bytes | None = None
+    notes: tuple[str, ...] = ()
+    deep: DeepPixels | None = None
+
+
+def load(path: Path, size: tuple[int, int] | None = None, *, colours: Literal["srgb", "own"] = "srgb") -> Picture:
+    """The photo, upright, at (width, height) `size` or its own, in sRGB or in the RGB profile it came with (`own`).
+
+    Own colours are kept only where they can be written back: grey, CMYK and Lab photos, and profiles that work one
+    way only, come as sRGB. Raises PhotoError with a plain reason for anything that is no whole photo of ours.
+    """
+    picture, deep_turn = _decoded(path)
+    icc = picture.icc
+    if size is not None:
+        small = None if picture.alpha is None else resize(picture.alpha, size)
+        picture = replace(picture, pixels=resize(picture.pixels, size), alpha=small)
+    if colours == "srgb":
+        picture = replace(picture, pixels=in_srgb(picture.pixels, icc), icc=None)
+    return (
+        picture if deep_turn is None else _deepened(picture, path, deep_turn, whole=colours == "own" and size is None)
+    )
+
+
+def _decoded(path: Path) -> tuple[Picture, int | None]:
+    """The photo as eight-bit RGB in its own colours, and for one of 16-bit RGB how it was turned (0: not to be had).
+
+    Apart from `load` so that Pillow's own copy of the pixels, a third larger than ours, is gone before more is done.
+    """
+    with _opened(path) as (image, kind):
+        turn, declared = _by_exif(path)
+        turn = 1 if kind == "tiff" else turn  # Pillow turns a TIFF by itself
+        wide, notes = _is_deep(image), _frame_notes(image)
+        with _decoding(path):
+            image.load()
+            opaque, alpha = _split_alpha(image)
+            pixels, icc, remarks = _rgb(opaque, image.info.get("icc_profile") or declared)
+    upright = None if alpha is None else _turn(np.asarray(alpha), turn)
+    picture = Picture(_turn(pixels, turn), upright, kind, icc, (*notes, *remarks))
+    as_stored = opaque.mode == "RGB" and _ONE_WAY not in remarks
+    return picture, (turn if as_stored else 0) if wide else None
+
+
+def _deepened(picture: Picture, path: Path, turn: int, *, whole: bool) -> Picture:
+    """The same with its 16 bits, which Pillow decodes in halves; with a note where only eight are had or wanted."""
+    if not whole:
+        return _noted(picture, "16 bits a channel, of which the model sees 8")
+    low = _low_bytes(path, turn) if turn else None
+    return _noted(picture, SHALLOW) if low is None else replace(picture, deep=deep.joined(picture.pixels, low))
+
+
+def _low_bytes(path: Path, turn: int) -> Pixels | None:
+    with _opened(path) as (image, _), _decoding(path):
+        if not deep.read_low_bytes(image):
+            return None
+        image.load()
+        return _turn(np.asarray(image)[..., :3], turn)
+
+
+def _noted(picture: Picture, note: str) -> Picture:
+    return replace(picture, notes=(note, *picture.notes))
+
+
+def in_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
+    """Pixels [h, w, 3] in the colours of an RGB profile → sRGB; as they are where there is none."""
+    return pixels if icc is None or colour.is_srgb(icc) else colour.to_srgb(pixels, icc)
+
+
+def seen(picture: Picture, size: tuple[int, int]) -> Pixels:
+    """What the model sees of a picture loaded at full size: the same bits as `load(path, size).pixels`."""
+    return in_srgb(resize(picture.pixels, size), picture.icc)
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Pixels [h, w] or [h, w, 3] at (width, height) `size`: bicubic, antialiased when shrinking, nothing moved.
+
+    Pixel areas map onto pixel areas, also where the ratio is not whole, so that down and up again is an identity
+    of the geometry.
+    """
+    if (pixels.shape[1], pixels.shape[0]) == tuple(size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, _KERNEL))
+
+
+def save_png(pixels: Pixels, path: Path, *, root: Path | Anchor | None = None) -> None:
+    """Pixels uint8 [h, w, 3] as a lossless PNG, whole or not at all and below `root` (see `write_atomic`)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    write_atomic(path, buffer.getvalue(), root=root)
+
+
+def _by_exif(path: Path) -> tuple[int, bytes | None]:
+    """The orientation, 1 to 8, and the profile that EXIF declares without embedding it; (1, None) without EXIF.
+
+    Only EXIF counts: an orientation left behind in XMP is ignored, as viewers ignore it. Cameras set to Adobe RGB
+    often embed no profile and say "R03" instead (DCF 2.0).
+    """
+    try:
+        block = exif.Block(read_blocks(path).exif)
+    except exif.ExifError:
+        return 1, None
+    turn = block.number(block.get(exif.ORIENTATION), 1)
+    return turn if 1 <= turn <= 8 else 1, colour.adobe_rgb() if block.interoperability == "R03" else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
+    """The photo with its header read and its size checked, nothing decoded yet."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise PhotoError(f"{path.name}: cannot be opened ({error.strerror})") from None
+    with file:
+        kind = sniff(file.read(16))
+        file.seek(0)
+        if kind is None:
+            raise PhotoError(
+                f"{path.name}: not a JPEG, PNG, TIFF or WebP picture", hint="convert it to one of them first"
+            )
+        with _decoding(path):
+            image = _OPENERS[kind](file)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PhotoError(
+                f"{path.name}: {width} × {height} pixels are more than {MAX_PIXELS // 1_000_000} megapixels",
+                hint="make it smaller first",
+            )
+        yield image, kind
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Every way in which a decoder can fail on a damaged file, as one PhotoError."""
+    try:
+        yield
+    except PhotoError as error:
+        raise PhotoError(f"{path.name}: {error}", hint=error.hint) from None
+    except MemoryError:
+        raise PhotoError(f"{path.name}: not enough memory to decode it") from None
+    # Decoders answer damage with OSError, SyntaxError, ValueError, struct.error, zlib.error, IndexError …
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PhotoError(
+            f"{path.name}: the file is damaged or cut off ({reason})", hint="copy it from the camera again"
+        ) from None
+
+
+def _turn(pixels: Pixels, turn: int) -> Pixels:
+    method = _TRANSPOSE.get(turn)
+    return pixels if method is None else np.asarray(Image.fromarray(pixels).transpose(method))
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    if image.mode in ("F", "I"):
+        raise PhotoError(
+            "holds 32-bit or floating-point pixels",
+            hint="save it as 8 or 16 bits a channel; nobody but its author knows its white",
+        )
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)), None
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        whole = image.convert("RGBA")
+        alpha = whole.getchannel("A")
+        opaque = whole.convert("RGB")
+        return opaque, None if alpha.getextrema() == (255, 255) else alpha
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _rgb(image: Image.Image, icc: bytes | None) -> tuple[Pixels, bytes | None, list[str]]:
+    """The pixels as RGB uint8, the profile they are in now (None for sRGB), and what there is to say about it."""
+    if image.mode == "LAB":
+        return colour.to_srgb(np.asarray(image), colour.lab_profile(), "LAB"), None, ["Lab colours converted to sRGB"]
+    notes = [f"{_INKS[image.mode]} converted to sRGB"] if image.mode in _INKS else []
+    if icc:
+        try:
+            return _managed(image, icc, notes)
+        except colour.ProfileError as error:
+            notes.append(f"{error} and is ignored")
+    return np.asarray(image.convert("RGB")), None, notes
+
+
+def _managed(image: Image.Image, icc: bytes, notes: list[str]) -> tuple[Pixels, bytes | None, list[str]]:
+    pixels = np.asarray(image)
+    if image.mode != "RGB":
+        if image.mode == "L" and colour.space(icc) != "GRAY":
+            return np.asarray(image.convert("RGB")), None, notes
+        return colour.to_srgb(pixels, icc, image.mode), None, notes
+    if colour.space(icc) != "RGB":
+        raise colour.ProfileError("the colour profile does not fit the pixels")
+    if not colour.reversible(icc):
+        return colour.to_srgb(pixels, icc), None, [*notes, _ONE_WAY]
+    return pixels, icc, notes
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than eight bits a channel, which Pillow does not show of colour."""
+    tiles = getattr(image, "tile", [])
+    raw = str(tiles[0][3]) if tiles else ""
+    bits = image.tag_v2.get(258, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
+    return ";16" in raw or ";16" in image.mode or max(bits, default=8) > 8
+
+
+def _frame_notes(image: Image.Image) -> list[str]:
+    frames = int(getattr(image, "n_frames", 1))
+    return [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
+
+
+class Anchor:
+    """A folder that is held open, so that `write_atomic` knows when a link or another folder was put in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if _BY_DESCRIPTOR else -1
+
+    def check(self, descriptor: int) -> None:
+        """Raises OSError where an open folder is not this one."""
+        if self._held < 0 or not os.path.sameopenfile(descriptor, self._held):
+            raise OSError(errno.ESTALE, "another folder was put in the place of the one that was begun in")
+
+    def close(self) -> None:
+        """Let go of the folder; safe to call twice."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+
+def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None) -> None:
+    """The file appears whole or not at all, and survives a power cut: temporary file beside it, fsync, rename, fsync.
+
+    Stray temporaries of a killed process match TEMPORARY. Never replaces a symbolic link; with `root`, an existing
+    folder above `path`, it makes the folders in between and passes through no link on the way, not even through one
+    that is put there meanwhile; with an Anchor the root itself may not be exchanged either. Raises ResourceError where
+    the disk is full or does not take writing.
+    """
+    name = TEMPORARY.replace("*", secrets.token_hex(8))
+    try:
+        if _BY_DESCRIPTOR:
+            with _folder(path.parent, root) as folder:
+                _replace(folder, name, path.name, data)
+        else:
+            _replace_by_path(path, name, data)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def _replace(folder: int, temporary: str, name: str, data: bytes) -> None:
+    try:
+        with os.fdopen(os.open(temporary, _CREATE, 0o666, dir_fd=folder), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if _is_link(name, folder):
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+
+
+def _replace_by_path(path: Path, temporary: str, data: bytes) -> None:
+    """Where the system has no descriptors of folders (Windows): the same, without the guard against a race."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    beside = path.with_name(temporary)
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path, root: Path | Anchor | None) -> Iterator[int]:
+    """A descriptor of the folder, reached from `root` one real folder at a time."""
+    top = root.path if isinstance(root, Anchor) else root or folder
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if isinstance(root, Anchor):
+            root.check(descriptor)
+        for part in folder.relative_to(top).parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=descriptor)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _disk_error(path: Path, error: OSError) -> ResourceError:
+    hints = {
+        errno.ENOSPC: "free some space and run the same command again: what was finished is kept",
+        errno.EDQUOT: "your quota is used up; free some space and run the same command again",
+        errno.EROFS: "the disk is read-only; write to another folder with --out",
+        errno.ELOOP: "remove it: nothing is written over or through a symbolic link",
+        errno.ENOTDIR: "a file or a symbolic link is where a folder should be; remove it",
+        errno.EACCES: "you may not write there; write to another folder with --out",
+        errno.ESTALE: "put the output folder back where it was and run again: what was finished is kept",
+    }
+    return ResourceError(f"cannot write {path}: {error.strerror}", hint=hints.get(error.errno or 0))

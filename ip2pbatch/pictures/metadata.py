@@ -1,0 +1,226 @@
+"""What a delivered file says: all that the photo's own metadata said, and that, and how, it was edited by AI."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from ip2pbatch import __version__
+from ip2pbatch.pictures import exif, xmp
+from ip2pbatch.pictures.containers import Blocks, Format, read_blocks
+from ip2pbatch.plan.edits import Edit
+
+# https://cv.iptc.org/newscodes/digitalsourcetype: a photograph edited using generative AI.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+SOFTWARE = f"ip2pbatch {__version__}"
+
+_LONGEST_EXIF = 65_527  # bytes in a JPEG segment, less its header
+_LONGEST_IPTC = 65_000
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a picture comes from: the settings that made it, as its metadata will say.
+
+    `instructions` are the links of the chain up to this picture; `source` is the digest of the photo. Everything in
+    it follows from the plan and the model, nothing from the clock: the same picture always gives the same file.
+    """
+
+    key: str
+    source: str
+    instructions: tuple[str, ...]
+    text: float
+    image: float
+    seed: int
+    steps: int
+    sampler: str
+    size: tuple[int, int]
+    model: str
+    model_digest: str = ""
+    approximations: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, chain: Sequence[Edit], model: str, model_digest: str = "", approximations: tuple[str, ...] = ()
+    ) -> Provenance:
+        """Of the last edit of a chain, given from its first link on. Of a model's folder only its own name is told."""
+        first, last = chain[0], chain[-1]
+        model = Path(model).name if Path(model).is_absolute() or model.startswith(".") else model
+        return cls(
+            last.key, first.source, tuple(edit.instruction for edit in chain), last.guidance.text, last.guidance.image,
+            last.seed, last.steps, last.sampler, last.size, model, model_digest, approximations,
+        )  # fmt: skip
+
+    def settings(self, *, prompt: bool) -> str:
+        """One text in the form that viewers of generated pictures know: the instruction, then `Name: value, …`."""
+        values = [
+            f"Steps: {self.steps}", f"Sampler: {self.sampler}", f"CFG scale: {self.text:g}",
+            f"Image CFG scale: {self.image:g}", f"Seed: {self.seed}", f"Size: {self.size[0]}x{self.size[1]}",
+            *([f"Model hash: {self.model_digest[:12]}"] if self.model_digest else []), f"Model: {self.model}",
+            *([f"Approximations: {' '.join(self.approximations)}"] if self.approximations else []),
+            f"Edit: {self.key}", f"Version: {SOFTWARE}",
+        ]  # fmt: skip
+        return ("; then ".join(self.instructions) + "\n" if prompt else "") + ", ".join(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What of the photo's metadata is passed on, and whether the instruction is told."""
+
+    gps: Literal["keep", "strip"] = "keep"
+    prompt: bool = True
+
+
+def capture_date(path: Path) -> datetime | None:
+    """When the photo was taken, by its EXIF or XMP, in the camera's own time; None where it does not say."""
+    blocks = read_blocks(path)
+    texts = []
+    try:
+        block = exif.Block(blocks.exif)
+        texts += [block.text(block.get_exif(tag)) for tag in (exif.DATE_TIME_ORIGINAL, exif.DATE_TIME_DIGITIZED)]
+    except exif.ExifError:
+        pass
+    try:
+        packet = xmp.Packet(blocks.xmp)
+        texts += [packet.get(space, name) for space, name in xmp.DATES]
+    except (xmp.XmpError, RecursionError):
+        pass
+    return next((date for text in texts if (date := _date(text))), None)
+
+
+def _date(text: str) -> datetime | None:
+    """EXIF's "2024:07:15 18:03:11" or XMP's "2024-07-15T18:03:11.25+02:00", down to the second."""
+    digits = text.strip()[:19].replace("T", " ").replace("-", ":")
+    for form in ("%Y:%m:%d %H:%M:%S", "%Y:%m:%d %H:%M", "%Y:%m:%d"):
+        try:
+            return datetime.strptime(digits, form)
+        except ValueError:
+            continue
+    return None
+
+
+def merge(
+    blocks: Blocks, provenance: Provenance, policy: Policy, kind: Format, size: tuple[int, int], *, srgb: bool
+) -> tuple[Blocks, tuple[str, ...]]:
+    """The photo's blocks with ours added, ready for a file of `kind` and `size`; and what had to be left out, in words.
+
+    Upright (orientation 1), without thumbnails of the old picture, dates as they were. `srgb` says that the pixels
+    are written in sRGB, whatever the photo's were. Damaged blocks are left out whole.
+    """
+    notes: list[str] = []
+    settings = provenance.settings(prompt=policy.prompt)
+    block = _merged_exif(blocks.exif, settings, policy, size, srgb=srgb, notes=notes)
+    if kind == "jpeg" and len(block) > _LONGEST_EXIF:
+        notes.append("EXIF of more than 64 KB left out")
+        block = _merged_exif(b"", settings, policy, size, srgb=srgb, notes=notes)
+    packet, extended = _merged_xmp(blocks, provenance, policy, kind, notes)
+    iptc = blocks.iptc if kind == "tiff" or (kind == "jpeg" and len(blocks.iptc) <= _LONGEST_IPTC) else b""
+    if blocks.iptc and not iptc:
+        notes.append("IPTC block left out: it has no place in this file (XMP is kept)")
+    if blocks.c2pa:
+        notes.append("Content Credentials (C2PA) left out: their signature is of the photo as it was")
+    text = _png_text(blocks.text, settings) if kind == "png" else ()
+    merged = replace(
+        blocks, exif=block, xmp=packet, xmp_extended=extended, iptc=iptc, text=text,
+        comment=blocks.comment if kind == "jpeg" else b"",
+    )  # fmt: skip
+    return merged, tuple(notes)
+
+
+def _merged_exif(
+    data: bytes, settings: str, policy: Policy, size: tuple[int, int], *, srgb: bool, notes: list[str]
+) -> bytes:
+    try:
+        return _edited_exif(exif.Block(data), settings, policy, size, srgb)
+    except exif.ExifError as error:
+        notes.append(f"damaged EXIF left out: {error}")
+        return _edited_exif(exif.Block(), settings, policy, size, srgb)
+
+
+def _edited_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
+    root: dict[int, exif.Value | None] = {
+        exif.ORIENTATION: block.short(1),
+        exif.SOFTWARE: exif.Value(2, len(SOFTWARE) + 1, SOFTWARE.encode() + b"\0"),
+        # Some cameras repeat the picture's size here, before it was turned.
+        **{tag: None for tag in (0x0100, 0x0101) if block.get(tag)},
+    }
+    comment = "\n".join(part for part in (_old_comment(block), settings) if part)
+    encoded = b"UNICODE\0" + comment.encode("utf-16-le" if block.order == "<" else "utf-16-be", "replace")
+    details: dict[int, exif.Value | None] = {
+        exif.USER_COMMENT: exif.Value(7, len(encoded), encoded),
+        exif.PIXEL_X: block.long(size[0]),
+        exif.PIXEL_Y: block.long(size[1]),
+    }
+    if srgb and block.get_exif(exif.COLOR_SPACE):
+        details[exif.COLOR_SPACE] = block.short(1)
+    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
+
+
+def _old_comment(block: exif.Block) -> str:
+    """A comment by the photographer; cameras leave blanks here, and an earlier delivery our own settings."""
+    value = block.get_exif(exif.USER_COMMENT)
+    data = value.data if value else b""
+    if data[:8] == b"UNICODE\0":
+        text = data[8:].decode("utf-16-le" if block.order == "<" else "utf-16-be", "replace")
+    else:
+        text = data[8:].decode("ascii", "replace") if data[:8] == b"ASCII\0\0\0" else ""
+    text = text.replace("\0", "").strip()
+    return "" if "Version: ip2pbatch" in text else text
+
+
+def _merged_xmp(
+    blocks: Blocks, provenance: Provenance, policy: Policy, kind: Format, notes: list[str]
+) -> tuple[bytes, bytes]:
+    try:
+        packet = xmp.Packet(blocks.xmp, blocks.xmp_extended)
+        packet.clean(strip_gps=policy.gps == "strip")
+        packet.put(_properties(provenance, packet, policy))
+        return packet.split() if kind == "jpeg" else (packet.tobytes(), b"")
+    except (xmp.XmpError, RecursionError) as error:
+        notes.append(f"damaged XMP left out: {error}")
+        packet = xmp.Packet()
+        packet.put(_properties(provenance, packet, policy))
+        return packet.tobytes(), b""
+
+
+def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> dict[tuple[str, str], xmp.Property]:
+    """IPTC Photo Metadata 2025.1's fields for AI, XMP's for origin, and the settings in our own namespace."""
+    parent = packet.get(xmp.MM, "DocumentID") or f"sha256:{provenance.source}"
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{xmp.OURS}{provenance.source}/{provenance.key}")
+    version = " / ".join(part for part in (provenance.model_digest[:12], SOFTWARE) if part)
+    values: dict[tuple[str, str], xmp.Property] = {
+        (xmp.IPTC_EXT, "DigitalSourceType"): SOURCE_TYPE,
+        (xmp.IPTC_EXT, "AISystemUsed"): f"InstructPix2Pix ({provenance.model})",
+        (xmp.IPTC_EXT, "AISystemVersionUsed"): version,
+        (xmp.XMP, "CreatorTool"): SOFTWARE,
+        (xmp.MM, "DocumentID"): f"xmp.did:{identity}",
+        (xmp.MM, "InstanceID"): f"xmp.iid:{identity}",
+        (xmp.MM, "DerivedFrom"): {(xmp.REF, "documentID"): parent},
+        (xmp.OURS, "edit"): provenance.key,
+        (xmp.OURS, "textGuidance"): f"{provenance.text:g}",
+        (xmp.OURS, "imageGuidance"): f"{provenance.image:g}",
+        (xmp.OURS, "seed"): str(provenance.seed),
+        (xmp.OURS, "steps"): str(provenance.steps),
+        (xmp.OURS, "sampler"): provenance.sampler,
+        (xmp.OURS, "size"): f"{provenance.size[0]}x{provenance.size[1]}",
+        (xmp.OURS, "model"): provenance.model,
+    }
+    if provenance.model_digest:
+        values[xmp.OURS, "modelDigest"] = provenance.model_digest
+    if provenance.approximations:
+        values[xmp.OURS, "approximations"] = provenance.approximations
+    if policy.prompt:
+        values[xmp.IPTC_EXT, "AIPromptInformation"] = "; then ".join(provenance.instructions)
+        values[xmp.OURS, "instructions"] = provenance.instructions
+    return values
+
+
+def _png_text(chunks: Sequence[tuple[bytes, bytes]], settings: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The photo's own texts but for raw copies of EXIF and thumbnails, and `parameters` with our settings."""
+    dropped = (b"parameters\0", b"Raw profile type ", b"Thumb::")
+    kept = [(kind, data) for kind, data in chunks if not data.startswith(dropped)]
+    return (*kept, (b"iTXt", b"parameters\0\0\0\0\0" + settings.encode("utf-8", "replace")))

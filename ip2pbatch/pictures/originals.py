@@ -1,0 +1,99 @@
+"""Photos at full size while files are delivered: decoded once for all the edits of a photo, and not kept for long."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+
+from ip2pbatch.pictures import colour, containers, images
+from ip2pbatch.pictures.containers import Blocks
+from ip2pbatch.pictures.images import Picture, Pixels
+
+_MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment: two of 60 megapixels
+
+
+class Original:
+    """One photo as it lies on the disk, read when it is first asked for; safe to share between threads.
+
+    `picture` is in its own colours and depth. Asking raises PhotoError where the file is gone or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[int, int], Pixels] = {}
+
+    @property
+    def picture(self) -> Picture:
+        with self._lock:
+            return self._picture
+
+    @property
+    def blocks(self) -> Blocks:
+        with self._lock:
+            return self._blocks
+
+    def seen(self, size: tuple[int, int]) -> Pixels:
+        """What the model saw at (width, height) `size`, in the photo's own colours."""
+        photo = self.picture
+        with self._lock:
+            if size not in self._seen:
+                small = images.seen(photo, size)
+                self._seen[size] = colour.from_srgb(small, photo.icc) if self.managed and photo.icc else small
+            return self._seen[size]
+
+    @property
+    def managed(self) -> bool:
+        """Whether its colours are other ones than sRGB."""
+        return self._picture.icc is not None and not colour.is_srgb(self._picture.icc)
+
+    @property
+    def bytes(self) -> int:
+        """What the decoded photo takes in memory; 0 before it is decoded."""
+        photo = self.__dict__.get("_picture")
+        parts = (photo.pixels, photo.alpha, photo.deep) if photo else ()
+        return sum(part.nbytes for part in parts if part is not None)
+
+    @cached_property
+    def _picture(self) -> Picture:
+        return images.load(self.path, colours="own")
+
+    @cached_property
+    def _blocks(self) -> Blocks:
+        return containers.read_blocks(self.path)
+
+
+class Originals:
+    """The Originals that were used last. What is worked on is shared; beyond that at most `most_bytes` are kept."""
+
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+        self._most = most_bytes
+        self._known: OrderedDict[tuple[Path, int, int], Original] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def at(self, path: Path) -> Original:
+        """The photo at `path` as the file is now: one that was written anew is read anew."""
+        try:
+            facts = path.stat()
+            key = (path, facts.st_mtime_ns, facts.st_size)
+        except OSError:
+            return Original(path)  # says why when it is asked
+        with self._lock:
+            found = self._known.pop(key, None) or Original(path)
+            self._known[key] = found
+            return found
+
+    def trim(self) -> None:
+        """Let go of the photos that were used longest ago, down to the bytes allowed; call it when one was used."""
+        with self._lock:
+            total = sum(one.bytes for one in self._known.values())
+            while self._known and total > self._most:
+                _, oldest = self._known.popitem(last=False)
+                total -= oldest.bytes
+
+    def clear(self) -> None:
+        """Let go of all."""
+        with self._lock:
+            self._known.clear()
