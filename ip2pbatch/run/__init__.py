@@ -1,0 +1,1 @@
+"""Making the pictures of a plan exist, once."""

@@ -1,0 +1,147 @@
+"""From finished pictures to the photographer's files: what is due, what is ours already, what was refused and why.
+
+A delivered file is derived: it can be deleted and written again without the model. One is due where none was
+delivered, where the file is gone, or where the settings or its name have changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ip2pbatch.errors import Ip2pError, ResourceError
+from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Place, deliver
+from ip2pbatch.pictures.metadata import Provenance
+from ip2pbatch.pictures.originals import Originals
+from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.run.layout import strip_key
+from ip2pbatch.run.ledger import Delivery, Run
+
+log = logging.getLogger("ip2pbatch.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One file to deliver: link `link` (from 1) of `strip`, at `target` below the output folder."""
+
+    strip: Strip
+    link: int
+    target: str
+
+    @property
+    def edit(self) -> Edit:
+        return self.strip.edits[self.link - 1]
+
+
+class Deliverer:
+    """Delivers the kept links of a plan. `targets` is names.output_names of it; safe to use from several threads.
+
+    `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
+    that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
+    """
+
+    def __init__(
+        self, run: Run, targets: Mapping[tuple[int, int], str], settings: DeliverySettings, on_conflict: Conflict
+    ) -> None:
+        self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
+        self._reserved = frozenset(targets.values())
+        self._originals = Originals()
+        self.refused: list[tuple[str, str]] = []
+        self.left: list[str] = []
+        self.notes: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Let go of the photos in memory."""
+        self._originals.clear()
+
+    def sweep(self) -> None:
+        """Remove half-written files that a killed process left in the folders of this plan or of earlier ones."""
+        names = {*self._reserved, *(delivery.path for delivery in self.run.deliveries.values())}
+        self.run.sweep({(self.run.root / name).parent for name in names})
+
+    def errands(self, plan: Plan) -> Iterator[Errand]:
+        """Every file that `plan` asks for, in its order."""
+        for index, strip in enumerate(plan.strips):
+            for link in strip.keep:
+                yield Errand(strip, link, self._targets[index, link])
+
+    def outstanding(self, plan: Plan, done: Collection[str]) -> Iterator[Errand]:
+        """The files of done Edits that are due."""
+        return (errand for errand in self.errands(plan) if errand.edit.key in done and self._is_due(errand))
+
+    def deliver(self, errand: Errand) -> Delivery | None:
+        """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""
+        try:
+            done = self._write(errand)
+        except ResourceError:
+            raise
+        except Ip2pError as error:
+            self.refused.append((errand.target, str(error)))
+            return None
+        except Exception as error:
+            log.exception("delivering %s", errand.target)
+            self.refused.append((errand.target, f"it could not be delivered: {error or type(error).__name__}"))
+            return None
+        if not done.written:
+            self.left.append(errand.target)
+            return None
+        for note in done.notes:
+            log.info("%s: %s", errand.target, note)
+            self.notes[note] += 1
+        delivery = self._row(errand, done.path, done.sha256, done.gate)
+        self.run.deliver(delivery)
+        return delivery
+
+    def _write(self, errand: Errand) -> Delivered:
+        spec, strip = self.run.spec, errand.strip
+        provenance = Provenance.of(
+            strip.edits[: errand.link], spec.model, spec.model_digest, approximations=spec.approximations
+        )
+        place = Place(
+            self.run.root, errand.target, self._on_conflict, self._ours(errand), self._reserved, self.run.anchor
+        )  # fmt: skip
+
+        def announce(path: Path, sha256: str) -> None:
+            self.run.announce(self._row(errand, path, sha256))
+
+        picture = self.run.picture(errand.edit.key)
+        try:
+            return deliver(self._originals.at(strip.photo.path), picture, self._settings, provenance, place, announce)
+        finally:
+            self._originals.trim()
+
+    def _row(self, errand: Errand, path: Path, sha256: str, gate: float | None = None) -> Delivery:
+        name = path.relative_to(self.run.root).as_posix()
+        share = None if gate is None else round(gate, 3)
+        return Delivery(errand.edit.key, strip_key(errand.strip), name, self._digest(errand), sha256, share)
+
+    def _digest(self, errand: Errand) -> str:
+        """Of everything that shapes the file but its picture: the settings and the name that was asked for."""
+        text = f"{self._settings.digest}\n{errand.target}"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def _is_due(self, errand: Errand) -> bool:
+        last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
+        return last is None or last.settings != self._digest(errand) or not (self.run.root / last.path).is_file()
+
+    def _ours(self, errand: Errand) -> str | None:
+        """The sha256 of the file that may be replaced: the one that was about to appear when a process was killed, if
+        it is there, else the one that was delivered last.
+        """
+        place = (strip_key(errand.strip), errand.edit.key)
+        begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
+        if begun is not None and _sha256(self.run.root / begun.path) == begun.sha256:
+            return begun.sha256
+        return last.sha256 if last is not None else None
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,390 @@
+"""The loop that makes pictures exist: prefetch → engine.edit → commit → deliver, with back-off and a clean stop.
+
+The engine works in the calling thread. Photos are decoded ahead of it and finished pictures are encoded, written and
+delivered behind it, all in threads and all bounded. One bad photo or picture is a failed row; only the disk, memory at
+the smallest batch, or an engine that says so (an Ip2pError) end a run, and then everything finished is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+from ip2pbatch import errors
+from ip2pbatch.errors import Ip2pError, ResourceError
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.schedule import Limits, Schedule
+from ip2pbatch.run.busy import Busy
+from ip2pbatch.run.couriers import Couriers
+from ip2pbatch.run.deliveries import Deliverer, Errand
+from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
+from ip2pbatch.run.seam import EditEngine, OutOfMemory, Result, Source
+from ip2pbatch.run.sources import Sources
+from ip2pbatch.run.stop import Stop, listening
+
+__all__ = ["EditEngine", "Events", "Options", "OutOfMemory", "Quiet", "Result", "Source", "Summary", "run_plan"]
+
+_AHEAD = 2  # batches whose photos are being loaded while the engine works
+_BREAKS = 20  # calls that break one after another before the engine, and not the pictures, is to blame
+_UNWRITTEN = 32  # finished pictures that may wait for the disk before the engine waits for it
+
+REDO: frozenset[Status] = frozenset({"failed", "skipped"})
+"""What is tried again by default. A nan or flagged picture would come out the same: only `retry` asks for it again."""
+
+Score = Callable[[Edit, Pixels, Pixels], Mapping[str, float]]
+Job = tuple[Edit, Source]
+log = logging.getLogger("ip2pbatch.run")
+
+
+class Events(Protocol):
+    """What a run tells while it goes on. Called from several threads, one at a time; keep it short."""
+
+    def started(self, left: int, done: int) -> None:
+        """So many Edits are left to make, and so many were done before."""
+        ...
+
+    def finished(self, edit: Edit, record: Record) -> None:
+        """An Edit is on the disk, or has failed."""
+        ...
+
+    def delivered(self, delivery: Delivery) -> None:
+        """A file is in the photographer's folder."""
+        ...
+
+    def shrunk(self, limits: Limits) -> None:
+        """Memory ran out and the engine now takes less at once."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person may want to know, in one plain sentence."""
+        ...
+
+
+class Quiet:
+    """Events that nobody listens to."""
+
+    def started(self, left: int, done: int) -> None: ...
+    def finished(self, edit: Edit, record: Record) -> None: ...
+    def delivered(self, delivery: Delivery) -> None: ...
+    def shrunk(self, limits: Limits) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a plan is carried out; nothing in it changes a picture.
+
+    `deliver` writes the photographer's files (none where it is None); `score` gives the numbers beside a cell from
+    (Edit, photo at model size, picture); `redo` are the states of earlier sessions that are tried again.
+    """
+
+    deliver: Deliverer | None = None
+    score: Score | None = None
+    redo: frozenset[Status] = REDO
+    loaders: int = 2
+    writers: int = 2
+    couriers: int = 2
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. `states` counts the Edits of the whole plan: done, failed, nan, flagged, skipped, left.
+
+    `made` and `delivered` are of this session; `undelivered` are (file, reason). `stopped` is 130 or 143, 0 where
+    nobody asked. `busy` says how a warm model spent its time (see Busy). `notes` are what could not be carried over
+    into delivered files, with how many files.
+    """
+
+    states: Mapping[str, int]
+    made: int
+    delivered: int
+    undelivered: tuple[tuple[str, str], ...]
+    shrunk: int
+    seconds: float
+    stopped: int = 0
+    busy: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped:
+            return self.stopped
+        complete = self.states.get("done", 0) == sum(self.states.values()) and not self.undelivered
+        return errors.DONE if complete else errors.UNFINISHED
+
+
+def run_plan(
+    plan: Plan, run: Run, engine: EditEngine, options: Options | None = None, events: Events | None = None
+) -> Summary:
+    """Make every picture of `plan` that is not done yet, and deliver every kept one that is not delivered.
+
+    Raises ResourceError when the disk or memory runs out, and what the engine raises to end a run.
+    """
+    with listening() as stop, _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
+        while not stop.asked.is_set() and (batch := shop.next_batch()):
+            jobs = shop.load(batch)
+            for edit, result, seconds in shop.make(jobs, stop):
+                shop.keep(edit, result, seconds)
+        shop.finish(stop)
+        return shop.summary(stop)
+
+
+class _Workshop:
+    """The state of one `run_plan`: what is taken, what is being written, what went wrong."""
+
+    def __init__(self, plan: Plan, run: Run, engine: EditEngine, options: Options, events: Events) -> None:
+        self.plan, self.run, self.engine, self.options = plan, run, engine, options
+        self._events, self._telling = events, threading.Lock()
+        self._begun = options.clock()
+        self._busy = Busy(options.clock)
+        self._trouble: BaseException | None = None
+        self._made = self._delivered = self._shrunk = self._breaks = 0
+        self._edits = {edit.key: edit for edit in plan.edits}
+        self._origin = {edit.key: strip.photo.digest for strip in plan.strips for edit in strip.edits}
+        self._carried = {edit.source for edit in plan.edits if edit.carry == "latent"}
+        self._sources = Sources(run, plan.photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=options.loaders)
+        self._room = threading.BoundedSemaphore(_UNWRITTEN)
+        self._writers = ThreadPoolExecutor(options.writers, thread_name_prefix="write")
+        self._errands: dict[str, list[Errand]] = defaultdict(list)
+        done = already_done(plan, run)
+        settled = [key for key, record in run.failed.items() if record.status not in options.redo]
+        self._schedule = Schedule(plan, done, settled, engine.limits)
+        for edit in self._schedule.skipped:
+            self.run.fail(edit.key, "skipped", self._why_skipped(edit))
+        backlog: Iterator[Errand] = iter(())
+        if options.deliver:
+            options.deliver.sweep()
+            for errand in options.deliver.errands(plan):
+                self._errands[errand.edit.key].append(errand)
+            backlog = options.deliver.outstanding(plan, done)
+        self._couriers = Couriers(self._deliver, backlog, threads=options.couriers)
+        self._tell(self._events.started, self._schedule.left, len(done))
+        log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
+
+    def __enter__(self) -> _Workshop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whatever ended the run: what is finished is written, and nothing else is begun."""
+        self._couriers.abandon()
+        self._writers.shutdown(wait=True)
+        self._sources.close()
+        self._couriers.finish(threading.Event())
+        if self.options.deliver:
+            self.options.deliver.close()
+        log.info("ended after %.1f s: %s", self._seconds(), error or "in order")
+        with suppress(ResourceError):
+            states = dict(_states(self.plan, self.run))
+            seconds = round(self._seconds(), 3)
+            self.run.note("end", error=str(error or ""), states=states, seconds=seconds, busy=self._busy.shares())
+
+    def next_batch(self) -> list[tuple[Edit, Callable[[], Source]]]:
+        """The Edits to make now, while the photos of those after them are being loaded; empty at the end."""
+        self._raise_trouble()
+        most = self.engine.limits.batch
+        batch = [(edit, self._sources.fetch(edit)) for edit in self._schedule.take(most)]
+        for edit in self._schedule.ahead(_AHEAD * most):
+            self._sources.foresee(edit)
+        return batch
+
+    def load(self, batch: list[tuple[Edit, Callable[[], Source]]]) -> list[Job]:
+        """Wait for the Sources of a batch; an Edit whose photo cannot be read becomes a failed row."""
+        jobs: list[Job] = []
+        for edit, source in batch:
+            try:
+                with self._busy.at("photos"):
+                    jobs.append((edit, source()))
+            except ResourceError:
+                raise
+            except Ip2pError as error:
+                self._fail(edit, "failed", str(error))
+            except Exception as error:
+                log.exception("loading for edit %s", edit.key)
+                self._fail(edit, "failed", f"its source could not be loaded: {error}")
+        return jobs
+
+    def make(self, jobs: list[Job], stop: Stop) -> Iterator[tuple[Edit, Result, float]]:
+        """Each Edit's Result and the seconds it took. Out of memory: smaller calls. A call that breaks: one by one."""
+        parts = deque([jobs] if jobs else [])
+        while parts and not stop.asked.is_set():
+            part = parts.popleft()
+            limit = max(1, self.engine.limits.batch)
+            if len(part) > limit:
+                parts.extendleft(part[start : start + limit] for start in reversed(range(0, len(part), limit)))
+                continue
+            begun = self.options.clock()
+            try:
+                with self._busy.at("model"):
+                    results = self.engine.edit([edit for edit, _ in part], [source for _, source in part])
+            except (OutOfMemory, MemoryError) as error:
+                self._shrink(error)
+                parts.appendleft(part)
+            except Ip2pError:
+                raise
+            except Exception as error:
+                self._broken(part, error)
+                parts.extendleft([job] for job in reversed(part) if len(part) > 1)
+            else:
+                self._breaks = 0
+                seconds = (self.options.clock() - begun) / len(part)
+                yield from ((edit, result, seconds) for (edit, _), result in zip(part, results, strict=True))
+
+    def keep(self, edit: Edit, result: Result, seconds: float) -> None:
+        """Have a Result written and delivered, or record why it is no picture."""
+        state, detail = judge(result)
+        if state != "done" or result.image is None:
+            self._fail(edit, state, detail, seconds)
+            return
+        self._made += 1
+        self._sources.hold(edit.key, Source(result.image, result.latent))
+        self._schedule.finish(edit.key)
+        with self._busy.at("disk"):
+            self._room.acquire()
+        self._writers.submit(self._write, edit, result, seconds)
+
+    def finish(self, stop: Stop) -> None:
+        """Wait until what was made is on the disk and delivered; after a stop, only for what is under way."""
+        self._writers.shutdown(wait=True)
+        self._raise_trouble()
+        self._couriers.finish(stop.asked)
+        self._raise_trouble()
+
+    def summary(self, stop: Stop) -> Summary:
+        deliver = self.options.deliver
+        return Summary(
+            states=_states(self.plan, self.run),
+            made=self._made,
+            delivered=self._delivered,
+            undelivered=tuple(deliver.refused) if deliver else (),
+            shrunk=self._shrunk,
+            seconds=self._seconds(),
+            stopped=stop.exit_code,
+            busy=self._busy.shares(),
+            notes=dict(deliver.notes) if deliver else {},
+        )
+
+    def _write(self, edit: Edit, result: Result, seconds: float) -> None:
+        """In a writer thread: score, commit, then hand over to the couriers."""
+        try:
+            assert result.image is not None
+            latent = result.latent if edit.key in self._carried else None
+            numbers = self._score(edit, result.image)
+            record = self.run.commit(
+                edit.key, result.image, latent, seconds=seconds, metrics=numbers, detail=result.detail
+            )
+            self._sources.release(edit.key)
+            self._tell(self._events.finished, edit, record)
+            self._couriers.send(self._errands.get(edit.key, ()))
+        # The main thread must hear of anything: an exception in a thread is otherwise lost.
+        except BaseException as error:
+            self._trouble = self._trouble or error
+        finally:
+            self._room.release()
+
+    def _score(self, edit: Edit, image: Pixels) -> Mapping[str, float]:
+        if self.options.score is None:
+            return {}
+        try:
+            photo = self._sources.photo(self._origin[edit.key], edit.size).result()
+            return self.options.score(edit, photo, image)
+        except Exception:
+            log.exception("scoring %s", edit.key)  # a picture without numbers is better than none
+            return {}
+
+    def _deliver(self, errand: Errand) -> None:
+        """In a courier thread: one file for the photographer."""
+        assert self.options.deliver is not None
+        delivery = self.options.deliver.deliver(errand)
+        if delivery is not None:
+            with self._telling:
+                self._delivered += 1
+            self._tell(self._events.delivered, delivery)
+
+    def _fail(self, edit: Edit, status: Status, detail: str, seconds: float = 0.0) -> None:
+        """Record why an Edit has no picture, and that the links after it were not tried."""
+        log.warning("%s (%s) is %s: %s", edit.key, edit.instruction, status, detail)
+        self._tell(self._events.finished, edit, self.run.fail(edit.key, status, detail, seconds=seconds))
+        for later in self._schedule.fail(edit.key):
+            self._tell(self._events.finished, later, self.run.fail(later.key, "skipped", self._why_skipped(later)))
+
+    def _why_skipped(self, edit: Edit) -> str:
+        parent = self._edits[edit.source]
+        return f"not tried: it starts from “{parent.instruction}”, which is {self.run.records[parent.key].status}"
+
+    def _broken(self, part: list[Job], error: Exception) -> None:
+        """The engine broke on a call: alone, that is a failed row; too often in a row, it is the end of the run."""
+        log.exception("editing %s", ", ".join(edit.key for edit, _ in part))
+        self._breaks += 1
+        if len(part) == 1:
+            self._fail(part[0][0], "failed", f"the engine failed: {error or type(error).__name__}")
+        if self._breaks >= _BREAKS:
+            raise error
+
+    def _shrink(self, error: BaseException) -> None:
+        """Have the engine take less at once. Raises ResourceError where it cannot, or where that is not allowed."""
+        if self.run.spec.determinism == "bitwise":
+            raise ResourceError(
+                "out of memory, and a smaller batch would change the pictures",
+                hint="use a smaller --batch from the start, a smaller size, or --determinism stable",
+            ) from error
+        if not self.engine.shrink():
+            raise ResourceError(
+                "out of memory at the smallest batch", hint="choose a smaller size, or close other programs"
+            ) from error
+        self._shrunk += 1
+        self.run.note("shrunk", batch=self.engine.limits.batch, rows=self.engine.limits.default_rows)
+        log.warning("out of memory (%s): now %d edits a call", error, self.engine.limits.batch)
+        self._tell(self._events.shrunk, self.engine.limits)
+
+    def _raise_trouble(self) -> None:
+        trouble = self._trouble or self._couriers.trouble
+        if trouble is not None:
+            raise trouble
+
+    def _tell(self, event: Callable[..., None], *about: object) -> None:
+        with self._telling:
+            event(*about)
+
+    def _seconds(self) -> float:
+        return self.options.clock() - self._begun
+
+
+def judge(result: Result) -> tuple[Status, str]:
+    """The state of a Result and why. A picture of one flat colour is no picture, whatever the engine says of it."""
+    if result.state != "done":
+        return result.state, result.detail or {"nan": "not a number", "flagged": "the safety checker flagged it"}[
+            result.state
+        ]
+    if result.image is None:
+        return "failed", "the engine gave no picture"
+    if int(result.image.max()) - int(result.image.min()) <= 1:
+        return "nan", "the picture came out as one flat colour"
+    return "done", ""
+
+
+def already_done(plan: Plan, run: Run) -> set[str]:
+    """The keys of `plan` that need no engine: done, and with the latent that a link still to be made starts from."""
+    done = {edit.key for edit in plan.edits if edit.key in run.done}
+    for edit in reversed(plan.edits):  # children first: an Edit made again may ask for its own parent's latent
+        if edit.carry == "latent" and edit.key not in done and not run.has_latent(edit.source):
+            done.discard(edit.source)
+    return done
+
+
+def _states(plan: Plan, run: Run) -> Counter[str]:
+    records = run.records
+    states = (
+        "done" if e.key in run.done else records[e.key].status if e.key in records else "left" for e in plan.edits
+    )
+    return Counter(states)

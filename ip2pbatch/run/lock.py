@@ -1,0 +1,391 @@
+"""The lock of a finished run: all that its pictures hang on, and the digests of what came out, in one YAML file.
+
+    lock = make_lock(view, plan, surroundings)        # from a finished run
+    write_lock(lock, lock_path(recipe))
+    for difference in stale(lock, plan, surroundings): print(difference)
+
+A lock is compared, never obeyed: nothing here makes a picture. It asks after pictures, not after texts: a comment in
+the recipe, another folder or a renamed output folder make no lock stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ip2pbatch.errors import StaleError
+from ip2pbatch.pictures import images
+from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.run.journal import write_whole
+from ip2pbatch.run.ledger import EngineSpec
+from ip2pbatch.run.view import RunView
+
+_HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"
+_DEPTH = 8
+_SHOWN = 5  # names in one line about many
+_THREADS = re.compile(r", \d+ threads$")
+_DUMPER: type = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Part(BaseModel):
+    """A lock is read back after merges and by other versions: an unknown or a missing key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LockedEngine(_Part):
+    """EngineSpec, field by field."""
+
+    model: str
+    model_digest: str
+    backend: str
+    provider: str
+    precision: str
+    determinism: str
+    approximations: tuple[str, ...]
+
+    @property
+    def spec(self) -> EngineSpec:
+        return EngineSpec(**dict(self))
+
+
+class LockedBatch(_Part):
+    """The shape of calls: Edits at most, and the rows that each size's network calls are padded to ("512x344": 12)."""
+
+    edits: int
+    rows: dict[str, int]
+
+
+class LockedEdit(_Part):
+    """One picture of the model. `pixels` is the sha256 of its RGB bytes, row by row from the top left."""
+
+    photo: str
+    instruction: str
+    seed: int
+    pixels: str
+
+
+class LockedFile(_Part):
+    """One delivered file: link `link` of the recipe's edit `id` on `photo`. `sha256` is of the whole file."""
+
+    photo: str
+    id: str
+    link: int
+    edit: str
+    sha256: str
+
+
+class Lock(_Part):
+    """Everything in a lock file, in its order. Maps are by photo name, Edit key and path below the output folder."""
+
+    lock: Literal[1]
+    recipe: str
+    versions: dict[str, str]
+    engine: LockedEngine
+    revision: str
+    weights: dict[str, str]
+    device: str
+    batch: LockedBatch
+    safety: bool
+    output: dict[str, str | int | bool]
+    photos: dict[str, str]
+    edits: dict[str, LockedEdit]
+    files: dict[str, LockedFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What pictures hang on beside the plan, as it is now; None is not known, and then not compared.
+
+    `weights` maps the model's files to sha256s; `output` are the settings that shape delivered files, and their names.
+    """
+
+    versions: Mapping[str, str]
+    safety: bool
+    output: Mapping[str, str | int | bool]
+    revision: str | None = None
+    weights: Mapping[str, str] | None = None
+    spec: EngineSpec | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One reason why a lock is stale: `topic` is photos, recipe, model, engine or versions."""
+
+    topic: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.text}"
+
+
+def lock_path(recipe: Path) -> Path:
+    """`shoot.yaml` → `shoot.lock.yaml` beside it."""
+    return recipe.with_name(f"{recipe.stem}.lock.yaml")
+
+
+def make_lock(view: RunView, plan: Plan, now: Surroundings, recipe: str) -> Lock:
+    """The lock of a finished run of `plan`; `recipe` is the file's name. Opens every picture.
+
+    Raises StaleError where pictures or files of the plan are left, or a delivered file was changed since.
+    """
+    _refuse_unfinished(view, plan)
+    engine: dict[str, Any] = last_event(view, "engine")
+    return Lock(
+        lock=1,
+        recipe=recipe,
+        versions=dict(view.sessions[-1].versions),
+        engine=LockedEngine(**asdict(view.spec)),
+        revision=now.revision or "",
+        weights=dict(now.weights or {}),
+        device=engine["device"],
+        batch=LockedBatch(edits=engine["batch"], rows=engine["rows"]),
+        safety=now.safety,
+        output=dict(now.output),
+        photos={photo.name: photo.digest for photo in plan.photos},
+        edits=_edits(view, plan),
+        files=dict(_files(view, plan)),
+    )
+
+
+def write_lock(lock: Lock, path: Path) -> None:
+    """Write the file whole, a line a photo, edit and file, so that a version control's diff shows what changed."""
+    text = "".join(_section(name, value) for name, value in lock.model_dump(mode="json").items())
+    write_whole(path, (_HEAD + text).encode("utf-8"))
+
+
+def _section(name: str, value: object) -> str:
+    """A key of the file; maps as a line an entry, and what an entry holds within its line."""
+    entries = value.values() if isinstance(value, dict) else ()
+    flow = None if any(isinstance(entry, (dict, list)) for entry in entries) else False
+    text = yaml.dump(
+        {name: value}, Dumper=_DUMPER, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=1 << 20
+    )
+    return str(text)
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock in a file. Raises StaleError where there is none, or it is not one that this version wrote."""
+    hint = "write it with `ip2pbatch lock` from a finished run"
+    try:
+        text = path.read_text("utf-8")
+        _refuse_deep(text)
+        return Lock.model_validate(yaml.load(text, Loader=_LOADER))
+    except FileNotFoundError:
+        raise StaleError(f"there is no lock {path}", hint=hint) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StaleError(f"{path} is no lock: {where or 'it'}: {first['msg']}", hint=hint) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StaleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", hint=hint) from None
+
+
+def _refuse_deep(text: str) -> None:
+    """Raises YAMLError for what no lock has: aliases, and depths at which PyYAML's C half overruns its stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("it is nested too deeply, or has an alias")
+
+
+def pixel_digest(path: Path) -> str:
+    """The sha256 of a lossless picture's RGB bytes. Raises PhotoError where it cannot be read."""
+    return hashlib.sha256(images.load(path).pixels.tobytes()).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """The sha256 of a file; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def last_event(view: RunView, kind: str) -> dict[str, Any]:
+    """What the newest session that noted it said about its engine or delivery. Raises StaleError where none did."""
+    for session in reversed(view.sessions):
+        for event in reversed(session.events):
+            if event["event"] == kind:
+                return {name: value for name, value in event.items() if name != "event"}
+    raise StaleError(f"{view.root} does not say what its {kind} was", hint="make the pictures again with --fresh")
+
+
+def caveats(view: RunView) -> list[str]:
+    """What a lock of this run cannot promise, in plain sentences: mixed versions, devices or batch shapes."""
+    said = []
+    for name in view.sessions[-1].versions if view.sessions else ():
+        seen = dict.fromkeys(session.versions.get(name, "none") for session in view.sessions)
+        if len(seen) > 1:
+            said.append(f"the run was made with {name} {' and '.join(seen)}; the lock names the last")
+    events = [event for session in view.sessions for event in session.events]
+    if any(event["event"] == "shrunk" for event in events):
+        said.append("memory ran out on the way, so not every picture was made in the batch shape that the lock names")
+    devices = dict.fromkeys(event["device"] for event in events if event["event"] == "engine")
+    if len(devices) > 1:
+        said.append(f"the run was made on {' and '.join(devices)}; the lock names the last")
+    return said
+
+
+def _refuse_unfinished(view: RunView, plan: Plan) -> None:
+    states = Counter(_state(view, edit) for edit in plan.edits)
+    left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
+    if left:
+        raise StaleError(
+            f"the run in {view.root} is not finished: {left} of {len(plan.edits)} edits",
+            hint="run the recipe to its end first; exclude what can never be edited",
+        )
+
+
+def _state(view: RunView, edit: Edit) -> str:
+    record = view.record(edit.key)
+    if record is None or (record.status == "done" and not view.is_done(edit.key)):
+        return "left"
+    return record.status
+
+
+def _edits(view: RunView, plan: Plan) -> dict[str, LockedEdit]:
+    photos = {edit.key: strip.photo.name for strip in reversed(plan.strips) for edit in strip.edits}
+    return {
+        edit.key: LockedEdit(
+            photo=photos[edit.key], instruction=edit.instruction, seed=edit.seed,
+            pixels=pixel_digest(view.layout.picture(edit.key)),
+        )
+        for edit in plan.edits
+    }  # fmt: skip
+
+
+def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
+    for strip in plan.strips:
+        for link, edit in view.kept(strip):
+            delivery = view.delivery(strip, edit)
+            digest = file_digest(view.root / delivery.path) if delivery else None
+            if delivery is None or digest is None:
+                raise StaleError(
+                    f"{strip.photo.name} ({strip.id}) is not delivered", hint="run the recipe again: it is quickly done"
+                )
+            if digest != delivery.sha256:
+                raise StaleError(
+                    f"{view.root / delivery.path} was changed since it was delivered",
+                    hint="move it away and run the recipe again: it is delivered once more, without the model",
+                )
+            yield (
+                delivery.path,
+                LockedFile(photo=strip.photo.name, id=strip.id, link=link, edit=edit.key, sha256=digest),
+            )
+
+
+def stale(lock: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
+    """Every reason why `lock` is not what would be made now, in plain sentences; empty where it is."""
+    photos = {photo.name: photo.digest for photo in plan.photos}
+    moved = {name for name in {*photos, *lock.photos} if photos.get(name) != lock.photos.get(name)}
+    return [
+        *_photos(lock.photos, photos, moved),
+        *_recipe(lock, plan, moved),
+        *_fields("recipe", "output ", lock.output, now.output),
+        *_fields("recipe", "", {"safety": lock.safety}, {"safety": now.safety}),
+        *_model(lock, plan, now),
+        *_engine(lock, now),
+        *_fields("versions", "", lock.versions, now.versions),
+    ]
+
+
+def _photos(locked: Mapping[str, str], photos: Mapping[str, str], moved: set[str]) -> Iterator[Difference]:
+    added = [name for name in sorted(moved) if name not in locked]
+    removed = [name for name in sorted(moved) if name not in photos]
+    changed = [name for name in sorted(moved) if name in locked and name in photos]
+    for what, names in (("added", added), ("removed", removed), ("changed", changed)):
+        if names:
+            yield Difference("photos", f"{what}: {_some(names)}")
+
+
+def _recipe(lock: Lock, plan: Plan, moved: set[str]) -> Iterator[Difference]:
+    """What the recipe asks for otherwise, of the photos that are still the same."""
+    strips = [strip for strip in plan.strips if strip.photo.name not in moved]
+    asked = {edit.key: edit.instruction for strip in strips for edit in strip.edits}
+    new = Counter(words for key, words in asked.items() if key not in lock.edits)
+    gone = Counter(
+        row.instruction for key, row in lock.edits.items() if key not in asked and row.photo not in moved
+    )  # fmt: skip
+    for words in {**new, **gone}:
+        if new[words] and gone[words]:
+            yield Difference("recipe", f"“{words}” has other scales, seeds, steps, sampler, size or carry")
+        elif new[words]:
+            yield Difference("recipe", f"asks for “{words}” ({_count(new[words])}), which is not locked")
+        else:
+            yield Difference("recipe", f"does not ask for “{words}” any more ({_count(gone[words])})")
+    if not new and not gone:
+        old = {(f.photo, f.id, f.link, f.edit) for f in lock.files.values() if f.photo not in moved}
+        names = sorted({f"{row[0]} ({row[1]})" for row in old ^ set(_kept(strips))})
+        if names:
+            yield Difference("recipe", f"delivers other links, or calls edits otherwise: {_some(names)}")
+
+
+def _kept(strips: list[Strip]) -> Iterator[tuple[str, str, int, str]]:
+    for strip in strips:
+        yield from ((strip.photo.name, strip.id, link, strip.edits[link - 1].key) for link in strip.keep)
+
+
+def _model(lock: Lock, plan: Plan, now: Surroundings) -> Iterator[Difference]:
+    folders = Path(lock.engine.model).is_absolute() and Path(plan.model).is_absolute()
+    if lock.engine.model != plan.model and not folders:  # the same folder lies elsewhere on another machine
+        yield Difference("model", f"is {plan.model}, was {lock.engine.model}")
+    elif now.revision is not None and now.revision != lock.revision:
+        yield Difference("model", f"revision is {now.revision or 'none'}, was {lock.revision or 'none'}")
+    if now.weights is not None:
+        names = [n for n in {**lock.weights, **now.weights} if lock.weights.get(n) != now.weights.get(n)]
+        if names:
+            yield Difference("model", f"other files: {_some(names)}")
+
+
+def _engine(lock: Lock, now: Surroundings) -> Iterator[Difference]:
+    if now.spec is not None:
+        names = ("backend", "provider", "precision", "determinism", "approximations")
+        old, new = asdict(lock.engine.spec), asdict(now.spec)
+        yield from _fields("engine", "", {n: old[n] for n in names}, {n: new[n] for n in names})
+    exactly = lock.engine.determinism == "bitwise"
+    if now.device is not None and _device(now.device, exactly) != _device(lock.device, exactly):
+        yield Difference("engine", f"device is {now.device}, was {lock.device}")
+
+
+def _device(name: str, exactly: bool) -> str:
+    """A device as far as it is compared. Another number of a CPU's threads may be another order of sums in float32, of
+    about 1e-5 in a latent: that breaks the promise of bitwise and none other.
+    """
+    return name if exactly else _THREADS.sub("", name)
+
+
+def _fields(topic: str, prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Difference]:
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            words = f"{prefix}{name.replace('_', ' ')}"
+            yield Difference(topic, f"{words} is {_say(new.get(name))}, was {_say(old.get(name))}")
+
+
+def _say(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(number: int) -> str:
+    return "1 picture" if number == 1 else f"{number} pictures"

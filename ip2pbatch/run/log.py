@@ -1,0 +1,47 @@
+"""The log of a run: everything that the package says while the run is open, with tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+_PACKAGE = "ip2pbatch"
+
+
+class RunLog:
+    """Adds what the package logs to the file at `path`, until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._handler = _File(path, encoding="utf-8", delay=True)
+        self._handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+        logger = logging.getLogger(_PACKAGE)
+        logger.addHandler(self._handler)
+        self._level = logger.level
+        logger.setLevel(logging.INFO)
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        logger = logging.getLogger(_PACKAGE)
+        if self._handler in logger.handlers:
+            logger.removeHandler(self._handler)
+            logger.setLevel(self._level)
+        self._handler.close()
+
+
+class _File(logging.FileHandler):
+    """A log that cannot be written (a full disk) never hides or adds to the error it was to tell about."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        pass
+
+
+class _Lines(logging.Formatter):
+    """Local time, or SOURCE_DATE_EPOCH in UTC where it is set: then nothing in a run hangs on the clock."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (as above)
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        if epoch.isdigit():
+            return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(int(epoch)))
+        return super().formatTime(record, datefmt)

@@ -1,0 +1,114 @@
+"""What Edits start from, loaded ahead of the engine: photos at model size, or what an earlier link left behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from ip2pbatch.errors import PhotoError
+from ip2pbatch.pictures import images
+from ip2pbatch.plan.digests import look
+from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.photos import Photo
+from ip2pbatch.run.ledger import Pixels, Run
+from ip2pbatch.run.seam import Source
+
+log = logging.getLogger("ip2pbatch.run")
+
+
+class Sources:
+    """Loads Sources in threads. A photo is decoded once a run: at model size it is kept in the run directory.
+
+    At most `ahead` photos are in memory; all cells of a grid share theirs. `hold` keeps what the engine just made at
+    hand until it is on the disk, so that the next link need not wait.
+    """
+
+    def __init__(self, run: Run, photos: Iterable[Photo], *, ahead: int, threads: int) -> None:
+        self._run, self._most = run, ahead
+        self._photos: dict[str, list[Photo]] = {}
+        for photo in photos:
+            self._photos.setdefault(photo.digest, []).append(photo)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
+        self._loaded: OrderedDict[tuple[str, tuple[int, int]], Future[Pixels]] = OrderedDict()
+        self._held: dict[str, Source] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, edit: Edit) -> Callable[[], Source]:
+        """Start loading the Source of `edit`; calling what comes back waits for it.
+
+        The wait raises PhotoError where the photo cannot be read, and ResourceError where the disk refuses.
+        """
+        if edit.carry is not None:
+            return self._pool.submit(self._carried, edit).result
+        photo = self.photo(edit.source, edit.size)
+        return lambda: Source(pixels=photo.result())
+
+    def foresee(self, edit: Edit) -> None:
+        """`edit` comes soon: begin to load its photo. (What a link starts from is at hand or quickly read.)"""
+        if edit.carry is None:
+            self.photo(edit.source, edit.size)
+
+    def photo(self, digest: str, size: tuple[int, int]) -> Future[Pixels]:
+        """The photo with this digest at model size, uint8 [h, w, 3], soon."""
+        with self._lock:
+            future = self._loaded.get((digest, size))
+            if future is None:
+                future = self._loaded[(digest, size)] = self._pool.submit(self._load, digest, size)
+            self._loaded.move_to_end((digest, size))
+            while len(self._loaded) > self._most:
+                self._loaded.popitem(last=False)
+        return future
+
+    def hold(self, key: str, source: Source) -> None:
+        """Keep what an Edit made until `release`, for the links that start from it."""
+        self._held[key] = source
+
+    def release(self, key: str) -> None:
+        """The picture of this Edit is on the disk now."""
+        self._held.pop(key, None)
+
+    def close(self) -> None:
+        """Stop loading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, digest: str, size: tuple[int, int]) -> Pixels:
+        with suppress(PhotoError):  # a kept copy that is damaged is made again
+            kept = self._run.source(digest, size)
+            if kept is not None:
+                return kept
+        pixels = _first_whole(self._photos[digest], size)  # the same bytes may lie in several places
+        self._run.keep_source(digest, size, pixels)
+        return pixels
+
+    def _carried(self, edit: Edit) -> Source:
+        held = self._held.get(edit.source)
+        if held is None:
+            latent = edit.carry == "latent"
+            held = Source(
+                None if latent else self._run.picture(edit.source), self._run.latent(edit.source) if latent else None
+            )
+        return Source(latent=held.latent) if edit.carry == "latent" else Source(pixels=held.pixels)
+
+
+def _first_whole(photos: list[Photo], size: tuple[int, int]) -> Pixels:
+    """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
+    for photo in photos[:-1]:
+        with suppress(PhotoError):
+            return _read(photo, size)
+    return _read(photos[-1], size)
+
+
+def _read(photo: Photo, size: tuple[int, int]) -> Pixels:
+    """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name."""
+    picture = images.load(photo.path, size)
+    if look(photo.path).digest != photo.digest:
+        raise PhotoError(
+            f"{photo.name} has changed since the folder was read", hint="run again, and it is edited as it is now"
+        )
+    for note in picture.notes:
+        log.info("%s: %s", photo.name, note)
+    return picture.pixels

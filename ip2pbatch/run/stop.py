@@ -1,0 +1,73 @@
+"""A clean stop: the first ^C or SIGTERM finishes the batch at hand, a second ^C ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from ip2pbatch.errors import INTERRUPTED, TERMINATED
+
+
+class Stop:
+    """Whether the run was asked to stop, and by which signal; `exit_code` is the shell's for it."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.asked = threading.Event()
+
+    @property
+    def exit_code(self) -> int:
+        return {0: 0, signal.SIGTERM: TERMINATED}.get(self.signal, INTERRUPTED)
+
+    def ask(self, number: int = signal.SIGINT) -> None:
+        """Ask for a stop, as the signal `number` would."""
+        self.signal = self.signal or number
+        self.asked.set()
+
+
+def _say(text: str) -> None:
+    """A line on stderr from within a signal handler, where no lock may be taken; a progress bar is drawn anew below."""
+    clear = "\r\x1b[2K" if os.isatty(2) else ""
+    with suppress(OSError):
+        os.write(2, f"{clear}{text}\n".encode())
+
+
+_outer: list[Stop] = []  # the Stop that is answering signals now; only the main thread puts one here
+
+
+@contextmanager
+def listening() -> Iterator[Stop]:
+    """Answer SIGINT and SIGTERM with a Stop while the block runs; outside the main thread nobody can, and none does.
+
+    Inside another such block it is the same Stop: a signal that comes as the inner block ends is not lost with it.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    if _outer:
+        yield _outer[0]
+        return
+
+    def answer(number: int, _: FrameType | None) -> None:
+        if stop.signal and number == signal.SIGINT:
+            # Everything that is finished is on the disk already; waiting for threads is what the person is tired of.
+            if os.isatty(2):
+                os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
+            os._exit(INTERRUPTED)
+        if not stop.signal:
+            _say("stopping when this batch is done and written; ^C again stops at once")
+        stop.ask(number)
+
+    _outer.append(stop)
+    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _outer.clear()

@@ -1,0 +1,68 @@
+"""Signals as requests to stop: none is lost, whichever block is listening when it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from ip2pbatch.run.stop import Stop, listening
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_a_request_with_its_exit_code(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with listening() as stop:
+        assert not stop.asked.is_set()
+        assert stop.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert stop.asked.wait(5)
+    assert stop.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+def test_the_first_signal_is_answered_at_once_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with listening() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked.wait(5)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == "stopping when this batch is done and written; ^C again stops at once\n"
+
+
+def test_a_signal_that_comes_inside_a_nested_block_reaches_the_outer_one() -> None:
+    with listening() as outer:
+        with listening() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inner.asked.wait(5)
+        assert outer.asked.is_set()
+        assert outer.exit_code == 143
+    with listening() as fresh:
+        assert not fresh.asked.is_set()
+
+
+def test_an_inner_block_leaves_the_outer_one_listening() -> None:
+    with listening() as outer:
+        with listening():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+        assert outer.asked.wait(5)
+
+
+def test_another_thread_has_a_stop_of_its_own_that_no_signal_asks() -> None:
+    found: list[Stop] = []
+
+    def work() -> None:
+        with listening() as stop:
+            found.append(stop)
+
+    with listening() as main:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert main.asked.wait(5)
+    assert found[0] is not main
+    assert not found[0].asked.is_set()
