@@ -1,0 +1,1 @@
+"""What people and machines look at, made from a run directory and nothing else."""

@@ -1,0 +1,146 @@
+"""What a run holds as cells: one picture each, or the reason why there is none. Sheets and report show the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from ip2pbatch.pictures.metrics import verdict
+from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
+from ip2pbatch.run.view import RunView
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+State = Literal["done", "failed", "nan", "flagged", "skipped", "missing"]
+STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "missing")
+
+
+# A metric's name for a caption.
+METRICS = {"l1": "L1", "ssim": "SSIM", "clip_image": "CLIP-I", "clip_direction": "CLIP-D", "detail": "Detail kept"}
+# What to try, by the verdict on a picture.
+ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lower text or raise image"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One link of one Strip as a person sees it.
+
+    `link` counts from 1 to `links`; `kept` says whether the link is delivered. `picture` is the model-size picture,
+    `source` the photo's at that size, `original` the photo itself and `delivered` the finished file: None where there
+    is none. `mark` is a plain verdict on the picture with what to try.
+    """
+
+    key: str
+    photo: str
+    edit: str
+    instruction: str
+    guidance: Guidance
+    seed: int
+    steps: int
+    sampler: str
+    size: tuple[int, int]
+    state: State
+    link: int = 1
+    links: int = 1
+    kept: bool = True
+    chain: tuple[str, ...] = ()
+    carry: Carry | None = None
+    digest: str = ""
+    detail: str = ""
+    picture: Path | None = None
+    source: Path | None = None
+    original: Path | None = None
+    delivered: Path | None = None
+    mark: str = ""
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Every cell of a run in the recipe's order, with the words that head a sheet and a report."""
+
+    name: str
+    model: str
+    backend: str
+    cells: tuple[Cell, ...]
+
+
+def gallery(view: RunView) -> Gallery:
+    """The cells of a run, strips in the recipe's order and the links of each in theirs."""
+    cells = (_cell(view, strip, edit, link) for strip in view.strips for link, edit in enumerate(strip.edits, start=1))
+    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells))
+
+
+def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:
+    record, picture, delivery = view.record(edit.key), view.picture_path(edit.key), view.delivery(strip, edit)
+    detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
+    state: State = "missing" if record is None or (record.status == "done" and picture is None) else record.status
+    gone = "it was made, but its picture is gone: run the recipe again" if record is not None else "not made yet"
+    return Cell(
+        key=edit.key, photo=strip.photo.name, edit=strip.id, instruction=edit.instruction, guidance=edit.guidance,
+        seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size, state=state, link=link,
+        links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
+        carry=edit.carry, digest=strip.photo.digest,
+        detail=gone if state == "missing" else record.detail if record else "",
+        mark=mark_of(record.metrics) if record and state == "done" else "",
+        picture=picture, source=view.source_path(strip), original=strip.photo.path,
+        delivered=view.delivered_path(strip, edit),
+        seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record else {},
+    )  # fmt: skip
+
+
+def mark_of(metrics: Mapping[str, float]) -> str:
+    """ "hardly changed: raise text or lower image", the reverse, or nothing where a picture is neither."""
+    found = verdict(metrics) if {"changed", "structure"} <= metrics.keys() else None
+    return f"{found}: {ADVICE[found]}" if found else ""
+
+
+def grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The things by their key, keys in the order of their first thing."""
+    groups: dict[K, list[T]] = {}
+    for thing in things:
+        groups.setdefault(key(thing), []).append(thing)
+    return groups
+
+
+def strips_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells of each strip, links in order. Links may differ in seed and guidance: only their order tells."""
+    strips: list[list[Cell]] = []
+    for cell in cells:
+        if cell.link == 1 or not strips:
+            strips.append([])
+        strips[-1].append(cell)
+    return strips
+
+
+def totals(cells: Iterable[Cell]) -> str:
+    """How many cells are in each state, in words: "18 done, 1 failed". An Edit that two strips share counts once."""
+    counts = Counter({cell.key: cell.state for cell in cells}.values())
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none"
+
+
+def today() -> str:
+    """The date for a heading, as 2026-11-21: from SOURCE_DATE_EPOCH where it is set (UTC), else the local day."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdigit():
+        return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%d")
+    return time.strftime("%Y-%m-%d")
+
+
+def number(value: float) -> str:
+    """A scale as a person writes it: 7.5, 1.25, 5."""
+    return f"{value:.6g}"
+
+
+def aligned(values: Iterable[float]) -> dict[float, str]:
+    """The values of an axis with one number of decimals, so that they line up: 1.00, 1.25, 1.50."""
+    unique = sorted(set(values))
+    decimals = max((len(number(v).partition(".")[2]) for v in unique if "e" not in number(v)), default=0)
+    return {v: number(v) if "e" in number(v) else f"{v:.{decimals}f}" for v in unique}

@@ -1,0 +1,300 @@
+"""What machines read of runs, locks and comparisons: JSON lines, JUnit XML, GitHub's channels. Text in, text out.
+
+`LINE` is the JSON Schema of a JSON line. New keys may be added at any time; a key's meaning changes only with SCHEMA.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.run.execute import Summary
+from ip2pbatch.run.ledger import Record
+from ip2pbatch.run.lock import Difference
+from ip2pbatch.run.verify import Finding
+from ip2pbatch.show.cells import STATES, Cell, Gallery, number, totals
+
+SCHEMA = 1
+# GitHub drops what is above 10 annotations of a kind in a step, and the whole summary where it is above 1024 KiB.
+MOST_ANNOTATIONS = 10
+MOST_SUMMARY_BYTES = 900_000
+
+_TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
+_MAYBE = {"type": ["number", "null"]}
+_KEYS: dict[str, dict[str, Any]] = {
+    "plan": {"name": _TEXT, "model": _TEXT, "photos": _COUNT, "edits": _COUNT, "done": _COUNT, "left": _COUNT},
+    "item": {
+        "key": _TEXT, "photo": _TEXT, "instruction": _TEXT, "text": _NUMBER, "image": _NUMBER, "seed": _COUNT,
+        "steps": _COUNT, "sampler": _TEXT, "size": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+        "status": {"enum": ["done", "failed", "nan", "flagged", "skipped"]}, "detail": _TEXT, "seconds": _NUMBER,
+        "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+    },
+    "progress": {"made": _COUNT, "of": _COUNT, "seconds": _NUMBER},
+    "warning": {"message": _TEXT},
+    "error": {"message": _TEXT, "hint": {"type": ["string", "null"]}, "exit_code": _COUNT},
+    "stale": {"topic": {"enum": ["photos", "recipe", "model", "engine", "versions"]}, "message": _TEXT},
+    "finding": {
+        "key": _TEXT, "photo": _TEXT, "instruction": _TEXT, "id": _TEXT, "link": _COUNT,
+        "state": {"enum": ["equal", "differs", "absent"]}, "why": _TEXT,
+        "rms": _MAYBE, "most": _MAYBE, "ssim": _MAYBE,
+    },
+    "verdict": {
+        "subject": _TEXT, "counts": {"type": "object", "additionalProperties": _COUNT}, "exit_code": _COUNT,
+    },
+    "summary": {
+        "states": {"type": "object", "additionalProperties": _COUNT}, "made": _COUNT, "delivered": _COUNT,
+        "undelivered": {"type": "array", "items": {"type": "object", "properties": {"file": _TEXT, "reason": _TEXT}}},
+        "seconds": _NUMBER, "exit_code": _COUNT,
+    },
+}  # fmt: skip
+LINE: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "A line of `ip2pbatch --json`",
+    "oneOf": [
+        {
+            "type": "object",
+            "properties": {"type": {"const": kind}, "schema": {"const": SCHEMA}, **keys},
+            "required": ["type", "schema", *keys],
+        }
+        for kind, keys in _KEYS.items()
+    ],
+}
+
+
+# --- JSON lines --------------------------------------------------------------------------------------------------
+
+
+def plan_line(plan: Plan, done: int) -> str:
+    """The first line of a run: what it will make. `done` Edits are there from before."""
+    return _line("plan", name=plan.name, model=plan.model, photos=len(plan.photos), edits=len(plan.edits), done=done,
+                 left=len(plan.edits) - done)  # fmt: skip
+
+
+def item_line(edit: Edit, record: Record, photo: str) -> str:
+    """What became of one Edit of the photo of that name."""
+    return _line(
+        "item", key=edit.key, photo=photo, instruction=edit.instruction, text=edit.guidance.text,
+        image=edit.guidance.image, seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size,
+        status=record.status, detail=record.detail, seconds=round(record.seconds, 3), metrics=record.metrics,
+    )  # fmt: skip
+
+
+def progress_line(made: int, of: int, seconds: float) -> str:
+    """How far a run is: `made` of the `of` Edits of this session, after so many seconds."""
+    return _line("progress", made=made, of=of, seconds=round(seconds, 3))
+
+
+def warning_line(message: str) -> str:
+    """Something a person should know that stops nothing."""
+    return _line("warning", message=message)
+
+
+def error_line(message: str, hint: str | None, exit_code: int) -> str:
+    """Why a command ended early, and the exit code it ends with."""
+    return _line("error", message=message, hint=hint, exit_code=exit_code)
+
+
+def summary_line(summary: Summary, exit_code: int | None = None) -> str:
+    """The last line of a run; `exit_code` is the command's, where more than the summary decides it."""
+    code = summary.exit_code if exit_code is None else exit_code
+    undelivered = [{"file": file, "reason": reason} for file, reason in summary.undelivered]
+    return _line("summary", states=dict(summary.states), made=summary.made, delivered=summary.delivered,
+                 undelivered=undelivered, seconds=round(summary.seconds, 3), exit_code=code)  # fmt: skip
+
+
+def stale_line(difference: Difference) -> str:
+    """One reason why a lock is stale, for `lock --check`."""
+    return _line("stale", topic=difference.topic, message=difference.text)
+
+
+def finding_line(finding: Finding) -> str:
+    """What `verify` found of one picture, or of one file at bitwise. Without a distance its numbers are null."""
+    case, distance = finding.case, finding.distance
+    return _line(
+        "finding", key=case.key, photo=case.photo, instruction=case.instruction, id=case.id, link=case.link,
+        state=finding.state, why=finding.why, rms=distance and distance.rms, most=distance and distance.most,
+        ssim=distance and distance.ssim,
+    )  # fmt: skip
+
+
+def verdict_line(subject: str, counts: Mapping[str, int], exit_code: int) -> str:
+    """The last line of `lock` and `verify`: `subject` is the lock or the run, `counts` what was counted of it."""
+    return _line("verdict", subject=subject, counts=dict(counts), exit_code=exit_code)
+
+
+def _line(kind: str, **values: object) -> str:
+    """One line without its end; names that are no Unicode and numbers that JSON lacks are made fit."""
+    return json.dumps({"type": kind, "schema": SCHEMA, **{key: _fit(value) for key, value in values.items()}})
+
+
+def _fit(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _fit(item) for key, item in value.items()}
+    return value
+
+
+# --- JUnit -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One test case; `verdict` is its JUnit element, "" for a passed one, and `kind` and `why` what stands in it."""
+
+    group: str
+    name: str
+    verdict: str
+    kind: str
+    why: str
+    seconds: float = 0.0
+
+
+def junit(gallery: Gallery) -> str:
+    """A test suite with a case an Edit: failed is an error, nan a failure, all that was not looked at is skipped."""
+    return _suite(gallery.name, [
+        _Case(cell.photo, _name(cell), _verdict(cell), cell.state, cell.detail or cell.state, cell.seconds)
+        for cell in _unique(gallery.cells)
+    ])  # fmt: skip
+
+
+def junit_of_findings(name: str, findings: Sequence[Finding]) -> str:
+    """A test suite of `verify`: a case a comparison, a failure where it differs, an error where there was nothing."""
+    element = {"equal": "", "differs": "failure", "absent": "error"}
+    return _suite(name, [
+        _Case(f.case.photo, f"{f.case.id or f.case.instruction} ({f.case.key[:8]})", element[f.state], f.state, f.why)
+        for f in findings
+    ])  # fmt: skip
+
+
+def junit_of_lock(name: str, found: Sequence[Difference]) -> str:
+    """A test suite of `lock --check`: a case a topic, with a failure where there are reasons to call it stale."""
+    reasons = {topic: [d.text for d in found if d.topic == topic] for topic in _KEYS["stale"]["topic"]["enum"]}
+    return _suite(name, [
+        _Case("lock", topic, "failure" if texts else "", "stale", "; ".join(texts)) for topic, texts in reasons.items()
+    ])  # fmt: skip
+
+
+def _suite(name: str, cases: Sequence[_Case]) -> str:
+    counts = Counter(case.verdict for case in cases)
+    suite = ElementTree.Element("testsuite", {
+        "name": _xml(name), "tests": str(len(cases)), "errors": str(counts["error"]),
+        "failures": str(counts["failure"]), "skipped": str(counts["skipped"]),
+        "time": f"{sum(case.seconds for case in cases):.3f}",
+    })  # fmt: skip
+    for case in cases:
+        element = ElementTree.SubElement(suite, "testcase", {
+            "classname": _xml(case.group), "name": _xml(case.name), "time": f"{case.seconds:.3f}",
+        })  # fmt: skip
+        if case.verdict:
+            ElementTree.SubElement(element, case.verdict, {"type": case.kind, "message": _xml(case.why)})
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=False) + "\n"
+
+
+def _verdict(cell: Cell) -> str:
+    """The JUnit element of a state; "" for a passed case."""
+    return {"done": "", "failed": "error", "nan": "failure"}.get(cell.state, "skipped")
+
+
+def _xml(text: str) -> str:
+    """`text` without the characters that XML 1.0 does not have."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+def _name(cell: Cell) -> str:
+    scales = f"text {number(cell.guidance.text)}, image {number(cell.guidance.image)}, seed {cell.seed}"
+    return f"{cell.edit}: {cell.instruction} ({scales})"
+
+
+def _unique(cells: Iterable[Cell]) -> list[Cell]:
+    """Every Edit once, though several strips may share it."""
+    return list({cell.key: cell for cell in cells}.values())
+
+
+# --- GitHub ------------------------------------------------------------------------------------------------------
+
+
+def github_annotations(gallery: Gallery, file: str = "") -> list[str]:
+    """Workflow commands for what went wrong: errors for failed and nan, warnings for flagged and skipped pictures.
+
+    Of each kind there are at most MOST_ANNOTATIONS, the last of which counts the rest. `file` is the recipe.
+    """
+    cells = _unique(gallery.cells)
+    wrong = [_said(cell) for cell in cells if cell.state in ("failed", "nan")]
+    doubtful = [_said(cell) for cell in cells if cell.state in ("flagged", "skipped")]
+    return [*_commands("error", wrong, file), *_commands("warning", doubtful, file)]
+
+
+def github_findings(findings: Sequence[Finding]) -> list[str]:
+    """Workflow commands for what `verify` found to differ or to be absent, at most MOST_ANNOTATIONS."""
+    wrong = [f for f in findings if f.state != "equal"]
+    return list(
+        _commands("error", [(f"{f.state}: {f.case.photo}", f"{f.case.instruction}: {f.why}") for f in wrong], "")
+    )
+
+
+def github_stale(found: Sequence[Difference], file: str) -> list[str]:
+    """Workflow commands for the reasons why the lock `file` is stale, at most MOST_ANNOTATIONS."""
+    return list(_commands("error", [(f"stale: {one.topic}", one.text) for one in found], file))
+
+
+def _said(cell: Cell) -> tuple[str, str]:
+    return f"{cell.state}: {cell.photo}", f"{cell.instruction}: {cell.detail or cell.state}"
+
+
+def _commands(kind: str, rows: Sequence[tuple[str, str]], file: str) -> Iterator[str]:
+    """A command for each (title, message); the last one counts what does not fit."""
+    shown = rows if len(rows) <= MOST_ANNOTATIONS else rows[: MOST_ANNOTATIONS - 1]
+    for title, message in shown:
+        yield _command(kind, title, message, file)
+    if len(shown) < len(rows):
+        yield _command(kind, "more", f"and {len(rows) - len(shown)} more: see the report", file)
+
+
+def _command(kind: str, title: str, message: str, file: str) -> str:
+    properties = {"file": file, "title": title} if file else {"title": title}
+    given = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+    return f"::{kind} {given}::{_escaped(message, '')}"
+
+
+def _escaped(text: str, more: str) -> str:
+    """As GitHub's own toolkit does it, so that no text can end its command and begin another."""
+    for char in "%\r\n" + more:
+        text = text.replace(char, f"%{ord(char):02X}")
+    return text.encode("utf-8", "replace").decode()
+
+
+def github_summary(gallery: Gallery) -> str:
+    """Markdown for GITHUB_STEP_SUMMARY: the totals, then every picture that is not done, within MOST_SUMMARY_BYTES."""
+    cells = _unique(gallery.cells)
+    counts = Counter(cell.state for cell in cells)
+    text = f"### {_markdown(gallery.name)}\n\n{totals(cells)}, by {_markdown(gallery.model)}\n"
+    wrong = sorted((c for c in cells if c.state != "done"), key=lambda cell: STATES.index(cell.state))
+    if not wrong:
+        return text
+    text += "\n| photo | instruction | state | why |\n| --- | --- | --- | --- |\n"
+    parts, size = [text], len(text.encode())
+    for at, cell in enumerate(wrong):
+        row = " | ".join(_markdown(word) for word in (cell.photo, cell.instruction, cell.state, cell.detail))
+        size += len(row.encode()) + 5
+        if size > MOST_SUMMARY_BYTES:
+            parts.append(f"\nand {len(wrong) - at} more of {sum(counts.values())}: see the report\n")
+            break
+        parts.append(f"| {row} |\n")
+    return "".join(parts)
+
+
+def _markdown(text: str) -> str:
+    """`text` as nothing but text, on one line of at most 300 characters."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    line = line if len(line) <= 300 else line[:299] + "…"
+    return re.sub(r"([\\`*_\[\]|#~!@$:])", r"\\\1", html.escape(line))

@@ -1,0 +1,144 @@
+"""Cells as parts of a recipe, so that the report can put together one that makes just the picked ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ip2pbatch.plan.edits import photo_seed
+from ip2pbatch.plan.globs import MAX_LENGTH
+from ip2pbatch.plan.recipe import DEFAULT_SEED
+from ip2pbatch.run.view import RunView
+from ip2pbatch.show.cells import Cell, today
+
+# JSON is YAML but for these characters, which YAML wants escaped.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+
+
+def quoted(text: str) -> str:
+    """`text` as a double-quoted scalar of YAML."""
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the recipe of a run said, as far as a recipe of some of its cells needs it.
+
+    `numbers` are those that photos' own seeds were made from; `folder` is where the new recipe will be saved.
+    """
+
+    name: str
+    model: str
+    size: str
+    folder: Path
+    numbers: tuple[int, ...] = (DEFAULT_SEED,)
+
+    def head(self) -> str:
+        """The first lines of the new recipe."""
+        lines = [
+            f"# Picked from a report of {today()}. With `folder: .` it would reuse what that run has made.",
+            f"name: {quoted(f'{self.name}, picked'[:200])}",
+            f"model: {quoted(self.model)}",
+            f"size: {self.size}",
+            "output: {folder: picked}",
+        ]
+        return "\n".join(lines)
+
+
+def origin_of(view: RunView, folder: Path) -> Origin:
+    """The Origin of a run; where its recipe's text cannot be read, what its pictures tell."""
+    try:
+        recipe = yaml.safe_load(view.sessions[-1].recipe) if view.sessions else None
+    except (yaml.YAMLError, RecursionError):
+        recipe = None
+    written = recipe if isinstance(recipe, dict) else {}
+    longest = max((max(edit.size) for edit in view.plan.edits), default=512)
+    size = _size(written.get("size")) or f"{{long_side: {longest}}}"
+    specs = written.get("edits")
+    seeds = [
+        written.get("seeds"),
+        *(s.get("seeds") for s in (specs if isinstance(specs, list) else []) if isinstance(s, dict)),
+    ]
+    numbers = dict.fromkeys([DEFAULT_SEED, *(number for given in seeds for number in _per_photo(given))])
+    return Origin(view.plan.name, view.plan.model, size, folder, tuple(numbers))
+
+
+def _size(written: Any) -> str:
+    sizes = written if isinstance(written, dict) else {"long_side": written}
+    for key in ("long_side", "megapixels"):
+        if isinstance(sizes.get(key), (int, float)) and not isinstance(sizes[key], bool):
+            return f"{{{key}: {sizes[key]!r}}}"
+    return ""
+
+
+def _per_photo(written: Any) -> list[int]:
+    numbers = written.get("per_photo") if isinstance(written, dict) else written
+    if isinstance(written, list):  # seeds that every photo gets
+        return []
+    return [n for n in (numbers if isinstance(numbers, list) else [numbers]) if isinstance(n, int)]
+
+
+def pick_of(chain: Sequence[Cell], origin: Origin) -> dict[str, str]:
+    """What the report's script needs to write the last cell of `chain` (its links so far, in order) into a recipe.
+
+    `folder` and `glob` find its photo, `prefix` is what photo names begin with where there are several folders,
+    `recipe` are the keys of its edit.
+    """
+    root, name = _root(chain[-1])
+    try:
+        where = os.path.relpath(root, origin.folder)
+    except ValueError:  # another drive
+        where = str(root)
+    return {
+        "folder": where, "prefix": _glob(root.resolve().name), "glob": _glob(name),
+        "recipe": _edit(chain, origin.numbers),
+    }  # fmt: skip
+
+
+def _root(cell: Cell) -> tuple[Path, str]:
+    """The folder that a photo's name is relative to, and the name in it."""
+    path = cell.original or Path(cell.photo)
+    parts = PurePosixPath(cell.photo).parts
+    if path.parts[-len(parts) :] == parts or unicodedata.normalize("NFC", path.as_posix()).endswith("/" + cell.photo):
+        return Path(*path.parts[: -len(parts)]), cell.photo
+    return path.parent, unicodedata.normalize("NFC", path.name)
+
+
+def _glob(name: str) -> str:
+    """A glob that matches `name`; alone, unless it is longer than a glob may be."""
+    parts = [f"[{char}]" if char in "[]*?{}" else char for char in name]
+    if sum(map(len, parts)) <= MAX_LENGTH:
+        return "".join(parts)
+    return "".join(parts[:30]) + "**" + "".join(parts[-30:])
+
+
+def _edit(chain: Sequence[Cell], numbers: Sequence[int]) -> str:
+    cell = chain[-1]
+    scales = f"text: {cell.guidance.text!r}, image: {cell.guidance.image!r}"
+    if len(chain) == 1:
+        words = f"instruction: {quoted(cell.instruction)}, {scales}"
+    else:
+        links = ", ".join(_link(link) for link in chain)
+        words = f"chain: [{links}], keep: [{cell.link}], carry: {cell.carry}, {scales}"
+    return f"{words}, seeds: {_seeds(chain, numbers)}, steps: {cell.steps}, sampler: {cell.sampler}"
+
+
+def _seeds(chain: Sequence[Cell], numbers: Sequence[int]) -> str:
+    """The number that the photo's own seeds were made from, so that one edit says it for many photos; else the seed."""
+    for number in numbers:
+        if all(cell.seed == photo_seed(number, cell.digest, cell.link) for cell in chain):
+            return str(number)
+    return f"[{chain[0].seed}]"
+
+
+def _link(cell: Cell) -> str:
+    scales = f"text: {cell.guidance.text!r}, image: {cell.guidance.image!r}"
+    return f"{{instruction: {quoted(cell.instruction)}, {scales}}}"

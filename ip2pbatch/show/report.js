@@ -1,0 +1,269 @@
+"use strict";
+// Text from the run reaches the page through textContent, value and option labels only: never as markup.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const cells = data.cells;
+  const figures = new Map([...document.querySelectorAll("figure[data-cell]")].map((f) => [Number(f.dataset.cell), f]));
+  const rows = new Map([...document.querySelectorAll("tr[data-row]")].map((r) => [Number(r.dataset.row), r]));
+  const sources = new Map([...document.querySelectorAll("img[data-source]")].map((i) => [Number(i.dataset.source), i]));
+  const picked = new Set();
+  let visible = cells.map((_, at) => at);
+  let current = -1;
+
+  const image = (at) => figures.get(at)?.querySelector("img");
+  const node = (tag, properties) => Object.assign(document.createElement(tag), properties);
+
+  // --- filter -----------------------------------------------------------------------------------------------------
+  const fields = ["words", "photo", "instruction", "state"].map(byId);
+  const wanted = () => {
+    const [words, photo, instruction, state] = fields.map((field) => field.value);
+    const parts = words.toLowerCase().split(/\s+/).filter(Boolean);
+    return (cell) =>
+      (!photo || cell.photo === photo) &&
+      (!instruction || cell.instruction === instruction) &&
+      (!state || (state === "marked" ? cell.mark !== "" : cell.state === state)) &&
+      parts.every((part) => cell.words.includes(part));
+  };
+
+  function filter() {
+    const test = wanted();
+    const shown = new Set(cells.map((_, at) => at).filter((at) => test(cells[at])));
+    figures.forEach((figure, at) => {
+      const box = figure.parentElement.tagName === "LI" ? figure.parentElement : figure;
+      box.hidden = !shown.has(at);
+    });
+    rows.forEach((row, at) => { row.hidden = !shown.has(at); });
+    for (const part of document.querySelectorAll("#gallery .photo, .block, .scroll:has(.grid)")) {
+      part.hidden = ![...part.querySelectorAll("figure[data-cell]")].some((figure) => !figure.closest("li[hidden], figure[hidden]"));
+    }
+    order();
+    byId("shown").textContent = `${shown.size} of ${cells.length} shown`;
+    byId("nothing").hidden = shown.size > 0;
+  }
+
+  function order() {  // the viewer goes through what is on the screen, in its order
+    const tabled = document.documentElement.classList.contains("tabled");
+    const sequence = tabled ? [...document.querySelectorAll("tr[data-row]")].map((row) => Number(row.dataset.row)) : [...figures.keys()];
+    visible = sequence.filter((at) => !rows.get(at).hidden);
+  }
+
+  fields.forEach((field) => field.addEventListener("input", filter));
+  byId("tools").addEventListener("submit", (event) => event.preventDefault());
+  byId("reset").addEventListener("click", () => { fields.forEach((field) => { field.value = ""; }); filter(); });
+
+  function fit() {  // as many whole columns as there is room for, the source's among them, with nothing left over
+    const inner = getComputedStyle(byId("main"));
+    const room = byId("main").clientWidth - parseFloat(inner.paddingLeft) - parseFloat(inner.paddingRight);
+    const gap = parseFloat(inner.getPropertyValue("--gap"));
+    const columns = Math.max(2, Math.round(room / (Number(byId("size").value) + gap)));
+    document.documentElement.style.setProperty("--cell", `${Math.floor(room / columns - gap)}px`);
+  }
+  byId("size").addEventListener("input", fit);
+  window.addEventListener("resize", fit);
+
+  // --- table ------------------------------------------------------------------------------------------------------
+  function view(tabled) {
+    document.documentElement.classList.toggle("tabled", tabled);
+    byId("as-table").setAttribute("aria-pressed", String(tabled));
+    byId("as-gallery").setAttribute("aria-pressed", String(!tabled));
+    if (tabled) thumbs();
+    order();
+  }
+
+  function thumbs() {
+    rows.forEach((row, at) => {
+      if (row.querySelector(".thumb")) return;
+      const place = node("td", { className: "thumb" });
+      const picture = image(at);
+      if (picture) {
+        const button = node("button", { type: "button" });
+        button.setAttribute("aria-label", `Compare with the photo: ${picture.alt}`);
+        button.append(node("img", { src: picture.src, alt: "", loading: "lazy" }));
+        button.addEventListener("click", () => open(at));
+        place.append(button);
+      }
+      row.prepend(place);
+      const box = node("td", {});
+      box.append(checkbox(at, `Pick: ${cells[at].alt}`));
+      row.prepend(box);
+    });
+  }
+
+  function checkbox(at, name) {
+    const box = node("input", { type: "checkbox", checked: picked.has(at) });
+    box.dataset.pick = String(at);
+    box.setAttribute("aria-label", name);
+    box.addEventListener("change", () => pick(at, box.checked));
+    return box;
+  }
+
+  function sort(header) {
+    const key = header.dataset.key;
+    const descending = header.getAttribute("aria-sort") === "ascending";
+    document.querySelectorAll("th[aria-sort]").forEach((other) => other.setAttribute("aria-sort", "none"));
+    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const compare = (a, b) => {
+      const [x, y] = [cells[a].sort[key], cells[b].sort[key]];
+      if (x === null || y === null) return (x === null) - (y === null);  // what is not there comes last either way
+      const found = typeof x === "number" ? x - y : x.localeCompare(y, undefined, { numeric: true });
+      return (descending ? -found : found) || a - b;
+    };
+    const body = document.querySelector(".list tbody");
+    [...rows.keys()].sort(compare).forEach((at) => body.append(rows.get(at)));
+    order();
+  }
+
+  function headers() {
+    const line = document.querySelector(".list thead tr");
+    for (const header of line.querySelectorAll("th[data-key]")) {
+      const button = node("button", { type: "button", textContent: header.textContent });
+      header.classList.toggle("right", cells.some((cell) => typeof cell.sort[header.dataset.key] === "number"));
+      header.replaceChildren(button);
+      button.addEventListener("click", () => sort(header));
+    }
+    for (const name of ["Picture", "Pick"]) {
+      line.prepend(node("th", { scope: "col", textContent: name }));
+    }
+  }
+
+  byId("as-table").addEventListener("click", () => view(true));
+  byId("as-gallery").addEventListener("click", () => view(false));
+
+  // --- viewer -----------------------------------------------------------------------------------------------------
+  function open(at) {
+    show(at);
+    if (!byId("viewer").open) byId("viewer").showModal();
+    byId("split").focus();
+  }
+
+  function show(at) {
+    current = at;
+    const cell = cells[at];
+    byId("after").src = image(at).src;
+    byId("after").alt = cell.alt;
+    byId("viewer-title").textContent = `${cell.photo}: ${cell.instruction}`;
+    byId("viewer-facts").textContent = [cell.facts, cell.mark].filter(Boolean).join(" · ");
+    byId("viewer-pick").checked = picked.has(at);
+    byId("right").textContent = cell.short;
+    choices(at);
+    against();
+    const file = byId("file");
+    file.hidden = !cell.file;
+    if (cell.file) file.href = cell.file;
+    split(50);
+  }
+
+  function choices(at) {
+    const select = byId("against");
+    const options = [node("option", { value: "", textContent: "the photo" })];
+    cells.forEach((other, place) => {
+      if (place !== at && other.source === cells[at].source && image(place)) {
+        options.push(node("option", { value: String(place), textContent: `${other.instruction} (${other.short})` }));
+      }
+    });
+    select.replaceChildren(...options);
+  }
+
+  function against() {
+    const value = byId("against").value;
+    const before = value === "" ? sources.get(cells[current].source) : image(Number(value));
+    byId("before").hidden = !before;
+    if (before) Object.assign(byId("before"), { src: before.src, alt: before.alt });
+    byId("left").textContent = value === "" ? "source" : cells[Number(value)].short;
+  }
+
+  function split(percent) {
+    byId("split").value = String(percent);
+    byId("stage").style.setProperty("--split", `${percent}%`);
+    byId("split").setAttribute("aria-valuetext", `${percent} percent before, ${100 - percent} percent after`);
+  }
+
+  function step(by) {
+    const seen = visible.filter((at) => image(at));
+    if (seen.length) show(seen[(seen.indexOf(current) + by + seen.length) % seen.length]);
+  }
+
+  byId("split").addEventListener("input", (event) => split(Number(event.target.value)));
+  byId("against").addEventListener("change", against);
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  byId("close").addEventListener("click", () => byId("viewer").close());
+  byId("viewer").addEventListener("keydown", (event) => {
+    if (event.key === "PageDown" || event.key === "n") { step(1); event.preventDefault(); }
+    if (event.key === "PageUp" || event.key === "p") { step(-1); event.preventDefault(); }
+  });
+  byId("viewer").addEventListener("close", () => {
+    document.querySelector(`[data-open="${current}"]`)?.focus();
+  });
+  document.querySelectorAll("[data-open]").forEach((button) => {
+    button.addEventListener("click", () => open(Number(button.dataset.open)));
+  });
+
+  // --- picking ----------------------------------------------------------------------------------------------------
+  function pick(at, on) {
+    if (on) picked.add(at); else picked.delete(at);
+    document.querySelectorAll(`[data-pick="${at}"]`).forEach((box) => { box.checked = on; });
+    figures.get(at).classList.toggle("picked", on);
+    rows.get(at).classList.toggle("picked", on);
+    if (at === current) byId("viewer-pick").checked = on;
+    byId("picks").hidden = picked.size === 0;
+    byId("picked").textContent = `${picked.size} picked`;
+  }
+
+  // JSON is YAML, but for these characters, which YAML wants escaped.
+  const quote = (value) => JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+  function recipe() {
+    const chosen = [...picked].sort((a, b) => a - b).map((at) => cells[at]);
+    const folders = new Map();
+    const edits = new Map();
+    const at = (map, key, fresh) => map.get(key) ?? map.set(key, fresh).get(key);
+    const several = new Set(chosen.map((cell) => cell.folder)).size > 1;  // then names begin with their folder's
+    for (const cell of chosen) {
+      at(folders, cell.folder, new Set()).add(cell.glob);
+      at(edits, cell.recipe, { id: cell.edit, photos: new Set() }).photos.add(several ? `${cell.prefix}/${cell.glob}` : cell.glob);
+    }
+    const list = (set) => `[${[...set].map(quote).join(", ")}]`;
+    const taken = new Set();
+    const unique = (id) => {
+      let name = id;
+      for (let n = 2; taken.has(name); n += 1) name = `${id}-${n}`;
+      taken.add(name);
+      return name;
+    };
+    const lines = [data.head, "photos:"];
+    folders.forEach((names, folder) => lines.push(`  - {folder: ${quote(folder)}, include: ${list(names)}}`));
+    lines.push("edits:");
+    edits.forEach(({ id, photos }, body) => lines.push(`  - {id: ${quote(unique(id))}, ${body}, photos: ${list(photos)}}`));
+    return `${lines.join("\n")}\n`;
+  }
+
+  function copyOut() {
+    const text = byId("yaml");
+    text.value = recipe();
+    byId("copied").textContent = "";
+    byId("made").showModal();
+    text.focus();
+    text.select();
+    // Not every browser hands the clipboard to a page from the disk: the text is selected as well.
+    const done = () => { byId("copied").textContent = "Copied."; };
+    const ask = () => { byId("copied").textContent = "Selected: press Ctrl+C (⌘C) to copy it."; };
+    if (navigator.clipboard) navigator.clipboard.writeText(text.value).then(done, ask); else ask();
+  }
+
+  document.querySelectorAll("[data-pick]").forEach((box) => {
+    box.addEventListener("change", () => pick(Number(box.dataset.pick), box.checked));
+  });
+  byId("viewer-pick").addEventListener("change", (event) => pick(current, event.target.checked));
+  byId("unpick").addEventListener("click", () => [...picked].forEach((at) => pick(at, false)));
+  byId("recipe").addEventListener("click", copyOut);
+  byId("made-close").addEventListener("click", () => byId("made").close());
+
+  document.documentElement.classList.add("js");
+  document.querySelectorAll("#tools, figcaption .pick").forEach((part) => { part.hidden = false; });
+  headers();
+  fit();
+  filter();
+})();

@@ -1,0 +1,315 @@
+"""The report: one HTML page with every cell of a run, to look at, compare, filter, sort and pick from.
+
+It opens from the disk with no network and runs nothing but its own script (a content security policy with hashes says
+so); names and instructions are text in it, never markup. Without JavaScript it still shows each photo beside its edits.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from ip2pbatch.pictures.images import write_atomic
+from ip2pbatch.run.view import RunView
+from ip2pbatch.show.cells import METRICS, STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
+from ip2pbatch.show.picks import Origin, origin_of, pick_of
+
+# Up to so many pictures lie inside the page; more lie in a folder beside it.
+INLINE = 200
+# A page of more cells is slow to open: what failed or wants a look comes first, and the page says what it leaves out.
+MOST_CELLS = 2000
+# Long side and WebP quality of a picture inside the page, and in the folder.
+INSIDE, BESIDE = (512, 80), (768, 84)
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as the page shows it: what stands in `src`, and its width and height in pixels."""
+
+    src: str
+    width: int
+    height: int
+
+
+def write_report(view: RunView, path: Path) -> Path:
+    """Write the report of a run to `path`, with `<stem>_files/` beside it where there are more than INLINE pictures.
+
+    Returns `path`. Raises ResourceError where the disk is full or not writable.
+    """
+    return draw_report(gallery(view), path, origin_of(view, path.parent))
+
+
+def draw_report(gallery: Gallery, path: Path, origin: Origin) -> Path:
+    """`write_report` for cells that are already at hand; `origin` heads the recipes that picks are copied to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen = _chosen(gallery.cells)
+    pictures = _pictures(chosen, path)
+    page = _render(gallery, chosen, pictures, origin)
+    write_atomic(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
+    """All cells, or where they are too many, whole strips up to MOST_CELLS in the recipe's order."""
+    if len(cells) <= MOST_CELLS:
+        return cells
+    strips = strips_of(cells)
+    calm = [all(cell.state == "done" and not cell.mark for cell in strip) for strip in strips]
+    room, kept = MOST_CELLS, set()
+    for at in sorted(range(len(strips)), key=lambda at: calm[at]):
+        if len(strips[at]) <= room:
+            kept.add(at)
+            room -= len(strips[at])
+    return [cell for at, strip in enumerate(strips) if at in kept for cell in strip]
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def _pictures(cells: Sequence[Cell], path: Path) -> dict[Path, Shown]:
+    """Every picture of the page at its size there. One that cannot be read is left out."""
+    wanted = list(dict.fromkeys(p for cell in cells for p in (cell.source, cell.picture) if p is not None))
+    folder = path.with_name(f"{path.stem}_files")
+    inside = len(wanted) <= INLINE
+    if not inside:
+        folder.mkdir(exist_ok=True)
+
+    def shown(one: Path) -> Shown | None:
+        try:
+            data, width, height = _small(one, *(INSIDE if inside else BESIDE))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return None
+        if inside:
+            return Shown("data:image/webp;base64," + base64.b64encode(data).decode(), width, height)
+        name = hashlib.sha256(data).hexdigest()[:32] + ".webp"
+        if not (folder / name).is_file():
+            write_atomic(folder / name, data, root=path.parent)
+        return Shown(f"{quote(folder.name)}/{name}", width, height)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        found = {one: picture for one, picture in zip(wanted, pool.map(shown, wanted), strict=True) if picture}
+    _sweep(folder, {Path(picture.src).name for picture in found.values()} if not inside else set())
+    return found
+
+
+def _small(path: Path, long_side: int, quality: int) -> tuple[bytes, int, int]:
+    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    image.save(data, "WEBP", quality=quality, method=4)
+    return data.getvalue(), *image.size
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Remove pictures of an earlier report; their names are digests, a file of anyone else is left alone."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if re.fullmatch(r"[0-9a-f]{32}\.webp", path.name) and path.name not in keep:
+                path.unlink()
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Path, Shown], origin: Origin) -> str:
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    metrics = [m for m in METRICS if any(m in cell.metrics for cell in cells)]
+    cards = _cards(cells, pictures, metrics)
+    photos = _photos(cells, cards, pictures)
+    counts = Counter(cell.state for cell in gallery.cells)
+    return environment.get_template("report.html").render(
+        gallery=gallery,
+        policy=policy(style, script),
+        style=Markup(style),  # our own files, and nothing else, enter the page unescaped
+        script=Markup(script),
+        data=Markup(_json({"head": origin.head(), "cells": _data(cells, cards, photos, origin)})),
+        facts=_facts(gallery),
+        totals=[(state, counts[state]) for state in STATES if counts[state]],
+        marked=sum(bool(cell.mark) for cell in cells),
+        instructions=list(dict.fromkeys(cell.instruction for cell in cells)),
+        photos=photos,
+        cells=cards,
+        columns=[*COLUMNS, *((m, METRICS[m]) for m in metrics), ("seconds", "Seconds")],
+        note=NOTE if metrics else "",
+        left_out=len(gallery.cells) - len(cells),
+        date=today(),
+    )
+
+
+COLUMNS = (
+    ("photo", "Photo"), ("instruction", "Instruction"), ("text", "Text guidance"), ("image", "Image guidance"),
+    ("seed", "Seed"), ("state", "State"),
+)  # fmt: skip
+NOTE = (
+    "L1 is the mean change of a pixel (0: none), SSIM the likeness to the photo (1: equal), Detail kept the share of "
+    "the photo's own fine detail in the delivered file (1: all of it; near 0 the edit repainted the photo)"
+)
+
+
+def policy(style: str, script: str) -> str:
+    """The content security policy of a page with this style and this script: no network, nothing else runs."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        "default-src 'none'; img-src data: 'self'; base-uri 'none'; form-action 'none'; "
+        f"style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
+    )
+
+
+def _json(value: object) -> str:
+    """JSON that is safe inside a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _facts(gallery: Gallery) -> list[tuple[str, str]]:
+    steps = sorted({cell.steps for cell in gallery.cells})
+    samplers = sorted({cell.sampler for cell in gallery.cells})
+    return [
+        ("model", gallery.model), ("backend", gallery.backend), ("steps", ", ".join(map(str, steps))),
+        ("sampler", ", ".join(samplers)), ("photos", str(len({cell.photo for cell in gallery.cells}))),
+        ("made", today()),
+    ]  # fmt: skip
+
+
+def _cards(cells: Sequence[Cell], pictures: Mapping[Path, Shown], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """What the template shows of each cell, all of it text."""
+    cards = []
+    for index, cell in enumerate(cells):
+        shown = pictures.get(cell.picture) if cell.picture and cell.state == "done" else None
+        state = "missing" if cell.state == "done" and shown is None else cell.state
+        numbers = [f"{cell.metrics[m]:.2f}" if shown and m in cell.metrics else "" for m in metrics]
+        cards.append({
+            "index": index, "photo": cell.photo, "instruction": cell.instruction,
+            "link": cell.link, "links": cell.links,
+            "text": number(cell.guidance.text), "image": number(cell.guidance.image), "seed": str(cell.seed),
+            "state": state, "detail": cell.detail or ("its picture cannot be read" if state != cell.state else ""),
+            "mark": cell.mark, "metrics": numbers, "seconds": f"{cell.seconds:.1f}" if cell.seconds else "",
+            "numbers": [(METRICS[m], value) for m, value in zip(metrics, numbers, strict=True) if value],
+            "alt": _alt(cell), "src": shown.src if shown else "",
+            "width": shown.width if shown else 0, "height": shown.height if shown else 0,
+        })  # fmt: skip
+    return cards
+
+
+def _alt(cell: Cell) -> str:
+    link = f"link {cell.link} of {cell.links}, " if cell.links > 1 else ""
+    scales = f"text guidance {number(cell.guidance.text)}, image guidance {number(cell.guidance.image)}"
+    return f"{cell.photo}, {link}{cell.instruction}, {scales}, seed {cell.seed}"
+
+
+def _data(
+    cells: Sequence[Cell], cards: Sequence[Mapping[str, Any]], photos: Sequence[Mapping[str, Any]], origin: Origin
+) -> list[dict[str, Any]]:
+    """What the script needs of each cell."""
+    place = {photo["name"]: at for at, photo in enumerate(photos)}
+    chain: list[Cell] = []
+    data = []
+    for cell, card in zip(cells, cards, strict=True):
+        chain = [*chain, cell] if cell.link > 1 else [cell]
+        scales = f"text {card['text']}, image {card['image']}"
+        took = f"{cell.seconds:.1f} s" if cell.seconds else ""
+        numbers = [f"{name} {value}" for name, value in card["numbers"]]
+        data.append({
+            "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
+            "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
+            "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
+            "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
+            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *numbers, took])),
+            "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
+        })  # fmt: skip
+    return data
+
+
+def _sort(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What each column of the table is sorted by; None comes last."""
+    return {
+        "photo": cell.photo, "instruction": f"{cell.instruction} {cell.link:02d}", "text": cell.guidance.text,
+        "image": cell.guidance.image, "seed": float(cell.seed), "state": card["state"],
+        **{m: round(cell.metrics[m], 4) if m in cell.metrics else None for m in METRICS},
+        "seconds": cell.seconds or None,
+    }  # fmt: skip
+
+
+def _link(path: Path | None, folder: Path) -> str:
+    """A delivered file as an address relative to the page, or "". It starts with "./", so it can name no scheme."""
+    if path is None:
+        return ""
+    try:
+        return "./" + quote(Path(os.path.relpath(path, folder)).as_posix(), errors="surrogateescape")
+    except ValueError:  # another drive
+        return ""
+
+
+# --- photos and their blocks -------------------------------------------------------------------------------------
+
+
+def _photos(
+    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Path, Shown]
+) -> list[dict[str, Any]]:
+    """A section a photo: its source, then its single edits, its guidance grids and its chains."""
+    photos = []
+    for name, own in grouped(zip(cells, cards, strict=True), lambda pair: pair[0].photo).items():
+        source = own[0][0].source
+        shown = pictures.get(source, Shown("", 0, 0)) if source else Shown("", 0, 0)
+        photos.append({
+            "name": name, "src": shown.src, "width": shown.width, "height": shown.height, "blocks": _blocks(own),
+        })  # fmt: skip
+    return photos
+
+
+Pair = tuple[Cell, dict[str, Any]]
+
+
+def _blocks(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    single = [pair for pair in pairs if pair[0].links == 1]
+    linked = [pair for pair in pairs if pair[0].links > 1]
+    flow: list[dict[str, Any]] = []
+    grids = []
+    for own in grouped(single, lambda pair: (pair[0].edit, pair[0].instruction, pair[0].seed)).values():
+        scales = {cell.guidance for cell, _ in own}
+        product = len(scales) > max(len({g.text for g in scales}), len({g.image for g in scales}))
+        if product:
+            grids.append(_grid(own))
+        else:
+            flow.extend(card for _, card in own)
+    card_of = {id(cell): card for cell, card in linked}
+    chains = []
+    for strip in strips_of(cell for cell, _ in linked):
+        first = strip[0]
+        scales_and_seed = f"text {number(first.guidance.text)}, image {number(first.guidance.image)}, seed {first.seed}"
+        title = f"Chain {first.edit}: {scales_and_seed}"
+        chains.append({"kind": "chain", "title": title, "cells": [card_of[id(cell)] for cell in strip]})
+    return [*([{"kind": "flow", "cells": flow}] if flow else []), *grids, *chains]
+
+
+def _grid(own: Sequence[Pair]) -> dict[str, Any]:
+    texts, images = aligned(c.guidance.text for c, _ in own), aligned(c.guidance.image for c, _ in own)
+    at = {(cell.guidance.text, cell.guidance.image): card for cell, card in own}
+    rows = [(images[image], [at.get((text, image)) for text in texts]) for image in images]
+    first = own[0][0]
+    return {
+        "kind": "grid", "title": f"{first.instruction}, seed {first.seed}", "heads": list(texts.values()), "rows": rows
+    }  # fmt: skip
