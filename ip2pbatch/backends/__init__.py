@@ -1,0 +1,1 @@
+"""The four networks of an InstructPix2Pix model behind one Protocol."""

@@ -1,0 +1,193 @@
+"""Exporting a model to ONNX: trace, fuse, halve, compare with PyTorch, and only then give the folder its name.
+
+The safety checker stays on torch and is copied as it is, with the tokenizer and the configurations, so that the folder
+is a model of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from ip2pbatch.backends import artefact as artefacts
+from ip2pbatch.backends import graphs, layout, parity, providers, pytorch
+from ip2pbatch.backends.artefact import Artefact
+from ip2pbatch.backends.half import to_half
+from ip2pbatch.backends.layout import Layout
+from ip2pbatch.backends.networks import Network, networks
+from ip2pbatch.backends.providers import Place
+from ip2pbatch.backends.quiet import quiet
+from ip2pbatch.backends.weights import ModelFolder
+from ip2pbatch.errors import UsageError
+
+OPSET = 17
+FILES = {
+    "text_encoder": "text_encoder/model.onnx",
+    "unet": "unet/model.onnx",
+    "vae_encoder": "vae/encoder.onnx",
+    "vae_decoder": "vae/decoder.onnx",
+    "vae_decoder_fp32": "vae/decoder_fp32.onnx",  # for latents whose picture came out broken in fp16
+}
+
+_EXPORTED = ("text_encoder", "unet", "vae")
+_SETTINGS = "ip2pbatch.json"
+_LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of an export: fp32 or fp16; a plain graph, or one fused for the CUDA provider; ONNX's opset."""
+
+    precision: str = "fp32"
+    graph: str = "plain"
+    opset: int = OPSET
+
+
+def form_for(provider: str, precision: str | None = None, opset: int = OPSET) -> Form:
+    """The Form that `provider` runs best; without a precision in fp32 for a CPU and in fp16 for a GPU."""
+    return Form(precision or default_precision(provider), "fused" if provider == "cuda" else "plain", opset)
+
+
+def default_precision(provider: str) -> str:
+    """The precision that is used on `provider` where none is named."""
+    return "fp32" if provider == "cpu" else "fp16"
+
+
+def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say) -> Artefact:
+    """Export `model` to `folder` and compare each network with PyTorch on `place`; `say` hears how far it is.
+
+    `folder` appears when all is done and right; an older export in it is replaced. Raises ModelError (6) where a
+    network is not what it was exported from, UsageError where `folder` holds something else, MissingError.
+    """
+    _refuse(folder, form)
+    providers.refuse_missing(place)
+    checked = layout.check(model.path)
+    with quiet():
+        parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"))
+    with _staged(folder) as staging:
+        described: dict[str, dict[str, Any]] = {}
+        for network in networks(parts):
+            say(f"exporting the {network.name.replace('_', ' ')}")
+            described |= _export_network(network, staging, form, place)
+        files = [*_copied(checked, staging), *_written(staging)]
+        made = Artefact(
+            model.name, model.digest, form.precision, form.graph, form.opset, layout.latent_channels(checked),
+            float(parts.vae.config.scaling_factor), pytorch.vae_scale(parts.vae), described,
+            {name: _sha256(staging / name) for name in sorted(set(files))}, _versions(),
+        )  # fmt: skip
+        artefacts.write(made, staging)
+    return artefacts.read(folder)
+
+
+def cached(model: ModelFolder, form: Form, place: Place, say: Say) -> Artefact:
+    """The export of `model` in this user's cache, made there on first use. Raises as `export` does."""
+    from filelock import FileLock
+    from platformdirs import user_cache_path
+
+    root = user_cache_path("ip2pbatch") / "onnx"
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"{model.digest[:16]}-{form.precision}-{form.graph}-opset{form.opset}-v{artefacts.FORMAT}"
+    with FileLock(root / f"{name}.lock"):
+        if artefacts.is_artefact(root / name):
+            found = artefacts.read(root / name)
+            artefacts.check(found, model_digest=model.digest, precision=form.precision, graph=form.graph)
+            return found
+        say(f"exporting {model.name} to ONNX, once: it is kept in {root / name}")
+        return export(model, root / name, form, place, say)
+
+
+def _export_network(network: Network, staging: Path, form: Form, place: Place) -> dict[str, dict[str, Any]]:
+    """Write the files of one network and compare them; what artefact.json says of each, by the file's name."""
+    file = staging / FILES[network.name]
+    file.parent.mkdir(exist_ok=True)
+    graphs.trace(network, file, form.opset, fused=form.graph == "fused")
+    made = {}
+    if form.precision == "fp16" and network.name == "vae_decoder":
+        exact = staging / FILES["vae_decoder_fp32"]
+        graphs.save(onnx.load(file), exact)
+        made["vae_decoder_fp32"] = _describe(network, exact, "fp32", place)
+    if form.graph == "fused":
+        graphs.fuse(file, network.name)
+    if form.precision == "fp16":
+        model = onnx.load(file)
+        to_half(model)
+        graphs.save(model, file)
+        del model
+    made[network.name] = _describe(network, file, form.precision, place)
+    return {name: {"file": FILES[name], **facts} for name, facts in made.items()}
+
+
+def _describe(network: Network, file: Path, precision: str, place: Place) -> dict[str, Any]:
+    """The inputs and the parity of an exported network. Raises ModelError where it is not near enough to PyTorch's."""
+    session = providers.open_session(file, place)
+    found = parity.worst(
+        parity.compare(network.run(probe).numpy(), _answer(session, probe)) for probe in network.probes
+    )
+    parity.require(network.name.replace("_", " "), precision, found)
+    inputs = {
+        name: [network.axes.get(name, {}).get(axis, size) for axis, size in enumerate(value.shape)]
+        for name, value in network.probes[0].items()
+    }
+    return {"inputs": inputs, "max_relative": found.max_relative, "psnr": round(found.psnr, 2)}
+
+
+def _answer(session: Any, probe: Mapping[str, torch.Tensor]) -> Any:
+    return session.run(None, {name: value.numpy() for name, value in probe.items()})[0]
+
+
+def _refuse(folder: Path, form: Form) -> None:
+    if folder.exists() and not artefacts.is_artefact(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise UsageError(f"{folder} holds something that is not an export", hint="give a folder that does not exist")
+    if not 17 <= form.opset <= 20:
+        raise UsageError(f"opset {form.opset} is not written", hint=f"use 17 to 20; {OPSET} is the tested one")
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place at the end, and is gone after an error or an interrupt."""
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _copied(checked: Layout, staging: Path) -> list[str]:
+    """Copy all that is loaded beside the exported networks' weights; the names."""
+    names = [name for name in checked.files if not (name.startswith(_EXPORTED) and ".safetensors" in name)]
+    if (checked.path / _SETTINGS).is_file():
+        names.append(_SETTINGS)
+    for name in names:
+        (staging / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(checked.path / name, staging / name)
+    return names
+
+
+def _written(staging: Path) -> list[str]:
+    return [path.relative_to(staging).as_posix() for path in staging.glob("*/*") if path.suffix in (".onnx", ".data")]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    installed = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES if name in installed}

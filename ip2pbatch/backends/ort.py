@@ -1,0 +1,205 @@
+"""The four networks on onnxruntime: an exported model on the CPU, CUDA or TensorRT provider."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ip2pbatch.backends import layout, providers, tensorrt, weights
+from ip2pbatch.backends.artefact import Artefact, check_files
+from ip2pbatch.backends.layout import Layout
+from ip2pbatch.backends.providers import Place
+from ip2pbatch.backends.pytorch import limits_of, load_checker
+from ip2pbatch.backends.quiet import quiet
+from ip2pbatch.backends.safety import flag
+from ip2pbatch.backends.steps.workers import parts_of
+from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
+from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.rows import Row
+from ip2pbatch.plan.schedule import Limits
+from ip2pbatch.run.execute import OutOfMemory
+
+_EXACT = "vae_decoder_fp32"
+_SMALL = 512 << 20  # bytes of a UNet above which its kernels are long enough to be cut among cores themselves
+_MEMORY = ("Failed to allocate memory", "out of memory", "bad allocation", "BFCArena::AllocateRawInternal")
+
+
+class OrtBackend:
+    """The Backend on onnxruntime; see `load`."""
+
+    def __init__(self, artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]], say: Callable[[str], None]):
+        self.artefact = artefact
+        self.device = torch.device("cpu") if place.provider == "cpu" else torch.device("cuda", place.device)
+        self.provider, self.precision = place.provider, artefact.precision
+        self.latent_channels, self.scaling_factor = artefact.latent_channels, artefact.scaling_factor
+        self.vae_scale = artefact.vae_scale
+        self.scheduler_config: Mapping[str, Any] = layout.read_json(
+            artefact.path / "scheduler" / layout.CONFIGS["scheduler"]
+        )
+        self.limits: Limits = limits_of(self.device, self.vae_scale)
+        self.tokenizer = load_tokenizer(artefact.path)
+        self.checker, self._extractor = load_checker(_checker_layout(artefact.path), self.device)
+        self._place, self._sizes, self._say = place, tuple(sizes), say
+        self._workers = ThreadPoolExecutor(max(1, place.threads), thread_name_prefix="rows")
+        self._sessions: dict[tuple[str, int], Any] = {}
+        for name in artefact.networks:
+            if name not in (_EXACT, "unet"):
+                self._session(name)
+        self._session("unet", self._parts(self.limits.default_rows))
+
+    @torch.inference_mode()
+    def encode_text(self, instructions: Sequence[str]) -> Tensor:
+        """Text embeddings [n, tokens, width] in float32, padded and cut as diffusers' pipeline does."""
+        ids, mask = tokenize(self.tokenizer, instructions)
+        inputs = {"ids": ids, "mask": mask}
+        known = self.artefact.networks["text_encoder"]["inputs"]
+        width = int(self.artefact.networks["unet"]["inputs"]["text"][-1])
+        return self._run("text_encoder", {name: inputs[name] for name in known}, (*ids.shape, width))
+
+    def words_read(self, instruction: str) -> str:
+        """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
+        return words_read(self.tokenizer, instruction)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32."""
+        rows, _, height, width = pixels.shape
+        shape = (rows, self.latent_channels, height // self.vae_scale, width // self.vae_scale)
+        return self._run("vae_encoder", {"pixels": pixels}, shape)
+
+    def predict_noise(
+        self, latents: Tensor, timestep: Tensor, text: Tensor, image: Tensor, rows: Sequence[Row] | None = None
+    ) -> Tensor:
+        """One UNet call over n rows → [n, c, h, w] in float32."""
+        inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep, "text": text}
+        parts = self._parts(len(latents))
+        if parts == 1:
+            return self._run("unet", inputs, tuple(latents.shape))
+        session = self._session("unet", parts)
+        cut = [
+            {name: value.chunk(parts)[part] if value.ndim else value for name, value in inputs.items()}
+            for part in range(parts)
+        ]
+        with memory():
+            return torch.cat(list(self._workers.map(lambda one: _run_on_cpu(session, one), cut)))
+
+    def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
+        """Latents [n, c, h, w], divided by the scaling factor → pixels [n, 3, H, W] in float32, not clamped."""
+        rows, _, height, width = latents.shape
+        exact = upcast and _EXACT in self.artefact.networks
+        shape = (rows, 3, height * self.vae_scale, width * self.vae_scale)
+        return self._run(_EXACT if exact else "vae_decoder", {"latents": latents}, shape)
+
+    @torch.inference_mode()
+    def flag(self, images: Sequence[NDArray[np.uint8]]) -> list[bool]:
+        """What the model's safety checker says of each picture, on torch; all False where it ships none."""
+        return flag(self.checker, self._extractor, images)
+
+    def _parts(self, rows: int) -> int:
+        """Into how many equal parts a UNet call of `rows` is cut for the CPU's threads; large networks fill them alone.
+
+        The kernels of a small network are too short to be cut among cores; the parts are equal, so that a row's place
+        does not change the shape it is computed in.
+        """
+        file = self.artefact.file("unet")
+        if self.device.type != "cpu" or file.stat().st_size > _SMALL or file.with_name(file.name + ".data").exists():
+            return 1
+        return parts_of(rows, self._place.threads)
+
+    def _session(self, network: str, parts: int = 1) -> Any:
+        """The session of `network` for calls that are cut into `parts`, opened when it is first asked for."""
+        if (network, parts) not in self._sessions:
+            self._sessions[network, parts] = self._open(network, self._place.threads // parts)
+        return self._sessions[network, parts]
+
+    def _open(self, network: str, threads: int) -> Any:
+        """A session of `network`; TensorRT may build an engine first, and says so."""
+        file = self.artefact.file(network)
+        if self._place.provider != "tensorrt":
+            return providers.open_session(file, dataclasses.replace(self._place, threads=threads))
+        providers.refuse_missing(self._place)
+        wanted = tensorrt.buckets(self._sizes, self.limits.row_bucket)
+        shapes = tensorrt.profiles(self.artefact, network, wanted)
+        facts = tensorrt.machine_facts(self._place.device)
+        cache = tensorrt.cache_folder(self.artefact, network, shapes, facts)
+        if not any(cache.glob("*.engine")):
+            cache.mkdir(parents=True, exist_ok=True)
+            self._say(f"building the TensorRT engine of the {network} for {len(wanted)} sizes, once: it takes minutes")
+        return providers.open_session(file, self._place, tensorrt.options(self.artefact, network, shapes, cache))
+
+    def _run(self, network: str, inputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The one output of `network`, float32 of `shape`, on the backend's device."""
+        session = self._session(network)
+        with memory():
+            return (
+                _run_on_cpu(session, inputs) if self.device.type == "cpu" else self._run_bound(session, inputs, shape)
+            )
+
+    def _run_bound(self, session: Any, inputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The same where tensors lie on the GPU already, and stay there."""
+        held = {name: _as_input(value).to(self.device) for name, value in inputs.items()}
+        answer = torch.empty(shape, dtype=torch.float32, device=self.device)
+        binding, index = session.io_binding(), self._place.device
+        for name, value in held.items():
+            kind = np.int64 if value.dtype == torch.int64 else np.float32
+            binding.bind_input(name, "cuda", index, kind, tuple(value.shape), value.data_ptr())
+        binding.bind_output(session.get_outputs()[0].name, "cuda", index, np.float32, shape, answer.data_ptr())
+        torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return answer
+
+
+def load(
+    artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]] = (), say: Callable[[str], None] = print
+) -> OrtBackend:
+    """An exported model on `place`. TensorRT builds engines for `sizes` (width, height), and `say` hears of it.
+
+    Raises ModelError (6) where a file is not the exported one, MissingError (6) where the provider cannot be had.
+    """
+    check_files(artefact, weights.file_digests(artefact.path, tuple(artefact.files)))
+    try:
+        with quiet(), memory():
+            return OrtBackend(artefact, place, sizes, say)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{artefact.path} cannot be loaded: {error}", hint="export the model again") from error
+
+
+@contextmanager
+def memory() -> Iterator[None]:
+    """onnxruntime's ways to say that memory ran out, as the condition that `execute` answers."""
+    try:
+        yield
+    except Exception as error:  # its exceptions share no base class of their own
+        if any(words in str(error) for words in _MEMORY):
+            raise OutOfMemory(str(error).splitlines()[0]) from error
+        raise
+
+
+def _run_on_cpu(session: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    (answer,) = session.run(None, {name: _as_input(value).numpy() for name, value in inputs.items()})
+    return torch.from_numpy(answer)
+
+
+def _as_input(value: Tensor) -> Tensor:
+    """Whole numbers stay as they are; all else is float32, in one piece."""
+    return value.contiguous() if value.dtype == torch.int64 else value.float().contiguous()
+
+
+def _checker_layout(path: Path) -> Layout:
+    """What `load_checker` must know of the exported folder."""
+    folder = path / "safety_checker"
+    if not folder.is_dir():
+        return Layout(path, {}, (), {})
+    classes = {"safety_checker": "StableDiffusionSafetyChecker", "feature_extractor": "CLIPImageProcessor"}
+    return Layout(
+        path, classes, (), {"safety_checker": layout.weight_variant(folder, layout.WEIGHTS["safety_checker"])}
+    )

@@ -1,0 +1,246 @@
+"""The optimisations of the PyTorch backend: a list of named steps, applied in order, each of which can be left out.
+
+A step says how exact it is against diffusers' own network, and its test holds it to that; it touches this backend's
+networks and nothing global, or says why it does not apply here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from ip2pbatch.backends.rowwise import make_rowwise
+from ip2pbatch.backends.steps import compiled
+from ip2pbatch.backends.steps.attention import cudnn_first
+from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
+from ip2pbatch.backends.steps.graphs import Graphs
+from ip2pbatch.backends.steps.staged import StagedUNet, why_no_head, why_not_staged
+from ip2pbatch.backends.steps.workers import RowWorkers
+from ip2pbatch.errors import UsageError
+
+_ROOMY = 7 * 2**30  # bytes; Stable Diffusion in fp16 with its checker, and the rows of an Edit, take about 6 GB
+
+Exactness = Literal["exact", "rounding", "approximate"]
+"""The same bits; the same numbers but for the order of roundings; another picture, which a run's identity names."""
+
+
+@dataclass(slots=True)
+class Site:
+    """What steps work on: the networks unet, vae and text_encoder of one backend.
+
+    `applied` are the steps that are in, `refused` says why others are not, and `notes` what a person should know of a
+    trade. Networks that are `away` wait in main memory and are on the device only while they work. `staged` is the
+    UNet's forward where a step needs it in stages, None where the network runs as diffusers wrote it.
+    """
+
+    networks: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    staged: StagedUNet | None = None
+    away: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
+    applied: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unet(self) -> Any:
+        """The network that the stages belong to."""
+        return self.networks["unet"]
+
+    @property
+    def stages(self) -> StagedUNet:
+        """The UNet's forward in stages, made where the first step asks for it."""
+        if self.staged is None:
+            self.staged = StagedUNet(self.unet)
+        return self.staged
+
+    @contextmanager
+    def at_work(self, name: str) -> Iterator[Any]:
+        """The network `name`, on the device for as long as it works."""
+        network = self.networks[name]
+        if name not in self.away:
+            yield network
+            return
+        network.to(self.device)
+        try:
+            yield network
+        finally:
+            network.to("cpu")
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimisation. `tolerance` is what its test allows against the plain network, of the output's largest value.
+
+    `asked_for`: only where it is named, because what it is worth hangs on the job. `kind`: whether it works on whole
+    networks, on what the stages of the UNet's forward are given, or around a stage.
+    """
+
+    name: str
+    exactness: Exactness
+    tolerance: float
+    does: str
+    why_not: Callable[[Site], str]
+    apply: Callable[[Site], None]
+    asked_for: bool = False
+    kind: Literal["network", "inputs", "around"] = "network"
+
+
+def _rowwise(site: Site) -> None:
+    for network in site.networks.values():
+        make_rowwise(network)
+
+
+def _channels_last(site: Site) -> None:
+    for name in ("unet", "vae"):
+        site.networks[name].to(memory_format=torch.channels_last)
+
+
+def _keep_texts(site: Site) -> None:
+    site.stages.texts = TextMemory(site.unet)
+
+
+def _keep_times(site: Site) -> None:
+    site.stages.times = TimeTable(site.unet)
+
+
+def _share_head(site: Site) -> None:
+    site.stages.shared = True
+
+
+def _compile(site: Site) -> None:
+    options = compiled.GPU_OPTIONS if site.device.type == "cuda" else {}
+    site.stages.wrap(compiled.Compiled(artefacts_of(site), options).around)
+
+
+def artefacts_of(site: Site) -> compiled.Artefacts:
+    """Where this network's compiled code is kept between runs."""
+    from platformdirs import user_cache_path
+
+    identity = compiled.identity_of(site.unet, site.device, site.dtype)
+    return compiled.Artefacts(user_cache_path("ip2pbatch") / "compiled", identity)
+
+
+def _offload(site: Site) -> None:
+    site.away = frozenset({"vae", "text_encoder"})
+    for name in site.away:
+        site.networks[name].to("cpu")
+    site.notes.append(
+        "this GPU has little memory: the autoencoder and the text encoder wait in main memory, and the safety checker "
+        "works on the CPU"
+    )
+
+
+def home_of(device: torch.device, chosen: Collection[Step]) -> torch.device:
+    """Where the networks beside the UNet are loaded to: main memory where the step `offload` will leave them there."""
+    little = device.type == "cuda" and "offload" in {step.name for step in chosen} and not _why_no_offload(device)
+    return torch.device("cpu") if little else device
+
+
+def _why_no_offload(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "a CPU has one memory for all networks"
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"this GPU has room for all networks ({total / 2**30:.0f} GiB)" if total >= _ROOMY else ""
+
+
+def _only(device: str, why: str) -> Callable[[Site], str]:
+    return lambda site: "" if site.device.type == device else why
+
+
+def _why_no_workers(site: Site) -> str:
+    if site.device.type != "cpu":
+        return "a GPU takes all rows of a call at once"
+    return "" if torch.get_num_threads() > 1 else "one thread has nobody to share with"
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "offload", "exact", 0.0, "networks beside the UNet in main memory while they rest, on a GPU of little memory",
+        lambda site: _why_no_offload(site.device), _offload,
+    ),
+    Step(
+        "rowwise", "rounding", 1e-5, "linear layers row by row, so that a row's bits tell nothing of its company",
+        _only("cpu", "a GPU's product gives a row the same bits in every place of one shape"), _rowwise,
+    ),
+    Step(
+        "channels-last", "rounding", 1e-3, "weights and activations with their channels innermost",
+        _only("cuda", "measured on a CPU: it saves nothing there"), _channels_last,
+    ),
+    Step(
+        "text-memory", "rounding", 1e-5, "keys and values of cross-attention once a text instead of once a step",
+        lambda site: why_no_text_memory(site.unet), _keep_texts,
+        kind="inputs",
+    ),
+    Step(
+        "time-table", "rounding", 1e-5, "what residual blocks add for a timestep once instead of once a row",
+        lambda site: why_no_time_table(site.unet), _keep_times,
+        kind="inputs",
+    ),
+    Step(
+        "shared-head", "rounding", 1e-5, "layers before the first cross-attention once for the rows of one picture",
+        lambda site: why_no_head(site.unet), _share_head,
+        kind="inputs",
+    ),
+    Step(
+        "compiled", "rounding", 1e-3, "torch.compile of the network's stages; pays for many rows",
+        lambda site: compiled.why_no_compiler(site.device), _compile, asked_for=True, kind="around",
+    ),
+    Step(
+        "cudnn-attention", "rounding", 1e-3, "cuDNN's attention kernel first where it takes the shape",
+        _only("cuda", "cuDNN is for GPUs"), lambda site: site.stages.wrap(cudnn_first),
+        kind="around",
+    ),
+    Step(
+        "row-workers", "rounding", 1e-5, "the rows of a call shared out among threads instead of every kernel",
+        _why_no_workers, lambda site: site.stages.wrap(RowWorkers().around), kind="around",
+    ),
+    Step(
+        "cuda-graphs", "exact", 0.0, "one launch a call instead of hundreds",
+        _only("cuda", "CUDA graphs are for GPUs"), lambda site: site.stages.wrap(Graphs().around), kind="around",
+    ),
+)  # fmt: skip
+"""Every step, in the order in which they are applied."""
+
+
+def names() -> tuple[str, ...]:
+    """The names of all steps in order."""
+    return tuple(step.name for step in STEPS)
+
+
+def choose(wanted: Collection[str] | None) -> tuple[Step, ...]:
+    """The steps of these names, in order; None for all that need not be asked for. Raises UsageError for a stranger."""
+    if wanted is None:
+        return tuple(step for step in STEPS if not step.asked_for)
+    if strangers := set(wanted) - set(names()):
+        raise UsageError(f"there is no step {min(strangers)}", hint=f"steps are {', '.join(names())}")
+    return tuple(step for step in STEPS if step.name in wanted)
+
+
+def apply(steps: Collection[Step], site: Site) -> None:
+    """Apply each step that can be; `site` then says which are in, and why others are not."""
+    foreign = why_not_staged(site.unet)
+    for step in steps:
+        reason = foreign if foreign and step.kind != "network" else step.why_not(site)
+        if reason:
+            site.refused[step.name] = reason
+            continue
+        step.apply(site)
+        site.applied.append(step.name)
+
+
+def compile_late(site: Site) -> str:
+    """Put the step `compiled` in where it belongs, after the others were applied; why not, or "" where it is in."""
+    late = [step for step in STEPS if step.kind == "around" and step.name in {"compiled", *site.applied}]
+    reason = why_not_staged(site.unet) or compiled.why_no_compiler(site.device)
+    if reason or "compiled" in site.applied:
+        return reason
+    site.stages.bare()
+    site.applied = [name for name in site.applied if name not in {step.name for step in late}]
+    apply(late, site)
+    return ""

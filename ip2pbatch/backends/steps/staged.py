@@ -1,0 +1,179 @@
+"""A UNet's forward in stages, so that a step can keep, share or spread what a stage computes.
+
+    condition   timestep and text  →  what every residual block adds, and every cross-attention's keys and values
+    head        conv_in, first residual block and first self-attention: knows nothing of the text
+    tail        the rest
+
+The stages are functions of tensors whose first dimension is the rows of the call, and hold diffusers' own modules in
+diffusers' own order (`UNet2DConditionModel.forward`), so that with every step off they give the network's own bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable
+from ip2pbatch.plan.rows import Row
+
+Stage = Callable[..., tuple[Tensor, ...]]
+
+_BLOCKS = {
+    "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2D",
+    "UNetMidBlock2DCrossAttn",
+}  # fmt: skip
+
+
+class StagedUNet:
+    """The forward of `unet`, with the steps that have been put in: `texts`, `times`, `shared` and the two stages."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet = unet
+        self.texts: TextMemory | None = None
+        self.times: TimeTable | None = None
+        self.shared = False
+        self.bare()
+
+    def bare(self) -> None:
+        """Take off whatever is about the stages."""
+        self.head: Stage = self._head
+        self.whole: Stage = self._whole
+        self.tail: Stage = self._tail
+
+    def wrap(self, around: Callable[[Stage], Stage]) -> None:
+        """Put `around` about each stage: what is wrapped first is innermost."""
+        self.head, self.whole, self.tail = around(self.head), around(self.whole), around(self.tail)
+
+    def __call__(self, sample: Tensor, timestep: Tensor, text: Tensor, rows: Sequence[Row] | None) -> Tensor:
+        """Noise [n, c, h, w] of sample [n, 2c, h, w] and text [n, tokens, width], both in the network's dtype.
+
+        `rows` are what the caller knows of the rows: equal texts are computed once, and equal (latent, image) pairs
+        share the head. Without them nothing is remembered or shared, and the numbers are the same.
+        """
+        words = [row.text or "" for row in rows] if rows else [None] * len(sample)
+        moment = self.times(timestep, text, words) if self.times else self._embed(sample, timestep, text)
+        memory = self.texts(text, words) if self.texts else text
+        if not self.shared:
+            return self.whole(sample, moment, memory)[0]
+        places = same_pictures(rows) if rows else list(range(len(sample)))
+        return self.tail(*self._shared(sample, moment, places), moment, memory)[0]
+
+    def _shared(self, sample: Tensor, moment: Tensor, places: Sequence[int]) -> list[Tensor]:
+        """The head of every row, computed once for rows of one latent and image, in calls of a third of the rows.
+
+        The calls have a size of their own that hangs on the bucket alone, so that a row's bits do not tell how many
+        of its neighbours were alike: three rows an Edit need two such calls, two rows need the same two.
+        """
+        size = max(1, len(sample) // 3)
+        unique = sorted(set(places))
+        padded = unique + [unique[-1]] * (-len(unique) % size)
+        calls = [padded[start : start + size] for start in range(0, len(padded), size)]
+        outputs = [self.head(sample[call], moment[call]) for call in calls]
+        where = torch.tensor([unique.index(place) for place in places], device=sample.device)
+        return [torch.cat(parts)[where] for parts in zip(*outputs, strict=True)]
+
+    def _embed(self, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """The time embedding of every row as the network itself computes it [n, time width]."""
+        embedding = self.unet.time_embedding(self.unet.get_time_embed(sample, timestep))
+        added = self.unet.get_aug_embed(embedding, text, {})
+        return embedding if added is None else embedding + added
+
+    def _whole(self, sample: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
+        first = self.unet.conv_in(sample)
+        return (self._onward(first, (first,), self.unet.down_blocks, moment, memory),)
+
+    def _head(self, sample: Tensor, moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """conv_in [n, c, h, w], the first residual block's output, and its tokens after self-attention [n, hw, c]."""
+        first = self.unet.conv_in(sample)
+        block = self.unet.down_blocks[0]
+        hidden = block.resnets[0](first, moment)
+        transformer = block.attentions[0]
+        tokens, _ = transformer._operate_on_continuous_inputs(hidden)
+        inner = transformer.transformer_blocks[0]
+        return first, hidden, inner.attn1(inner.norm1(tokens)) + tokens
+
+    def _tail(self, first: Tensor, hidden: Tensor, tokens: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
+        block = self.unet.down_blocks[0]
+        hidden = _resume(block.attentions[0], hidden, tokens, memory)
+        skips = (first, hidden)
+        for resnet, attention in zip(block.resnets[1:], block.attentions[1:], strict=True):
+            hidden = attention(resnet(hidden, moment), encoder_hidden_states=memory, return_dict=False)[0]
+            skips += (hidden,)
+        for downsampler in block.downsamplers or ():
+            hidden = downsampler(hidden)
+            skips += (hidden,)
+        return (self._onward(hidden, skips, self.unet.down_blocks[1:], moment, memory),)
+
+    def _onward(
+        self, hidden: Tensor, skips: tuple[Tensor, ...], down: Sequence[Any], moment: Tensor, memory: Tensor
+    ) -> Tensor:
+        """The remaining down blocks, the middle and the way up, from `hidden` and what was kept for the way up."""
+        unet = self.unet
+        odd = any(side % 2**unet.num_upsamplers for side in skips[0].shape[-2:])
+        for block in down:
+            hidden, more = block(hidden_states=hidden, temb=moment, **_text_for(block, memory))
+            skips += more
+        if unet.mid_block is not None:
+            hidden = unet.mid_block(hidden, moment, **_text_for(unet.mid_block, memory))
+        for number, block in enumerate(unet.up_blocks):
+            kept, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
+            size = skips[-1].shape[2:] if odd and number < len(unet.up_blocks) - 1 else None
+            hidden = block(
+                hidden_states=hidden, temb=moment, res_hidden_states_tuple=kept, upsample_size=size,
+                **_text_for(block, memory),
+            )  # fmt: skip
+        if unet.conv_norm_out is not None:
+            hidden = unet.conv_act(unet.conv_norm_out(hidden))
+        return unet.conv_out(hidden)
+
+
+def same_pictures(rows: Sequence[Row]) -> list[int]:
+    """For each row the place of the first row of the same latent and image."""
+    first: dict[tuple[int, int | None], int] = {}
+    return [first.setdefault((row.latent_of, row.image_of), place) for place, row in enumerate(rows)]
+
+
+def why_not_staged(unet: Any) -> str:
+    """Why this UNet's forward has parts that the stages do not know; "" where they hold all of it."""
+    config = unet.config
+    blocks = {type(block).__name__ for block in (*unet.down_blocks, *unet.up_blocks, unet.mid_block) if block}
+    if unknown := blocks - _BLOCKS:
+        return f"it has a {min(unknown)}"
+    if config.addition_embed_type not in (None, "text"):
+        return f"it adds {config.addition_embed_type} to its time embedding"
+    for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_embedding_act_fn"):
+        if config.get(key) is not None:
+            return f"it has {key}"
+    return "it centres its input" if config.center_input_sample else ""
+
+
+def why_no_head(unet: Any) -> str:
+    """Why rows of one picture and different texts share nothing worth sharing; "" where they do."""
+    if unet.config.addition_embed_type is not None:
+        return "the text enters this network's time embedding, so no layer but the first is alike"
+    attentions = getattr(unet.down_blocks[0], "attentions", None)
+    if not attentions:
+        return "this network's first block has no attention"
+    transformer = attentions[0]
+    inner = transformer.transformer_blocks[0]
+    if not hasattr(transformer, "_operate_on_continuous_inputs") or inner.norm_type != "layer_norm":
+        return "its transformer is of another kind"
+    return "its self-attention sees the text" if inner.only_cross_attention or inner.pos_embed is not None else ""
+
+
+def _resume(transformer: Any, residual: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    """The rest of a transformer whose first block has done its self-attention: [n, hw, c] → [n, c, h, w]."""
+    first, *others = transformer.transformer_blocks
+    tokens = first.attn2(first.norm2(tokens), encoder_hidden_states=memory) + tokens
+    tokens = first.ff(first.norm3(tokens)) + tokens
+    for block in others:
+        tokens = block(tokens, encoder_hidden_states=memory)
+    n, _, height, width = residual.shape
+    return transformer._get_output_for_continuous_inputs(tokens, residual, n, height, width, tokens.shape[-1])
+
+
+def _text_for(block: Any, memory: Tensor) -> dict[str, Tensor]:
+    return {"encoder_hidden_states": memory} if getattr(block, "has_cross_attention", False) else {}

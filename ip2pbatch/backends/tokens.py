@@ -1,0 +1,32 @@
+"""Instructions as the text encoder reads them, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def load_tokenizer(model: Path) -> Any:
+    """The tokenizer of a model folder."""
+    import transformers
+
+    return transformers.CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
+
+
+def tokenize(tokenizer: Any, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [n, tokens], padded and cut as diffusers' pipeline does."""
+    words = tokenizer(
+        list(instructions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    return words.input_ids, words.attention_mask
+
+
+def words_read(tokenizer: Any, instruction: str) -> str:
+    """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
+    ids = tokenizer(instruction, add_special_tokens=False, verbose=False).input_ids
+    room = tokenizer.model_max_length - 2  # its own marks for start and end
+    return instruction if len(ids) <= room else str(tokenizer.decode(ids[:room]))

@@ -1,0 +1,266 @@
+"""From a model's name to a checked folder on disk: `tiny`, a folder, or a hub id `owner/name[@revision]`.
+
+The hub's cache is asked first and the network last; nothing but safetensors, JSON and vocabularies is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ip2pbatch.backends import artefact, layout
+from ip2pbatch.errors import ModelError
+
+TINY = "tiny"
+DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
+
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on disk: `revision` is the hub's commit, "" elsewhere; `digest` covers every file that is loaded."""
+
+    path: Path
+    name: str
+    revision: str
+    digest: str
+    kind: layout.Kind = "edit"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A line of `ip2pbatch models`: a model that is on this machine, and its bytes on disk."""
+
+    name: str
+    path: Path
+    revision: str
+    bytes: int
+
+
+def resolve(model: str, *, download: bool = True, kind: layout.Kind = "edit") -> ModelFolder:
+    """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows.
+
+    ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
+    """
+    if model == TINY:
+        return _folder(Path(__file__).parents[1] / "tiny", TINY, "", kind)
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return _folder(folder.resolve(), model, "", kind)
+    match = _HUB_ID.fullmatch(model)
+    if match is None:
+        raise ModelError(
+            f"there is no model folder {model}", hint="give a folder, a hub id such as owner/name, or --model tiny"
+        )
+    repo, revision = match["repo"], match["revision"]
+    path = _cached(repo, revision)
+    if path is None and not download:
+        raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
+    path = path or _fetch(repo, revision)
+    return _folder(path, model, path.name, kind)
+
+
+def pull(model: str) -> ModelFolder:
+    """Fetch a hub model, or bring it up to date; ModelError where the hub cannot be reached or has no such model."""
+    match = _HUB_ID.fullmatch(model)
+    if match is None:
+        raise ModelError(f"{model} is not a hub id", hint="it looks like owner/name or owner/name@revision")
+    path = _fetch(match["repo"], match["revision"])
+    return _folder(path, model, path.name)
+
+
+def list_models() -> list[KnownModel]:
+    """The models on this machine: the embedded one, and the editing models in the hub's cache."""
+    return [*_known(TINY, Path(__file__).parents[1] / "tiny", ""), *_cached_models()]
+
+
+def digest(path: Path, files: tuple[str, ...]) -> str:
+    """sha256 over the names and sha256s of `files` below `path`."""
+    text = "".join(f"{name}\0{value}\n" for name, value in file_digests(path, files).items())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, str]:
+    """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
+    if files is None:
+        exported = artefact.is_artefact(path)
+        files = tuple(artefact.read(path).files) if exported else layout.check(path).files
+    memory = _DigestMemory.open()
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(lambda name: memory.sha256(path / name), files))
+    memory.save()
+    for name, value in zip(files, hashes, strict=True):
+        # The hub's cache names large files by their sha256, so that a damaged one gives itself away.
+        promised = (path / name).resolve().name
+        if _SHA256.fullmatch(promised) and promised != value:
+            raise ModelError(
+                f"{path / name} is damaged: its sha256 is {value}, the hub's is {promised}",
+                hint=f"delete {(path / name).resolve()} and fetch the model again",
+            )
+    return dict(zip(files, hashes, strict=True))
+
+
+def _folder(path: Path, name: str, revision: str, kind: layout.Kind = "edit") -> ModelFolder:
+    if artefact.is_artefact(path):  # an export says itself whose weights it holds; its files are checked as it loads
+        return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind)
+    checked = layout.check(path, kind)
+    return ModelFolder(path, name, revision, digest(path, checked.files), kind)
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """The snapshot in the hub's cache, or None where there is none or it lacks files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except (OSError, ValueError, HFValidationError):
+        return None
+    # A snapshot that lacks whole files was cut short: it is fetched on. A wrong one is refused with its reason later.
+    return path if (path / "model_index.json").is_file() and not _missing_folders(path) else None
+
+
+def _missing_folders(path: Path) -> list[str]:
+    index = layout.read_json(path / "model_index.json")
+    return [
+        name
+        for name in layout.CLASSES
+        if isinstance(index.get(name), list) and index[name][1] and not (path / name).is_dir()
+    ]
+
+
+def _fetch(repo: str, revision: str | None) -> Path:
+    """Download what is loaded of `repo` into the hub's cache, at the commit that `revision` means now."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    unreachable = HfHubHTTPError.__bases__[0]  # the HTTP library's own base error: its name changed with hub versions
+    name = repo if revision is None else f"{repo}@{revision}"
+    hint = _how_to_get(name)
+    if constants.is_offline_mode():
+        raise ModelError(f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", hint=hint)
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
+        files = wanted_files([sibling.rfilename for sibling in info.siblings or []])
+        if "model_index.json" not in files:
+            raise ModelError(
+                f"{name} is not a model in diffusers' layout", hint="see `ip2pbatch models` for ones that are"
+            )
+        return _download(repo, revision, str(info.sha), files)
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"the hub refused {name}: {_first_line(error)}", hint="check the name and the revision"
+        ) from error
+    except (unreachable, OSError) as error:
+        raise ModelError(
+            f"{name} is not in the cache, and the hub is not reachable ({_first_line(error)})", hint=hint
+        ) from error
+
+
+def _download(repo: str, revision: str | None, commit: str, files: list[str]) -> Path:
+    """Bring `files` of one commit into the hub's cache; the snapshot's folder.
+
+    The index comes last and under the revision's own name: that is what makes the cache know the revision, and it
+    never does so for a snapshot that was cut short.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def get(name: str, at: str) -> Path:
+        return Path(hf_hub_download(repo, name, revision=at, etag_timeout=_TIMEOUT))
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda name: get(name, commit), files))
+    snapshot = get("model_index.json", revision or "main").parent
+    if snapshot.name != commit:
+        raise ModelError(f"{repo} was changed while it was fetched", hint="fetch it again")
+    return snapshot
+
+
+def wanted_files(names: list[str]) -> list[str]:
+    """Of a repository's files those that are loaded: JSON, vocabularies, and of each component's weights the half-size
+    variant where there is one (a GPU runs at fp16 anyhow, and it is half the download)."""
+    wanted = ["model_index.json"] if "model_index.json" in names else []
+    for component in layout.CLASSES:
+        inside = [name for name in names if name.startswith(f"{component}/") and name.count("/") == 1]
+        wanted += [name for name in inside if name.endswith((".json", ".txt")) and ".safetensors.index" not in name]
+        weights = [name for name in inside if ".safetensors" in name]
+        half = [name for name in weights if ".fp16." in name]
+        base = layout.WEIGHTS.get(component, "")
+        full = [
+            name
+            for name in weights
+            if re.fullmatch(rf"{component}/{base}(-\d+-of-\d+)?\.safetensors(\.index\.json)?", name)
+        ]
+        wanted += half or full
+    return wanted
+
+
+def _how_to_get(name: str) -> str:
+    return f"fetch it with `ip2pbatch models pull {name}` where there is a network, or use --model tiny"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _cached_models() -> Iterator[KnownModel]:
+    from huggingface_hub import constants
+
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*/snapshots/*")):
+        repo = folder.parents[1].name.removeprefix("models--").replace("--", "/", 1)
+        yield from _known(repo, folder, folder.name)
+
+
+def _known(name: str, path: Path, revision: str) -> list[KnownModel]:
+    try:
+        files = layout.check(path).files
+    except ModelError:
+        return []
+    return [KnownModel(name, path, revision, sum((path / file).stat().st_size for file in files))]
+
+
+@dataclass(slots=True)
+class _DigestMemory:
+    """sha256 by path, size and mtime, so that gigabytes are hashed once; a cache that can be deleted at any time."""
+
+    file: Path
+    known: dict[str, str]
+    grown: bool = False
+
+    @classmethod
+    def open(cls) -> _DigestMemory:
+        from platformdirs import user_cache_path
+
+        file = user_cache_path("ip2pbatch") / "model-digests.json"
+        return cls(file, {k: v for k, v in layout.read_json_or_empty(file).items() if isinstance(v, str)})
+
+    def sha256(self, path: Path) -> str:
+        real = path.resolve()
+        facts = real.stat()
+        key = f"{real}|{facts.st_size}|{facts.st_mtime_ns}"
+        if key not in self.known:
+            with real.open("rb") as stream:
+                self.known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+            self.grown = True
+        return self.known[key]
+
+    def save(self) -> None:
+        if not self.grown:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, delete=False, encoding="utf-8") as stream:
+                json.dump(self.known, stream)
+            Path(stream.name).replace(self.file)
+        except OSError:
+            return  # a cache that cannot be written costs time, never the run
