@@ -1,0 +1,1 @@
+"""The diffusion: the denoise loop, its samplers and its benchmark."""

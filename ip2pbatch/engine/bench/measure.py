@@ -1,0 +1,260 @@
+"""Carries out a suite: compare pictures, then time passes in mirrored order, then what is measured apart."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ip2pbatch.backends import layout, pytorch
+from ip2pbatch.backends.weights import TINY, ModelFolder, resolve
+from ip2pbatch.engine.bench import cold, gate, networks, rates
+from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pass, Pixels
+from ip2pbatch.engine.bench.results import Checked, Results
+from ip2pbatch.engine.bench.suites import Suite
+from ip2pbatch.engine.bench.timing import mirrored
+from ip2pbatch.engine.bench.work import SCENARIOS, Work, make_work, photos_in
+
+REFERENCE = Entry("ours", "fp32", (PLAIN,))
+_COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
+
+Say = Callable[[str], None]
+
+
+class OutOfTime(Exception):  # noqa: N818 (a condition that `measure` answers)
+    """The next piece of work would not end in the time that is left."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """The time a call may take. A piece of work is begun only if the longest so far would still fit."""
+
+    seconds: float | None
+    begun: float = field(default_factory=time.monotonic)
+    longest: float = 0.0
+
+    @contextmanager
+    def piece(self) -> Iterator[None]:
+        now = time.monotonic()
+        if self.seconds is not None and self.longest and now - self.begun + self.longest > self.seconds:
+            raise OutOfTime
+        yield
+        self.longest = max(self.longest, time.monotonic() - now)
+
+
+def find_model(name: str, cache: Path) -> ModelFolder:
+    """The embedded model, an architecture with random weights (made below `cache`), or any model folder or hub id."""
+    folder = networks.build(name, cache) if name in networks.ARCHITECTURES else name
+    return replace(resolve(str(folder)), name=name)
+
+
+def measure(
+    suite: Suite, results: Results, file: Path, cache: Path, photos: Path | None, clock: Clock, say: Say
+) -> bool:
+    """Do what is not done yet of `suite`, saving `results` to `file` piece by piece; False where time ran out."""
+    bench = Bench(suite, results, file, cache, photos, clock, say)
+    try:
+        if suite.rows:
+            bench.rate()
+        elif suite.contenders:
+            bench.check()
+            bench.race()
+        if suite.fresh:
+            bench.fresh()
+        if suite.start:
+            bench.start()
+    except OutOfTime:
+        return False
+    results.finished = True
+    results.save(file)
+    return True
+
+
+class Bench:
+    """The state of one `measure`: opened contenders, and where figures go."""
+
+    def __init__(
+        self, suite: Suite, results: Results, file: Path, cache: Path, photos: Path | None, clock: Clock, say: Say
+    ) -> None:
+        self._suite, self._results, self._file, self._clock, self._say = suite, results, file, clock, say
+        self._cache, self._photos = cache, photos
+        self._model = find_model(suite.model, cache)
+        self._open: dict[str, Contender] = {}
+        self._warm: set[str] = set()
+        self._references: dict[int, list[Pixels]] = {}
+        results.facts["model_digest"] = self._model.digest
+        self._contenders = (*self._rungs(), *suite.contenders[1:]) if suite.ladder else suite.contenders
+
+    def work(self, steps: int) -> Work:
+        """The suite's edits at `steps`, or at its own number of steps where that is 0."""
+        suite = self._suite
+        photos = photos_in(self._photos, suite.count, self._cache, suite.megapixels)
+        return make_work(
+            SCENARIOS[suite.scenario], self._model.path, photos, steps=steps or suite.steps, long_side=suite.long_side
+        )
+
+    def check(self) -> None:
+        """Every contender's first pictures against those of our float32 path; what differs is not timed."""
+        first = self.work(0).edits[0]
+        self._results.facts |= {"size": list(first.size), "flops_per_row": self._row_flops(first.size)}
+        for name in self._contenders:
+            if name in self._results.checked:
+                continue
+            with self._clock.piece():
+                entry = Entry.parse(name)
+                expected = self._reference(entry.steps)
+                begun = time.perf_counter()
+                contender = self._contender(name)
+                load = time.perf_counter() - begun
+                seconds, pictures = self._first_pictures(name, contender, entry)
+                likeness = gate.compare(expected, pictures[: len(expected)])
+                self._product(entry.precision)
+                floor = gate.FLOORS[entry.precision]
+                checked = Checked(load, seconds, likeness, floor, likeness.psnr >= floor)
+                self._results.checked[name] = checked
+                self._results.save(self._file)
+            verdict = "as ours in float32" if checked.passed else "NOT the same pictures: not timed"
+            self._say(f"{name}: {likeness.psnr:.1f} dB, at most {likeness.largest} levels off: {verdict}")
+        self._references.clear()
+
+    def race(self) -> None:
+        """Passes over the whole folder, forwards and backwards through the contenders that passed the gate."""
+        names = [name for name in self._contenders if self._results.checked[name].passed]
+        if self._suite.apart:
+            self._close()
+        for turn in mirrored(names, self._suite.rounds):
+            done = self._results.passes.setdefault(turn.contender, [])
+            if len(done) > turn.pair:
+                continue
+            with self._clock.piece():
+                done.append(self._pass(turn.contender))
+                self._results.save(self._file)
+            self._say(f"{turn.contender}: {done[-1].seconds:.2f} s for {done[-1].pictures} pictures")
+
+    def rate(self) -> None:
+        """The UNet alone at every row count, and the matrix product beside it."""
+        size = self.work(0).edits[0].size
+        flops = self._row_flops(size)
+        self._results.facts |= {"size": list(size), "flops_per_row": flops}
+        for name in self._contenders:
+            if name in self._results.rates:
+                continue
+            with self._clock.piece():
+                entry = Entry.parse(name)
+                backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted)
+                found = rates.unet_rates(backend, size, self._suite.rows, flops, self._product(entry.precision))
+                self._results.rates[name] = found
+                self._results.save(self._file)
+            best = max(found, key=lambda one: one.tflops)
+            self._say(f"{name}: up to {best.tflops:.3g} TFLOP/s at {best.rows} rows, {best.share:.0%} of a product's")
+
+    def fresh(self) -> None:
+        """Each contender once more in a process of its own, for its memory and its first picture."""
+        self._close()
+        for name in self._contenders:
+            if name in self._results.fresh or not self._results.checked[name].passed:
+                continue
+            with self._clock.piece():
+                task = replace(self._task(name), count=min(self._suite.count, 8))
+                self._results.fresh[name] = asdict(cold.fresh(task))
+                self._results.save(self._file)
+            self._say(f"{name}: first pictures {self._results.fresh[name]['first']:.1f} s after its process began")
+
+    def start(self) -> None:
+        """The command line in new processes: its answers, and its first picture."""
+        with self._clock.piece():
+            (photo,) = photos_in(self._photos, 1, self._cache, self._suite.megapixels)
+            model = TINY if self._suite.model == TINY else str(self._model.path)
+            steps = ["--steps", str(self._suite.steps), "--device", self._suite.device]
+            for how, flags in (("", ["--precision", "fp32"]), (", precision measured first", [])):
+                first = cold.first_picture(model, photo.path, [*flags, *steps])
+                self._results.start |= {
+                    f"from process start{how}": first.from_start, f"after imports{how}": first.after_imports,
+                    f"of the processor{how}": first.cpu,
+                }  # fmt: skip
+            self._results.start |= cold.start_up()
+            self._results.save(self._file)
+        for what, seconds in self._results.start.items():
+            self._say(f"{what}: {seconds:.2f} s")
+
+    def _rungs(self) -> list[str]:
+        """The first contender with none of its steps, then with one more each time; why others are not in."""
+        first = self._suite.contenders[0]
+        entry = Entry.parse(first)
+        site = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted).site
+        self._results.facts["refused"] = site.refused
+        plain = f"{first.partition('@')[0]}+{PLAIN}"
+        rungs = ["+".join([plain, *site.applied[:count]]) for count in range(len(site.applied) + 1)]
+        return [f"{rung}@{entry.steps}" if entry.steps else rung for rung in rungs]
+
+    def _row_flops(self, size: tuple[int, int]) -> int:
+        checked = layout.check(self._model.path)
+        blocks = checked.config("vae")
+        scale = 2 ** (len(blocks.get("block_out_channels") or blocks["encoder_block_out_channels"]) - 1)
+        return rates.flops_per_row(checked.config("unet"), size, scale)
+
+    def _product(self, precision: str) -> float:
+        """The matrix product's TFLOP/s in `precision`, measured once."""
+        known = self._results.products
+        if precision not in known:
+            known[precision] = rates.matmul_rate(torch.device(self._suite.device), precision)
+        return known[precision]
+
+    def _contender(self, name: str) -> Contender:
+        if name not in self._open:
+            entry = Entry.parse(name)
+            self._open[name] = KINDS[entry.kind](self._model, self._suite.device, entry)
+        return self._open[name]
+
+    def _pass(self, name: str) -> Pass:
+        if self._suite.apart:
+            return cold.timed(self._task(name))
+        entry, contender = Entry.parse(name), self._contender(name)
+        if name not in self._warm:
+            self._first_pictures(name, contender, entry)
+        with _scratch() as out:
+            return contender.run(self.work(entry.steps), out)
+
+    def _task(self, name: str) -> cold.Task:
+        suite = self._suite
+        return cold.Task(
+            name, TINY if suite.model == TINY else str(self._model.path), suite.device, suite.scenario,
+            str(self._photos or ""), str(self._cache), suite.count, suite.megapixels,
+            Entry.parse(name).steps or suite.steps, suite.long_side, suite.gpu_gigabytes,
+        )  # fmt: skip
+
+    def _first_pictures(self, name: str, contender: Contender, entry: Entry) -> tuple[float, list[Pixels]]:
+        work = self.work(entry.steps).head(max(_COMPARED, contender.batch))
+        with _scratch() as out:
+            seconds = contender.run(work, out).seconds
+            self._warm.add(name)
+            return seconds, [contender.picture(out, edit.key) for edit in work.edits]
+
+    def _reference(self, steps: int) -> list[Pixels]:
+        """The pictures of our float32 path without any optimisation, and without TF32 on a GPU."""
+        if steps not in self._references:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _scratch() as out:
+                contender = KINDS["ours"](self._model, self._suite.device, REFERENCE)
+                work = self.work(steps).head(_COMPARED)
+                contender.run(work, out)
+                self._references[steps] = [contender.picture(out, edit.key) for edit in work.edits]
+        return self._references[steps]
+
+    def _close(self) -> None:
+        self._open.clear()
+        self._warm.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ip2pbatch-bench-") as folder:
+        yield Path(folder)

@@ -1,0 +1,98 @@
+"""How much arithmetic a row is, how fast this device multiplies matrices, and what share of that the UNet reaches."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ip2pbatch.backends.base import Backend
+from ip2pbatch.backends.pytorch import DTYPES
+
+_SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices whose product is timed
+_REPEATS = {"cuda": 20, "cpu": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The UNet in calls of `rows` rows: seconds a call (median), TFLOP/s, and its share of the matrix product's."""
+
+    rows: int
+    seconds: float
+    tflops: float
+    share: float
+
+
+def flops_per_row(unet: Mapping[str, Any], size: tuple[int, int], vae_scale: int) -> int:
+    """Floating-point operations of one row at (width, height) `size` of the UNet with this configuration.
+
+    A multiplication with its addition is two; attention's two products count, which many published figures leave out.
+    Counted on diffusers' own module without weights, so an optimised network is credited with the same useful work.
+    """
+    from diffusers import UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad():
+        network = UNet2DConditionModel.from_config(dict(unet))
+        sample = torch.empty(1, network.config.in_channels, size[1] // vae_scale, size[0] // vae_scale)
+        # 77 is CLIP's length; what the text adds is below half a per cent at any length
+        text = torch.empty(1, 77, network.config.cross_attention_dim)
+        with FlopCounterMode(display=False) as counter:
+            network(sample, torch.tensor(1.0), encoder_hidden_states=text)
+    return int(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """TFLOP/s of a large matrix product of random numbers: what the device gives to anyone in this precision."""
+    side = _SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
+    seconds = median_seconds(lambda: a @ b, device, _REPEATS[device.type])
+    return 2 * side**3 / seconds / 1e12
+
+
+@torch.inference_mode()
+def unet_rates(
+    backend: Backend, size: tuple[int, int], rows: Sequence[int], row_flops: int, product: float
+) -> list[Rate]:
+    """The UNet's Rate at each row count, on random latents; `product` is the matrix product's TFLOP/s."""
+    device = backend.device
+    shape = (backend.latent_channels, size[1] // backend.vae_scale, size[0] // backend.vae_scale)
+    text = backend.encode_text(["make it snow"])
+    found = []
+    for count in rows:
+        latents, image = (torch.randn(count, *shape, device=device) for _ in range(2))
+        words, time_ = text.expand(count, -1, -1), torch.tensor(500.0, device=device)
+
+        def call(inputs: tuple[Any, ...] = (latents, time_, words, image)) -> Any:
+            return backend.predict_noise(*inputs)
+
+        seconds = median_seconds(call, device, _REPEATS[device.type])
+        tflops = count * row_flops / seconds / 1e12
+        found.append(Rate(count, seconds, tflops, tflops / product))
+    return found
+
+
+def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """The median over `repeats` calls after three to warm up, by CUDA events on a GPU."""
+    for _ in range(3):
+        call()
+    return statistics.median(_gpu_seconds(call) if device.type == "cuda" else _seconds(call) for _ in range(repeats))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _gpu_seconds(call: Callable[[], Any]) -> float:
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    call()
+    ended.record()
+    ended.synchronize()
+    return begun.elapsed_time(ended) / 1000

@@ -1,0 +1,137 @@
+"""What can be measured by name: each suite is data, with the floors that its figures are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ip2pbatch.errors import UsageError
+
+By = Literal["folder", "model", "busy", "tflops", "seconds", "gigabytes"]
+_AT_MOST = ("seconds", "gigabytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What `subject` is held to. By `folder` or `model`: times faster than the suite's first contender, from files to
+    files or inside the model's calls. By `busy`: the model's share of the wall time. By `tflops`: at `subject` rows a
+    call and above, the best contender. By `seconds`, and by `gigabytes` of GPU memory: at most, not at least."""
+
+    subject: str
+    by: By
+    value: float
+
+    def met(self, found: float) -> bool:
+        """Whether a figure keeps to it."""
+        return found <= self.value if self.by in _AT_MOST else found >= self.value
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.by in _AT_MOST else '≥'} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One measurement. The first contender is what the others are compared with.
+
+    `count` photos of `megapixels` are edited; `rows` are row counts for the UNet's rate. `apart` has every pass in a
+    process of its own, so that what a contender sets for its process helps no other. `fresh` starts every contender
+    once more, in a process that may take `gpu_gigabytes` of a GPU; `start` times the command line. A `ladder` has,
+    instead of the first contender, itself without its optimisation steps, then with one more each time.
+    """
+
+    says: str
+    model: str = "tiny"
+    device: str = "cpu"
+    scenario: str = "three-rows"
+    contenders: tuple[str, ...] = ()
+    count: int = 24
+    megapixels: float = 0.75
+    steps: int = 20
+    long_side: int | None = None
+    rounds: int = 1
+    rows: tuple[int, ...] = ()
+    ladder: bool = False
+    fresh: bool = False
+    apart: bool = False
+    gpu_gigabytes: float | None = None
+    start: bool = False
+    floors: tuple[Floor, ...] = ()
+
+
+def _gpu(says: str, contenders: tuple[str, ...] = (), **other: object) -> Suite:
+    return Suite(says, "sd15", "cuda", contenders=contenders, **{"rounds": 2, **other})  # type: ignore[arg-type]
+
+
+_OURS = "ours:fp16+auto-batch"
+_COMPILED = f"{_OURS}+compiled"
+
+SUITES: Mapping[str, Suite] = {
+    "cpu-folder": Suite(
+        "a folder of photos, one edit a photo, three rows a step",
+        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), fresh=True, apart=True,
+        floors=(Floor("ours:fp32", "folder", 1.15), Floor("ours:bf16", "folder", 2.0)),
+    ),
+    "cpu-sheet-row": Suite(
+        "a row of a sheet at s_I = 1: four text scales on each photo",
+        scenario="sheet-row", count=6, contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), apart=True,
+        floors=(Floor("ours:fp32", "folder", 1.7),),
+    ),
+    "cpu-onnx": Suite(
+        "onnxruntime against torch, one edit a photo, three rows a step", contenders=("ours:fp32", "onnx:fp32"),
+        apart=True,
+        floors=(Floor("onnx:fp32", "folder", 1.0),),
+    ),
+    "cpu-start": Suite(
+        "the first picture and the command line's answers", start=True,
+        floors=(Floor("from process start", "seconds", 12.0), Floor("after imports", "seconds", 6.0)),
+    ),
+    "cpu-rate": Suite("the UNet alone by rows a call", contenders=("ours:fp32", "ours:bf16"), rows=(3, 6, 12)),
+    "cpu-ladder": Suite(
+        "one optimisation more at a time", contenders=("ours:fp32", "ours:bf16"), count=8, ladder=True,
+    ),
+    "gpu-folder": _gpu(
+        "a folder of photos, files to files",
+        ("diffusers:fp16", _OURS, _COMPILED), fresh=True,
+        floors=(Floor(_COMPILED, "folder", 4.0),),
+    ),
+    "gpu-compiled": _gpu(
+        "against diffusers batched, compiled, channels_last, fused QKV, cuDNN attention: time in the model",
+        ("diffusers-compiled:fp16", _OURS, _COMPILED),
+        floors=(Floor(_COMPILED, "model", 1.35),),
+    ),
+    "gpu-edit-cli": _gpu(
+        "against the original's scheme in one process: its 100 steps with ours, and both with 20",
+        ("edit-cli:fp16@100", f"{_OURS}@100", "edit-cli:fp16@20", f"{_OURS}@20"), count=8, rounds=1,
+        floors=(Floor(f"{_OURS}@100", "folder", 7.0),),
+    ),
+    "gpu-rate": _gpu(
+        "the UNet alone by rows a call", ("ours:fp16", "ours:fp16+compiled"), rows=(3, 6, 12, 24, 48, 96),
+        floors=(Floor("24", "tflops", 450.0),),
+    ),
+    "gpu-onnx": _gpu("onnxruntime's CUDA provider against torch", (_OURS, "onnx:fp16")),
+    "gpu-grid": _gpu(
+        "four instructions over a 4 × 4 grid with s_I = 1 and s_I = s_T points",
+        ("diffusers:fp16", _OURS, _COMPILED), scenario="grid", count=1, rounds=1,
+        floors=(Floor(_COMPILED, "folder", 4.6),),
+    ),
+    "gpu-ladder": _gpu(
+        "one optimisation more at a time", ("ours:fp16", _OURS, _COMPILED),
+        ladder=True, rounds=1,
+    ),
+    "gpu-busy": _gpu(
+        "a folder of 24-megapixel JPEGs: the model's share of the wall time once warm", (_OURS,),
+        megapixels=24.0, floors=(Floor(_OURS, "busy", 0.95),),
+    ),
+    "gpu-memory": _gpu(
+        "one photo at 512 × 512 in a process that may take 4 GB of GPU memory", ("ours:fp16",), count=1, rounds=1,
+        fresh=True, gpu_gigabytes=4.0, floors=(Floor("ours:fp16", "gigabytes", 4.0),),
+    ),
+}  # fmt: skip
+
+
+def find(name: str) -> Suite:
+    """The suite `name`; UsageError where there is none."""
+    if name not in SUITES:
+        raise UsageError(f"there is no suite {name}", hint=f"suites are {', '.join(SUITES)}")
+    return SUITES[name]

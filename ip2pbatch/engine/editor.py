@@ -1,0 +1,196 @@
+"""The denoise loop: Edits and their sources in, pictures out, each independent of the others in its batch.
+
+Noise belongs to the Edit, guidance is combined per Edit in float32, and every network call has a row count that
+hangs on the picture's size alone, so that a picture has the same bits whatever was edited beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ip2pbatch.backends.base import Backend
+from ip2pbatch.backends.recent import Recent
+from ip2pbatch.engine.samplers import make_sampler
+from ip2pbatch.errors import UsageError
+from ip2pbatch.plan.edits import Edit, Guidance
+from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
+from ip2pbatch.run.execute import Result, Source
+
+Determinism = Literal["fast", "stable", "bitwise"]
+
+# A picture this even is no picture, unless the photo was as even (standard deviations of pixels in 0…1) or left as
+# much of itself: a sky at a twentieth of its light is no black.
+_FLAT, _HAS_CONTENT, _LEFT = 1 / 255, 5 / 255, 0.03
+
+_UNGUIDED = Guidance(1.0, 1.0)  # ê = e(I, T)
+
+_TEXTS, _IMAGES = 512, 256  # what the caches hold at most: 120 MB of text embeddings for Stable Diffusion
+
+
+class Editor:
+    """The EditEngine over any Backend. `stable` pads every network call to the size's row bucket; `fast` does not.
+
+    `interval` is approximate: outside that part of the steps (0 to 1) an Edit is not guided and needs one row instead
+    of up to three (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        determinism: Determinism = "stable",
+        safety: bool = True,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        self._backend = backend
+        self._interval = interval or (0.0, 1.0)
+        self._determinism = determinism
+        self._safety = safety
+        self._texts: Recent[Tensor] = Recent(_TEXTS)
+        self._images: Recent[Tensor] = Recent(_IMAGES)
+        self.limits = backend.limits
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the backend's speed-ups that are in, where it has such."""
+        return tuple(getattr(getattr(self._backend, "site", None), "applied", ()))
+
+    @torch.inference_mode()
+    def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
+        """One Result an Edit, in order; all edits share size, steps and sampler. Raises OutOfMemory."""
+        self._check(edits)
+        images = torch.cat([self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)])
+        latents = self._denoise(edits, images)
+        return [self._finish(*one) for one in zip(edits, latents[:, None], sources, strict=True)]
+
+    def shrink(self) -> bool:
+        """Halve the row bucket after OutOfMemory; False where it is one row or `bitwise` forbids another shape."""
+        rows = self.limits.default_rows
+        if self._determinism == "bitwise" or rows <= 1:
+            return False
+        self.limits = dataclasses.replace(self.limits, default_rows=rows // 2, rows={})
+        return True
+
+    def close(self) -> None:
+        """Free what the run has cached."""
+        self._texts.clear()
+        self._images.clear()
+
+    def _check(self, edits: Sequence[Edit]) -> None:
+        if len({(edit.size, edit.steps, edit.sampler) for edit in edits}) != 1:
+            raise UsageError("the edits of one batch share size, steps and sampler")
+        if any(side % self.limits.multiple for side in edits[0].size):
+            raise UsageError(
+                f"the model cannot work at {edits[0].size[0]} × {edits[0].size[1]} pixels",
+                hint=f"width and height must be multiples of {self.limits.multiple}",
+            )
+
+    def _image_latent(self, edit: Edit, source: Source) -> Tensor:
+        """The conditioning latent [1, c, h, w], unscaled: the photo's posterior mode, or what the last link left."""
+        if source.latent is not None:
+            latent = torch.tensor(source.latent, device=self._backend.device)
+            return latent[None] / self._backend.scaling_factor
+        pixels = source.pixels
+        if pixels is None:
+            raise UsageError(f"the edit {edit.key} has neither pixels nor a latent to start from")
+
+        def encode() -> Tensor:
+            picture = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+            # (x / 255) · 2 − 1, in the order of diffusers' VaeImageProcessor, so that the bits are the same
+            return self._backend.encode_image(picture / 255 * 2 - 1)
+
+        return self._images.get((edit.source, edit.carry, edit.size), encode)
+
+    def _text(self, instruction: str) -> Tensor:
+        """The embedding [1, tokens, width], encoded alone so that it hangs on no other instruction."""
+        return self._texts.get(instruction, lambda: self._backend.encode_text([instruction]))
+
+    def _denoise(self, edits: Sequence[Edit], images: Tensor) -> Tensor:
+        """Noise → latents [n, c, h, w] in float32, scaled as the UNet knows them."""
+        first, device = edits[0], self._backend.device
+        sampler = make_sampler(
+            first.sampler, self._backend.scheduler_config, first.steps, [edit.seed for edit in edits], device
+        )
+        latents = sampler.draw(tuple(images.shape[1:]))
+        for step, timestep in enumerate(sampler.timesteps):
+            start, end = self._interval
+            guided = start <= step / first.steps < end
+            plan = plan_rows(edits if guided else [dataclasses.replace(e, guidance=_UNGUIDED) for e in edits], step)
+            rows = self._predict(plan, sampler.scale(latents, timestep), timestep, images)
+            latents = sampler.step(combine(plan, rows), timestep, latents)
+        return latents
+
+    def _predict(self, plan: RowPlan, latents: Tensor, timestep: Tensor, images: Tensor) -> list[Tensor]:
+        """The network's answer [c, h, w] to each row of the plan, in calls of the bucket's size."""
+        bucket = self.limits.row_bucket(
+            (images.shape[-1] * self._backend.vae_scale, images.shape[-2] * self._backend.vae_scale)
+        )
+        zeros = torch.zeros_like(images[0])
+        answers: list[Tensor] = []
+        for rows in fill(plan.rows, bucket if self._determinism != "fast" else min(bucket, len(plan.rows))):
+            answers += self._backend.predict_noise(
+                torch.stack([latents[row.latent_of] for row in rows]),
+                timestep,
+                torch.cat([self._text(row.text or "") for row in rows]),
+                torch.stack([zeros if row.image_of is None else images[row.image_of] for row in rows]),
+                rows,
+            )
+        return answers
+
+    def _finish(self, edit: Edit, latent: Tensor, source: Source) -> Result:
+        """Decode one latent [1, c, h, w]; a broken picture is tried again in float32, then called by its name."""
+        if not latent.isfinite().all():
+            return Result(None, None, "nan", "the UNet's latent is not finite")
+        flaw = ""
+        for upcast in (False, True):
+            pixels = self._backend.decode(latent / self._backend.scaling_factor, upcast=upcast)
+            flaw = find_flaw(pixels, source)
+            if not flaw:
+                break
+        if flaw:
+            return Result(None, None, "nan", flaw)
+        image = to_uint8(pixels)
+        if self._safety and self._backend.flag([image])[0]:
+            return Result(None, None, "flagged", "the model's safety checker flagged the picture")
+        notes = ["decoded in float32"] if upcast else []
+        read = self._backend.words_read(edit.instruction)
+        if read != edit.instruction:
+            notes.append(f"the model read only: {read}")
+        return Result(image, latent[0].cpu().numpy(), "done", "; ".join(notes))
+
+
+def combine(plan: RowPlan, rows: Sequence[Tensor]) -> Tensor:
+    """ê of every Edit [n, c, h, w]: the plan's weighted sums, in float32 and in the plan's order of terms."""
+    return torch.stack([_sum([rows[row].float() * weight for row, weight in terms]) for terms in plan.weights])
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def find_flaw(pixels: Tensor, source: Source) -> str:
+    """Why a decoded picture [1, 3, H, W] is no picture: not finite, or flat where its photo was not; "" if it is one.
+
+    A carried latent comes from a picture that has passed this test, so it counts as having content.
+    """
+    if not pixels.isfinite().all():
+        return "the autoencoder's picture is not finite"
+    before = 1.0 if source.pixels is None else float(source.pixels.std()) / 255
+    if before > _HAS_CONTENT and float((pixels / 2).clamp(-0.5, 0.5).std()) < min(_FLAT, _LEFT * before):
+        return "the picture is one flat colour"
+    return ""
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """Pixels [1, 3, H, W] in [-1, 1] → uint8 [H, W, 3], rounded to the nearest as diffusers does."""
+    scaled = (pixels[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().float() * 255
+    return scaled.round().to(torch.uint8).numpy()

@@ -1,0 +1,73 @@
+"""The samplers a recipe can name: diffusers' schedulers on the model's own noise schedule, and the noise they eat.
+
+A seed means what it means in diffusers: one CPU generator an Edit draws the initial noise, then the ancestral noise.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ip2pbatch.errors import UsageError
+
+# Name in a recipe → diffusers' class and what it is told beyond the model's configuration.
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+
+
+class Sampler:
+    """One batch's walk from noise to latents: a diffusers scheduler with the generators of its Edits.
+
+    Multistep schedulers remember their batch, so a Sampler serves one batch and is thrown away.
+    """
+
+    def __init__(self, scheduler: Any, seeds: Sequence[int], device: torch.device) -> None:
+        self._scheduler = scheduler
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._takes_generator = "generator" in scheduler.step.__code__.co_varnames
+        self._device = device
+        self.timesteps: Tensor = scheduler.timesteps
+
+    def draw(self, shape: tuple[int, int, int]) -> Tensor:
+        """The initial latents [n, *shape] in float32: each Edit's own noise times the schedule's first sigma."""
+        noise = [torch.randn((1, *shape), generator=generator) for generator in self._generators]
+        return torch.cat(noise).to(self._device) * self._scheduler.init_noise_sigma
+
+    def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The latents as the network wants to see them at `timestep`."""
+        return self._scheduler.scale_model_input(latents, timestep)
+
+    def step(self, noise: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
+        """The latents one step on, each Edit's ancestral noise drawn from its own generator."""
+        extra = {"generator": self._generators} if self._takes_generator else {}
+        return self._scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
+
+
+def make_sampler(
+    name: str, config: Mapping[str, Any], steps: int, seeds: Sequence[int], device: torch.device
+) -> Sampler:
+    """The sampler `name` with `steps` steps on a model's scheduler configuration; UsageError where it cannot be."""
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise UsageError(f"there is no sampler {name}", hint=f"samplers are {', '.join(SAMPLERS)}")
+    kind, extra = SAMPLERS[name]
+    schedule = getattr(diffusers, kind)
+    # A configuration saved by one class holds keys that another does not know and would log about.
+    known = set(inspect.signature(schedule.__init__).parameters) & set(config)
+    scheduler = schedule.from_config({key: config[key] for key in known}, **extra)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise UsageError(f"{name} cannot take {steps} steps: {error}", hint="use fewer steps") from error
+    return Sampler(scheduler, seeds, device)

@@ -1,0 +1,117 @@
+"""What a job of this size is worth: the row count that a device works best at, and whether compiling pays.
+
+Measured on the loaded model for seconds, and remembered, so that a run's pictures do not hang on a measurement's
+noise: a size keeps the row bucket that it was once given on this machine, with this model and these versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ip2pbatch.backends import steps
+from ip2pbatch.backends.layout import read_json_or_empty
+from ip2pbatch.backends.pytorch import TorchBackend
+from ip2pbatch.backends.steps import compiled
+from ip2pbatch.engine.editor import Editor
+from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.rows import count_rows
+from ip2pbatch.run.execute import OutOfMemory
+
+_NEAR = 1.03  # a smaller bucket is taken where it is within this of the best: less padding, an earlier first picture
+_CALLS = 3
+_LARGE = 2000  # network rows below which no compiling was ever worth measuring for
+_MOST = {"cpu": 12, "cuda": 192}
+
+
+def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], name: str) -> list[str]:
+    """Give `editor` the row bucket that suits each size of `edits`; says what it chose. `name` is the model's digest.
+
+    A size that does not fit into memory at a row count is not tried at a larger one.
+    """
+    known = _memory("batches")
+    notes, rows = [], dict(editor.limits.rows)
+    for size in sorted({edit.size for edit in edits}):
+        key = f"{name} {_where(backend)} {backend.precision} {size[0]}x{size[1]}"
+        found = read_json_or_empty(known).get(key)
+        if not isinstance(found, int):
+            found = best_rows(lambda count, size=size: seconds_of_call(backend, size, count), _MOST[backend.provider])
+            _remember(known, key, found)
+        rows[size] = found
+        notes.append(f"{found} network rows a call at {size[0]} × {size[1]}")
+    edits_a_call = max(4, max(rows.values(), default=0) // 2)
+    editor.limits = dataclasses.replace(editor.limits, rows=rows, batch=edits_a_call)
+    return notes
+
+
+def best_rows(seconds: Callable[[int], float], most: int) -> int:
+    """The smallest of 3, 6, 12 … `most` rows whose time a row is near the best. `seconds` raises OutOfMemory."""
+    costs: dict[int, float] = {}
+    rows = 3
+    while rows <= most:
+        try:
+            costs[rows] = seconds(rows) / rows
+        except OutOfMemory:
+            break
+        rows *= 2
+    best = min(costs.values(), default=0.0)
+    return next((count for count, cost in costs.items() if cost <= _NEAR * best), 1)
+
+
+def seconds_of_call(backend: TorchBackend, size: tuple[int, int], rows: int) -> float:
+    """Seconds of one network call of `rows` rows at `size` (width, height): the median of a few, after one to warm."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (rows, backend.latent_channels, size[1] // backend.vae_scale, size[0] // backend.vae_scale)
+    latents, image = (torch.randn(shape, generator=draw).to(backend.device) for _ in range(2))
+    text = backend.encode_text([""]).repeat(rows, 1, 1)
+
+    def call() -> float:
+        begun = time.perf_counter()
+        backend.predict_noise(latents, torch.tensor(500.0), text, image)
+        if backend.device.type == "cuda":
+            torch.cuda.synchronize(backend.device)
+        return time.perf_counter() - begun
+
+    call()
+    return statistics.median(call() for _ in range(_CALLS))
+
+
+def compile_if_it_pays(editor: Editor, backend: TorchBackend, edits: Sequence[Edit]) -> list[str]:
+    """Compile where the job is over sooner for it, from its rows and what a call takes here; says so where it does."""
+    rows = count_rows(edits)
+    if rows < _LARGE or compiled.why_no_compiler(backend.device):
+        return []
+    size = edits[0].size
+    bucket = editor.limits.row_bucket(size)
+    price = steps.artefacts_of(backend.site).price(backend.device)
+    if not compiled.pays(rows, seconds_of_call(backend, size, bucket) / bucket, price):
+        return []
+    reason = steps.compile_late(backend.site)
+    return [] if reason else [f"compiling the network, for {rows:,} rows (--compile off leaves it)"]
+
+
+def _where(backend: TorchBackend) -> str:
+    device = backend.device
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads torch {torch.__version__}"
+
+
+def _memory(name: str) -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("ip2pbatch") / f"{name}.json"
+
+
+def _remember(file: Path, key: str, value: int) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(read_json_or_empty(file) | {key: value}), encoding="utf-8")
+    except OSError:
+        return  # a cache that cannot be written costs the measurement again
