@@ -1,0 +1,114 @@
+"""Checkpoints of a training: whole or not there, the older one kept until the newer is on the disk.
+
+checkpoints/step-2000/   what accelerate saves (weights, optimizer, schedule, EMA, every process's RNG), losses.pt
+checkpoints/partial/     one that is being written; a kill leaves it behind, the next one sweeps it away
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from ip2pbatch.errors import ModelError, ResourceError
+
+# Bytes a weight takes in a checkpoint: itself, Adam's two moments and the average, in float32.
+BYTES_A_WEIGHT = 16
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint below `folder`, or none."""
+    found = in_order(folder)
+    return found[-1] if found else None
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The whole checkpoints below `folder`, oldest first."""
+    return sorted((folder / "checkpoints").glob("step-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps were done when it was written."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def save(accelerator: Accelerator, folder: Path, step: int, losses: list[float], keep: int = 1) -> None:
+    """All state at `step`, renamed when it is on the disk; only the newest `keep` stay. Called by every process.
+
+    Raises ResourceError where it cannot be written (a full disk above all); the older ones are as they were.
+    """
+    target, partial = folder / "checkpoints" / f"step-{step}", folder / "checkpoints" / "partial"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        if accelerator.is_main_process:
+            torch.save(losses, partial / "losses.pt")
+            flush(partial)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise not_written(folder, step, error) from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in in_order(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def flush(folder: Path) -> None:
+    """Wait until the files of `folder` are on the disk: a rename must not outrun what it names."""
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def not_written(folder: Path, step: int, error: Exception) -> ResourceError:
+    """The error of a checkpoint that could not be written, saying what is still there."""
+    older = latest_checkpoint(folder)
+    kept = f"that of step {step_of(older)} is kept" if older else "there is no older one"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ResourceError(
+        f"the checkpoint of step {step} could not be written ({reason}); {kept}",
+        hint="free some space and run again: the training goes on from the newest checkpoint",
+    )
+
+
+def resume(accelerator: Accelerator, folder: Path, losses: list[float]) -> int:
+    """Load the newest checkpoint and return its step, 0 where there is none; `losses` gets those of its steps.
+
+    Raises ModelError where the checkpoint does not fit the networks or is damaged.
+    """
+    latest = latest_checkpoint(folder)
+    if latest is None:
+        return 0
+    try:
+        accelerator.load_state(str(latest))
+        losses.extend(torch.load(latest / "losses.pt"))
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"the checkpoint {latest} cannot be read: {str(error).splitlines()[0]}",
+            hint="move it away: the training then goes on from the one before it, or from the beginning",
+        ) from error
+    return step_of(latest)
+
+
+def require_room(task: torch.nn.Module, folder: Path) -> None:
+    """ResourceError before the first step where the disk has no room for a checkpoint beside the older one."""
+    trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    fixed = sum(p.numel() for p in task.parameters() if not p.requires_grad)
+    needed = BYTES_A_WEIGHT * trained + 8 * fixed
+    needed *= 1 if latest_checkpoint(folder) else 2
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"checkpoints need {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free",
+            hint="free some space, or choose another folder with --out",
+        )

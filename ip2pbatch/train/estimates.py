@@ -1,0 +1,246 @@
+"""What a chain will take before it runs: samples, disk, and hours on a GPU at a rate that was measured on it.
+
+Counts pass from stage to stage: prompts, and pairs on disk. Where a stage has been made its own figures count; before
+that, the releases' do: 727 GB for four pairs of each of 451,990 prompts, and 436 GB for what their thresholds kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+
+from ip2pbatch.pictures.images import write_atomic
+
+RELEASED_PROMPTS = 451_990
+RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px
+FULL_COLOUR = 1.47  # as much again for JPEGs that keep all of the colour: measured on 60 photos at quality 100
+KEPT = 4 * 436 / 727  # pairs a prompt of which a hundred samples were judged and four at most kept
+LINE = 230  # bytes of a sample's line with its similarities
+CAPTION = 250  # bytes of a prompt
+CHECKPOINT = 14e9  # weights, average and both of Adam's moments of Stable Diffusion 1.5 in float32
+VIEW = 24e3  # bytes of one view's latents at 256 px: mean and log-variance of the edit, the mode of the photo
+TEXT = 2 * 77 * 768  # bytes of an instruction's embedding
+COMPLETION = 30  # tokens of an instruction and an edited caption
+ACCEPTED = 0.9  # of the captions that a model is asked about
+
+PAIR_STEPS, SAMPLES, EDIT_STEPS, TOKENS = (
+    "pair steps at 512 px",
+    "samples at 256 px",
+    "edit steps at 512 px",
+    "tokens",
+)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So much work a second on a device that has a name, and where the figure is from."""
+
+    device: str
+    unit: str
+    per_second: float
+    source: str
+
+
+PUBLISHED = (
+    Rate("NVIDIA A100-SXM4-40GB", SAMPLES, 10_000 * 1024 / (25.5 * 3600 * 8), "arXiv 2211.09800: 25.5 h on eight"),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one stage makes and takes: `work` is counted in `unit`; `bytes` are on disk in the end."""
+
+    stage: str
+    prompts: float = 0.0
+    pairs: float = 0.0
+    makes: str = ""
+    bytes: float = 0.0
+    work: float = 0.0
+    unit: str = ""
+
+    def hours(self, rates: Sequence[Rate]) -> dict[str, float]:
+        """Hours on one of each device whose rate for this work is known."""
+        return {rate.device: self.work / rate.per_second / 3600 for rate in rates if rate.unit == self.unit}
+
+
+def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
+    """By config, the estimates of a chain's StageStatus rows, inputs first; what nothing is known of has none."""
+    found: dict[Path, Estimate] = {}
+    for one in chain:
+        before = [found[config.path] for config in one.config.inputs.values() if config.path in found]
+        counts = Estimate(
+            one.config.name,
+            prompts=max((other.prompts for other in before), default=0.0),
+            pairs=max((other.pairs for other in before), default=0.0),
+        )
+        maker = MAKERS.get(one.config.code)
+        made = maker(one.config.settings, counts) if maker else counts
+        known = {name: one.metrics[name] for name in ("prompts", "pairs") if name in one.metrics}
+        if one.state == "fresh" and known:
+            made = replace(made, **known)
+        found[one.config.path] = made
+    return {path: made for path, made in found.items() if made.makes}
+
+
+def captions(settings: Any, counts: Estimate) -> Estimate:
+    """A completion for each caption that is asked about, of which most become a prompt."""
+    there = count_lines(settings.captions)
+    asked = min(there or RELEASED_PROMPTS / ACCEPTED, settings.limit or RELEASED_PROMPTS / ACCEPTED)
+    prompts = asked * ACCEPTED
+    return replace(
+        counts, prompts=prompts, makes=f"{asked:,.0f} captions asked about, {prompts:,.0f} prompts",
+        bytes=asked * CAPTION * 2, work=asked * COMPLETION, unit=TOKENS,
+    )  # fmt: skip
+
+
+def drawn_pairs(settings: Any, counts: Estimate) -> Estimate:
+    """Samples by Prompt-to-Prompt, and of them what is written."""
+    prompts = (count_lines(settings.captions) if settings.captions else counts.prompts) or RELEASED_PROMPTS
+    prompts = min(prompts, settings.limit or prompts)
+    samples = prompts * settings.samples
+    kept = samples if settings.thresholds is None else prompts * kept_of(settings.samples, settings.thresholds.keep)
+    return replace(
+        counts, prompts=prompts, pairs=kept, makes=f"{samples:,.0f} samples, {kept:,.0f} pairs written",
+        bytes=kept * pair_bytes(settings.side) + samples * LINE, work=samples * pair_work(settings), unit=PAIR_STEPS,
+    )  # fmt: skip
+
+
+def filtered(settings: Any, counts: Estimate) -> Estimate:
+    """Hard links to what is kept: no bytes of their own."""
+    keep = settings.thresholds.keep
+    kept = min(counts.pairs, counts.prompts * (keep if settings.choose == "random" else kept_of(100, keep)))
+    return replace(counts, pairs=kept, makes=f"{kept:,.0f} pairs kept")
+
+
+def packed(settings: Any, counts: Estimate) -> Estimate:
+    """The same pictures again, in shards."""
+    return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
+
+
+def finetuned(settings: Any, counts: Estimate) -> Estimate:
+    """Optimizer steps of the effective batch; checkpoints, and latents and texts where they are cached."""
+    samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
+    pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
+    texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
+    cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
+    return replace(
+        counts, makes=f"{settings.loop.steps:,} steps, {samples:,} samples",
+        bytes=(settings.loop.keep + 1) * CHECKPOINT + cache, work=samples * larger, unit=SAMPLES,
+    )  # fmt: skip
+
+
+def measured(settings: Any, counts: Estimate) -> Estimate:
+    """The trade-off curve: every test pair at every point of every curve that a model draws."""
+    points = sum(len(curve.values) for curve in settings.curves if curve.method != "folder")
+    edits = points * settings.samples
+    work = edits * settings.steps * (settings.side / 512) ** 2
+    return replace(counts, makes=f"{edits:,} edits", work=work, unit=EDIT_STEPS)
+
+
+MAKERS: Mapping[str, Callable[[Any, Estimate], Estimate]] = {
+    "ip2pbatch.train.generate": captions,
+    "ip2pbatch.train.prompt_to_prompt_pairs": drawn_pairs,
+    "ip2pbatch.train.filter": filtered,
+    "ip2pbatch.train.shards": packed,
+    "ip2pbatch.train.stable_diffusion": finetuned,
+    "ip2pbatch.train.tradeoff": measured,
+}
+
+
+def kept_of(samples: int, keep: int) -> float:
+    """Pairs a prompt that pass the released thresholds and are among the best `keep`; at most those of a hundred."""
+    return min(KEPT * keep / 4, KEPT * samples / 100 * 4, float(samples))
+
+
+def pair_bytes(side: int) -> float:
+    """Two JPEGs as they are written."""
+    return RELEASED_PAIR * FULL_COLOUR * (side / 512) ** 2
+
+
+def count_lines(path: Path | None) -> int:
+    """Lines of a JSONL file; 0 where it is another kind of file or not there."""
+    if path is None or path.suffix != ".jsonl" or not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def learn(code: str, settings: Any, metrics: Mapping[str, float], device: str, processes: int = 1) -> None:
+    """Keep the rate that a finished stage has measured, of one of its `processes`; nothing where it measured none."""
+    found: tuple[str, float] | None = None
+    if code == "ip2pbatch.train.generate" and settings.endpoint is None:
+        found = TOKENS, metrics.get("tokens/s", 0.0)
+    if code == "ip2pbatch.train.prompt_to_prompt_pairs":
+        found = PAIR_STEPS, metrics.get("pairs/s", 0.0) * pair_work(settings)
+    if code == "ip2pbatch.train.stable_diffusion" and metrics.get("seconds"):
+        samples = metrics["steps"] * settings.effective_batch * (settings.side / 256) ** 2
+        found = SAMPLES, samples / metrics["seconds"] / processes
+    if found and found[1] > 0:
+        remember(device, *found)
+
+
+def pair_work(settings: Any) -> float:
+    """What one sample of a pairs config is of `PAIR_STEPS`."""
+    return settings.steps * (settings.side / 512) ** 2
+
+
+def device_name(device: str) -> str:
+    """The name of a GPU as its driver gives it; `cpu` for a processor."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def remember(device: str, unit: str, per_second: float) -> None:
+    """Keep a rate that was measured on this machine for later estimates; a newer one replaces it."""
+    known = {(rate.device, rate.unit): rate for rate in remembered()}
+    rate = Rate(device_name(device), unit, per_second, "measured on this machine")
+    known[rate.device, rate.unit] = rate
+    rows = [[one.device, one.unit, one.per_second] for one in known.values()]
+    try:
+        rates_file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(rates_file(), json.dumps(rows, indent=1).encode())
+    except OSError:
+        return  # a rate that cannot be kept costs an estimate, never the stage
+
+
+def remembered() -> list[Rate]:
+    """The rates measured on this machine."""
+    try:
+        rows = json.loads(rates_file().read_bytes())
+        return [Rate(str(device), str(unit), float(rate), "measured on this machine") for device, unit, rate in rows]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def rates() -> list[Rate]:
+    """What is known of devices: published figures, and what was measured here."""
+    return [*PUBLISHED, *remembered()]
+
+
+def rates_file() -> Path:
+    """Where rates are kept between runs."""
+    return user_cache_path("ip2pbatch") / "training-rates.json"
+
+
+def size_of(count: float) -> str:
+    """Bytes in the unit that a person would say."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.3g} {unit}"
+    return f"{count / 1e3:,.3g} kB" if count else ""
+
+
+def hours_of(found: Estimate, known: Sequence[Rate]) -> str:
+    """GPU hours in words, a line a device; where no rate is known, how to get one."""
+    if not found.work:
+        return ""
+    hours = found.hours(known)
+    if hours:
+        return "\n".join(f"{value:,.3g} h on {name}" for name, value in hours.items())
+    how = {PAIR_STEPS: ": `train bench-pairs` does", TOKENS: ": a run with `limit: 1000` does"}
+    return "no rate measured" + how.get(found.unit, "")

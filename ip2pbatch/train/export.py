@@ -1,0 +1,74 @@
+"""A trained model as a folder: diffusers' InstructPix2Pix layout in float16 safetensors, and its own defaults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+# Of AutoencoderDC and the like: what the pipeline's index must say of each part.
+LIBRARIES = {"text_encoder": "transformers", "tokenizer": "transformers"}
+SAMPLER = "EulerAncestralDiscreteScheduler"
+
+
+class Defaults(BaseModel):
+    """What an edit uses where nobody says otherwise, written into the model's folder; here InstructPix2Pix's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: float = 7.5
+    image: float = 1.5
+    long_side: int = 512
+
+
+def write_model(
+    folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, float], card: str
+) -> None:
+    """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index."""
+    import diffusers
+
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            half(part).save_pretrained(partial / name)
+        else:
+            part.save_pretrained(partial / name)
+    sampler = getattr(diffusers, SAMPLER)(**schedule)
+    sampler.save_pretrained(partial / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionInstructPix2PixPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", SAMPLER],
+        **{name: [LIBRARIES.get(name, "diffusers"), type(part).__name__] for name, part in sorted(parts.items())},
+    }
+    for config in partial.glob("*/config.json"):
+        forget_origin(config)
+    (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (partial / "ip2pbatch.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")
+    (partial / "README.md").write_text(card)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def half(part: nn.Module) -> nn.Module:
+    """A float16 copy on the CPU; the part itself goes on training in its own precision."""
+    twin = type(part)(part.config) if hasattr(part.config, "to_json_string") else type(part).from_config(part.config)
+    twin.load_state_dict({name: value.detach().cpu() for name, value in part.state_dict().items()})
+    return twin.to(torch.float16)
+
+
+def forget_origin(config: Path) -> None:
+    """Take out where a part was loaded from: a folder of this machine means nothing elsewhere."""
+    said = json.loads(config.read_text("utf-8"))
+    said.pop("_name_or_path", None)
+    config.write_text(json.dumps(said, indent=2) + "\n")

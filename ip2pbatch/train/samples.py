@@ -1,0 +1,83 @@
+"""Sample sheets of a training on pairs: held-out pictures, what they should become, and what the model makes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.weights import resolve
+from ip2pbatch.engine.editor import Editor
+from ip2pbatch.plan.edits import Guidance, make_edit
+from ip2pbatch.run.seam import Source
+from ip2pbatch.show.lettering import wrap
+from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
+from ip2pbatch.show.table import Row, Table, draw_page
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A pair that is not trained on: pictures uint8 `[side, side, 3]` and the instruction between them."""
+
+    before: Rgb
+    after: Rgb
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Making:
+    """How samples are made: the text scale, the image scales of the columns, steps and the device."""
+
+    text: float
+    image: tuple[float, ...]
+    steps: int
+    device: str
+
+
+def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
+    """For each pair its edits, one an image scale, all from the same noise; black where no picture came out."""
+    precision = "fp16" if making.device.startswith("cuda") else "fp32"
+    editor = Editor(load(resolve(str(model)), making.device, precision), determinism="fast")
+    found = []
+    for number, pair in enumerate(pairs):
+        size = (pair.before.shape[1], pair.before.shape[0])
+        edits = [
+            make_edit(f"held-out-{number}", pair.instruction, Guidance(making.text, image), number, steps=making.steps,
+                      sampler="euler_a", size=size) for image in making.image
+        ]  # fmt: skip
+        results = editor.edit(edits, [Source(pixels=pair.before)] * len(edits))
+        found.append([np.zeros_like(pair.before) if one.image is None else one.image for one in results])
+    return found
+
+
+def draw_samples(
+    pairs: Sequence[HeldOut], edited: Sequence[Sequence[Rgb]], making: Making, subject: str
+) -> Image.Image:
+    """The sheet: a row a pair; before, after, and the model's edit with each image scale."""
+    title, side = "held-out pairs", pairs[0].before.shape[0]
+    measure, box = Measure(max(side, 192)), Box(max(side, 192), max(side, 192), 2)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def tile(pixels: Rgb, caption: str, name: str) -> Tile:
+            path = Path(folder) / f"{name}.png"
+            Image.fromarray(pixels).save(path)
+            first, second = (*wrap(caption, measure.text, box.width - 2 * measure.pad, 2), "")[:2]
+            return Tile(first, second, picture=path)
+
+        rows = []
+        for number, (pair, pictures) in enumerate(zip(pairs, edited, strict=True)):
+            tiles = [tile(pair.after, "what it should become", f"{number}-after")]
+            tiles += [tile(picture, f"s_I {scale:g}", f"{number}-{scale}")
+                      for scale, picture in zip(making.image, pictures, strict=True)]  # fmt: skip
+            rows.append(Row(tile(pair.before, pair.instruction, f"{number}-before"), tuple(tiles)))
+        heads = ("target", *(f"s_T {making.text:g}, s_I {scale:g}" for scale in making.image))
+        table = Table(tuple(rows), heads, box)
+        return draw_page(table, Heading(title, subject, (), ""), measure, PAGE)
