@@ -1,0 +1,85 @@
+"""The `ip2pbatch` command: which commands there are, and the one error boundary."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from ip2pbatch import __version__, errors
+from ip2pbatch.cli import bench, console, edit, export, lock, look, model, recipes, run, train, verify, watch
+
+app = typer.Typer(
+    name="ip2pbatch",
+    help="Edit whole folders of photos by written instruction, with InstructPix2Pix.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"ip2pbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Edit whole folders of photos by written instruction, with InstructPix2Pix."""
+
+
+EDITING, LOOKING, RECIPES, MACHINE = "Edit photos", "Look at a run", "Recipes", "Models and machine"
+TRUST = "The same again"
+
+app.command("edit", rich_help_panel=EDITING)(edit.edit)
+app.command("run", rich_help_panel=EDITING)(run.run)
+app.command("retry", rich_help_panel=EDITING)(run.retry)
+app.command("watch", rich_help_panel=EDITING)(watch.watch)
+app.command("plan", rich_help_panel=EDITING)(recipes.plan)
+app.command("status", rich_help_panel=LOOKING)(look.status)
+app.command("deliver", rich_help_panel=LOOKING)(look.deliver)
+app.command("sheet", rich_help_panel=LOOKING)(look.sheet)
+app.command("report", rich_help_panel=LOOKING)(look.report)
+app.command("lock", rich_help_panel=TRUST)(lock.lock)
+app.command("verify", rich_help_panel=TRUST)(verify.verify)
+app.command("init", rich_help_panel=RECIPES)(recipes.init)
+app.command("validate", rich_help_panel=RECIPES)(recipes.validate)
+app.command("schema", rich_help_panel=RECIPES)(recipes.schema)
+app.add_typer(model.app, name="models", rich_help_panel=MACHINE)
+app.command("doctor", rich_help_panel=MACHINE)(model.doctor)
+app.command("bench", rich_help_panel=MACHINE)(bench.bench)
+app.add_typer(export.app, name="export", rich_help_panel=MACHINE)
+app.add_typer(train.app, name="train", rich_help_panel=MACHINE)
+
+
+def main() -> None:
+    """Run the command line; every way out has an exit code of the table in errors.py."""
+    try:
+        app()
+    except errors.Ip2pError as error:
+        if "--json" in sys.argv[1:]:
+            from ip2pbatch.show.ci import error_line
+
+            print(error_line(str(error), error.hint, error.exit_code), flush=True)
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.talk().print("interrupted")
+        sys.exit(errors.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(errors.DONE)
+    except Exception:
+        console.talk().print(traceback.format_exc(), markup=False)
+        console.talk().print(
+            "[bold red]error:[/] this is a bug in ip2pbatch. Finished pictures are safe; run again to go on."
+        )
+        sys.exit(errors.BUG)

@@ -1,0 +1,84 @@
+"""How the command line talks: stdout is data, stderr is talk, and the one place where errors become words."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ip2pbatch.errors import Ip2pError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def out() -> Console:
+    """The console of results (stdout)."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@cache
+def talk() -> Console:
+    """The console of progress, warnings and errors (stderr)."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person watches: progress is drawn only then."""
+    return sys.stderr.isatty() and os.environ.get("CI", "").lower() not in ("1", "true")
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float, *, decimals: int = 1) -> str:
+    """ "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.{decimals}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Says what takes a moment, on a terminal and only as long as it does; everywhere, that ^C ended it."""
+    try:
+        with talk().status(text) if is_terminal() else nullcontext():
+            yield
+    except KeyboardInterrupt:
+        talk().print(f"interrupted while {text}")
+        raise
+
+
+def show_error(error: Ip2pError) -> None:
+    """One plain sentence, then the hint that mends it."""
+    from rich.markup import escape
+
+    talk().print(f"[bold red]error:[/] {escape(str(error))}")
+    if error.hint:
+        talk().print(f"[bold]hint:[/] {escape(error.hint)}")
+
+
+def note(message: str) -> None:
+    """Something worth knowing that is nobody's mistake."""
+    from rich.markup import escape
+
+    talk().print(f"[bold]note:[/] {escape(message)}")
+
+
+def warn(message: str) -> None:
+    """A warning that stops nothing."""
+    from rich.markup import escape
+
+    talk().print(f"[bold yellow]warning:[/] {escape(message)}")

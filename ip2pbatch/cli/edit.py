@@ -1,0 +1,70 @@
+"""`edit`: photos and instructions in, edited photos out, without a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ip2pbatch.cli.machine import Machine
+from ip2pbatch.cli.machine_flags import on_a_machine
+from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
+
+Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]
+Instruction = Annotated[
+    list[str], typer.Option("--instruction", "-i", help="What to do, in words; may be given several times.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+Numbers = 'a number, a list 5,7.5,10 or a range "1..2 by 0.25"'
+Text = Annotated[str | None, typer.Option(help=f"Text guidance s_T, follows the instruction: {Numbers}.")]
+Image = Annotated[str | None, typer.Option(help=f"Image guidance s_I, keeps the photo: {Numbers}.")]
+Seed = Annotated[str | None, typer.Option(help="Seeds that every photo gets: 7 or 1,2,3.")]
+Steps = Annotated[int | None, typer.Option(help="Network steps a picture.", min=1)]
+SamplerFlag = Annotated[
+    str | None, typer.Option("--sampler", help="euler_a, euler, ddim, dpmpp_2m, unipc or lcm [default: euler_a]")
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="Hub id, folder, or tiny (the embedded one).")]
+Size = Annotated[int | None, typer.Option(help="Long side the model works at, in pixels.", min=64)]
+
+
+@on_a_machine
+def edit(
+    photos: Photos,
+    instruction: Instruction,
+    out: Out,
+    text: Text = None,
+    image: Image = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    sampler: SamplerFlag = None,
+    size: Size = None,
+    model: Model = "timbrooks/instruct-pix2pix",
+    machine: Machine = Machine(),
+    only: Only = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    as_json: Json = False,
+    junit: Junit = None,
+) -> None:
+    """Edit photos by written instruction, without a recipe."""
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.session import Selection, carry_out, make_job, recipe_text
+    from ip2pbatch.plan.flags import Flags, recipe_from_flags
+
+    recipe = recipe_from_flags(
+        Flags(
+            tuple(photos),
+            tuple(instruction),
+            out,
+            text=text,
+            image=image,
+            seed=seed,
+            steps=steps,
+            sampler=sampler,
+            size=size,
+            model=model,
+        )
+    )
+    job = make_job(recipe, recipe_text(recipe), Selection(only=only, limit=limit))
+    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh))

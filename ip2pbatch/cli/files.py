@@ -1,0 +1,46 @@
+"""Joins a run to what the photographer gets: names, delivery settings, the numbers beside a cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.pictures.metadata import capture_date
+from ip2pbatch.pictures.metrics import compare
+from ip2pbatch.plan.names import Template, output_names
+from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.execute import REDO, Options
+
+if TYPE_CHECKING:
+    from ip2pbatch.cli.session import Job
+    from ip2pbatch.plan.edits import Edit
+    from ip2pbatch.plan.recipe import Recipe
+    from ip2pbatch.run.ledger import Pixels, Run, Status
+
+
+def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Options:
+    """How `run_plan` carries the job out. Raises PlanError where two results would have one name."""
+    return Options(deliver=deliverer(job, run), score=_score, redo=REDO if redo is None else redo)
+
+
+def deliverer(job: Job, run: Run) -> Deliverer:
+    """What writes the photographer's files of this job."""
+    output = job.recipe.output
+    dates = {}
+    if "date" in Template.parse(output.name).fields:
+        dates = {photo.name: date for photo in job.whole.photos if (date := capture_date(photo.path))}
+    targets = output_names(job.plan, output, dates, run.number(job.whole.photos))
+    settings = settings_of(job.recipe)
+    run.note("delivery", **dataclasses.asdict(settings))
+    return Deliverer(run, targets, settings, output.on_conflict)
+
+
+def settings_of(recipe: Recipe) -> DeliverySettings:
+    """How this recipe's pictures become files."""
+    output, metadata = recipe.output, recipe.metadata
+    return DeliverySettings(output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt)
+
+
+def _score(edit: Edit, source: Pixels, picture: Pixels) -> dict[str, float]:
+    return compare(source, picture)

@@ -1,0 +1,117 @@
+"""What a run would do, counted without a model: edits, network rows, files, disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ip2pbatch.cli import console
+from ip2pbatch.cli.session import Job
+from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.rows import count_rows
+
+# Bytes a pixel, as measured on edited photos: the lossless picture, the kept latent, a delivered JPEG at quality 95.
+_LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step."""
+
+    name: str
+    model: str
+    out: str
+    photos: int
+    broken: tuple[str, ...]
+    edits: int
+    edits_done: int
+    files: int
+    rows: int
+    rows_plain: int
+    sizes: dict[str, int]
+    disk: int
+    disk_free: int
+
+    @property
+    def edits_left(self) -> int:
+        """Edits that a run would make."""
+        return self.edits - self.edits_done
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it for `plan --json`."""
+        return asdict(self) | {"edits_left": self.edits_left}
+
+
+def forecast(job: Job) -> Forecast:
+    """The counts of one job; what is done is read from its run directory, where there is one."""
+    plan = job.plan
+    done = _done(job.out)
+    left = [edit for edit in plan.edits if edit.key not in done]
+    sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
+    return Forecast(
+        name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
+        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken),
+        edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
+        files=sum(len(strip.keep) for strip in plan.strips),
+        rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left), sizes=dict(sizes.most_common()),
+        disk=_disk(job, left), disk_free=_free(job.out),
+    )  # fmt: skip
+
+
+def show(cast: Forecast) -> None:
+    """The counts for a person."""
+    from rich.markup import escape
+
+    out = console.out()
+    out.print(f"[bold]{escape(cast.name)}[/] with {escape(cast.model)} into {escape(cast.out)}")
+    made = f"{cast.edits_done:,} done, [bold]{cast.edits_left:,} to make[/]"
+    out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
+    if cast.edits_left:
+        saved = 1 - cast.rows / cast.rows_plain
+        out.print(
+            f"{cast.rows:,} network rows"
+            + (f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else "")
+        )
+        sizes = list(cast.sizes.items())
+        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
+        out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
+    disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
+    out.print(f"{console.count(cast.files, 'file')} to deliver; {disk}")
+    for line in cast.broken:
+        console.warn(f"{line}")
+
+
+def _done(out: Path) -> set[str]:
+    from ip2pbatch.run.layout import run_folders
+
+    if not run_folders(out):  # most plans are of something new: numpy need not come for that
+        return set()
+    from ip2pbatch.errors import UsageError
+    from ip2pbatch.run.view import read_run
+
+    try:
+        view = read_run(out)
+    except UsageError:
+        return set()
+    return {key for key, record in view.records.items() if record.status == "done"}
+
+
+def _disk(job: Job, left: list[Edit]) -> int:
+    """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
+    carried = {edit.source for edit in job.plan.edits if edit.carry == "latent"}
+    model = sum(e.size[0] * e.size[1] * (_LOSSLESS + _LATENT * (e.key in carried)) for e in left)
+    keys = {edit.key for edit in left}
+    full = job.recipe.output.full_resolution == "auto"
+    files = 0.0
+    for strip in job.plan.strips:
+        width, height = strip.photo.size if full else strip.edits[0].size
+        files += width * height * _DELIVERED * sum(strip.edits[link - 1].key in keys for link in strip.keep)
+    return round(model + files)
+
+
+def _free(out: Path) -> int:
+    existing = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free

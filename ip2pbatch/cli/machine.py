@@ -1,0 +1,106 @@
+"""The flags that say on what and how fast. Light: every command's `--help` imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from ip2pbatch.errors import UsageError
+
+
+class BackendName(StrEnum):
+    """What makes the pictures. `fake` tints and captions photos without a model, to try recipes, names and disk."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+    FAKE = "fake"
+
+
+class Provider(StrEnum):
+    """What onnxruntime runs on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+class Precision(StrEnum):
+    """The number format of the networks."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Determinism(StrEnum):
+    """How far a picture is pinned: see README, "What comes back"."""
+
+    FAST = "fast"
+    STABLE = "stable"
+    BITWISE = "bitwise"
+
+
+class Compile(StrEnum):
+    """Whether the network goes through torch.compile: auto does it where the job is large enough to pay for it."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The flags that say how fast and on what. Only `interval` asks for another picture: it is approximate, and named
+    in the run's identity.
+
+    `batch` is the most Edits a call, or auto; `without` are speed-ups of the torch backend that are left out;
+    `interval` is the part of the steps that is guided, as (start, end) of 0…1; `provider` is the onnx backend's.
+    """
+
+    backend: BackendName = BackendName.TORCH
+    device: str | None = None
+    precision: Precision = Precision.AUTO
+    determinism: Determinism = Determinism.STABLE
+    batch: int | Literal["auto"] | None = None
+    compile: Compile = Compile.AUTO
+    without: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
+    provider: Provider | None = None
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """The opt-in speed-ups that change pictures, as a run's identity and every file's metadata name them."""
+        return (f"{_INTERVAL} {self.interval[0]:g}..{self.interval[1]:g}",) if self.interval else ()
+
+
+_INTERVAL = "guidance-interval"
+
+
+def batch_of(text: str | None) -> int | Literal["auto"] | None:
+    """What `--batch` says. Raises UsageError."""
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch takes a number from 1 or auto, not {text}")
+    return int(text)
+
+
+def interval_of(text: str | None) -> tuple[float, float] | None:
+    """What `--guidance-interval` says: two shares of the steps, such as 0.1..0.8. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        start, end = (float(part) for part in text.split(".."))
+    except ValueError:
+        start = end = 0.0
+    if not 0 <= start < end <= 1:
+        raise UsageError(f"{text} is no part of the steps", hint="write two numbers of 0 to 1, such as 0.1..0.8")
+    return start, end
+
+
+def interval_in(approximations: tuple[str, ...]) -> tuple[float, float] | None:
+    """The guidance interval that a run's identity names, None where it guides all steps."""
+    found = [name.removeprefix(_INTERVAL).strip() for name in approximations if name.startswith(_INTERVAL)]
+    return interval_of(found[0] if found else None)

@@ -1,0 +1,86 @@
+"""The flags of a Machine, written once for every command that edits."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ip2pbatch.cli.machine import (
+    BackendName,
+    Compile,
+    Determinism,
+    Machine,
+    Precision,
+    Provider,
+    batch_of,
+    interval_of,
+)
+
+Backend = Annotated[BackendName, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … [default: the first GPU, else cpu]")]
+ProviderFlag = Annotated[
+    Provider | None,
+    typer.Option("--provider", help="What the onnx backend runs on.", show_default="cuda where it works, else cpu"),
+]
+PrecisionFlag = Annotated[Precision, typer.Option(help="auto: fp16 on CUDA; on a CPU bf16 where it is fast.")]
+DeterminismFlag = Annotated[Determinism, typer.Option(help="How far a picture is pinned to its bits.")]
+Batch = Annotated[
+    str | None,
+    typer.Option(help="Edits a call at most; auto measures once what suits the machine.", show_default="by device"),
+]
+CompileFlag = Annotated[Compile, typer.Option("--compile", help="torch.compile; auto where the job is large enough.")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="STEP", help="Leave out a speed-up; may be given several times."),
+]
+Interval = Annotated[
+    str | None, typer.Option("--guidance-interval", help="Approximate: guide only this part of the steps, as 0.1..0.8.")
+]
+
+
+def machine_of(
+    backend: Backend = BackendName.TORCH,
+    provider: ProviderFlag = None,
+    device: Device = None,
+    precision: PrecisionFlag = Precision.AUTO,
+    determinism: DeterminismFlag = Determinism.STABLE,
+    batch: Batch = None,
+    compile_: CompileFlag = Compile.AUTO,
+    without: Without = None,
+    interval: Interval = None,
+) -> Machine:
+    """What the flags say. Raises UsageError."""
+    return Machine(
+        backend, device, precision, determinism, batch_of(batch), compile_, tuple(without or ()),
+        interval_of(interval), provider,
+    )  # fmt: skip
+
+
+def on_a_machine(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, with the flags of `machine_of` in the place of its parameter `machine`."""
+    flags, own = _parameters(machine_of), _parameters(command)
+    at = [parameter.name for parameter in own].index("machine")
+
+    @functools.wraps(command)
+    def flagged(**given: Any) -> None:
+        machine = machine_of(**{flag.name: given.pop(flag.name) for flag in flags})
+        command(**given, machine=machine)
+
+    parameters = [*own[:at], *flags, *own[at + 1 :]]
+    # typer reads a command's flags from these two.
+    flagged.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flagged.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return flagged
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters with their annotations resolved, by name, so that any order of defaults will do."""
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(function).parameters.items()
+    ]

@@ -1,0 +1,87 @@
+"""`models` and `doctor`: which models there are, where they lie, and what this machine would use."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ip2pbatch import errors
+from ip2pbatch.cli import console
+
+app = typer.Typer(help="List, fetch and find models.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="tiny, a folder, or a hub id such as timbrooks/instruct-pix2pix[@revision]")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The models this machine has, with their size, digest and place. Digests are counted once and remembered."""
+    from ip2pbatch.backends.weights import list_models, resolve
+
+    rows = [
+        {
+            "name": m.name,
+            "revision": m.revision,
+            "digest": resolve(str(m.path)).digest,
+            "bytes": m.bytes,
+            "path": str(m.path),
+        }
+        for m in list_models()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        revision = f"@{row['revision'][:12]}" if row["revision"] else ""
+        console.out().print(
+            f"{row['name']}{revision}  {row['bytes'] / 1e6:,.0f} MB  digest {row['digest'][:12]}  {row['path']}"
+        )
+
+
+@app.command()
+def where(model: Name) -> None:
+    """The folder of one model."""
+    from ip2pbatch.backends.weights import resolve
+
+    print(resolve(model, download=False).path)
+
+
+@app.command()
+def digest(model: Name) -> None:
+    """The sha256 over one model's weights and configurations, as runs record it."""
+    from ip2pbatch.backends.weights import resolve
+
+    print(resolve(model, download=False).digest)
+
+
+@app.command()
+def pull(model: Name) -> None:
+    """Fetch a model from the hub: safetensors and configurations only."""
+    from ip2pbatch.backends.weights import pull
+
+    folder = pull(model)
+    console.out().print(f"{folder.name} at revision {folder.revision} is in {folder.path}")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, devices and providers, and what an edit would use and why."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ip2pbatch.cli.doctor import as_json as rows
+    from ip2pbatch.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(rows(findings), indent=2))
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        colours = {"ok": "green", "note": "yellow", "problem": "red"}
+        for f in findings:
+            table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.topic, escape(f.value), f"[dim]{escape(f.why)}[/]")
+        console.out().print(table)
+    if any(f.state == "problem" for f in findings):
+        raise typer.Exit(errors.ENVIRONMENT)

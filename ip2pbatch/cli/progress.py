@@ -1,0 +1,116 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from ip2pbatch.cli.console import count, duration
+from ip2pbatch.plan.edits import Edit, Strip
+from ip2pbatch.plan.schedule import Limits
+from ip2pbatch.run.ledger import Delivery, Record
+
+_EVERY = 10.0  # seconds between two plain lines
+
+
+class Watcher:
+    """The Events of a run for a person; `names` tells (photo, instruction) of an Edit by its key."""
+
+    def __init__(
+        self, console: Console, names: dict[str, tuple[str, str]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._names, self._clock = console, names, clock
+        self._told: set[tuple[str, str]] = set()
+        self._total = self._count = 0
+        self._begun = self._said = clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def started(self, left: int, done: int) -> None:
+        self._total, self._begun = left, self._clock()
+        before = f", {done:,} done before" if done else ""
+        self._console.print(f"{count(left, 'edit')} to make{before}")
+
+    def finished(self, edit: Edit, record: Record) -> None:
+        self._count += 1
+        if record.status not in ("done", "skipped"):
+            self._tell_failure(edit, record)
+        self.advance()
+
+    def _tell_failure(self, edit: Edit, record: Record) -> None:
+        """One line for a photo and a reason: a damaged photo fails in every one of its edits."""
+        photo, instruction = self._names.get(edit.key, ("", edit.instruction))
+        reason = record.detail.removeprefix(f"{photo.rpartition('/')[2]}: ")
+        if (photo, reason) in self._told:
+            return
+        self._told.add((photo, reason))
+        self._console.print(f"[red]{record.status}[/] {escape(photo)}: {escape(instruction)}: {escape(reason)}")
+
+    def advance(self) -> None:
+        """Say how far it is, where enough time has passed since the last line."""
+        now = self._clock()
+        if now - self._said >= _EVERY and self._count < self._total:
+            self._said = now
+            left = (now - self._begun) / self._count * (self._total - self._count)
+            self._console.print(f"{self._count} of {self._total} edits, about {duration(left, decimals=0)} left")
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Nothing: a delivered file is seen where it is."""
+
+    def shrunk(self, limits: Limits) -> None:
+        self._console.print(f"[yellow]out of memory:[/] going on with calls of {limits.default_rows} rows")
+
+    def note(self, text: str) -> None:
+        self._console.print(escape(text))
+
+    def close(self) -> None:
+        """Leave the screen as it is."""
+
+
+class Bar(Watcher):
+    """The same on a terminal, with a bar below the lines."""
+
+    def __init__(self, console: Console, names: dict[str, tuple[str, str]]) -> None:
+        super().__init__(console, names)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+            BarColumn(None, table_column=Column(ratio=2)), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, expand=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("editing", total=None)
+        self._progress.start()
+
+    def started(self, left: int, done: int) -> None:
+        super().started(left, done)
+        self._progress.update(self._task, total=left)
+
+    def finished(self, edit: Edit, record: Record) -> None:
+        name = ": ".join(self._names.get(edit.key, ()))
+        self._progress.update(self._task, advance=1, description=escape(name))
+        super().finished(edit, record)
+
+    def advance(self) -> None:
+        """The bar says it."""
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def watch(console: Console, strips: tuple[Strip, ...], *, terminal: bool) -> Watcher:
+    """The Watcher that fits: a bar where a person watches a terminal."""
+    names = {edit.key: (strip.photo.name, edit.instruction) for strip in strips for edit in strip.edits}
+    return Bar(console, names) if terminal else Watcher(console, names)

@@ -1,0 +1,96 @@
+"""`plan`, `validate`, `init` and `schema`: everything about a recipe that needs no model."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ip2pbatch import errors
+from ip2pbatch.cli import console
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+class Starter(StrEnum):
+    """The starter recipes that `init` writes."""
+
+    FOLDER = "folder"
+    GRID = "grid"
+    CHAIN = "chain"
+
+
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes to check.", show_default=False)],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when there is a warning.")] = False,
+) -> None:
+    """Check recipes, and warn about instructions that the model is known to be bad at."""
+    from ip2pbatch.plan.advice import advise
+    from ip2pbatch.plan.recipe import load_recipe
+
+    warnings = 0
+    for path in recipes:
+        recipe = load_recipe(path)
+        for advice in advise(recipe):
+            warnings += 1
+            console.warn(f"{path}: {advice}")
+        console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}")
+    if strict and warnings:
+        raise typer.Exit(errors.DIFFERS)
+
+
+def schema() -> None:
+    """Print the JSON Schema of recipes, for completion in an editor."""
+    from ip2pbatch.plan.schema import schema as recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
+    kind: Annotated[Starter, typer.Option("--kind", "-k", help="What to start from.")] = Starter.FOLDER,
+    photos: Annotated[str, typer.Option("--photos", "-p", help="The folder of photos it reads.")] = "photos",
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder it writes to.")] = "out",
+    model: Annotated[str, typer.Option("--model", "-m", help="The model it uses.")] = "timbrooks/instruct-pix2pix",
+) -> None:
+    """Write a commented starter recipe."""
+    from importlib.resources import files
+
+    from ip2pbatch.plan.recipe import load_recipe
+
+    if file.exists():
+        raise errors.UsageError(f"{file} is already there", hint="name another file, or remove it first")
+    text = (files("ip2pbatch.cli") / "starters" / f"{kind}.yaml").read_text(encoding="utf-8")
+    for field, value in {"name": file.stem, "photos": photos, "out": out, "model": model, "file": str(file)}.items():
+        text = text.replace("{" + field + "}", json.dumps(value, ensure_ascii=False)[1:-1])
+    file.write_text(text, encoding="utf-8")
+    load_recipe(file)
+    console.out().print(
+        f"wrote {file}; check it with `ip2pbatch validate {file}`, see what it would do with `ip2pbatch plan {file}`"
+    )
+
+
+def plan(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder instead of the recipe's.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only photos whose name matches this glob.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N photos.", min=1)] = None,
+    as_json: Json = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 4 when there is work left.")] = False,
+) -> None:
+    """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
+    from ip2pbatch.cli import forecast
+    from ip2pbatch.cli.session import Selection, read
+
+    job = read(recipe, Selection(out=out, only=only, limit=limit))
+    cast = forecast.forecast(job)
+    if as_json:
+        print(json.dumps(cast.as_json(), indent=2))
+    else:
+        forecast.show(cast)
+    if exit_code and cast.edits_left:
+        raise typer.Exit(errors.DIFFERS)

@@ -1,0 +1,66 @@
+"""`run` and `retry`: make the pictures of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ip2pbatch.cli.machine import Machine
+from ip2pbatch.cli.machine_flags import on_a_machine
+
+if TYPE_CHECKING:
+    from ip2pbatch.run.ledger import Status
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder instead of the recipe's.")]
+Only = Annotated[str | None, typer.Option(help="Only photos whose name matches this glob.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first N photos.", min=1)]
+ShardFlag = Annotated[str | None, typer.Option("--shard", help="Only part k of n, such as 2/8, by photo.")]
+Locked = Annotated[bool, typer.Option("--locked", help="Exit 4 where anything differs from RECIPE.lock.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file: a test case an edit.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start another run beside the old one; nothing is deleted.")]
+
+
+@on_a_machine
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    only: Only = None,
+    limit: Limit = None,
+    shard: ShardFlag = None,
+    machine: Machine = Machine(),
+    fresh: Fresh = False,
+    locked: Locked = False,
+    as_json: Json = False,
+    junit: Junit = None,
+) -> None:
+    """Make every picture a recipe asks for that is not made yet. Run it again to go on."""
+    from ip2pbatch.cli.lock import refuse_stale
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.session import Selection, carry_out, read
+
+    job = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard))
+    if locked:
+        refuse_stale(recipe, job, machine)
+    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh))
+
+
+@on_a_machine
+def retry(
+    recipe: RecipeFile,
+    out: Out = None,
+    only: Only = None,
+    machine: Machine = Machine(),
+    as_json: Json = False,
+    junit: Junit = None,
+) -> None:
+    """Try the failed, nan and flagged pictures of a recipe again, and whatever is left."""
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.session import Selection, carry_out, read
+
+    job = read(recipe, Selection(out=out, only=only))
+    redo: frozenset[Status] = frozenset({"failed", "skipped", "nan", "flagged"})
+    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), redo=redo))

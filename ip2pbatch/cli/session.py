@@ -1,0 +1,181 @@
+"""One session of a recipe: plan it, open its run, make what is missing, draw the sheets, say how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ip2pbatch import __version__
+from ip2pbatch.plan.edits import Plan, expand
+from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from ip2pbatch.cli.machine import Machine
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.run.ledger import EngineSpec, Invocation, Status
+
+DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The flags that say where, and which part: none of them changes a picture."""
+
+    out: Path | None = None
+    only: str | None = None
+    limit: int | None = None
+    shard: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it cuts the plan down."""
+        return bool(self.only or self.limit or self.shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recipe with its photos and plan. `text` is the recipe as written, kept in the run."""
+
+    recipe: Recipe
+    text: str
+    scan: Scan
+    whole: Plan
+    plan: Plan
+    selection: Selection
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self.recipe.output.folder
+
+
+def read(path: Path, selection: Selection) -> Job:
+    """The job of a recipe file. Raises RecipeError, PlanError, NothingMatchedError."""
+    return make_job(load_recipe(path), path.read_text(encoding="utf-8-sig"), selection)
+
+
+def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
+    """Scan and expand a recipe, cut down to what `selection` asks for."""
+    if selection.out is not None:
+        output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
+        recipe = recipe.model_copy(update={"output": output})
+    found = scan(recipe.photos, output=recipe.output.folder)
+    whole = expand(recipe, found)
+    if selection.only:
+        found = found.only([selection.only])
+    if selection.limit:
+        found = found.limit(selection.limit)
+    plan = expand(recipe, found) if selection.only or selection.limit else whole
+    if selection.shard:
+        from ip2pbatch.run.layout import Shard
+
+        plan = Shard.parse(selection.shard).take(plan)
+    return Job(recipe, text, found, whole, plan, selection)
+
+
+def carry_out(
+    job: Job, machine: Machine, outlets: Outlets, *, fresh: bool = False, redo: frozenset[Status] | None = None
+) -> int:
+    """Make every picture of the job that is missing, deliver it, draw sheets and report; the exit code."""
+    from ip2pbatch.cli.console import busy, is_terminal, talk
+    from ip2pbatch.cli.ending import finish
+    from ip2pbatch.cli.engines import Idle, choose, describe
+    from ip2pbatch.cli.files import options_of
+    from ip2pbatch.cli.progress import watch
+    from ip2pbatch.run.execute import already_done, run_plan
+    from ip2pbatch.run.layout import Shard
+    from ip2pbatch.run.ledger import open_run
+
+    with busy(f"loading {Path(job.recipe.model).name}"):
+        spec, open_engine = choose(job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits)
+    shard = Shard.parse(job.selection.shard) if job.selection.shard else None
+    with open_run(job.out, spec, shard=shard, fresh=fresh) as run:
+        run.begin_session(job.plan, _invocation(job, spec))
+        for broken in job.scan.broken:
+            run.note("broken", photo=broken.name, reason=broken.reason)
+        options = options_of(job, run, redo)
+        idle = len(already_done(job.plan, run)) == len(job.plan.edits)
+        with busy(f"loading {Path(job.recipe.model).name}"):
+            engine = Idle() if idle else open_engine()
+        if not idle:
+            run.note("engine", **describe(engine, machine, job.plan), safety=job.recipe.safety)
+        try:
+            with watch(talk(), job.plan.strips, terminal=is_terminal()) as watcher:
+                summary = run_plan(job.plan, run, engine, options, outlets.events(watcher, job.plan))
+        finally:
+            engine.close()
+    return finish(job, summary, outlets)
+
+
+def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str, object], *, tidy: bool) -> int:
+    """Write the files of everything done, with those settings that are not None; the exit code. Loads no model.
+
+    `tidy` removes the files that earlier deliveries left under other names.
+    """
+    from ip2pbatch.cli.console import count, is_terminal, note, out, talk
+    from ip2pbatch.cli.ending import finish
+    from ip2pbatch.cli.engines import Idle
+    from ip2pbatch.cli.files import options_of
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.progress import watch
+    from ip2pbatch.plan.flags import change_output
+    from ip2pbatch.run.execute import run_plan
+    from ip2pbatch.run.ledger import open_run
+    from ip2pbatch.run.leftovers import remove_leftovers
+    from ip2pbatch.run.view import read_run
+
+    job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
+    with open_run(job.out, read_run(job.out).spec) as run:
+        run.begin_session(job.plan, _invocation(job, run.spec))
+        made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
+        with watch(talk(), made.strips, terminal=is_terminal()) as events:
+            summary = run_plan(made, run, Idle(), options_of(job, run), events)
+    if left := len(job.plan.edits) - len(made.edits):
+        note(f"{count(left, 'edit')} of the recipe not made yet, so there is no file to write")
+    if tidy:
+        gone = remove_leftovers(read_run(job.out))
+        out().print(f"removed {count(len(gone), 'file')} delivered before under other names")
+    return finish(job, summary, Outlets())
+
+
+def _invocation(job: Job, spec: EngineSpec) -> Invocation:
+    from ip2pbatch.run.ledger import Invocation
+
+    return Invocation(
+        started=now().isoformat(timespec="seconds"), command=shlex.join(sys.argv), recipe=job.text,
+        versions=versions(spec.backend), device=spec.provider, partial=job.selection.partial,
+    )  # fmt: skip
+
+
+def versions(backend: str = "torch") -> dict[str, str]:
+    """Of this package, Python, and every library that pictures of `backend` hang on."""
+    own = {"ip2pbatch": __version__, "python": sys.version.split()[0]}
+    if backend == "onnx":
+        from ip2pbatch.backends.providers import onnxruntime
+
+        own["onnxruntime"] = onnxruntime().__version__
+    return own | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
+
+
+def now() -> datetime.datetime:
+    """The time, or SOURCE_DATE_EPOCH where it is set, so that a run can be the same to the byte."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch:
+        return datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+    return datetime.datetime.now(datetime.UTC)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe that came from flags, as a file that asks for the same pictures."""
+    import yaml
+
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

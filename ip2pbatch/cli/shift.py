@@ -1,0 +1,157 @@
+"""The work of `watch`: look at the folder, edit what is whole, remember what became of it, again and again."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ip2pbatch.cli import console
+from ip2pbatch.cli.engines import describe
+from ip2pbatch.cli.files import options_of
+from ip2pbatch.cli.session import Job, Selection, now, versions
+from ip2pbatch.errors import NothingMatchedError, PlanError
+from ip2pbatch.plan.edits import Edit, Plan, expand
+from ip2pbatch.plan.photos import Broken, Scan, scan
+from ip2pbatch.plan.recipe import Recipe
+from ip2pbatch.plan.schedule import Limits
+from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.execute import EditEngine, Summary, run_plan
+from ip2pbatch.run.ledger import Delivery, Invocation, Record, Run
+from ip2pbatch.run.stop import Stop
+from ip2pbatch.run.view import read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.cli.machine import Machine
+
+_NOTHING = Scan(())
+
+
+class Shift:
+    """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there."""
+
+    def __init__(self, recipe: Recipe, text: str, machine: Machine, run: Run, engine: EditEngine) -> None:
+        self.recipe, self.text, self.machine, self.run, self.engine = recipe, text, machine, run, engine
+        self._begun = time.monotonic()
+        self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
+        self._broken: dict[str, Broken] = {}
+        self._undelivered: dict[str, str] = {}
+        self._made = self._delivered = self._shrunk = 0
+        self._away = False
+
+    def work(self, arrivals: Arrivals, stop: Stop, *, once_idle: float | None, pause: float) -> None:
+        """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
+        while not stop.asked.is_set():
+            found = self._look(arrivals)
+            self._forget(arrivals.vanished)
+            if found.photos or found.broken:
+                self._take(found, stop)
+            elif once_idle is not None and not arrivals.waiting and arrivals.idle >= once_idle:
+                return
+            else:
+                stop.asked.wait(pause)
+
+    def job(self) -> Job:
+        """What a session's ending is told about."""
+        plan = read_run(self.run.root).plan  # all that was ever watched, as the sheets will show it
+        return Job(self.recipe, self.text, Scan((), tuple(self._broken.values())), plan, plan, Selection())
+
+    def summary(self, stop: Stop) -> Summary:
+        """How the whole watch went."""
+        states = Counter({key: state for own in self._outcome.values() for key, state in own.items()}.values())
+        seconds = time.monotonic() - self._begun
+        undelivered = tuple(self._undelivered.items())
+        return Summary(states, self._made, self._delivered, undelivered, self._shrunk, seconds, stop.exit_code)
+
+    def _look(self, arrivals: Arrivals) -> Scan:
+        """The files that became whole since the last look; nothing while the folder is away, as a card or share is."""
+        folder = self.recipe.photos[0].folder
+        away = arrivals.polls > 0 and not folder.is_dir()
+        if away and not self._away:
+            console.warn(f"{folder} is gone; waiting for it to come back")
+        self._away = away
+        try:
+            with arrivals.poll() as ready:
+                return _NOTHING if away else scan(self.recipe.photos, output=self.recipe.output.folder, wanted=ready)
+        except (NothingMatchedError, OSError):  # an empty folder, or a file that went while it was looked at
+            return _NOTHING
+
+    def _forget(self, vanished: tuple[str, ...]) -> None:
+        """A photo that went before it could be edited is nothing that is missing."""
+        for path in vanished:
+            self._broken.pop(path, None)
+            if set(self._outcome.get(path, {}).values()) != {"done"}:
+                self._outcome.pop(path, None)
+
+    def _take(self, found: Scan, stop: Stop) -> None:
+        """Edit these photos together; one that cannot be planned takes no other with it."""
+        for broken in found.broken:
+            self._refuse(broken)
+        if not found.photos:
+            return
+        try:
+            self._edit(found, stop)
+        except (PlanError, NothingMatchedError) as error:
+            if len(found.photos) == 1:
+                photo = found.photos[0]
+                self._refuse(Broken(photo.name, photo.path, str(error)))
+                return
+            for photo in found.photos:
+                if not stop.asked.is_set():
+                    self._take(Scan((photo,)), stop)
+
+    def _edit(self, found: Scan, stop: Stop) -> None:
+        plan = expand(self.recipe, found)
+        job = Job(self.recipe, self.text, found, plan, plan, Selection())
+        started = now().isoformat(timespec="seconds")
+        spec, command = self.run.spec, shlex.join(sys.argv)
+        self.run.begin_session(
+            plan, Invocation(started, command, self.text, versions(spec.backend), spec.provider, partial=True)
+        )
+        engine = describe(self.engine, self.machine, plan)
+        self.run.note("engine", **engine, safety=self.recipe.safety)
+        summary = run_plan(plan, self.run, self.engine, options_of(job, self.run), _Says())
+        self._count(plan, summary)
+
+    def _count(self, plan: Plan, summary: Summary) -> None:
+        self._made += summary.made
+        self._delivered += summary.delivered
+        self._shrunk += summary.shrunk
+        self._undelivered |= dict(summary.undelivered)
+        for photo in plan.photos:
+            self._broken.pop(str(photo.path), None)
+            self._outcome[str(photo.path)] = {}
+        for strip in plan.strips:
+            self._outcome[str(strip.photo.path)] |= {edit.key: self._state(edit) for edit in strip.edits}
+
+    def _state(self, edit: Edit) -> str:
+        if edit.key in self.run.done:
+            return "done"
+        record = self.run.records.get(edit.key)
+        return record.status if record else "left"
+
+    def _refuse(self, broken: Broken) -> None:
+        self._broken[str(broken.path)] = broken
+        self.run.note("broken", photo=broken.name, reason=broken.reason)
+
+
+class _Says:
+    """Tells of each delivered file on stdout, for whoever waits for it, and of each failure on stderr."""
+
+    def started(self, left: int, done: int) -> None:
+        """Nothing: a file that arrives is not worth a line before it is edited."""
+
+    def finished(self, edit: Edit, record: Record) -> None:
+        if record.status != "done":
+            console.warn(f"{record.status}: {edit.instruction}: {record.detail}")
+
+    def delivered(self, delivery: Delivery) -> None:
+        console.out().print(delivery.path, markup=False)
+
+    def shrunk(self, limits: Limits) -> None:
+        console.warn(f"out of memory: going on with calls of {limits.default_rows} rows")
+
+    def note(self, text: str) -> None:
+        console.warn(text)

@@ -1,0 +1,142 @@
+"""`train`: the chain that makes a model, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ip2pbatch.cli import console
+
+if TYPE_CHECKING:
+    from ip2pbatch.train.estimates import Estimate
+    from ip2pbatch.train.stages import StageStatus
+
+app = typer.Typer(help="Train a model by a chain of stages; training/tiny made the embedded one.", no_args_is_help=True)
+
+Config = Annotated[Path, typer.Argument(help="A stage's config, a YAML file.", show_default=False)]
+Photos = Annotated[
+    Path | None,
+    typer.Option("--photos", "-p", help="The photos to learn from, where a chain reads photos.", show_default=False),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where every stage keeps what it makes.")]
+ShardFlag = Annotated[
+    str | None, typer.Option("--shard", help="Only part k of n, such as 2/8, of the stages that can be split.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+_COLOURS = {"fresh": "green", "stale": "yellow", "missing": "cyan"}
+
+
+@app.command()
+def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to check.", show_default=False)]) -> None:
+    """Check configs and all that they build on."""
+    from ip2pbatch.train.stages import in_order, load_config
+
+    for path in configs:
+        chain = list(in_order(load_config(path)))
+        console.out().print(f"{path}: ok, {' → '.join(one.name for one in chain)}", markup=False)
+
+
+@app.command()
+def status(config: Config, photos: Photos = None, out: Out = Path("work"), as_json: Json = False) -> None:
+    """Show which stages are fresh, stale or missing, and why."""
+    from ip2pbatch.train import stages
+
+    _show(stages.status(config, photos=photos, out=out), as_json)
+
+
+@app.command()
+def plan(config: Config, photos: Photos = None, out: Out = Path("work"), as_json: Json = False) -> None:
+    """Show which stages a run would carry out, and why, and what they will take: samples, disk, GPU hours."""
+    from ip2pbatch.train import estimates, stages
+
+    chain = stages.status(config, photos=photos, out=out)
+    found = estimates.estimate(chain)
+    _show([one for one in chain if one.state != "fresh"], as_json, found)
+
+
+@app.command()
+def run(config: Config, photos: Photos = None, out: Out = Path("work"), shard: ShardFlag = None) -> None:
+    """Bring a stage and all that it builds on up to date; an interrupted stage goes on where it was."""
+    from ip2pbatch.run.layout import Shard
+    from ip2pbatch.train import stages
+
+    part = Shard.parse(shard) if shard else None
+    found = stages.run(config, photos=photos, out=out, shard=part)
+    if stages.process()[0] == 0:  # the first of those that torchrun has started
+        _show(found, as_json=False)
+
+
+@app.command("bench-pairs")
+def bench_pairs(
+    config: Config,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Another model; sd15 and small have random weights.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Pairs a call; again for others.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Another number of steps.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how many pairs a second a pairs config makes, against the published script's one pair a call."""
+    from ip2pbatch.backends.pytorch import default_device
+    from ip2pbatch.train import prompt_to_prompt_bench as bench
+
+    settings = bench.settings_of(config, model, steps)
+    found = bench.compare(settings, default_device(), batch or [1, settings.batch])
+    console.out().print(bench.to_json(found) if as_json else bench.to_text(found), markup=False, soft_wrap=True)
+
+
+def _show(chain: Sequence[StageStatus], as_json: bool, estimates: Mapping[Path, Estimate] | None = None) -> None:
+    if as_json:
+        rows = [
+            {
+                "stage": one.config.stage, "config": str(one.config.path), "state": one.state, "reason": one.reason,
+                "folder": str(one.folder), "metrics": dict(one.metrics), **_estimated(estimates or {}, one.config.path),
+            }
+            for one in chain
+        ]  # fmt: skip
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table("stage", "state", "why", "where", "figures", box=None, pad_edge=False)
+    for one in chain:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in one.metrics.items())
+        table.add_row(one.config.name, f"[{_COLOURS[one.state]}]{one.state}[/]", one.reason, str(one.folder), figures)
+    console.out().print(table if chain else "every stage is fresh")
+    _show_estimates([estimates[one.config.path] for one in chain if estimates and one.config.path in estimates])
+
+
+def _estimated(estimates: Mapping[Path, Estimate], path: Path) -> dict[str, object]:
+    """The JSON of a stage's estimate; nothing where there is none."""
+    if path not in estimates:
+        return {}
+    from dataclasses import asdict
+
+    from ip2pbatch.train.estimates import rates
+
+    found = estimates[path]
+    return {"estimate": asdict(found) | {"hours": found.hours(rates())}}
+
+
+def _show_estimates(found: Sequence[Estimate]) -> None:
+    """What the stages will take, and on which figures that rests."""
+    if not found:
+        return
+    from rich.table import Table
+
+    from ip2pbatch.train.estimates import hours_of, rates, size_of
+
+    known, table = rates(), Table("stage", "will make", "disk", "on one GPU", box=None, pad_edge=False)
+    for one in found:
+        table.add_row(one.stage, one.makes, size_of(one.bytes), hours_of(one, known))
+    table.add_row("together", "", size_of(sum(one.bytes for one in found)), "")
+    console.out().print("\n", table, sep="")
+    for rate in known:
+        if any(rate.unit == one.unit and one.work for one in found):
+            told = f"{rate.device}: {rate.per_second:.3g} {rate.unit} a second ({rate.source})"
+            console.out().print(told, markup=False, highlight=False)

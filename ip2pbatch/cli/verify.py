@@ -1,0 +1,227 @@
+"""`verify`: make the pictures of a finished run again, or take another run's, and compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ip2pbatch import errors
+from ip2pbatch.cli import console
+from ip2pbatch.errors import NothingMatchedError, UsageError
+from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.scratch import Recorded
+    from ip2pbatch.run.lock import Lock
+    from ip2pbatch.run.verify import Case, Finding, LockWitness, RunWitness, Witness
+    from ip2pbatch.run.view import RunView
+
+_MEANS = {
+    Level.BITWISE: "files equal to the bit",
+    Level.PIXELS: f"pictures within RMS {MAX_RMS:g} and {MAX_DIFFERENCE} of 255",
+    Level.PERCEPTUAL: f"pictures with SSIM {MIN_SSIM} or more",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is verified: what it testifies, how it was made, and how it is called. `unfinished` pictures have none."""
+
+    name: str
+    witness: RunWitness | LockWitness
+    recorded: Recorded
+    unfinished: int = 0
+
+    @property
+    def default_level(self) -> Level:
+        """As much as the run's determinism promised."""
+        return Level.BITWISE if self.recorded.spec.determinism == "bitwise" else Level.PIXELS
+
+
+def verify(
+    what: Annotated[
+        Path, typer.Argument(help="A run's output folder, its recipe, or a lock.", show_default=False, metavar="WHAT")
+    ],
+    against: Annotated[Path | None, typer.Option(help="Compare with this finished run; nothing is made again.")] = None,
+    level: Annotated[
+        Level | None, typer.Option(help="How equal is equal.", show_default="bitwise for a bitwise run, else pixels")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="Only N pictures, chosen by hash.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for pictures of what differs [default: within the run].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit file: a test case a comparison.")] = None,
+) -> None:
+    """Make the pictures of a finished run again in a temporary folder, and compare them. Exit 4 where any differs."""
+    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.run.verify import choose, compare
+
+    subject = find(what, remade=against is None)
+    level = level or subject.default_level
+    _refuse_impossible(subject, level)
+    cases = choose(subject.witness.cases(level), sample)
+    if not cases:
+        raise NothingMatchedError(f"{subject.name} has no finished picture to compare")
+    with _other(subject, cases, level, against) as (actual, made):
+        findings = list(compare(subject.witness, actual, level, cases))
+        shown = _triptychs(subject, actual, findings, out)
+    code = errors.DONE if all(finding.state == "equal" for finding in findings) else errors.DIFFERS
+    outlets = Outlets(as_json, junit)
+    _report(subject, level, findings, shown, made, console.talk() if as_json else console.out())
+    _tell(subject, findings, outlets, code)
+    raise typer.Exit(code)
+
+
+def find(what: Path, *, remade: bool) -> Subject:
+    """A run by its folder, a lock by its name, a recipe's run or else its lock. `remade` asks for a lock's recipe too.
+
+    Raises UsageError, StaleError, RecipeError.
+    """
+    from ip2pbatch.plan.recipe import load_recipe
+    from ip2pbatch.run.layout import run_folders
+    from ip2pbatch.run.lock import lock_path, read_lock
+    from ip2pbatch.run.view import read_run
+
+    if what.is_dir():
+        return _of_run(read_run(what))
+    if what.name.endswith((".lock.yaml", ".lock.yml")):
+        return _of_lock(what, read_lock(what), remade)
+    folder = load_recipe(what).output.folder
+    if not run_folders(folder) and lock_path(what).exists():
+        return _of_lock(lock_path(what), read_lock(lock_path(what)), remade)
+    return _of_run(read_run(folder))
+
+
+def _of_run(view: RunView) -> Subject:
+    from ip2pbatch.cli.scratch import Recorded
+    from ip2pbatch.pictures.deliver import DeliverySettings
+    from ip2pbatch.run.lock import last_event
+    from ip2pbatch.run.verify import RunWitness
+
+    engine, delivery = last_event(view, "engine"), DeliverySettings(**last_event(view, "delivery"))
+    paths = {}
+    for strip in view.strips:
+        for link, edit in view.kept(strip):
+            if (file := view.delivery(strip, edit)) is not None:
+                paths[strip.photo.name, strip.id, link, edit.key] = file.path
+    recorded = Recorded(view.spec, view.plan, engine["batch"], engine["safety"], delivery, paths)
+    counts = view.counts()
+    return Subject(str(view.root), RunWitness(view), recorded, sum(counts.values()) - counts["done"])
+
+
+def _of_lock(path: Path, lock: Lock, remade: bool) -> Subject:
+    from ip2pbatch.cli import lock as locking
+    from ip2pbatch.cli.files import settings_of
+    from ip2pbatch.cli.scratch import Recorded
+    from ip2pbatch.cli.session import Selection, read
+    from ip2pbatch.pictures.deliver import DeliverySettings
+    from ip2pbatch.plan.edits import Plan
+    from ip2pbatch.run.verify import LockWitness
+
+    plan, settings = Plan("", lock.engine.model, (), (), ()), DeliverySettings()
+    if remade:
+        job = read(path.parent / lock.recipe, Selection())
+        found = locking.differences(lock, job.whole, locking.surroundings(job, lock.engine.backend))
+        # Other versions are what one verifies against; another plan would be other pictures.
+        locking.refuse(path, [difference for difference in found if difference.topic != "versions"])
+        plan, settings = job.whole, settings_of(job.recipe)
+    paths = {(file.photo, file.id, file.link, file.edit): name for name, file in lock.files.items()}
+    recorded = Recorded(lock.engine.spec, plan, lock.batch.edits, lock.safety, settings, paths)
+    return Subject(str(path), LockWitness(lock), recorded)
+
+
+def _refuse_impossible(subject: Subject, level: Level) -> None:
+    from ip2pbatch.run.verify import LockWitness
+
+    if not isinstance(subject.witness, LockWitness) or level is Level.BITWISE:
+        return
+    if level is Level.PERCEPTUAL:
+        raise UsageError(
+            "a lock holds digests and no picture, so likeness cannot be measured against it",
+            hint="give the run's folder instead, or use --level bitwise or pixels",
+        )
+    console.warn("a lock holds digests and no picture: only exactly equal pixels count as equal")
+
+
+@contextmanager
+def _other(
+    subject: Subject, cases: Sequence[Case], level: Level, against: Path | None
+) -> Iterator[tuple[Witness, str]]:
+    """What to compare with, and in words where it comes from."""
+    from ip2pbatch.cli.scratch import made_again
+    from ip2pbatch.run.verify import RunWitness, cut
+    from ip2pbatch.run.view import read_run
+
+    if against is not None:
+        yield RunWitness(read_run(against)), f"as in {against}"
+        return
+    recorded = subject.recorded
+    with made_again(recorded, cut(recorded.plan, cases), deliver=level is Level.BITWISE) as (view, summary):
+        if summary.stopped:
+            console.talk().print("interrupted: nothing was compared")
+            raise typer.Exit(summary.stopped)
+        yield RunWitness(view), f"made again in {summary.seconds:.1f} s"
+
+
+def _triptychs(subject: Subject, actual: Witness, findings: Sequence[Finding], out: Path | None) -> dict[Case, Path]:
+    """A picture of every Finding that has two different ones; those of an earlier verification in the run are gone."""
+    from ip2pbatch.plan.names import safe_path
+    from ip2pbatch.run.verify import RunWitness
+    from ip2pbatch.show.triptych import draw_triptych
+
+    folder = out
+    if folder is None and isinstance(subject.witness, RunWitness):
+        folder = subject.witness.view.layout.folder / "verify"
+        for old in folder.glob("*.png"):
+            old.unlink()
+    drawn: dict[Case, Path] = {}
+    for finding in findings:
+        case = finding.case
+        if folder is None or finding.state != "differs" or finding.distance is None:
+            continue
+        before, after = subject.witness.picture(case.key), actual.picture(case.key)
+        if before is not None and after is not None:
+            name = safe_path(case.photo.rpartition("/")[2], f"-{case.key[:8]}.png")
+            drawn[case] = folder / name
+            draw_triptych(before, after, f"{case.photo}: {case.instruction}", finding.why, drawn[case])
+    return drawn
+
+
+def _report(
+    subject: Subject, level: Level, findings: Sequence[Finding], shown: dict[Case, Path], made: str, out: Console
+) -> None:
+    """A table of what differs, and a last line that tells the truth."""
+    wrong = [finding for finding in findings if finding.state != "equal"]
+    rows = [(f.state, f.case.photo, f.case.id or f.case.instruction, f.why) for f in wrong]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    for row in rows:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        out.print(line.rstrip(), markup=False)
+    if shown:
+        out.print(f"expected, actual and difference of {len(shown)}: {next(iter(shown.values())).parent}", markup=False)
+    if subject.unfinished:
+        console.warn(f"{subject.unfinished} pictures of {subject.name} are not finished and were not compared")
+    kinds = Counter(finding.state for finding in findings)
+    counts = ", ".join(f"{kinds[state]} {state}" for state in ("differs", "absent") if kinds[state])
+    verdict = f"different: {counts} of {len(findings)}" if wrong else f"the same: all {len(findings)} compared"
+    out.print(f"{verdict} ({_MEANS[level]}), {subject.name} {made}", markup=False)
+
+
+def _tell(subject: Subject, findings: Sequence[Finding], outlets: Outlets, code: int) -> None:
+    """The same to machines."""
+    from ip2pbatch.show import ci
+
+    counts: Counter[str] = Counter(finding.state for finding in findings)
+    counts = Counter({"equal": 0, "differs": 0, "absent": 0} | counts | {"unfinished": subject.unfinished})
+    lines = [*map(ci.finding_line, findings), ci.verdict_line(subject.name, counts, code)]
+    outlets.compared(lines, ci.junit_of_findings(f"verify {subject.name}", findings), ci.github_findings(findings))

@@ -1,0 +1,39 @@
+"""Runs the command line in this process, as a person would type it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ip2pbatch.cli import app, console
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """`command("run", recipe)` → Said; paths become texts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str | Path) -> Said:
+        self._monkeypatch.setattr(sys, "argv", ["ip2pbatch", *map(str, arguments)])
+        # rich remembers the streams it was made with, and pytest gives every test its own
+        console.out.cache_clear()
+        console.talk.cache_clear()
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        said = self._capsys.readouterr()
+        code = stop.value.code
+        return Said(code if isinstance(code, int) else int(code is not None), said.out, said.err)

@@ -1,0 +1,40 @@
+"""Fixtures that many tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import CommandLine
+from hypothesis import settings
+from PIL import Image
+
+settings.register_profile("busy", deadline=None)  # how long an example takes says more of the machine than of the code
+settings.load_profile("busy")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line in this process."""
+    return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes this user's caches of digests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Path:
+    """A folder `photos` with three photos: landscape, portrait in a folder below, and a square PNG."""
+    down, across = np.mgrid[0:96, 0:128].astype(np.float32)
+    waves = np.stack([np.sin(down / 7), np.cos(across / 11), np.sin((down + across) / 17)], axis=-1)
+    pixels = (127 + 90 * waves).astype(np.uint8)
+    folder = tmp_path / "photos"
+    (folder / "day2").mkdir(parents=True)
+    Image.fromarray(pixels).save(folder / "one.jpg", quality=95)
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(folder / "day2" / "two.jpg", quality=95)
+    Image.fromarray(pixels[:, :96]).save(folder / "three.png")
+    return tmp_path

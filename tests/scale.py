@@ -1,0 +1,163 @@
+"""A million edits with the fake engine: planning, ledger, resume, status and report, in time and memory.
+
+python tests/scale.py                 a million; minutes, and 5 GB of small files in a temporary folder
+python tests/scale.py 100000 DIR      so many, in DIR
+
+Prints a table for BENCHMARKS.md. Each stage is a process of its own, as a command is, so that its seconds and its peak
+memory are its own. Seconds are of processor time: on a busy machine the clock tells nothing. The pictures of a full run
+would take hours to make, so all but the last thousand are put there beforehand, as the ledger writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+from runs import SPEC, fork, make_photos
+
+from ip2pbatch.plan.edits import Plan, expand
+from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.photos import Photo, Scan
+from ip2pbatch.plan.recipe import Recipe
+from ip2pbatch.run.execute import Options, run_plan
+from ip2pbatch.run.fake import FakeEngine
+from ip2pbatch.run.journal import Journal
+from ip2pbatch.run.layout import Layout
+from ip2pbatch.run.ledger import Invocation, Record, open_run
+from ip2pbatch.run.view import read_run
+
+EDITS = ["make it winter", "make it night", "make it rain", "as a watercolour"]
+INVOCATION = Invocation("2026-01-01T00:00:00Z", "run")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took: seconds of processor time, and the largest resident memory in bytes."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where and how much: `edits` of `edits // 4` photos. The edits of the last `rest` photos are left to be made."""
+
+    folder: Path
+    edits: int
+    rest: int = 250
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def photos(self) -> tuple[Photo, ...]:
+        real = make_photos(self.folder / "in", self.rest)
+        made = (
+            Photo(f"roll{n // 1000:04d}/{n:07d}.jpg", self.folder / "gone.jpg", _digest(n), (96, 64))
+            for n in range(self.edits // len(EDITS) - self.rest)
+        )
+        return (*made, *real)
+
+    def plan(self) -> Plan:
+        recipe = Recipe.model_validate({"photos": "in", "edits": EDITS, "size": 64, "output": {"folder": self.out}})
+        plan = expand(recipe, Scan(self.photos()))
+        assert len(output_names(plan, recipe.output)) == len(plan.edits) == self.edits
+        return plan
+
+
+def measure(work: Callable[[], object], seconds: float = 7200) -> Cost:
+    """Do `work` in a forked process, at most `seconds`. What this one holds is counted in, so it holds little."""
+    child = fork(seconds)
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status, usage = os.wait4(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, "a stage failed"
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def planning(field: Field) -> None:
+    """The plan, its names, and its copy in the run directory."""
+    plan = field.plan()
+    with open_run(field.out, SPEC) as run:
+        run.begin_session(plan, INVOCATION)
+
+
+def filling(field: Field) -> None:
+    """All pictures but the last ones, and their records, without asking the disk after each whether it has it."""
+    plan, layout = field.plan(), Layout(field.out / ".ip2pbatch")
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
+    data, rows = buffer.getvalue(), []
+    journal = Journal(layout.results(None))
+    for edit in plan.edits[: -field.rest * len(EDITS)]:
+        path = layout.picture(edit.key)
+        try:
+            path.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(data)
+        rows.append(asdict(Record(edit.key, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(data))))
+        if len(rows) == 10_000:
+            journal.append(*rows)
+            rows.clear()
+    journal.append(*rows)
+    journal.close()
+
+
+def resume(field: Field) -> None:
+    """What `run` does when it is started again: plan, open, and make what is left."""
+    plan = field.plan()
+    with open_run(field.out, SPEC) as run:
+        run.begin_session(plan, INVOCATION)
+        summary = run_plan(plan, run, FakeEngine(), Options())
+    assert summary.made == field.rest * len(EDITS)
+    assert summary.states == {"done": field.edits}
+
+
+def status(field: Field) -> None:
+    view = read_run(field.out)
+    assert view.counts()["done"] == field.edits
+
+
+def report(field: Field) -> None:
+    from ip2pbatch.show.report import write_report
+
+    assert write_report(read_run(field.out), field.out / "report.html").stat().st_size < 100 << 20
+
+
+STAGES: dict[str, Callable[[Field], None]] = {
+    "planning, with names and the plan's copy": planning,
+    "filling the run directory (preparation)": filling,
+    "resume: plan, open, make the last thousand": resume,
+    "status": status,
+    "report": report,
+}
+
+
+def _digest(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
+
+
+def main(edits: int = 1_000_000, folder: str = "") -> None:
+    """Print a row a stage."""
+    with tempfile.TemporaryDirectory(dir=folder or None) as place:
+        print(f"| {edits:,} edits with the fake engine | seconds of processor time | peak memory |\n|---|---|---|")
+        for name, stage in STAGES.items():
+            cost = measure(lambda stage=stage: stage(Field(Path(place), edits)))
+            print(f"| {name} | {cost.seconds:.1f} | {cost.peak / (1 << 30):.2f} GiB |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*(int(text) if text.isdigit() else text for text in sys.argv[1:]))

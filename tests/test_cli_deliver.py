@@ -1,0 +1,83 @@
+"""Delivered files as a person meets them: what is told of them, and what becomes of older names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from command import CommandLine
+from PIL import Image
+
+RECIPE = """
+name: shoot
+model: tiny
+photos: photos
+edits: [make it winter]
+output: {folder: out}
+size: {long_side: 96}
+guidance: {text: 5}
+"""
+
+
+@pytest.fixture
+def recipe(shoot: Path) -> Path:
+    path = shoot / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def files(out: Path) -> set[str]:
+    found = (p.relative_to(out) for p in out.rglob("*") if p.suffix in (".jpg", ".png", ".webp"))
+    return {str(p) for p in found if p.parts[0] not in (".ip2pbatch", "sheets")}
+
+
+def test_files_that_now_have_another_name_are_told_and_removed_only_when_asked(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    assert "note:" not in command("run", recipe, "--backend", "fake").err
+    before = files(out)
+    recipe.write_text(RECIPE.replace("text: 5", "text: [5, 7.5]"))
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0
+    assert "still there under older names: 3 files delivered before, such as day2/two_make-it-winter.jpg" in said.err
+    assert len(files(out)) == 9
+    assert json.loads(command("status", out, "--json").out)["leftovers"] == sorted(before)
+    (out / "one_make-it-winter.jpg").write_bytes(b"retouched by hand")
+    said = command("deliver", recipe, "--tidy")
+    assert said.code == 0
+    assert "removed 2 files delivered before under other names" in said.out
+    assert files(out) & before == {"one_make-it-winter.jpg"}
+    assert len(files(out)) == 7
+    assert json.loads(command("status", out, "--json").out)["leftovers"] == []
+
+
+def test_the_detail_that_came_back_is_told_with_the_picture_that_has_least(command: CommandLine, recipe: Path) -> None:
+    assert command("run", recipe, "--backend", "fake").code == 0
+    out = recipe.parent / "out"
+    rows = [json.loads(line) for line in (out / ".ip2pbatch/deliveries.jsonl").read_text().splitlines()]
+    gates = {row["path"]: row["gate"] for row in rows if "begun" not in row}
+    assert len(gates) == 3
+    assert all(0 <= gate <= 1 for gate in gates.values())
+    kept = json.loads(command("status", out, "--json").out)["detail_kept"]
+    assert kept["least"] == min(gates.values()) == gates[kept["least_in"]]
+    said = command("status", out).out
+    assert f"least {kept['least']:.0%} in {kept['least_in']}" in said
+    assert "Detail kept" in (out / "report.html").read_text()
+    assert command("deliver", recipe, "--full-resolution", "off").code == 0
+    assert json.loads(command("status", out, "--json").out)["detail_kept"] is None
+
+
+def test_what_a_file_could_not_hold_is_told_once_with_a_count(command: CommandLine, recipe: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65535, (96, 128, 3), dtype=np.uint16)
+    for name in ("x", "y"):
+        tifffile.imwrite(recipe.parent / f"photos/{name}.tif", deep, photometric="rgb")
+    Image.new("L", (128, 96), 90).save(recipe.parent / "photos" / "grey.png")
+    said = command("run", recipe, "--backend", "fake")
+    assert "grey converted to sRGB (1 file)" in said.err
+    assert "16 bits" not in said.err
+    said = command("deliver", recipe, "--format", "jpeg")
+    assert "note: 16 bits a channel reduced to 8 (2 files)" in said.err

@@ -1,0 +1,312 @@
+"""`lock`, `run --locked` and `verify` as a CI job uses them; bitwise runs come out the same to the byte."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from command import CommandLine
+from PIL import Image
+from runs import digests, exit_of, in_child
+from tiny_models import save_model
+
+from ip2pbatch.cli import app
+from ip2pbatch.errors import ResourceError
+from ip2pbatch.run import ledger
+from ip2pbatch.run.ledger import open_run
+from ip2pbatch.run.view import read_run
+
+RECIPE = """
+model: tiny
+photos: photos
+edits: [make it winter, {id: storm, chain: [make it rain, make it night], keep: all}]
+size: {long_side: 96}
+output: {folder: out, full_resolution: off}
+"""
+FAKE = ("--backend", "fake")
+
+# What `--backend` takes that runs a model, and the library that it needs.
+WITH_A_MODEL = {"torch": "torch", "onnx": "onnxruntime"}
+
+
+@pytest.fixture
+def recipe(shoot: Path) -> Path:
+    path = shoot / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def locked(command: CommandLine, recipe: Path) -> Path:
+    assert command("run", recipe, *FAKE).code == 0
+    said = command("lock", recipe)
+    assert said.code == 0, said.err
+    assert "locked 9 pictures and 9 files of 3 photos" in said.out
+    return recipe
+
+
+def alter(out: Path, instruction: str, by: int) -> None:
+    """Make the first picture of an instruction brighter, as another engine might."""
+    view = read_run(out)
+    edit = next(edit for edit in view.plan.edits if edit.instruction == instruction)
+    with open_run(out, view.spec) as run:
+        run.commit(edit.key, (run.picture(edit.key).astype(int) + by).clip(0, 255).astype(np.uint8), seconds=0.0)
+
+
+def test_a_lock_is_refused_before_the_run_is_finished(command: CommandLine, recipe: Path) -> None:
+    assert command("lock", recipe).code == 2
+    assert command("run", recipe, *FAKE, "--limit", "1").code == 0
+    said = command("lock", recipe)
+    assert said.code == 4
+    assert "6 left of 9" in said.err
+    missing = command("lock", recipe, "--check")
+    assert missing.code == 4
+    assert "there is no lock" in missing.err
+    assert not list(recipe.parent.glob("*.lock.yaml"))
+
+
+def test_check_and_locked_name_what_is_stale_and_change_nothing(command: CommandLine, locked: Path) -> None:
+    lock = locked.with_name("recipe.lock.yaml")
+    before = lock.read_bytes()
+    assert command("lock", locked, "--check").code == 0
+    assert command("run", locked, *FAKE, "--locked").code == 0
+    locked.write_text("# a comment asks for nothing\n" + RECIPE)
+    assert command("lock", locked, "--check").code == 0
+    locked.write_text(RECIPE.replace("make it winter", "make it snow"))
+    (locked.parent / "photos/three.png").unlink()
+    files = digests(locked.parent / "out")
+    said = command("lock", locked, "--check")
+    assert said.code == 4
+    assert said.out.splitlines() == [
+        "photos: removed: three.png",
+        "recipe: asks for “make it snow” (2 pictures), which is not locked",
+        "recipe: does not ask for “make it winter” any more (2 pictures)",
+        f"stale: 3 reasons in {lock}",
+    ]
+    refused = command("run", locked, *FAKE, "--locked", "--determinism", "bitwise")
+    assert refused.code == 4
+    for words in ("three.png", "make it snow", "determinism is bitwise, was stable", "hint:"):
+        assert words in refused.err
+    assert digests(locked.parent / "out") == files
+    assert lock.read_bytes() == before
+
+
+def test_another_version_is_stale(command: CommandLine, locked: Path) -> None:
+    lock = locked.with_name("recipe.lock.yaml")
+    written = yaml.safe_load(lock.read_text())["versions"]["numpy"]
+    lock.write_text(lock.read_text().replace(f"numpy: {written}", "numpy: 1.0.0"))
+    said = command("lock", locked, "--check")
+    assert said.code == 4
+    assert f"versions: numpy is {written}, was 1.0.0" in said.out
+
+
+def test_verify_makes_the_pictures_again_and_leaves_nothing_behind(
+    command: CommandLine, locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    before = digests(locked.parent)
+    for what in (locked, locked.parent / "out", locked.with_name("recipe.lock.yaml")):
+        said = command("verify", what, "--level", "bitwise")
+        assert said.code == 0, said.err
+        assert said.out.splitlines()[-1].startswith("the same: all 9 compared (files equal to the bit)")
+    said = command("verify", locked, "--sample", "2")
+    assert said.code == 0, said.err
+    assert "all 2 compared" in said.out
+    assert digests(locked.parent) == before
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_verify_finds_what_differs_and_shows_it(command: CommandLine, locked: Path) -> None:
+    out, other = locked.parent / "out", locked.parent / "other"
+    shutil.copytree(out, other)
+    assert command("verify", out, "--against", other, "--level", "bitwise").code == 0
+    alter(other, "make it rain", 2)
+    said = command("verify", out, "--against", other, "--level", "pixels")
+    assert said.code == 0, said.out
+    alter(other, "make it rain", 30)
+    said = command("verify", out, "--against", other, "--out", locked.parent / "shown")
+    assert said.code == 4
+    assert said.out.splitlines()[0].startswith("differs")
+    assert "make it rain" in said.out.splitlines()[0]
+    assert said.out.splitlines()[-1].startswith("different: 1 differs of 9")
+    (page,) = (locked.parent / "shown").glob("*.png")
+    with Image.open(page) as picture:
+        assert picture.width > 3 * 96
+    within = command("verify", other)  # the altered run against itself made again: shown within the run
+    assert within.code == 4
+    assert len(list((other / ".ip2pbatch/verify").glob("*.png"))) == 1
+    shutil.rmtree(other / ".ip2pbatch/edits")
+    gone = command("verify", out, "--against", other)
+    assert gone.code == 4
+    assert "different: 9 absent of 9" in gone.out
+
+
+def test_a_lock_alone_compares_digests_and_says_so(command: CommandLine, locked: Path) -> None:
+    lock, out = locked.with_name("recipe.lock.yaml"), locked.parent / "out"
+    said = command("verify", lock, "--against", out, "--level", "pixels")
+    assert said.code == 0
+    assert "only exactly equal pixels" in said.err
+    assert command("verify", lock, "--against", out, "--level", "perceptual").code == 2
+    alter(out, "make it winter", 1)
+    said = command("verify", lock, "--against", out, "--level", "pixels")
+    assert said.code == 4
+    assert "a lock cannot say how far" in said.out
+    locked.write_text(RECIPE.replace("winter", "snow"))
+    stale = command("verify", lock)
+    assert stale.code == 4
+    assert "make it snow" in stale.err
+    shutil.rmtree(out)
+    assert command("verify", locked.parent / "nowhere").code == 2
+
+
+def kill_on_the_way(arguments: list[str]) -> None:
+    """A command line in another process, killed when it has recorded its second picture."""
+
+    def work() -> int:
+        commit = ledger.Run.commit
+
+        def kill(run: ledger.Run, *of: Any, **more: Any) -> ledger.Record:
+            record = commit(run, *of, **more)
+            if len(run.done) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return record
+
+        ledger.Run.commit = kill
+        sys.argv = ["ip2pbatch", *arguments]
+        app.main()
+        return 0
+
+    assert exit_of(in_child(work)) == -signal.SIGKILL
+
+
+def test_bitwise_does_not_hang_on_order_subset_batch_or_a_kill(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    """With the engine that needs no model; the same with a model below."""
+    bitwise = (*FAKE, "--determinism", "bitwise")
+    assert command("run", recipe, *bitwise, "--out", tmp_path / "one").code == 0
+    expected = delivered(tmp_path / "one")
+    assert len(expected) == 9
+
+    kill_on_the_way(["run", str(recipe), *bitwise, "--out", str(tmp_path / "killed")])
+    assert len(delivered(tmp_path / "killed")) < 9
+    assert command("run", recipe, *bitwise, "--out", tmp_path / "killed").code == 0
+    assert delivered(tmp_path / "killed") == expected
+    assert command("run", recipe, *bitwise, "--batch", "1", "--out", tmp_path / "single").code == 0
+    assert delivered(tmp_path / "single") == expected
+    assert command("run", recipe, *bitwise, "--only", "t*.png", "--out", tmp_path / "part").code == 0
+    part = delivered(tmp_path / "part")
+    assert len(part) == 3
+    assert part.items() <= expected.items()
+    edits = "[{id: storm, chain: [make it rain, make it night], keep: all}, make it winter]"
+    lines = [f"edits: {edits}" if line.startswith("edits:") else line for line in RECIPE.splitlines()]
+    recipe.write_text("\n".join(lines))
+    assert command("run", recipe, *bitwise, "--out", tmp_path / "shuffled").code == 0
+    assert delivered(tmp_path / "shuffled") == expected
+
+
+def delivered(out: Path) -> dict[str, str]:
+    """sha256 of every delivered file by its name."""
+    return {name: digest for name, digest in digests(out).items() if not name.startswith(("sheets", "report"))}
+
+
+@pytest.fixture
+def calm_torch() -> object:
+    """Bitwise sets torch's global switches; other tests in this process are to find them as they were."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def stop_short(command: CommandLine, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    """A command line that breaks off when it has recorded its fourth picture."""
+    commit = ledger.Run.commit
+
+    def limited(run: ledger.Run, *of: Any, **more: Any) -> ledger.Record:
+        if len(run.done) >= 4:  # two writers may finish at once
+            raise ResourceError("the power went")
+        return commit(run, *of, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.Run, "commit", limited)
+        assert command(*arguments).code == 7
+
+
+@pytest.mark.parametrize("backend", WITH_A_MODEL)
+def test_bitwise_with_a_model_does_not_hang_on_order_subset_batch_or_a_resume(
+    command: CommandLine, recipe: Path, tmp_path: Path, calm_torch: object, monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+) -> None:  # fmt: skip
+    pytest.importorskip(WITH_A_MODEL[backend])
+    model = save_model(tmp_path / "model", "taesd")
+    text = RECIPE.replace("model: tiny", f"model: {model}\nsteps: 2").replace("long_side: 96", "long_side: 64")
+    recipe.write_text(text)
+    bitwise = ("--backend", backend, "--determinism", "bitwise", "--device", "cpu")
+    assert command("run", recipe, *bitwise, "--batch", "8").code == 0
+    expected = delivered(tmp_path / "out")
+    assert len(expected) == 9
+
+    assert command("run", recipe, *bitwise, "--only", "t*.png", "--out", tmp_path / "part").code == 0
+    part = delivered(tmp_path / "part")
+    assert len(part) == 3
+    assert part.items() <= expected.items()
+    stop_short(command, monkeypatch, "run", recipe, *bitwise, "--out", tmp_path / "short")
+    assert len(delivered(tmp_path / "short")) < 9
+    assert command("run", recipe, *bitwise, "--batch", "3", "--out", tmp_path / "short").code == 0
+    assert delivered(tmp_path / "short") == expected
+    edits = "[{id: storm, chain: [make it rain, make it night], keep: all}, make it winter]"
+    recipe.write_text("\n".join(f"edits: {edits}" if row.startswith("edits:") else row for row in text.splitlines()))
+    assert command("run", recipe, *bitwise, "--batch", "1", "--out", tmp_path / "shuffled").code == 0
+    assert delivered(tmp_path / "shuffled") == expected
+
+
+def test_a_lock_with_a_model_names_its_weights_and_verify_makes_the_same_files(
+    command: CommandLine, recipe: Path, tmp_path: Path, calm_torch: object
+) -> None:
+    model = save_model(tmp_path / "model", "taesd")
+    recipe.write_text(
+        RECIPE.replace("model: tiny", f"model: {model}\nsteps: 1").replace("long_side: 96", "long_side: 64")
+    )
+    bitwise = ("--determinism", "bitwise", "--device", "cpu")
+    assert command("run", recipe, *bitwise).code == 0
+    assert command("lock", recipe).code == 0
+    weights = yaml.safe_load(recipe.with_name("recipe.lock.yaml").read_text())["weights"]
+    assert any(name.startswith("unet/") and name.endswith(".safetensors") for name in weights)
+    assert command("run", recipe, *bitwise, "--locked", "--batch", "1", "--out", tmp_path / "single").code == 0
+    said = command("verify", recipe, "--sample", "2")
+    assert said.code == 0, said.out + said.err
+    assert "files equal to the bit" in said.out
+
+    with (model / "model_index.json").open("a") as index:
+        index.write("\n")
+    changed = command("verify", recipe)
+    assert changed.code == 4
+    assert "model digest" in changed.err
+    stale = command("lock", recipe, "--check")
+    assert stale.code == 4
+    assert "model: other files: model_index.json" in stale.out
+
+
+def test_a_run_of_shards_is_locked_and_verified_as_one(command: CommandLine, recipe: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        Image.linear_gradient("L").rotate(60 * number).convert("RGB").save(recipe.parent / f"photos/more{number}.png")
+    for k in (1, 2, 3):
+        said = command("run", recipe, *FAKE, "--shard", f"{k}/3")
+        assert said.code in (0, 5), said.err
+    said = command("verify", recipe.parent / "out", "--level", "bitwise")
+    assert said.code == 0, said.out + said.err
+    assert "the same: all 27 compared" in said.out
+    assert command("lock", recipe).code == 0
+    assert command("verify", recipe.with_name("recipe.lock.yaml")).code == 0
+    assert command("run", recipe, *FAKE, "--out", tmp_path / "whole").code == 0
+    said = command("verify", tmp_path / "whole", "--against", recipe.parent / "out", "--level", "bitwise")
+    assert said.code == 0, said.out
+    assert "all 27 compared" in said.out

@@ -1,0 +1,63 @@
+"""What a quick command may load: torch and its like only where a picture is made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "scipy", "skimage", "huggingface_hub", "numpy")
+RECIPE = """
+model: tiny
+photos: photos
+edits: [make it winter]
+output: {folder: out}
+"""
+
+
+def loaded_by(arguments: list[str], folder: Path) -> tuple[set[str], int, str]:
+    """The heavy modules in sys.modules after one command line, its exit code and what it said."""
+    program = (
+        "import sys\n"
+        "from ip2pbatch.cli.app import main\n"
+        f"sys.argv = ['ip2pbatch', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    code = stop.code or 0\n"
+        "else:\n    code = 0\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("LOADED"))
+    return {name for name in HEAVY if repr(name) in line}, done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Path:
+    """A folder with a recipe and two photos."""
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.linear_gradient("L").convert("RGB").save(tmp_path / f"photos/{name}.jpg")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["validate", "recipe.yaml"], ["plan", "recipe.yaml"], ["schema"], ["--version"]],
+    ids=" ".join,
+)
+def test_quick_commands_load_no_heavy_library(arguments: list[str], shoot: Path) -> None:
+    loaded, code, said = loaded_by(arguments, shoot)
+    assert code == 0, said
+    assert loaded == set()
+
+
+def test_importing_the_package_touches_nothing(tmp_path: Path) -> None:
+    program = "import ip2pbatch.cli.app, os; print(os.listdir('.'))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,54 @@
+"""The flags that say how fast: what they take, and that an approximate one is part of a run's identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ip2pbatch.cli.engines import choose
+from ip2pbatch.cli.machine import Compile, Determinism, Machine, Precision, batch_of, interval_in, interval_of
+from ip2pbatch.errors import UsageError
+
+
+def test_a_batch_is_a_number_or_auto() -> None:
+    assert [batch_of(text) for text in (None, "auto", "3")] == [None, "auto", 3]
+    for text in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(UsageError, match="--batch takes a number from 1 or auto"):
+            batch_of(text)
+
+
+def test_an_interval_is_a_part_of_the_steps() -> None:
+    assert interval_of("0.1..0.8") == (0.1, 0.8)
+    assert interval_of("0..1") == (0.0, 1.0)
+    assert interval_of(None) is None
+    for text in ("0.8..0.1", "0.5", "-0.1..1", "0..2", "a..b", "0.5..0.5", "nan..1", ""):
+        with pytest.raises(UsageError, match="no part of the steps"):
+            interval_of(text)
+
+
+def test_an_approximate_speed_up_is_named_in_the_run_s_identity_and_read_from_it() -> None:
+    machine = Machine(precision=Precision.FP32, device="cpu", interval=(0.1, 0.8))
+    spec, _ = choose("tiny", machine, safety=False)
+    assert spec.approximations == ("guidance-interval 0.1..0.8",)
+    assert interval_in(spec.approximations) == (0.1, 0.8)
+    assert choose("tiny", Machine(precision=Precision.FP32, device="cpu"), safety=False)[0].approximations == ()
+    assert interval_in(()) is None
+
+
+@pytest.mark.parametrize("auto", [{"batch": "auto"}, {"compile": Compile.ON}], ids=str)
+def test_what_hangs_on_a_measurement_is_not_bitwise(auto: dict[str, Any]) -> None:
+    machine = Machine(precision=Precision.FP32, device="cpu", determinism=Determinism.BITWISE, **auto)
+    with pytest.raises(UsageError, match="is bitwise") as caught:
+        choose("tiny", machine, safety=False)
+    assert "--determinism stable" in str(caught.value.hint)
+
+
+def test_a_step_can_be_left_out_and_a_stranger_cannot() -> None:
+    machine = Machine(precision=Precision.FP32, device="cpu", without=("time-table", "row-workers"))
+    _, open_engine = choose("tiny", machine, safety=False)
+    engine = open_engine()
+    assert "text-memory" in engine.steps
+    assert not {"time-table", "row-workers"} & set(engine.steps)
+    with pytest.raises(UsageError, match="there is no step wings"):
+        choose("tiny", Machine(precision=Precision.FP32, device="cpu", without=("wings",)), safety=False)

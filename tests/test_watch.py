@@ -1,0 +1,224 @@
+"""Watching a folder: what arrives is edited once, whole, whatever way it came, and over restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import CommandLine
+from PIL import Image
+from runs import make_photos, many, strays
+
+from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.journal import read_journal
+
+RECIPE = """
+model: tiny
+photos: nowhere
+edits: [make it winter]
+size: {long_side: 64}
+output: {folder: out, full_resolution: off}
+"""
+FAKE = ("--backend", "fake")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def files(tmp_path: Path, count: int) -> list[bytes]:
+    """The bytes of `count` photos, each another one."""
+    return [photo.path.read_bytes() for photo in make_photos(tmp_path / "elsewhere", count)]
+
+
+def made(out: Path) -> Counter[str]:
+    """How often each Edit was recorded as done."""
+    return Counter(row["edit"] for row in read_journal(out / ".ip2pbatch/results.jsonl") if row["status"] == "done")
+
+
+@contextlib.contextmanager
+def meanwhile(work) -> Iterator[None]:
+    """`work` in a thread, started a moment later; its end is waited for and its error raised."""
+    trouble: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    yield
+    thread.join(many(120, 3600))
+    assert not thread.is_alive(), "what was to go on meanwhile never ended"
+    assert not trouble, trouble[0]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def status(path: Path, size: int) -> os.stat_result:
+    path.write_bytes(b"x" * size)
+    return path.stat()
+
+
+def ready(arrivals: Arrivals, **files: os.stat_result) -> set[str]:
+    with arrivals.poll() as wanted:
+        return {name for name, facts in files.items() if wanted(name, facts)}
+
+
+def test_a_file_is_ready_once_and_only_when_it_has_stopped_growing(tmp_path: Path) -> None:
+    clock = Clock()
+    arrivals = Arrivals(2.0, clock=clock)
+    for size in range(1, 6):  # a slow copy: never 2 s without a change
+        assert not ready(arrivals, a=status(tmp_path / "a", size))
+        clock.now += 1.5
+    whole = (tmp_path / "a").stat()
+    assert not ready(arrivals, a=whole)
+    assert arrivals.waiting == 1
+    clock.now += 2.0
+    assert ready(arrivals, a=whole) == {"a"}
+    clock.now += 10.0
+    assert not ready(arrivals, a=whole)
+    assert arrivals.idle == 10.0
+    assert not ready(arrivals, a=status(tmp_path / "a", 9))  # written again: it is another photo now
+    clock.now += 2.0
+    assert ready(arrivals, a=(tmp_path / "a").stat()) == {"a"}
+
+
+def test_a_burst_is_handed_out_in_parts_and_a_failed_look_gives_them_back(tmp_path: Path) -> None:
+    clock = Clock()
+    arrivals = Arrivals(1.0, most=2, clock=clock)
+    files = {name: status(tmp_path / name, 3) for name in "abcde"}
+    ready(arrivals, **files)
+    clock.now = 1.0
+    with contextlib.suppress(OSError), arrivals.poll() as wanted:
+        assert wanted("a", files["a"])
+        raise OSError("the share is away")
+    parts = [ready(arrivals, **files) for _ in range(4)]
+    assert [len(part) for part in parts] == [2, 2, 1, 0]
+    assert set().union(*parts) == set("abcde")
+    del files["c"]
+    ready(arrivals, **files)
+    assert arrivals.vanished == ("c",)
+    assert arrivals.waiting == 0
+
+
+def test_what_arrives_slowly_in_bursts_renamed_or_deleted_is_edited_once(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    count = many(40, 500)
+    photos, folder = files(tmp_path, count), tmp_path / "in"
+
+    def drop() -> None:
+        for number, data in enumerate(photos):
+            way = number % 4
+            path = folder / f"roll{number % 3}" / f"{number:04d}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            if way == 0:  # in pieces
+                with path.open("wb", buffering=0) as file:
+                    for start in range(0, len(data), 400):
+                        file.write(data[start : start + 400])
+                        time.sleep(0.005)
+            elif way == 1:  # under another name first
+                path.with_suffix(".part").write_bytes(data)
+                path.with_suffix(".part").rename(path)
+            else:
+                path.write_bytes(data)
+            if way == 3:  # bursts, with silence between them
+                time.sleep(0.02 if number % 20 else 1.2)
+        (folder / "gone.jpg").write_bytes(photos[0][:300])
+        (folder / "gone.jpg").unlink()
+
+    with meanwhile(drop):
+        said = command("watch", folder, recipe, *FAKE, "--settle", "1", "--once-idle", "4")
+    assert said.code == 0, said.err
+    out = tmp_path / "out"
+    assert sorted(made(out).values()) == [1] * count
+    assert len(list(out.glob("roll*/*.jpg"))) == count
+    assert said.out.splitlines()[-1].startswith(f"done: {count} edits made, {count} files delivered")
+    assert said.out.count("make-it-winter.jpg\n") == count  # each is told on stdout when it is there
+    assert not strays(out)
+    again = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0")
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[-1].startswith("done: 0 edits made, 0 files delivered")
+    assert f"all {count} edits" in again.out
+    assert sorted(made(out).values()) == [1] * count
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_drains_and_a_restart_goes_on(
+    command: CommandLine, recipe: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    photos, folder, out = files(tmp_path, 6), tmp_path / "in", tmp_path / "out"
+    for place, data in enumerate(photos[:3]):
+        (folder / f"{place}.jpg").write_bytes(data)
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    with meanwhile(stop):
+        said = command("watch", folder, recipe, *FAKE, "--settle", "0.05")
+    assert said.code == code, said.err
+    assert said.out.splitlines()[-1].startswith("interrupted: ")
+    for place, data in enumerate(photos[3:], start=3):
+        (folder / f"{place}.jpg").write_bytes(data)
+    said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.2")
+    assert said.code == 0, said.err
+    assert sorted(made(out).values()) == [1] * 6
+    assert len(list(out.glob("*.jpg"))) == 6
+    assert not strays(out)
+
+
+def test_a_photo_that_cannot_be_edited_stops_no_other_and_is_told_at_the_end(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    recipe.write_text(RECIPE.replace("full_resolution: off", "full_resolution: off, format: png"))
+    folder, (good, other) = tmp_path / "in", files(tmp_path, 2)
+    (folder / "twin.jpg").write_bytes(good)
+    (folder / "torn.jpg").write_bytes(other[: len(other) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    Image.linear_gradient("L").convert("RGB").save(folder / "twin.png")  # the recipe gives both twins one name
+    said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.3")
+    assert said.code == 3
+    assert "2 edits made, 2 files delivered" in said.out
+    assert len(list((tmp_path / "out").glob("twin*.png"))) == 2
+    for name in ("empty.jpg", "torn.jpg"):
+        assert name in said.err
+    (folder / "torn.jpg").write_bytes(other)  # the camera sends it again
+    (folder / "empty.jpg").unlink()
+    said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.3")
+    assert said.code == 0, said.err
+    assert "all 3 edits are there" in said.out
+
+
+def test_a_recipe_for_single_photos_or_a_folder_that_is_not_there_is_refused(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    said = command("watch", tmp_path / "none", recipe, *FAKE)
+    assert said.code == 2
+    assert "none" in said.err
+    (tmp_path / "notes.csv").write_text("photo,instruction\na.jpg,make it snow\n")
+    recipe.write_text(RECIPE.replace("photos: nowhere", "photos: {folder: nowhere, instructions: notes.csv}"))
+    said = command("watch", tmp_path / "in", recipe, *FAKE)
+    assert said.code == 2
+    assert "instructions" in said.err
