@@ -155,6 +155,8 @@ def test_a_run_with_the_embedded_model_delivers_what_torch_delivers(
         (["--backend", "onnx", "--provider", "cuda", "--device", "cpu"], 2, "does not run on cpu"),
         (["--backend", "onnx", "--device", "tpu"], 6, "is not a device"),
         (["--backend", "onnx", "--batch", "auto"], 2, "measures the torch backend"),
+        (["--backend", "onnx", "--compile", "on"], 2, "--compile on compiles the torch backend's network"),
+        (["--backend", "onnx", "--without", "rowwise"], 2, "--without leaves out steps of the torch backend"),
     ],
 )
 def test_flags_that_do_not_fit_are_said_so(

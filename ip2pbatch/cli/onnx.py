@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ip2pbatch.cli.machine import Determinism, Machine, Precision
+from ip2pbatch.cli.machine import Compile, Determinism, Machine, Precision
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.execute import EditEngine
@@ -93,5 +93,7 @@ def refuse_bf16(asked: Precision) -> None:
 def _refuse_torch_flags(machine: Machine) -> None:
     if machine.batch == "auto":
         raise UsageError("--batch auto measures the torch backend", hint="give --batch a number")
+    if machine.compile is Compile.ON:
+        raise UsageError("--compile on compiles the torch backend's network", hint="leave it out")
     if machine.without:
         raise UsageError("--without leaves out steps of the torch backend", hint="leave it out")
