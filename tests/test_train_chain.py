@@ -177,6 +177,21 @@ def test_conditioning_is_dropped_as_often_as_asked(made: dict[str, StageStatus])
         assert dropped.float().mean() == pytest.approx(0.05, abs=0.02)
 
 
+def test_without_an_instruction_the_photo_may_stay_as_it_is(made: dict[str, StageStatus]) -> None:
+    from transformers import CLIPTokenizer
+
+    from ip2pbatch.train.captions import read_captions
+
+    settings = made["finetune"].config.settings.model_copy(update={"windows": settings_of_many(made), "unchanged": 1.0})
+    tokenizer = CLIPTokenizer.from_pretrained(made["tokenizer"].folder / "tokenizer")
+    crops, captions = read_shards(made["pack"].folder / "shards"), read_captions(made["captions"].folder)
+    batch = PairBatches(crops, captions, tokenizer, settings)(0)
+    null = torch.tensor(tokenizer("", padding="max_length", max_length=8).input_ids)
+    text, image = (batch["tokens"] == null).all(1), (batch["image"] == 0).flatten(1).all(1)
+    same = (batch["latents"] == batch["image"]).flatten(1).all(1)
+    assert torch.equal(same, text & ~image)
+
+
 def settings_of_many(made: dict[str, StageStatus]) -> tuple[object, ...]:
     """One window with so many samples that frequencies can be counted."""
     return (made["finetune"].config.settings.windows[0].model_copy(update={"side": 2, "batch": 3000}),)

@@ -74,6 +74,9 @@ class Config(BaseModel):
     train_text: bool = True
     schedule: dict[str, Any] = Field(default_factory=dict)  # diffusers' scheduler words
     dropout: Dropout = Dropout()
+    # Part of the samples without an instruction whose picture is the photo itself. Where most edits change all of a
+    # photo, the mean edit is no photo, and both guidance scales would lead away from a grey in between.
+    unchanged: float = Field(0.0, ge=0, le=1)
     windows: tuple[Window, ...] = (Window(side=None, batch=16),)
     late_windows: tuple[Window, ...] = ()  # instead of `windows` once `late` of the steps are done
     late: float = 0.7
@@ -143,6 +146,9 @@ class PairBatches:
         tokens = np.stack([self.tokens[name][rng.integers(len(self.tokens[name]))] for name in families])
         no_text, no_image = dropped(rng.random(n), self.config.dropout)
         tokens[no_text] = self.null
+        if self.config.unchanged:
+            unchanged = no_text & (rng.random(n) < self.config.unchanged)
+            latents[unchanged] = image[unchanged]
         image[no_image] = 0
         # Stratified over the batch: every step sees the whole range of noise.
         uniform = (np.arange(n) + rng.random(n)) / n
