@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -279,3 +281,19 @@ def test_photos_with_the_same_bytes_share_one_edit(tmp_path: Path) -> None:
     engine = Wrapped()
     assert run(tmp_path / "out", plan, engine).states == {"done": 2}
     assert sum(map(len, engine.calls)) == 2
+
+
+def test_a_signal_that_comes_while_a_run_is_being_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(make_photos(tmp_path / "in", 2))
+    with open_run(tmp_path / "out", SPEC) as ledger:
+        note = ledger.note
+
+        def interrupted(event: str, **detail: object) -> None:
+            note(event, **detail)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(ledger, "note", interrupted)
+        summary = run_plan(plan, ledger, FakeEngine())
+    assert (summary.states, summary.exit_code) == ({"done": 2}, 143)

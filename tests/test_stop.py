@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from types import FrameType
 
 import pytest
 
@@ -48,6 +50,23 @@ def test_an_inner_block_leaves_the_outer_one_listening() -> None:
             pass
         os.kill(os.getpid(), signal.SIGINT)
         assert outer.asked.wait(5)
+
+
+def test_signals_in_the_middle_of_waiting_and_of_each_other_hang_nothing() -> None:
+    """One comes at every line: a lock that were held there would be waited for by the thread that holds it."""
+
+    def kill(frame: FrameType, event: str, value: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return kill
+
+    before = sys.gettrace()
+    with listening() as stop:
+        sys.settrace(kill)
+        try:
+            assert stop.asked.wait(60)
+        finally:
+            sys.settrace(before)
+        assert stop.exit_code == 143
 
 
 def test_another_thread_has_a_stop_of_its_own_that_no_signal_asks() -> None:

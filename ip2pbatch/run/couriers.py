@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+from ip2pbatch.run.stop import Flag
+
 Errand = TypeVar("Errand")
 
 
@@ -35,7 +37,7 @@ class Couriers(Generic[Errand]):
             self._sent.extend(errands)
             self._news.notify_all()
 
-    def finish(self, stop: threading.Event) -> None:
+    def finish(self, stop: Flag) -> None:
         """Nothing more will be sent: wait until all is carried, or until `stop` is set and those under way are done."""
         with self._news:
             self._over = True

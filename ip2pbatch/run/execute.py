@@ -28,7 +28,7 @@ from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
 from ip2pbatch.run.seam import EditEngine, OutOfMemory, Result, Source
 from ip2pbatch.run.sources import Sources
-from ip2pbatch.run.stop import Stop, listening
+from ip2pbatch.run.stop import Flag, Stop, listening
 
 __all__ = ["EditEngine", "Events", "Options", "OutOfMemory", "Quiet", "Result", "Source", "Summary", "run_plan"]
 
@@ -129,13 +129,14 @@ def run_plan(
 
     Raises ResourceError when the disk or memory runs out, and what the engine raises to end a run.
     """
-    with listening() as stop, _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
-        while not stop.asked.is_set() and (batch := shop.next_batch()):
-            jobs = shop.load(batch)
-            for edit, result, seconds in shop.make(jobs, stop):
-                shop.keep(edit, result, seconds)
-        shop.finish(stop)
-        return shop.summary(stop)
+    with listening() as stop:
+        with _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
+            while not stop.asked.is_set() and (batch := shop.next_batch()):
+                jobs = shop.load(batch)
+                for edit, result, seconds in shop.make(jobs, stop):
+                    shop.keep(edit, result, seconds)
+            shop.finish(stop)
+        return shop.summary(stop)  # last, so that a signal that came while the run was being closed counts
 
 
 class _Workshop:
@@ -180,7 +181,7 @@ class _Workshop:
         self._couriers.abandon()
         self._writers.shutdown(wait=True)
         self._sources.close()
-        self._couriers.finish(threading.Event())
+        self._couriers.finish(Flag())
         if self.options.deliver:
             self.options.deliver.close()
         log.info("ended after %.1f s: %s", self._seconds(), error or "in order")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,12 +13,37 @@ from types import FrameType
 from ip2pbatch.errors import INTERRUPTED, TERMINATED
 
 
+_LOOK = 0.05  # seconds between two looks of one who waits
+
+
+class Flag:
+    """What `threading.Event` is, without a lock: a signal handler may interrupt its own thread inside `wait` or `set`,
+    where an Event's lock is held, and would wait for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+
+    def wait(self, seconds: float) -> bool:
+        """Until it is set, at most so many seconds; whether it is."""
+        end = time.monotonic() + seconds
+        while not self._set and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK))
+        return self._set
+
+
 class Stop:
     """Whether the run was asked to stop, and by which signal; `exit_code` is the shell's for it."""
 
     def __init__(self) -> None:
         self.signal = 0
-        self.asked = threading.Event()
+        self.asked = Flag()
 
     @property
     def exit_code(self) -> int:
@@ -59,15 +85,16 @@ def listening() -> Iterator[Stop]:
             if os.isatty(2):
                 os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
             os._exit(INTERRUPTED)
-        if not stop.signal:
-            _say("stopping when this batch is done and written; ^C again stops at once")
+        first = not stop.signal
         stop.ask(number)
+        if first:
+            _say("stopping when this batch is done and written; ^C again stops at once")
 
     _outer.append(stop)
     before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
+        _outer.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-        _outer.clear()
