@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from runs import SPEC, Wrapped, make_photos, make_plan, no_room_for
 
 from ip2pbatch.errors import ModelError, ResourceError
+from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.execute import EditEngine, Options, Quiet, Result, Summary, run_plan
@@ -297,3 +300,26 @@ def test_a_signal_that_comes_while_a_run_is_being_closed_is_told(
         monkeypatch.setattr(ledger, "note", interrupted)
         summary = run_plan(plan, ledger, FakeEngine())
     assert (summary.states, summary.exit_code) == ({"done": 2}, 143)
+
+
+def test_a_run_that_ends_early_leaves_no_thread_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, begun, over = images.load, threading.Event(), []
+    photos = make_photos(tmp_path / "in", 12)
+
+    def slow(path: Path, size: tuple[int, int] | None = None, **options: object) -> images.Picture:
+        if path in [photo.path for photo in photos[8:]]:  # not of the first batch
+            begun.set()
+            time.sleep(0.3)
+            over.append(path)
+        return load(path, size, **options)  # type: ignore[arg-type]
+
+    def gone(edits: Iterable[Edit]) -> None:
+        assert begun.wait(200)
+        raise ModelError("the device was lost")
+
+    monkeypatch.setattr(images, "load", slow)
+    with open_run(tmp_path / "out", SPEC) as ledger:
+        with pytest.raises(ModelError):
+            run_plan(make_plan(photos), ledger, Wrapped(before=gone))
+        assert over
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]

@@ -72,8 +72,8 @@ class Sources:
         self._held.pop(key, None)
 
     def close(self) -> None:
-        """Stop loading."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Begin to load nothing further, and wait for what is being loaded: it writes into the run directory."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _load(self, digest: str, size: tuple[int, int]) -> Pixels:
         with suppress(PhotoError):  # a kept copy that is damaged is made again
