@@ -27,7 +27,9 @@ from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Result, Sour
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.stop import listening
 
+LONG = 3600 if os.environ.get("IP2P_SOAK") == "1" else 200  # seconds after which what is waited for hangs
 SPEC = EngineSpec("fake", "", "fake", "cpu", "float32", "stable")
 GUIDANCE = Guidance(7.5, 1.5)
 SIZE = (48, 32)
@@ -163,6 +165,28 @@ def strays(folder: Path) -> list[Path]:
 def many(reduced: int, full: int) -> int:
     """A size for CI, or the full one under `make soak` (IP2P_SOAK=1)."""
     return full if os.environ.get("IP2P_SOAK") == "1" else reduced
+
+
+def until_killed(after: int) -> Callable[[int], None]:
+    """A pause for ever once `after` Edits are made: a run that is to be killed may not end before."""
+
+    def wait(made: int) -> None:
+        while made >= after:
+            time.sleep(60)
+
+    return wait
+
+
+def until_stopped(after: int, begun: Path) -> Callable[[int], None]:
+    """A pause in the call after so many Edits, told by the file `begun`, until the run is asked to stop."""
+
+    def wait(made: int) -> None:
+        if made == after:
+            with listening() as stop:
+                begun.touch()
+                assert stop.asked.wait(LONG), "no signal came"
+
+    return wait
 
 
 def carry_out(
