@@ -62,6 +62,13 @@ def fused(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def for_cuda(fused: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Its UNet as the CUDA provider gets it, and how often each fused operator is in it."""
+    file = Path(shutil.copyfile(fused, tmp_path_factory.mktemp("cuda") / "unet.onnx"))
+    return file, graphs.fuse(file, "unet")
+
+
+@pytest.fixture(scope="module")
 def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "taesd", "taesd")
 
@@ -104,9 +111,8 @@ def test_fp16_leaves_the_timestep_s_angles_exact(traced: Path, tmp_path: Path) -
     assert node.input[0] == "timestep"
 
 
-def test_the_graph_for_cuda_has_the_operators_that_only_cuda_has(fused: Path, tmp_path: Path) -> None:
-    file = Path(shutil.copyfile(fused, tmp_path / "unet.onnx"))
-    found = graphs.fuse(file, "unet")
+def test_the_graph_for_cuda_has_the_operators_that_only_cuda_has(for_cuda: tuple[Path, dict[str, int]]) -> None:
+    file, found = for_cuda
     # Four transformer blocks, each with two attentions, three norms and a gated feed-forward; 21 group norms, 33
     # convolutions: every one of them fused.
     assert found["MultiHeadAttention"] == 8
@@ -135,6 +141,43 @@ def test_large_weights_lie_in_a_file_beside_the_graph(
     inputs = {"sample": draw.normal(size=(1, 8, 8, 8)), "text": draw.normal(size=(1, 16, 32)), "timestep": 500.0}
     inputs = {name: np.array(value, np.float32) for name, value in inputs.items()}
     assert np.array_equal(run(traced, inputs), run(tmp_path / "unet.onnx", inputs))
+    modes = {path.suffix: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes[".data"] == modes[".onnx"]  # whoever may read the graph may read its weights
+
+
+@pytest.fixture(scope="module")
+def apart(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> artefact.Artefact:
+    """An export in fp16 whose weights lie beside the graphs, as those of a network above 1 GB do."""
+    folder = tmp_path_factory.mktemp("exports") / "apart"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "_EXTERNAL", 1000)
+        return export.export(weights.resolve(str(sd)), folder, export.Form("fp16"), PLACE, str)
+
+
+def test_weights_beside_the_graph_belong_to_the_export(apart: artefact.Artefact, sd: Path, tmp_path: Path) -> None:
+    found = {str(one["file"]) for one in apart.networks.values()}
+    assert {f"{name}.data" for name in found} <= apart.files.keys()
+    backend, wanted = ort.load(apart, PLACE), pytorch.load(weights.resolve(str(sd)))
+    draw = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(shape, generator=draw) for shape in ((2, 4, 8, 8), (2, 16, 32), (2, 4, 8, 8))]
+    ours, theirs = (one.predict_noise(inputs[0], torch.tensor(500.0), *inputs[1:]) for one in (backend, wanted))
+    assert parity.compare(theirs.numpy(), ours.numpy()).psnr > parity.MIN_PSNR
+    folder = Path(shutil.copytree(apart.path, tmp_path / "out"))
+    with (folder / "unet/model.onnx.data").open("r+b") as stream:
+        stream.write(b"other weights")
+    with pytest.raises(ModelError, match=r"unet/model\.onnx\.data is not the file that was exported"):
+        ort.load(artefact.read(folder), PLACE)
+
+
+def test_a_graph_with_its_weights_beside_it_is_fused_like_any_other(
+    fused: Path, for_cuda: tuple[Path, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, whole = tmp_path / "unet.onnx", for_cuda
+    monkeypatch.setattr(graphs, "_EXTERNAL", 1000)
+    graphs.save(onnx.load(fused), file)
+    assert graphs.fuse(file, "unet") == whole[1]
+    found = [{one.name: one.raw_data for one in onnx.load(name).graph.initializer} for name in (file, whole[0])]
+    assert found[0] == found[1]
 
 
 def test_a_network_that_is_not_what_it_was_fails_the_export_and_leaves_nothing(
@@ -241,6 +284,18 @@ def test_the_command_exports_and_says_how_near(
     assert command("export", "onnx", taesd, "-o", tmp_path / "out", "--precision", "bf16").code == 2
     assert command("export", "onnx", taesd, "-o", tmp_path / "other", "--provider", "cuda").code == 6
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("precision", "reason"), [("fp32", r"by 0\.0011 of its range"), ("fp16", r"within 34\.9 dB")])
+def test_the_thresholds_are_a_thousandth_in_fp32_and_35_db_in_fp16(precision: str, reason: str) -> None:
+    good = np.linspace(-3, 5, 1000, dtype=np.float32)  # a range of 8
+    wrong = np.where(np.arange(1000) % 2, 1.0, -1.0)
+    most = 8e-3 if precision == "fp32" else 8 * 10 ** (-35 / 20)
+    parity.require("unet", precision, parity.compare(good, (good + wrong * most * 0.99).astype(np.float32)))
+    far = parity.compare(good, (good + wrong * most * (1.1 if precision == "fp32" else 1.01)).astype(np.float32))
+    with pytest.raises(ModelError, match=reason) as caught:
+        parity.require("unet", precision, far)
+    assert caught.value.exit_code == 6
 
 
 def test_parity_is_as_bad_as_it_gets_for_another_shape_or_no_number() -> None:

@@ -234,12 +234,11 @@ def test_the_doctor_says_which_providers_really_work(command: CommandLine, monke
 def test_out_of_memory_is_the_condition_that_a_run_answers(
     backends: dict[str, ort.OrtBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full:
-        def run(self, *_: object) -> None:
-            raise RuntimeError("[ONNXRuntimeError] : 6 : bfc_arena.cc Failed to allocate memory for requested buffer")
+    def full(*_: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : bfc_arena.cc Failed to allocate memory for requested buffer")
 
     backend = backends["tiny"]
-    monkeypatch.setitem(backend._sessions, ("vae_decoder", 1), Full())
+    monkeypatch.setattr(backend._session("vae_decoder"), "run_with_iobinding", full)
     with pytest.raises(OutOfMemory, match="Failed to allocate"):
         backend.decode(torch.zeros((1, backend.latent_channels, 8, 8)))
 

@@ -7,6 +7,7 @@ than the newer one here and its graphs have the patterns that onnxruntime's tran
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -17,12 +18,15 @@ from typing import Any
 import onnx
 import torch
 from onnx import ModelProto
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from ip2pbatch.backends.networks import Network
 
 _EXTERNAL = 1 << 30
 """Bytes above which weights lie in a file of their own beside the graph: a protobuf file ends at 2 GB."""
+
+_SMALL = 1 << 10  # bytes; smaller tensors stay in the graph, where their values can be read
 
 # What onnxruntime's optimiser calls each network.
 _KINDS = {"text_encoder": "clip", "unet": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
@@ -72,10 +76,13 @@ def save(model: ModelProto, file: Path) -> None:
     for old in (file, data):
         old.unlink(missing_ok=True)
     # The model as a whole cannot even be asked for its size above 2 GB.
-    if sum(one.ByteSize() for one in model.graph.initializer) < _EXTERNAL:
-        onnx.save(model, file)
-    else:
-        onnx.save(model, file, save_as_external_data=True, location=data.name, convert_attribute=False)
+    large = sum(one.ByteSize() for one in model.graph.initializer) >= _EXTERNAL
+    for one in model.graph.initializer if large else ():
+        if len(one.raw_data) >= _SMALL:
+            set_external_data(one, data.name)
+    onnx.save(model, file)
+    if large:
+        shutil.copymode(file, data)  # onnx makes it for its owner alone, and an export may be for others
 
 
 def _mend_transposes(model: ModelProto) -> None:

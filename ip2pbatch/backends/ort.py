@@ -83,13 +83,13 @@ class OrtBackend:
         parts = self._parts(len(latents))
         if parts == 1:
             return self._run("unet", inputs, tuple(latents.shape))
-        session = self._session("unet", parts)
+        session, shape = self._session("unet", parts), (len(latents) // parts, *latents.shape[1:])
         cut = [
             {name: value.chunk(parts)[part] if value.ndim else value for name, value in inputs.items()}
             for part in range(parts)
         ]
         with memory():
-            return torch.cat(list(self._workers.map(lambda one: _run_on_cpu(session, one), cut)))
+            return torch.cat(list(self._workers.map(lambda one: self._run_bound(session, one, shape), cut)))
 
     def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
         """Latents [n, c, h, w], divided by the scaling factor → pixels [n, 3, H, W] in float32, not clamped."""
@@ -139,20 +139,19 @@ class OrtBackend:
         """The one output of `network`, float32 of `shape`, on the backend's device."""
         session = self._session(network)
         with memory():
-            return (
-                _run_on_cpu(session, inputs) if self.device.type == "cpu" else self._run_bound(session, inputs, shape)
-            )
+            return self._run_bound(session, inputs, shape)
 
     def _run_bound(self, session: Any, inputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        """The same where tensors lie on the GPU already, and stay there."""
+        """The same of an open session. Its inputs and its output are bound where they lie: nothing is copied."""
         held = {name: _as_input(value).to(self.device) for name, value in inputs.items()}
         answer = torch.empty(shape, dtype=torch.float32, device=self.device)
-        binding, index = session.io_binding(), self._place.device
+        binding, device, index = session.io_binding(), self.device.type, self._place.device
         for name, value in held.items():
             kind = np.int64 if value.dtype == torch.int64 else np.float32
-            binding.bind_input(name, "cuda", index, kind, tuple(value.shape), value.data_ptr())
-        binding.bind_output(session.get_outputs()[0].name, "cuda", index, np.float32, shape, answer.data_ptr())
-        torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
+            binding.bind_input(name, device, index, kind, tuple(value.shape), value.data_ptr())
+        binding.bind_output(session.get_outputs()[0].name, device, index, np.float32, shape, answer.data_ptr())
+        if device == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return answer
@@ -182,11 +181,6 @@ def memory() -> Iterator[None]:
         if any(words in str(error) for words in _MEMORY):
             raise OutOfMemory(str(error).splitlines()[0]) from error
         raise
-
-
-def _run_on_cpu(session: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    (answer,) = session.run(None, {name: _as_input(value).numpy() for name, value in inputs.items()})
-    return torch.from_numpy(answer)
 
 
 def _as_input(value: Tensor) -> Tensor:
