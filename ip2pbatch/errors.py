@@ -51,7 +51,10 @@ class UsageError(Ip2pError):
 
 
 class RecipeError(Ip2pError):
-    """A mistake in a file that a person wrote; `line` and `column` count from 1, 0 where there is none."""
+    """A mistake in a file that a person wrote; `line` and `column` count from 1, 0 where there is none.
+
+    `more` are the other mistakes of the same file, in its order.
+    """
 
     exit_code = USAGE
 
@@ -61,6 +64,7 @@ class RecipeError(Ip2pError):
         place = f"{file}:{line}:{column}: " if line else f"{file}: "
         super().__init__(place + (f"{key}: " if key else "") + message, hint=hint)
         self.file, self.line, self.column, self.key = Path(file), line, column, key
+        self.more: tuple[RecipeError, ...] = ()
 
 
 class PlanError(Ip2pError):

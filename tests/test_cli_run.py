@@ -128,10 +128,23 @@ def test_a_mistake_in_a_recipe_has_its_place_and_a_hint(command: CommandLine, re
 
 def test_two_results_on_one_name_are_refused_before_anything_runs(command: CommandLine, recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("output: {folder: out}", 'output: {folder: out, name: "all"}'))
-    said = command("run", recipe, "--backend", "fake")
-    assert said.code == 2
-    assert "would both be" in said.err
+    for words in (["run", recipe, "--backend", "fake"], ["plan", recipe]):
+        said = command(*words)
+        assert said.code == 2
+        assert "would both be" in said.err
     assert not list((recipe.parent / "out").glob("*.jpg"))
+
+
+def test_validate_shows_every_mistake_of_every_file(command: CommandLine, recipe: Path) -> None:
+    wrong = recipe.with_name("wrong.yaml")
+    wrong.write_text(RECIPE + "stepz: 5\nseed: 2\n")
+    inside = recipe.with_name("inside.yaml")
+    inside.write_text(RECIPE.replace("{folder: out}", "{folder: photos/out}"))
+    said = command("validate", wrong, inside, recipe)
+    assert said.code == 2
+    for told in (f"{wrong}:8:1: stepz", "did you mean 'steps'?", f"{wrong}:9:1: seed", "inside the photos' folder"):
+        assert told in said.err
+    assert said.out == f"{recipe}: ok, 2 edits\n"
 
 
 def test_a_locked_run_is_exit_11(command: CommandLine, recipe: Path) -> None:

@@ -156,6 +156,8 @@ def test_a_list_within_edits_is_a_chain(tmp_path: Path) -> None:
         ),
         ("photos: p\nedits: [{chain: [a, b], keep: [3]}]", "r.yaml:2:32: edits.0.keep.0: 3 is not a link", ""),
         ("photos: p\nedits: [{instruction: a, keep: 1}]", "r.yaml:2:26: edits.0.keep: belongs to a chain", ""),
+        ("photos: p\nedits: [5]", "r.yaml:2:9: edits.0: an edit is an instruction, a list of links", "in quotes"),
+        (BASE + "output: o", "r.yaml:3:9: output: should be a mapping of keys to values", "its keys are folder,"),
         ("photos: p\nedits: [{instruction: 5}]", "r.yaml:2:10: edits.0.instruction: an instruction is a text", ""),
         ("photos: p\nedits:\n - {id: x, instruction: a}\n - {id: x, instruction: b}", "r.yaml:4:5: edits.1.id:", ""),
         ("photos: {folder: p, includ: x}\nedits: [a]", "r.yaml:1:21: photos.includ: unknown key", "'include'"),
@@ -176,10 +178,14 @@ def test_a_mistake_has_its_place_and_a_hint(tmp_path: Path, text: str, message: 
     assert "\n" not in said
 
 
-def test_of_several_mistakes_the_first_is_shown_and_the_others_are_counted(tmp_path: Path) -> None:
-    said, hint = mistake(tmp_path, BASE + "stepz: 5\nsampler: x\nnmae: y")
-    assert said.startswith("r.yaml:3:1: stepz")
-    assert hint == "did you mean 'steps'?; 2 more mistakes below"
+def test_of_several_mistakes_the_first_carries_the_others_in_the_files_order(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(BASE + "stepz: 5\nsampler: x\nnmae: y")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert [(one.line, one.key) for one in (caught.value, *caught.value.more)] == [
+        (3, "stepz"), (4, "sampler"), (5, "nmae")
+    ]  # fmt: skip
+    assert caught.value.hint == "did you mean 'steps'?"
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:

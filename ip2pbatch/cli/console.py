@@ -9,10 +9,13 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import Ip2pError
+from ip2pbatch.errors import Ip2pError, RecipeError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_MISTAKES = 20  # of one file that are shown beside the first
 
 
 @cache
@@ -62,12 +65,17 @@ def busy(text: str) -> Iterator[None]:
 
 
 def show_error(error: Ip2pError) -> None:
-    """One plain sentence, then the hint that mends it."""
+    """One plain sentence, then the hint that mends it; the same for the other mistakes of the same file."""
     from rich.markup import escape
 
     talk().print(f"[bold red]error:[/] {escape(str(error))}")
     if error.hint:
         talk().print(f"[bold]hint:[/] {escape(error.hint)}")
+    more = error.more if isinstance(error, RecipeError) else ()
+    for one in more[:_MISTAKES]:
+        show_error(one)
+    if len(more) > _MISTAKES:
+        talk().print(f"and {count(len(more) - _MISTAKES, 'more mistake')}")
 
 
 def note(message: str) -> None:

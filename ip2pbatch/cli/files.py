@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ip2pbatch.cli.session import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
-from ip2pbatch.pictures.metadata import capture_date
 from ip2pbatch.pictures.metrics import compare
-from ip2pbatch.plan.names import Template, output_names
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import REDO, Options
 
@@ -27,10 +26,7 @@ def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Opt
 def deliverer(job: Job, run: Run) -> Deliverer:
     """What writes the photographer's files of this job."""
     output = job.recipe.output
-    dates = {}
-    if "date" in Template.parse(output.name).fields:
-        dates = {photo.name: date for photo in job.whole.photos if (date := capture_date(photo.path))}
-    targets = output_names(job.plan, output, dates, run.number(job.whole.photos))
+    targets = file_names(job, run.number(job.whole.photos))
     settings = settings_of(job.recipe)
     run.note("delivery", **dataclasses.asdict(settings))
     return Deliverer(run, targets, settings, output.on_conflict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.session import Job
+from ip2pbatch.cli.session import Job, file_names
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.rows import count_rows
 
@@ -46,8 +46,11 @@ class Forecast:
 
 
 def forecast(job: Job) -> Forecast:
-    """The counts of one job; what is done is read from its run directory, where there is one."""
-    plan = job.plan
+    """The counts of one job; what is done is read from its run directory, where there is one.
+
+    Raises PlanError where a run would, as for two results on one name.
+    """
+    plan, names = job.plan, file_names(job)
     done = _done(job.out)
     left = [edit for edit in plan.edits if edit.key not in done]
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
@@ -55,7 +58,7 @@ def forecast(job: Job) -> Forecast:
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken),
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
-        files=sum(len(strip.keep) for strip in plan.strips),
+        files=len(names),
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left), sizes=dict(sizes.most_common()),
         disk=_disk(job, left), disk_free=_free(job.out),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -80,12 +80,28 @@ class Watcher:
         """Leave the screen as it is."""
 
 
+class _Room:
+    """Leaves the end of its lines free: a terminal writes ^C there, and at a full line's end it would begin another,
+    so that the bar's own stayed on the screen."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self._inner, options.update_width(max(1, options.max_width - 3)))
+
+
+class _RoomyProgress(Progress):
+    def get_renderable(self) -> RenderableType:
+        return _Room(super().get_renderable())
+
+
 class Bar(Watcher):
     """The same on a terminal, with a bar below the lines."""
 
     def __init__(self, console: Console, names: dict[str, tuple[str, str]]) -> None:
         super().__init__(console, names)
-        self._progress = Progress(
+        self._progress = _RoomyProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
             BarColumn(None, table_column=Column(ratio=2)), MofNCompleteColumn(), TimeRemainingColumn(),

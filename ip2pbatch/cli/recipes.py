@@ -29,18 +29,33 @@ def validate(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when there is a warning.")] = False,
 ) -> None:
     """Check recipes, and warn about instructions that the model is known to be bad at."""
-    from ip2pbatch.plan.advice import advise
-    from ip2pbatch.plan.recipe import load_recipe
-
-    warnings = 0
+    warnings = wrong = 0
     for path in recipes:
-        recipe = load_recipe(path)
-        for advice in advise(recipe):
-            warnings += 1
-            console.warn(f"{path}: {advice}")
-        console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}")
+        try:
+            warnings += _check(path)
+        except errors.Ip2pError as error:  # the mistakes of the other files are wanted as well
+            console.show_error(error)
+            wrong += 1
+    if wrong:
+        raise typer.Exit(errors.USAGE)
     if strict and warnings:
         raise typer.Exit(errors.DIFFERS)
+
+
+def _check(path: Path) -> int:
+    """Check one recipe and say that it is right; how many warnings it has. Raises RecipeError, PlanError."""
+    from ip2pbatch.plan.advice import advise
+    from ip2pbatch.plan.photos import refuse_output
+    from ip2pbatch.plan.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    for folder in recipe.photos:
+        refuse_output(folder.folder, recipe.output.folder)
+    warnings = advise(recipe)
+    for advice in warnings:
+        console.warn(f"{path}: {advice}")
+    console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}")
+    return len(warnings)
 
 
 def schema() -> None:

@@ -21,6 +21,7 @@ from ip2pbatch.plan.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from ip2pbatch.cli.machine import Machine
     from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.plan.names import Place
     from ip2pbatch.run.ledger import EngineSpec, Invocation, Status
 
 DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
@@ -80,6 +81,18 @@ def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
 
         plan = Shard.parse(selection.shard).take(plan)
     return Job(recipe, text, found, whole, plan, selection)
+
+
+def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:
+    """The name of every file of the job. Raises PlanError where two results would have one name."""
+    from ip2pbatch.plan.names import Template, output_names
+
+    output, dates = job.recipe.output, {}
+    if "date" in Template.parse(output.name).fields:
+        from ip2pbatch.pictures.metadata import capture_date
+
+        dates = {photo.name: date for photo in job.whole.photos if (date := capture_date(photo.path))}
+    return output_names(job.plan, output, dates, numbers)
 
 
 def carry_out(

@@ -97,7 +97,7 @@ def scan(
     prefixed = sum(folder.folder.is_dir() for folder in folders) > 1
     for folder in folders:
         if output is not None:
-            _refuse_output(folder.folder, output)
+            refuse_output(folder.folder, output)
         walk.visit(folder, f"{folder.folder.resolve().name}/" if prefixed and folder.folder.is_dir() else "")
     if not walk.files and not walk.broken:
         raise NothingMatchedError(
@@ -283,7 +283,8 @@ def _instructions(folders: Sequence[PhotoFolder], names: set[str], prefixed: boo
             yield replace(row, photo=name)
 
 
-def _refuse_output(folder: Path, output: Path) -> None:
+def refuse_output(folder: Path, output: Path) -> None:
+    """Raises PlanError where a run would write into the photos' folder."""
     inside = os.path.realpath(output)
     photos = os.path.realpath(folder)
     if folder.is_dir() and (inside == photos or inside.startswith(photos.rstrip(os.sep) + os.sep)):

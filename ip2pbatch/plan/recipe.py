@@ -158,7 +158,7 @@ class EditSpec(_Written):
         elif isinstance(value, list):
             value = {"chain": value}
         if not isinstance(value, dict):
-            return value
+            raise Mistake("an edit is an instruction, a list of links or a mapping", hint="put numbers in quotes")
         if ("instruction" in value) == ("chain" in value):
             for key in value:
                 if key not in cls.model_fields and suggest(str(key), ("instruction", "chain")):

@@ -97,7 +97,7 @@ def read_yaml(path: Path) -> tuple[Any, Locator]:
 def validate(
     model: type[Model], data: Any, locate: Locator, *, context: Any = None, other_names: Mapping[str, str] | None = None
 ) -> Model:
-    """`data` as a `model`; the first mistake in the file, with a hint, as a RecipeError.
+    """`data` as a `model`; the first mistake in the file, with a hint, as a RecipeError that carries the others.
 
     `context` is pydantic's; `other_names` maps words from elsewhere to our keys, for the hint at an unknown key.
     """
@@ -106,9 +106,8 @@ def validate(
     except ValidationError as error:
         found = [_explain(model, dict(one), locate, other_names or {}) for one in error.errors(include_url=False)]
     # A key that is misspelt is also missing under its right name: the misspelling comes first.
-    first = min(found, key=lambda one: (one.line, "is missing" in str(one), one.column))
-    if len(found) > 1:
-        first.hint = f"{first.hint or 'mend this one'}; {_count(len(found) - 1, 'more mistake')} below"
+    first, *more = sorted(found, key=lambda one: (one.line, "is missing" in str(one), one.column))
+    first.more = tuple(more)
     raise first from None
 
 
@@ -116,10 +115,6 @@ def suggest(word: str, known: Sequence[str]) -> str | None:
     """'did you mean …?' where one of `known` is near, else None."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else None
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _read_text(path: Path) -> str:
@@ -293,6 +288,8 @@ def _explain(
         why, hint = "unknown key", _meant(word, _keys_at(model, path[:-1]), other_names)
     else:
         why, hint = _reword(one, path)
+        if one["type"] == "model_type" and one["input"] is not None and (keys := _keys_at(model, path)):
+            hint = f"its keys are {', '.join(keys)}"
     line, column = locate(path, of_key=at_key)
     why = why[:1].lower() + why[1:]
     return RecipeError(why, file=locate.file, line=line, column=column, key=_dotted(locate.known(path)), hint=hint)
