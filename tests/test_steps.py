@@ -159,12 +159,16 @@ class Network(torch.nn.Module):
         return self
 
 
-@pytest.mark.parametrize(("gigabytes", "little"), [(4, True), (6, True), (8, False), (141, False)])
+@pytest.mark.parametrize(
+    ("gigabytes", "share", "little"),
+    [(4, 1.0, True), (6, 1.0, True), (8, 1.0, False), (141, 1.0, False), (141, 4 / 141, True)],
+)
 def test_a_gpu_of_little_memory_holds_the_other_networks_only_while_they_work(
-    gigabytes: int, little: bool, monkeypatch: pytest.MonkeyPatch
+    gigabytes: int, share: float, little: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     properties = SimpleNamespace(total_memory=gigabytes * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: share)
     device, offload = torch.device("cuda"), steps.choose(["offload"])
     networks = {name: Network() for name in ("unet", "vae", "text_encoder")}
     site = steps.Site(dict(networks), device, torch.float16)
@@ -172,7 +176,10 @@ def test_a_gpu_of_little_memory_holds_the_other_networks_only_while_they_work(
     steps.apply(offload, site)
     assert steps.home_of(device, offload) == (torch.device("cpu") if little else device)
     assert steps.home_of(device, ()) == device
-    assert bool(site.notes) == little
+    assert [("wait in main memory" in note, "the pictures are the same" in note) for note in site.notes] == [
+        (True, True)
+    ] * little
+    assert pytorch.limits_of(device, 8).row_bucket((512, 512)) == (48 if gigabytes * share > 100 else 3)
 
     def work() -> None:
         with site.at_work("vae") as vae:

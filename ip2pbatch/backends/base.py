@@ -32,6 +32,12 @@ class AreaLimits(Limits):
         return rows - rows % 3 if rows >= 3 else rows
 
 
+def memory_of(device: torch.device) -> int:
+    """The bytes of a GPU that this process may take: all of it, or the share that the process was given."""
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(torch.cuda.get_device_properties(device).total_memory * share)
+
+
 class Backend(Protocol):
     """The four networks. `latent_channels`, `scaling_factor` and `vae_scale` are the autoencoder's.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ip2pbatch.backends import layout, steps
-from ip2pbatch.backends.base import AreaLimits
+from ip2pbatch.backends.base import AreaLimits, memory_of
 from ip2pbatch.backends.layout import Layout
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
@@ -175,7 +175,7 @@ def limits_of(device: torch.device, vae_scale: int) -> Limits:
         # Measured on one core: 6 rows of the embedded model at 256 px cost 12 % less a row than 3, 12 rows 3 % less
         # again; channels_last costs more than it saves. Few Edits a batch bring the first picture early.
         return AreaLimits(batch=4, multiple=vae_scale, default_rows=6)
-    gigabytes = torch.cuda.get_device_properties(device).total_memory >> 30
+    gigabytes = memory_of(device) >> 30
     rows = max(3, min(48, 3 * (gigabytes // 4)))  # at 512 × 512; a row of Stable Diffusion takes about 0.5 GB in fp16
     return AreaLimits(batch=max(1, rows // 2), multiple=vae_scale, default_rows=2 * rows, full_area=512 * 512 // 2)
 

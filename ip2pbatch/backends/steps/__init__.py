@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.rowwise import make_rowwise
 from ip2pbatch.backends.steps import compiled
 from ip2pbatch.backends.steps.attention import cudnn_first
@@ -131,8 +132,9 @@ def _offload(site: Site) -> None:
     for name in site.away:
         site.networks[name].to("cpu")
     site.notes.append(
-        "this GPU has little memory: the autoencoder and the text encoder wait in main memory, and the safety checker "
-        "works on the CPU"
+        f"this GPU has little memory ({memory_of(site.device) / 2**30:.0f} GiB): the autoencoder and the text encoder "
+        "wait in main memory while they rest, and the safety checker works on the CPU; the pictures are the same, and "
+        "take a little longer"
     )
 
 
@@ -145,7 +147,7 @@ def home_of(device: torch.device, chosen: Collection[Step]) -> torch.device:
 def _why_no_offload(device: torch.device) -> str:
     if device.type != "cuda":
         return "a CPU has one memory for all networks"
-    total = torch.cuda.get_device_properties(device).total_memory
+    total = memory_of(device)
     return f"this GPU has room for all networks ({total / 2**30:.0f} GiB)" if total >= _ROOMY else ""
 
 
