@@ -21,12 +21,9 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
 from ip2pbatch.run.execute import Result, Source
+from ip2pbatch.run.flat import EVEN, lacks_content
 
 Determinism = Literal["fast", "stable", "bitwise"]
-
-# A picture this even is no picture, unless the photo was as even (standard deviations of pixels in 0…1) or left as
-# much of itself: a sky at a twentieth of its light is no black.
-_FLAT, _HAS_CONTENT, _LEFT = 1 / 255, 5 / 255, 0.03
 
 _UNGUIDED = Guidance(1.0, 1.0)  # ê = e(I, T)
 
@@ -178,14 +175,12 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 
 
 def find_flaw(pixels: Tensor, source: Source) -> str:
-    """Why a decoded picture [1, 3, H, W] is no picture: not finite, or flat where its photo was not; "" if it is one.
-
-    A carried latent comes from a picture that has passed this test, so it counts as having content.
-    """
+    """Why a decoded picture [1, 3, H, W] is none: not finite, or flat where its source was not; "" where it is one."""
     if not pixels.isfinite().all():
         return "the autoencoder's picture is not finite"
-    before = 1.0 if source.pixels is None else float(source.pixels.std()) / 255
-    if before > _HAS_CONTENT and float((pixels / 2).clamp(-0.5, 0.5).std()) < min(_FLAT, _LEFT * before):
+    levels = (pixels[0].float() * 0.5 + 0.5).clamp(0, 1) * 255
+    left = float(levels.std(dim=(1, 2), correction=0).max())
+    if left < EVEN and lacks_content(left, float(levels.mean()), source):
         return "the picture is one flat colour"
     return ""
 

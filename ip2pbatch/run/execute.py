@@ -25,6 +25,7 @@ from ip2pbatch.plan.schedule import Limits, Schedule
 from ip2pbatch.run.busy import Busy
 from ip2pbatch.run.couriers import Couriers
 from ip2pbatch.run.deliveries import Deliverer, Errand
+from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
 from ip2pbatch.run.seam import EditEngine, OutOfMemory, Result, Source
 from ip2pbatch.run.sources import Sources
@@ -133,8 +134,8 @@ def run_plan(
         with _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
             while not stop.asked.is_set() and (batch := shop.next_batch()):
                 jobs = shop.load(batch)
-                for edit, result, seconds in shop.make(jobs, stop):
-                    shop.keep(edit, result, seconds)
+                for (edit, source), result, seconds in shop.make(jobs, stop):
+                    shop.keep(edit, source, result, seconds)
             shop.finish(stop)
         return shop.summary(stop)  # last, so that a signal that came while the run was being closed counts
 
@@ -215,8 +216,8 @@ class _Workshop:
                 self._fail(edit, "failed", f"its source could not be loaded: {error}")
         return jobs
 
-    def make(self, jobs: list[Job], stop: Stop) -> Iterator[tuple[Edit, Result, float]]:
-        """Each Edit's Result and the seconds it took. Out of memory: smaller calls. A call that breaks: one by one."""
+    def make(self, jobs: list[Job], stop: Stop) -> Iterator[tuple[Job, Result, float]]:
+        """Each job's Result and the seconds it took. Out of memory: smaller calls. A call that breaks: one by one."""
         parts = deque([jobs] if jobs else [])
         while parts and not stop.asked.is_set():
             part = parts.popleft()
@@ -239,11 +240,11 @@ class _Workshop:
             else:
                 self._breaks = 0
                 seconds = (self.options.clock() - begun) / len(part)
-                yield from ((edit, result, seconds) for (edit, _), result in zip(part, results, strict=True))
+                yield from ((job, result, seconds) for job, result in zip(part, results, strict=True))
 
-    def keep(self, edit: Edit, result: Result, seconds: float) -> None:
+    def keep(self, edit: Edit, source: Source, result: Result, seconds: float) -> None:
         """Have a Result written and delivered, or record why it is no picture."""
-        state, detail = judge(result)
+        state, detail = judge(result, source)
         if state != "done" or result.image is None:
             self._fail(edit, state, detail, seconds)
             return
@@ -361,15 +362,17 @@ class _Workshop:
         return self.options.clock() - self._begun
 
 
-def judge(result: Result) -> tuple[Status, str]:
-    """The state of a Result and why. A picture of one flat colour is no picture, whatever the engine says of it."""
+def judge(result: Result, source: Source) -> tuple[Status, str]:
+    """The state of a Result and why. A picture of one flat colour is no picture, whatever the engine says of it, unless
+    its source was as flat.
+    """
     if result.state != "done":
         return result.state, result.detail or {"nan": "not a number", "flagged": "the safety checker flagged it"}[
             result.state
         ]
     if result.image is None:
         return "failed", "the engine gave no picture"
-    if int(result.image.max()) - int(result.image.min()) <= 1:
+    if is_flat(result.image, source):
         return "nan", "the picture came out as one flat colour"
     return "done", ""
 

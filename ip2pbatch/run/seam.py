@@ -15,7 +15,9 @@ from ip2pbatch.plan.schedule import Limits
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an Edit starts from: pixels uint8 [h, w, 3] sRGB at the Edit's size, or a latent float32 [c, h, w]."""
+    """What an Edit starts from: pixels uint8 [h, w, 3] sRGB at the Edit's size, or, where there is one, a latent
+    float32 [c, h, w]; its pixels then only say what it looks like.
+    """
 
     pixels: NDArray[np.uint8] | None = None
     latent: NDArray[np.float32] | None = None

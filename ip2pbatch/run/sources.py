@@ -85,13 +85,17 @@ class Sources:
         return pixels
 
     def _carried(self, edit: Edit) -> Source:
+        """What a link starts from; beside a latent the picture that it became, by which flaws are told."""
         held = self._held.get(edit.source)
-        if held is None:
-            latent = edit.carry == "latent"
-            held = Source(
-                None if latent else self._run.picture(edit.source), self._run.latent(edit.source) if latent else None
-            )
-        return Source(latent=held.latent) if edit.carry == "latent" else Source(pixels=held.pixels)
+        if edit.carry != "latent":
+            return Source(pixels=held.pixels if held else self._run.picture(edit.source))
+        return held or Source(self._seen(edit.source), self._run.latent(edit.source))
+
+    def _seen(self, key: str) -> Pixels | None:
+        """An earlier link's picture, where it can do without it."""
+        with suppress(PhotoError):
+            return self._run.picture(key)
+        return None
 
 
 def _first_whole(photos: list[Photo], size: tuple[int, int]) -> Pixels:
