@@ -113,6 +113,7 @@ def test_alpha_and_colour_profile_come_along(tmp_path: Path, kind: str, target: 
     pixels = deep_pixels(rendered).astype(int)
     assert np.abs(pixels[..., :3] - PHOTO).max() <= 1
     assert np.abs(pixels[..., 3] - ALPHA.astype(int)).max() <= 256, "alpha has eight bits"
+    assert rendered.notes == (images.SHALLOW_ALPHA,)
     with Image.open(io.BytesIO(rendered.data)) as image:
         assert image.info.get("icc_profile") == (P3 if kind == "png" else None)
         assert image.mode == "RGBA"
@@ -153,6 +154,7 @@ def test_eight_bits_are_said_where_the_file_has_no_more(tmp_path: Path, settings
     path = saved(tmp_path, "tiff")
     rendered = render(Original(path), images.load(path, SIZE).pixels, settings, PROVENANCE)
     assert images.SHALLOW in rendered.notes
+    assert images.SHALLOW_ALPHA not in rendered.notes, "said once"
 
 
 def test_premultiplied_colour_is_reduced_and_said(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
 from ip2pbatch.pictures.containers import DEEP, Format, Raster
+from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
 
@@ -122,8 +123,15 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
         (raster.pixels.shape[1], raster.pixels.shape[0]), srgb=not source.managed,
     )  # fmt: skip
     data = containers.encode(raster, blocks, kind, settings.quality)
-    shallow = photo.deep is not None and raster.pixels.dtype == np.uint8
-    return Rendered(data, kind, gate, (*photo.notes, *([images.SHALLOW] if shallow else []), *notes))
+    return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes))
+
+
+def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
+    """What the file has fewer bits of than the photo, whose 16 were at hand."""
+    if photo.deep is not None and raster.pixels.dtype == np.uint8:
+        yield images.SHALLOW
+    elif photo.deep is not None and photo.alpha is not None:
+        yield images.SHALLOW_ALPHA
 
 
 def _choose(place: Place, source: Path) -> Path | None:

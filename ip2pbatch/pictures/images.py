@@ -27,6 +27,7 @@ Pixels = NDArray[np.uint8]
 
 TEMPORARY = ".ip2p-*.tmp"
 SHALLOW = "16 bits a channel reduced to 8"
+SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
