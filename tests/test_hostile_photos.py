@@ -144,7 +144,7 @@ def has_ended(out: Path) -> bool:
 
 
 def edit(photos: Path, out: Path, cache: Path) -> Outcome:
-    """`ip2pbatch edit --json` with the fake engine, watched; killed where it says nothing for very long."""
+    """`ip2pbatch edit --json` with the fake engine, watched; killed where it works or waits very long in silence."""
     code = "from ip2pbatch.cli.app import main; main()"
     flags = ["edit", photos, "-i", "make it winter", "-o", out, "--size", "64", "--backend", "fake", "--json"]
     log, errors = out.with_suffix(".jsonl"), out.with_suffix(".err")
@@ -160,7 +160,7 @@ def edit(photos: Path, out: Path, cache: Path) -> Outcome:
             written = sum(path.stat().st_size for path in (out / ".ip2pbatch").glob("*.jsonl"))
             if written != size:
                 size, last, heard = written, busy, time.monotonic()
-            elif time.monotonic() - heard > many(8, 40) * PATIENCE:
+            elif busy - last > 8 * PATIENCE or time.monotonic() - heard > many(8, 120) * PATIENCE:
                 child.kill()
             time.sleep(0.01)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
