@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command import CommandLine
 
 from ip2pbatch.cli.engines import choose
-from ip2pbatch.cli.machine import Compile, Determinism, Machine, Precision, batch_of, interval_in, interval_of
+from ip2pbatch.cli.machine import (
+    Compile,
+    Determinism,
+    Machine,
+    Precision,
+    batch_of,
+    device_of,
+    interval_in,
+    interval_of,
+)
 from ip2pbatch.errors import UsageError
 
 
@@ -16,6 +27,28 @@ def test_a_batch_is_a_number_or_auto() -> None:
     for text in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(UsageError, match="--batch takes a number from 1 or auto"):
             batch_of(text)
+
+
+def test_a_device_is_one_that_there_may_be() -> None:
+    assert [device_of(text) for text in (None, "cpu", "cuda", "cuda:1")] == [None, "cpu", "cuda", "cuda:1"]
+    for text in ("gpu", "tpu", "mps", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "CUDA", "1", "cuda:1\n", ""):
+        with pytest.raises(UsageError, match="is not a device") as caught:
+            device_of(text)
+        assert "cpu, cuda or cuda:1" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx", "fake"])
+def test_a_word_that_is_no_device_is_a_mistake_and_a_device_that_is_not_here_is_missing(
+    command: CommandLine, shoot: Path, backend: str
+) -> None:
+    flags = ("edit", shoot / "photos", "-i", "x", "--model", "tiny", "-o", shoot / "out", "--backend", backend)
+    said = command(*flags, "--device", "gpu")
+    assert said.code == 2
+    assert "gpu is not a device" in said.err
+    assert "hint: use cpu, cuda or cuda:1" in said.err
+    if backend == "torch":
+        assert command(*flags, "--precision", "fp16", "--device", "cuda:99").code == 6
+    assert not list((shoot / "out").rglob("*.jpg"))
 
 
 def test_an_interval_is_a_part_of_the_steps() -> None:

@@ -10,13 +10,14 @@ import typer
 
 from ip2pbatch import errors
 from ip2pbatch.cli import console
+from ip2pbatch.cli.machine import device_of
 
 if TYPE_CHECKING:
     from ip2pbatch.engine.bench.suites import Suite
 
 Name = Annotated[str | None, typer.Argument(metavar="SUITE", help="What to measure; without one, all are listed.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="tiny, sd15 or small (random weights), or a folder.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … [default: the suite's]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the suite's")]
 Contenders = Annotated[
     list[str] | None, typer.Option("--contender", "-c", help="KIND[:PRECISION][@STEPS]; the first is the base.")
 ]
@@ -42,7 +43,13 @@ def bench(
     """Measure speed: pictures are compared with our float32 path first, and only equal work is timed."""
     code = errors.DONE
     if suite is not None:
-        changes: dict[str, Any] = {"model": model, "device": device, "count": count, "steps": steps, "rounds": rounds}
+        changes: dict[str, Any] = {
+            "model": model,
+            "device": device_of(device),
+            "count": count,
+            "steps": steps,
+            "rounds": rounds,
+        }
         changes["contenders"] = tuple(contender) if contender else None
         changes["fresh"] = None if fresh else False
         file = results / f"{suite}.json"

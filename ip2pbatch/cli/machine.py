@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -85,6 +86,13 @@ def batch_of(text: str | None) -> int | Literal["auto"] | None:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch takes a number from 1 or auto, not {text}")
     return int(text)
+
+
+def device_of(text: str | None) -> str | None:
+    """What `--device` says: cpu, cuda or cuda:1, whether or not this machine has it. Raises UsageError."""
+    if text is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise UsageError(f"{text or 'an empty name'} is not a device", hint="use cpu, cuda or cuda:1")
+    return text
 
 
 def interval_of(text: str | None) -> tuple[float, float] | None:

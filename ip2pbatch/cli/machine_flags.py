@@ -17,11 +17,12 @@ from ip2pbatch.cli.machine import (
     Precision,
     Provider,
     batch_of,
+    device_of,
     interval_of,
 )
 
 Backend = Annotated[BackendName, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … [default: the first GPU, else cpu]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the first GPU, else cpu")]
 ProviderFlag = Annotated[
     Provider | None,
     typer.Option("--provider", help="What the onnx backend runs on.", show_default="cuda where it works, else cpu"),
@@ -55,7 +56,7 @@ def machine_of(
 ) -> Machine:
     """What the flags say. Raises UsageError."""
     return Machine(
-        backend, device, precision, determinism, batch_of(batch), compile_, tuple(without or ()),
+        backend, device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
         interval_of(interval), provider,
     )  # fmt: skip
 
