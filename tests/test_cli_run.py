@@ -169,6 +169,18 @@ def test_deliver_writes_other_files_without_the_model(command: CommandLine, reci
     assert command("deliver", recipe, "--format", "gif").code == 2
 
 
+def test_status_says_once_what_fails_alike(command: CommandLine, recipe: Path) -> None:
+    broken = recipe.parent / "photos" / "broken.jpg"
+    broken.write_bytes(next((recipe.parent / "photos").rglob("*.jpg")).read_bytes()[:2000])
+    recipe.write_text(RECIPE + "seeds: [1, 2, 3]\n")
+    assert command("run", recipe, "--backend", "fake").code == 3
+    lines = [line for line in command("status", recipe).out.splitlines() if "broken.jpg" in line]
+    assert [line.partition(": the file")[0] for line in lines] == [
+        "  failed: broken.jpg: make it winter", "  failed: broken.jpg: as a pencil sketch"
+    ]  # fmt: skip
+    assert all(line.endswith("(3 times)") for line in lines)
+
+
 def test_status_sheet_and_report_need_only_the_run(command: CommandLine, recipe: Path, tmp_path: Path) -> None:
     assert command("run", recipe, "--backend", "fake").code == 0
     for photo in (recipe.parent / "photos").rglob("*.*"):

@@ -22,7 +22,8 @@ Image = Annotated[str | None, typer.Option(help=f"Image guidance s_I, keeps the 
 Seed = Annotated[str | None, typer.Option(help="Seeds that every photo gets: 7 or 1,2,3.")]
 Steps = Annotated[int | None, typer.Option(help="Network steps a picture.", min=1)]
 SamplerFlag = Annotated[
-    str | None, typer.Option("--sampler", help="euler_a, euler, ddim, dpmpp_2m, unipc or lcm [default: euler_a]")
+    str | None,
+    typer.Option("--sampler", help="euler_a, euler, ddim, dpmpp_2m, unipc or lcm.", show_default="euler_a"),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Hub id, folder, or tiny (the embedded one).")]
 Size = Annotated[int | None, typer.Option(help="Long side the model works at, in pixels.", min=64)]

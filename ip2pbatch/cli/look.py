@@ -49,7 +49,7 @@ def deliver(
 def sheet(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the sheets [default: RUN/sheets].")
+        Path | None, typer.Option("--out", "-o", help="Folder for the sheets.", show_default="RUN/sheets")
     ] = None,
     cell: Annotated[int, typer.Option(help="Long side of a cell in pixels.", min=64, max=2048)] = 384,
 ) -> None:
@@ -65,7 +65,7 @@ def sheet(
 
 def report(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file.", show_default="RUN/report.html")] = None,
 ) -> None:
     """Write the HTML report of a run again."""
     from ip2pbatch.cli import standing

@@ -84,10 +84,20 @@ def show(view: RunView) -> None:
         )
     if earlier := facts["leftovers"]:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
-    rows = facts["unfinished"]
-    for row in rows[:_SHOWN]:
-        line = f"  {row['state']}: {row['photo']}: {row['instruction']}: {row['reason']}"
+    for line in _failures(facts["unfinished"]):
         out.print(escape(line))
-    if len(rows) > _SHOWN:
-        rest = Counter(row["state"] for row in rows[_SHOWN:])
-        out.print("  and " + ", ".join(f"{count} more {state}" for state, count in rest.items()))
+
+
+def _failures(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for what a photo's instruction came to: it fails alike with every seed and every scale."""
+    alike = Counter((row["state"], row["photo"], row["instruction"], row["reason"]) for row in rows)
+    shown = list(alike.items())[:_SHOWN]
+    lines = []
+    for (state, photo, instruction, reason), times in shown:
+        why = reason.removeprefix(f"{photo.rpartition('/')[2]}: ")
+        lines.append(f"  {state}: {photo}: {instruction}: {why}" + (f" ({times} times)" if times > 1 else ""))
+    rest = Counter(row["state"] for row in rows)
+    rest.subtract({state: sum(n for (own, *_), n in shown if own == state) for state in rest})
+    if left := {state: number for state, number in rest.items() if number}:
+        lines.append("  and " + ", ".join(f"{number} more {state}" for state, number in left.items()))
+    return lines

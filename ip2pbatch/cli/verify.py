@@ -57,7 +57,8 @@ def verify(
     ] = None,
     sample: Annotated[int | None, typer.Option(help="Only N pictures, chosen by hash.", min=1)] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for pictures of what differs [default: within the run].")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for pictures of what differs.", show_default="within the run"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file: a test case a comparison.")] = None,

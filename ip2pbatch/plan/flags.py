@@ -13,7 +13,7 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.plan.ranges import parse_numbers
 from ip2pbatch.plan.recipe import Recipe
-from ip2pbatch.plan.yaml_source import Mistake
+from ip2pbatch.plan.yaml_source import Mistake, reword
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ def change_output(recipe: Recipe, output: Mapping[str, object], metadata: Mappin
         except ValidationError as error:
             one = error.errors(include_url=False)[0]
             flag = "--" + str(one["loc"][0]).replace("_", "-") if one["loc"] else part
-            raise UsageError(f"{flag}: {one['msg']}") from None
+            why, hint = reword(dict(one))
+            raise UsageError(f"{flag}: {why}", hint=hint) from None
     return recipe.model_copy(update=parts)
 
 
@@ -60,7 +61,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     `--seed` gives every photo exactly those seeds; without it each photo has its own, as in a recipe.
     """
     data: dict[str, Any] = {
-        "name": flags.instructions[0][:200] if len(flags.instructions) == 1 else "edits",
+        "name": (len(flags.instructions) == 1 and flags.instructions[0][:200]) or "edits",
         "model": flags.model,
         "photos": list(flags.photos),
         "edits": list(dict.fromkeys(flags.instructions)),
@@ -77,7 +78,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     except ValidationError as error:
         one = error.errors(include_url=False)[0]
         cause = one.get("ctx", {}).get("error")
-        why, hint, path = str(one["msg"]), None, one["loc"]
+        (why, hint), path = reword(dict(one)), one["loc"]
         if isinstance(cause, Mistake):
             why, hint, path = cause.why, cause.hint, path + cause.at
         flag = next((_FLAGS[str(part)] for part in reversed(path) if part in _FLAGS), "")

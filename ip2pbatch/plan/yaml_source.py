@@ -287,7 +287,7 @@ def _explain(
         word = str(path[-1])
         why, hint = "unknown key", _meant(word, _keys_at(model, path[:-1]), other_names)
     else:
-        why, hint = _reword(one, path)
+        why, hint = reword(one)
         if one["type"] == "model_type" and one["input"] is not None and (keys := _keys_at(model, path)):
             hint = f"its keys are {', '.join(keys)}"
     line, column = locate(path, of_key=at_key)
@@ -301,11 +301,11 @@ def _meant(word: str, known: Sequence[str], other_names: Mapping[str, str]) -> s
     return suggest(word, known) or f"known are: {', '.join(known)}"
 
 
-def _reword(one: Mapping[str, Any], path: Sequence[Key]) -> tuple[str, str | None]:
+def reword(one: Mapping[str, Any]) -> tuple[str, str | None]:
     """Why and hint for one of pydantic's own complaints."""
     kind, given = one["type"], one["input"]
     if kind == "missing":
-        return f"{path[-1]!r} is missing", None
+        return f"{one['loc'][-1]!r} is missing", None
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", one["ctx"]["expected"])
         return f"{given!r} is not one of {', '.join(choices)}", suggest(given, choices) if isinstance(
