@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from runs import SPEC, Wrapped, carry_out, digests, make_photos, make_plan
 
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
+from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.recipe import Output
@@ -28,6 +33,32 @@ def again(out: Path, plan: Plan, settings: DeliverySettings | None = None, confl
         summary = run_plan(plan, run, engine, Options(deliver=deliver))
     assert engine.calls == []
     return summary
+
+
+class SlowCounter(Counter[str]):
+    """One in which a thread loses its turn between reading a number and writing the next."""
+
+    def __missing__(self, key: str) -> int:
+        time.sleep(0.3)
+        return 0
+
+
+def test_two_threads_that_note_the_same_thing_at_once_are_two(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "in", 2)
+    for photo in photos:
+        with Image.open(photo.path) as picture:
+            picture.convert("L").save(photo.path)
+    plan = make_plan(
+        replace(photo, digest=(seen := look(photo.path)).digest, size=seen.size) for photo in photos
+    )  # fmt: skip
+    out = tmp_path / "out"
+    assert carry_out(out, plan, Wrapped()) == 0
+    with open_run(out, SPEC) as run:
+        deliver = Deliverer(run, output_names(plan, Output(folder=out)), DeliverySettings(quality=60), "unique")
+        deliver.notes = SlowCounter()
+        with ThreadPoolExecutor(2) as couriers:
+            assert all(couriers.map(deliver.deliver, deliver.errands(plan)))
+        assert dict(deliver.notes) == {"grey converted to sRGB": 2}
 
 
 @pytest.fixture

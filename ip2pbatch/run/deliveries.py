@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Deliverer:
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
         self._reserved = frozenset(targets.values())
         self._originals = Originals()
+        self._counting = threading.Lock()
         self.refused: list[tuple[str, str]] = []
         self.left: list[str] = []
         self.notes: Counter[str] = Counter()
@@ -91,7 +93,8 @@ class Deliverer:
             return None
         for note in done.notes:
             log.info("%s: %s", errand.target, note)
-            self.notes[note] += 1
+            with self._counting:
+                self.notes[note] += 1
         delivery = self._row(errand, done.path, done.sha256, done.gate)
         self.run.deliver(delivery)
         return delivery
