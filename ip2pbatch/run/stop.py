@@ -12,7 +12,6 @@ from types import FrameType
 
 from ip2pbatch.errors import INTERRUPTED, TERMINATED
 
-
 _LOOK = 0.05  # seconds between two looks of one who waits
 
 
