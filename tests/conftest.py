@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import CommandLine
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
-settings.register_profile("busy", deadline=None)  # how long an example takes says more of the machine than of the code
+# How long an example takes says more of the machine than of the code; and the same examples come each time, so that a
+# failure is the change's that brought it. `make soak` draws others.
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("IP2P_SOAK") != "1"
+)
 settings.load_profile("busy")
 
 
