@@ -138,12 +138,13 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_train_loop import Hooks, batch, run, settings
 def slow(part):
-    time.sleep(0.05)
+    time.sleep(0.05 if part < 40 else 3600)  # it cannot end before it is killed
     return batch(part)
 run(Path({folder!r}), settings(steps=400), Hooks(slow, lambda step: None))
 """
 
 
+@pytest.mark.timeout(900)
 def test_a_process_that_is_killed_outright_loses_only_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     script, folder = (
         SLOWLY.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed")),
@@ -151,7 +152,7 @@ def test_a_process_that_is_killed_outright_loses_only_what_came_after_its_checkp
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 800  # it imports torch and writes checkpoints: minutes on a busy machine
         while not (done := checkpoints.in_order(folder)) or checkpoints.step_of(done[-1]) < 4:
             assert process.poll() is None, "it ended by itself"
             assert time.monotonic() < deadline
@@ -160,7 +161,7 @@ def test_a_process_that_is_killed_outright_loses_only_what_came_after_its_checkp
         process.kill()
         process.wait()
     reached = checkpoints.step_of(checkpoints.in_order(folder)[-1])
-    assert reached < 398
+    assert reached < 41
     more = settings(steps=reached + 3)
     assert run(folder, more)[1] == pytest.approx(run(tmp_path / "whole", more)[1], abs=1e-6)
 
