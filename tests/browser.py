@@ -77,6 +77,11 @@ class Browser:
         found: list[dict[str, Any]] = self._call("POST", "/se/log", {"type": kind})
         return found
 
+    def forget(self) -> None:
+        """Leave the page and what it asked for: pictures that come late are not those of the next page."""
+        self._call("POST", "/url", {"url": "about:blank"})
+        self.requests()
+
     def requests(self) -> list[str]:
         """The addresses asked for since the last call, pictures in the page (data:) left out."""
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
@@ -107,6 +112,10 @@ def browser(folder: Path, size: tuple[int, int] = (1360, 900), dark: bool = Fals
             window.close()
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # on a busy machine Chromium takes its time to end
+            process.kill()
+            process.wait()
         if process.stdout is not None:
             process.stdout.close()

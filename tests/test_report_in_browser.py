@@ -212,7 +212,7 @@ def test_no_text_of_a_run_runs_or_asks(window: Browser, tmp_path: Path, count: i
     ]  # fmt: skip
     bad = replace(gallery, name=PAYLOADS[1], model=PAYLOADS[2], cells=tuple(cells))
     report = draw_report(bad, tmp_path / "report.html", replace(origin(tmp_path), name=PAYLOADS[1], model=PAYLOADS[7]))
-    window.requests()
+    window.forget()
 
     window.open(report)
     window.click("#as-table")
@@ -254,7 +254,7 @@ def test_no_file_name_exif_or_csv_of_a_shoot_runs_or_asks(
     )
     said = command("run", tmp_path / "r.yaml", "--backend", "fake")
     assert said.code == 0, said.err
-    window.requests()
+    window.forget()
     window.open(tmp_path / "out/report.html")
     window.click("#as-table")
     assert window.js("return document.querySelectorAll('figure[data-cell]').length") == 2 * len(PAYLOADS)
