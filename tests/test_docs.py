@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +60,38 @@ def test_examples_for_workflows_are_well_formed_and_name_real_commands_and_flags
         section = reference.split(f"## `ip2pbatch {command}`")[1].split("\n## ")[0]
         for flag in re.findall(r"--[a-z-]+", rest):
             assert f"`{flag}" in section or f" {flag}" in section, f"ip2pbatch {command} {flag}"
+
+
+def test_the_makefile_example_runs_the_recipe_for_what_is_older_than_it(tmp_path: Path) -> None:
+    (text,) = blocks("make")
+    (tmp_path / "Makefile").write_text(text)
+    (tmp_path / "photos").mkdir()
+    for name in ("recipe.yaml", "photos/a.jpg"):
+        (tmp_path / name).touch()
+    said = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == "ip2pbatch run recipe.yaml\n"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/report.html").touch()
+    os.utime(tmp_path / "recipe.yaml", (1, 1))
+    os.utime(tmp_path / "photos/a.jpg", (1, 1))
+    said = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "ip2pbatch" not in said.stdout
+
+
+def test_the_snakemake_example_is_a_rule_whose_parts_are_python() -> None:
+    """Snakemake's own grammar is `rule NAME:` and keywords; what follows each is a call's arguments."""
+    (text,) = blocks("python")
+    head, *parts = text.strip().splitlines()
+    assert re.fullmatch(r"rule \w+:", head)
+    found = {}
+    for part in parts:
+        keyword, _, arguments = part.strip().partition(": ")
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        found[keyword] = [ast.literal_eval(value) for value in call.args], {one.arg for one in call.keywords}
+    assert set(found) == {"input", "output", "shell"}
+    ((shell,), _) = found["shell"]
+    assert set(re.findall(r"\{input\.(\w+)\}", shell)) <= found["input"][1]
 
 
 def test_shell_examples_parse() -> None:

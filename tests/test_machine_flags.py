@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command import CommandLine
 
 from ip2pbatch.cli.engines import choose
@@ -67,6 +70,28 @@ def test_an_approximate_speed_up_is_named_in_the_run_s_identity_and_read_from_it
     assert interval_in(spec.approximations) == (0.1, 0.8)
     assert choose("tiny", Machine(precision=Precision.FP32, device="cpu"), safety=False)[0].approximations == ()
     assert interval_in(()) is None
+
+
+@pytest.fixture
+def as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a level sets is torch's own and the process's: other tests find it as it was."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    tf32 = torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("level", "rounds", "exact"), [("fast", True, False), ("stable", False, False), ("bitwise", False, True)]
+)
+def test_a_level_says_how_a_gpu_may_round(as_torch_was: None, level: str, rounds: bool, exact: bool) -> None:
+    machine = Machine(precision=Precision.FP32, device="cpu", determinism=Determinism(level))
+    choose("tiny", machine, safety=False)[1]().close()
+    assert torch.backends.cudnn.allow_tf32 == rounds
+    assert torch.are_deterministic_algorithms_enabled() == exact
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == exact  # without it torch refuses to call cuBLAS then
 
 
 @pytest.mark.parametrize("auto", [{"batch": "auto"}, {"compile": Compile.ON}], ids=str)

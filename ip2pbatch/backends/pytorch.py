@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,15 +34,19 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _HARMLESS = ("position_ids",)
 
 
-def configure(threads: int | None = None, *, deterministic: bool = False) -> None:
+def configure(threads: int | None = None, *, deterministic: bool = False, tf32: bool = False) -> None:
     """Set what a process only knows globally, once, before anything loads: CPU threads, deterministic kernels, memory.
 
     The one place of the package that touches such state; the command line calls it. `deterministic` makes an operation
-    without a deterministic kernel an error. Memory that a call frees stays with the process (see `keep_memory`).
+    without a deterministic kernel an error. `tf32` lets a GPU round what convolutions in float32 are given to ten bits,
+    which torch does unasked. Memory that a call frees stays with the process (see `keep_memory`).
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = tf32
     if deterministic:
+        # cuBLAS adds in an order of its own otherwise, and torch refuses to call it. This is read at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     keep_memory()

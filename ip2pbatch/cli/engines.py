@@ -80,7 +80,8 @@ def _torch(
     )
 
     def open_engine() -> EditEngine:
-        pytorch.configure(deterministic=determinism is Determinism.BITWISE)
+        bitwise, fast = determinism is Determinism.BITWISE, determinism is Determinism.FAST
+        pytorch.configure(deterministic=bitwise, tf32=fast)
         backend = pytorch.load(folder, device, precision, wanted)
         for text in backend.site.notes:
             console.note(text)
