@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_models import save_text_to_image
 
 from ip2pbatch.cli.app import app
 from ip2pbatch.train import estimates, stages
-from ip2pbatch.train.estimates import Estimate, Rate, estimate, hours_of, learn, rates, size_of
+from ip2pbatch.train.estimates import (
+    SD1,
+    Estimate,
+    Rate,
+    estimate,
+    hours_of,
+    learn,
+    model_name,
+    model_of,
+    rates,
+    size_of,
+)
 from ip2pbatch.train.filter import Config as Filter
 from ip2pbatch.train.filter import Thresholds
+from ip2pbatch.train.prompt_to_prompt_bench import measured_name, random_models
 from ip2pbatch.train.prompt_to_prompt_pairs import Config as Pairs
+from ip2pbatch.train.stable_diffusion import Config as FineTuning
+from ip2pbatch.train.stages import load_config
 
 PAPER = Path(__file__).parents[1] / "training" / "paper"
 COUNTS = Estimate("", prompts=451_990)
@@ -22,6 +37,10 @@ COUNTS = Estimate("", prompts=451_990)
 
 def drawn(**settings: object) -> Estimate:
     return estimates.drawn_pairs(Pairs(maker="prompt_to_prompt", **settings), COUNTS)  # type: ignore[arg-type]
+
+
+def stage(name: str, settings: object) -> SimpleNamespace:
+    return SimpleNamespace(code=f"ip2pbatch.train.{name}", settings=settings, inputs={})
 
 
 def test_pictures_take_what_the_released_sets_take_but_for_the_colour() -> None:
@@ -62,21 +81,50 @@ def test_the_papers_chain_as_it_ships() -> None:
 
 def test_a_rate_is_learned_replaced_and_used() -> None:
     settings = Pairs(maker="prompt_to_prompt", steps=50, side=256)
-    code = "ip2pbatch.train.prompt_to_prompt_pairs"
-    learn(code, settings, {"pairs/s": 8.0}, "cpu")
+    config = stage("prompt_to_prompt_pairs", settings)
+    learn(config, {"pairs/s": 8.0}, "cpu")
     assert [rate for rate in rates() if rate.device == "cpu"] == [
-        Rate("cpu", estimates.PAIR_STEPS, 8 * 50 / 4, "measured on this machine")
+        Rate("cpu", estimates.PAIR_STEPS, SD1, 8 * 50 / 4, "measured on this machine")
     ]
-    learn(code, settings, {"pairs/s": 16.0}, "cpu")
-    learn(code, settings, {"pairs/s": 0.0}, "cpu")  # nothing was left to make
-    assert drawn(limit=72, samples=100, steps=100).hours(rates())["cpu"] == pytest.approx(72 * 100 * 100 / 200 / 3600)
+    learn(config, {"pairs/s": 16.0}, "cpu")
+    learn(config, {"pairs/s": 0.0}, "cpu")  # nothing was left to make
+    work = replace(drawn(limit=72, samples=100, steps=100), model=SD1)
+    assert work.hours(rates())["cpu"] == pytest.approx(72 * 100 * 100 / 200 / 3600)
+
+
+def test_a_small_models_rate_says_nothing_of_a_large_one() -> None:
+    small = Pairs(maker="prompt_to_prompt", model="somebody/tiny")
+    learn(stage("prompt_to_prompt_pairs", small), {"pairs/s": 1000.0}, "cpu")
+    assert not replace(drawn(), model=SD1).hours(rates())
+    assert replace(drawn(), model="tiny").hours(rates())
+    learn(stage("prompt_to_prompt_pairs", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
+    assert len([rate for rate in rates() if rate.device == "cpu"]) == 2, "one does not replace the other"
+
+
+def test_a_fine_tunings_rate_is_that_of_its_last_session_and_of_one_process() -> None:
+    settings = FineTuning(maker="stable_diffusion", start="a/stable-diffusion-v1-5")
+    metrics = {"steps": 10_000.0, "seconds": 10.0, "samples_a_second": 8.0}  # nearly all steps were before a restart
+    learn(stage("stable_diffusion", settings), metrics, "cpu", 4)
+    assert rates()[-1] == Rate("cpu", estimates.SAMPLES, SD1, 2.0, "measured on this machine")
+
+
+def test_models_are_known_by_what_tells_their_size() -> None:
+    assert model_name("stable-diffusion-v1-5/stable-diffusion-v1-5@abc") == SD1
+    assert model_name("/models/instruct-pix2pix") == SD1
+    assert model_name("Qwen/Qwen2.5-7B") == "Qwen2.5-7B"
+    assert model_name("work/finetune/1/model") == "work/finetune/1/model"
+    assert measured_name(str(random_models() / "sd15-random-1-text")) == SD1
+    assert measured_name(str(random_models() / "small-random-1-text")) == "small"
+    evaluate, captions = load_config(PAPER / "evaluate.yaml"), load_config(PAPER / "captions.yaml")
+    assert model_of(evaluate) == SD1, "that of the fine-tuning, and SDEdit's"
+    assert model_of(captions) == "Qwen2.5-7B", "that of the taught model"
 
 
 def test_a_broken_file_of_rates_is_as_good_as_none() -> None:
     estimates.rates_file().parent.mkdir(parents=True, exist_ok=True)
     estimates.rates_file().write_text('[["cpu"')
     assert rates() == list(estimates.PUBLISHED)
-    estimates.remember("cpu", estimates.TOKENS, 3.0)
+    estimates.remember("cpu", estimates.TOKENS, "Qwen2.5-7B", 3.0)
     assert len(rates()) == len(estimates.PUBLISHED) + 1
 
 

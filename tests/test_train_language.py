@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tiny_language import save_language_model
 from transformers import AutoModelForCausalLM
 
-from ip2pbatch.errors import ModelError, RecipeError
+from ip2pbatch.errors import ModelError, RecipeError, ResourceError
 from ip2pbatch.train import language
 from ip2pbatch.train.completion import RejectedError, completion_text, parse, prompt_text
 from ip2pbatch.train.language_model import LanguageModel, RowSampler, Sampling, load_language_model
@@ -39,6 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(tmp_path: Path, tiny: Path, **settings: object) -> tuple[Path, dict[str, float]]:
+    tmp_path.mkdir(exist_ok=True)
     triplets = write_triplets(tmp_path / "triplets.jsonl")
     config = language.Config(maker="finetune", triplets=triplets, model=str(tiny), **settings)
     return tmp_path / "out" / "model", language.run(config, {}, tmp_path / "out", None)
@@ -92,6 +94,50 @@ def test_lora_learns_with_all_but_the_adapters_frozen_and_is_merged(tmp_path: Pa
     assert "transformer.wte.weight" not in changed
     change = after["transformer.h.0.attn.c_attn.weight"] - before["transformer.h.0.attn.c_attn.weight"]
     assert np.linalg.matrix_rank(change.numpy(), tol=1e-4) <= 16
+
+
+@pytest.mark.parametrize("settings", [{"lr": 1e-2}, {"lora": None, "lr": 1e-3}])
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    settings = {"epochs": 3, "batch": 1, "save_minutes": 0} | settings  # 12 steps, and LoRA's dropout in all of them
+    folder, whole = learn(tmp_path / "whole", tiny, **settings)
+    loss_of, asked = language.loss_of, []
+
+    def cut(*about: Any) -> torch.Tensor:
+        asked.append(about)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return loss_of(*about)
+
+    monkeypatch.setattr(language, "loss_of", cut)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "cut", tiny, **settings)
+    resumed, after = learn(tmp_path / "cut", tiny, **settings)
+    assert len(asked) == 6 + 7, "five steps were kept"
+    assert {**after, "seconds": 0} == {**whole, "seconds": 0}
+    one, other = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sorted(path.name for path in (tmp_path / "cut" / "out").iterdir()) == ["model"]
+
+
+def test_a_state_that_cannot_be_read_or_written_is_named(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / language.LEARNING).write_bytes(b"PK\3\4 cut off")
+    with pytest.raises(ModelError, match=r"learning\.pt cannot be read"):
+        learn(tmp_path, tiny)
+    (tmp_path / "out" / language.LEARNING).unlink()
+
+    def full(state: object, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ResourceError, match=r"the state after step 1 could not be written.*No space"):
+        learn(tmp_path, tiny, batch=1, save_minutes=0)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_prompts_and_padding_count_as_the_config_says(tmp_path: Path, tiny: Path) -> None:

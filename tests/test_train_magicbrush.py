@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,19 @@ from transformers import ViTConfig, ViTModel
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.train import magicbrush
 from ip2pbatch.train.dino import Dino
-from ip2pbatch.train.magicbrush import METRICS, Config, crop, fit, fitted_size, pairs_of, pixel_distances, read_sessions
+from ip2pbatch.train.magicbrush import (
+    METRICS,
+    Config,
+    Task,
+    crop,
+    fit,
+    fitted_size,
+    of_one_size,
+    pairs_of,
+    pixel_distances,
+    read_sessions,
+)
+from ip2pbatch.train.methods import Sample, to_picture
 
 TURNS = {"30": 1, "139": 2}
 
@@ -81,6 +94,45 @@ def test_a_turn_starts_from_the_truth_or_from_the_turn_before(made: tuple[Path, 
     session = made[0] / "generated" / "139"
     inde, own = (np.asarray(Image.open(session / f"139_{kind}_2.png")) for kind in ("inde", "iter"))
     assert np.abs(inde.astype(int) - own).mean() > 1
+
+
+class Copies:
+    """A method that gives the photo back, but not for the instruction `lost`; it remembers the keys of its calls."""
+
+    def __init__(self, lost: str = "") -> None:
+        self.lost, self.calls = lost, []
+
+    def edit(self, samples: Sequence[Sample], value: float) -> list[torch.Tensor | None]:
+        self.calls.append([Path(sample.key).name for sample in samples])
+        return [None if one.instruction == self.lost else to_picture(one.photo) for one in samples]
+
+
+def test_pictures_that_wait_for_no_other_share_calls(folder: Path, tmp_path: Path) -> None:
+    sessions, method = read_sessions(folder / "test"), Copies()
+    assert magicbrush.generate(sessions, method, config(folder), tmp_path) == 0
+    assert method.calls == [["30_1.png", "139_1.png", "139_inde_2.png"], ["139_iter_2.png"]]
+    (tmp_path / "139" / "139_iter_2.png").unlink()
+    assert magicbrush.generate(sessions, method, config(folder), tmp_path) == 0
+    assert method.calls[2:] == [["139_iter_2.png"]], "nothing is made twice"
+    small = Copies()
+    assert magicbrush.generate(sessions, small, config(folder, batch=2), tmp_path / "two") == 0
+    assert list(map(len, small.calls)) == [2, 1, 1]
+
+
+def test_what_could_not_be_made_is_counted_and_nothing_starts_from_it(folder: Path, tmp_path: Path) -> None:
+    method = Copies(lost="turn 0")
+    assert magicbrush.generate(read_sessions(folder / "test"), method, config(folder), tmp_path) == 2
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["139_inde_2.png"]
+
+
+def test_pictures_of_two_sizes_are_not_in_one_call(folder: Path, tmp_path: Path) -> None:
+    turns = [turn for session in read_sessions(folder / "test") for turn in session]
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (128, 64)).save(wide)
+    sources = [turns[0].before, wide, turns[1].before]
+    tasks = [Task(turns[n], source, tmp_path / f"{n}.png") for n, source in enumerate(sources)]
+    calls = list(of_one_size(tasks, config(folder, resolution=128)))
+    assert [[task.target.name for task in call] for call in calls] == [["0.png", "2.png"], ["1.png"]]
 
 
 def test_made_elsewhere_scores_the_same_and_nothing_is_made_twice(

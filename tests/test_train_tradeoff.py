@@ -129,9 +129,13 @@ def test_an_evaluation_goes_on_where_it_stopped(
         return edit(self, samples, value)
 
     monkeypatch.setattr(Instruct, "edit", counted)
-    assert tradeoff.run(config(folder), {}, tmp_path, None) == pytest.approx(metrics)
+    again = tradeoff.run(config(folder), {}, tmp_path, None)
+    assert again.pop("edits/s") > 0
+    # on some machines a call of three samples is rounded otherwise than one of four
+    assert again == pytest.approx({name: value for name, value in metrics.items() if name != "edits/s"}, abs=1e-3)
     assert asked == [], "both values of the first curve were there"
-    assert (tmp_path / "tradeoff.csv").read_text() == (out / "tradeoff.csv").read_text()
+    tables = [(one / "tradeoff.csv").read_text().splitlines() for one in (tmp_path, out)]
+    assert [row.split(",")[:4] for row in tables[0]] == [row.split(",")[:4] for row in tables[1]]
 
 
 def test_a_sample_has_the_same_noise_at_every_value(folder: Path) -> None:

@@ -101,9 +101,10 @@ def _show(chain: Sequence[StageStatus], as_json: bool, estimates: Mapping[Path, 
         ]  # fmt: skip
         print(json.dumps(rows, indent=2))
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("stage", "state", "why", "where", "figures", box=None, pad_edge=False)
+    where = Column("where", overflow="fold")  # a path that is cut off leads nowhere
+    table = Table("stage", "state", "why", where, "figures", box=None, pad_edge=False)
     for one in chain:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in one.metrics.items())
         table.add_row(one.config.name, f"[{_COLOURS[one.state]}]{one.state}[/]", one.reason, str(one.folder), figures)
@@ -135,8 +136,8 @@ def _show_estimates(found: Sequence[Estimate]) -> None:
     for one in found:
         table.add_row(one.stage, one.makes, size_of(one.bytes), hours_of(one, known))
     table.add_row("together", "", size_of(sum(one.bytes for one in found)), "")
-    console.out().print("\n", table, sep="")
-    for rate in known:
-        if any(rate.unit == one.unit and one.work for one in found):
-            told = f"{rate.device}: {rate.per_second:.3g} {rate.unit} a second ({rate.source})"
-            console.out().print(told, markup=False, highlight=False)
+    console.out().print()
+    console.out().print(table)
+    for rate in dict.fromkeys(rate for one in found for rate in one.rates(known)):
+        told = f"{rate.device}, {rate.model}: {rate.per_second:.3g} {rate.unit} a second ({rate.source})"
+        console.out().print(told, markup=False, highlight=False)

@@ -2,6 +2,8 @@
 
 Counts pass from stage to stage: prompts, and pairs on disk. Where a stage has been made its own figures count; before
 that, the releases' do: 727 GB for four pairs of each of 451,990 prompts, and 436 GB for what their thresholds kept.
+
+A rate is of a device and of a model: what a tiny one measured says nothing of Stable Diffusion.
 """
 
 from __future__ import annotations
@@ -39,16 +41,19 @@ PAIR_STEPS, SAMPLES, EDIT_STEPS, TOKENS = (
 
 @dataclass(frozen=True)
 class Rate:
-    """So much work a second on a device that has a name, and where the figure is from."""
+    """So much work a second on a device that has a name, with which model (`model_name`), and where it is from."""
 
     device: str
     unit: str
+    model: str
     per_second: float
     source: str
 
 
+SD1 = "stable-diffusion-v1"
+ALIKE = {"stable-diffusion-v1-4": SD1, "stable-diffusion-v1-5": SD1, "instruct-pix2pix": SD1, "sd15": SD1}
 PUBLISHED = (
-    Rate("NVIDIA A100-SXM4-40GB", SAMPLES, 10_000 * 1024 / (25.5 * 3600 * 8), "arXiv 2211.09800: 25.5 h on eight"),
+    Rate("NVIDIA A100-SXM4-40GB", SAMPLES, SD1, 10_000 * 1024 / (25.5 * 3600 * 8), "arXiv 2211.09800: 25.5 h on eight"),
 )
 
 
@@ -63,10 +68,15 @@ class Estimate:
     bytes: float = 0.0
     work: float = 0.0
     unit: str = ""
+    model: str = ""
 
-    def hours(self, rates: Sequence[Rate]) -> dict[str, float]:
+    def rates(self, known: Sequence[Rate]) -> list[Rate]:
+        """Those of them that are of this work with this model."""
+        return [rate for rate in known if self.work and (rate.unit, rate.model) == (self.unit, self.model)]
+
+    def hours(self, known: Sequence[Rate]) -> dict[str, float]:
         """Hours on one of each device whose rate for this work is known."""
-        return {rate.device: self.work / rate.per_second / 3600 for rate in rates if rate.unit == self.unit}
+        return {rate.device: self.work / rate.per_second / 3600 for rate in self.rates(known)}
 
 
 def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
@@ -84,7 +94,7 @@ def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
         known = {name: one.metrics[name] for name in ("prompts", "pairs") if name in one.metrics}
         if one.state == "fresh" and known:
             made = replace(made, **known)
-        found[one.config.path] = made
+        found[one.config.path] = replace(made, model=model_of(one.config) if made.work else "")
     return {path: made for path, made in found.items() if made.makes}
 
 
@@ -139,8 +149,7 @@ def measured(settings: Any, counts: Estimate) -> Estimate:
     """The trade-off curve: every test pair at every point of every curve that a model draws."""
     points = sum(len(curve.values) for curve in settings.curves if curve.method != "folder")
     edits = points * settings.samples
-    work = edits * settings.steps * (settings.side / 512) ** 2
-    return replace(counts, makes=f"{edits:,} edits", work=work, unit=EDIT_STEPS)
+    return replace(counts, makes=f"{edits:,} edits", work=edits * edit_work(settings), unit=EDIT_STEPS)
 
 
 MAKERS: Mapping[str, Callable[[Any, Estimate], Estimate]] = {
@@ -151,6 +160,29 @@ MAKERS: Mapping[str, Callable[[Any, Estimate], Estimate]] = {
     "ip2pbatch.train.stable_diffusion": finetuned,
     "ip2pbatch.train.tradeoff": measured,
 }
+
+
+def model_of(config: Any) -> str:
+    """The name of the model that a stage works with, as rates know it; an input's is what the input began with."""
+    settings = config.settings
+    curves = [curve.model for curve in getattr(settings, "curves", ()) if curve.method != "folder"]
+    found = []
+    for name in curves or [getattr(settings, "start", None) or getattr(settings, "model", None)]:
+        if name is not None and name not in config.inputs:
+            found.append(model_name(name))
+        else:
+            inputs = config.inputs.values() if name is None else [config.inputs[name]]
+            found += [model for one in inputs if (model := model_of(one))]
+    return " + ".join(dict.fromkeys(found))
+
+
+def model_name(model: str) -> str:
+    """A hub id or a folder by what tells its size: the last part without a revision, or one word for all of one size.
+
+    What a stage has made is called `model`, like everything that stages make, and is known by its place.
+    """
+    path = Path(model.partition("@")[0])
+    return str(path) if path.name == "model" else ALIKE.get(path.name, path.name)
 
 
 def kept_of(samples: int, keep: int) -> float:
@@ -171,22 +203,29 @@ def count_lines(path: Path | None) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def learn(code: str, settings: Any, metrics: Mapping[str, float], device: str, processes: int = 1) -> None:
+def learn(config: Any, metrics: Mapping[str, float], device: str, processes: int = 1) -> None:
     """Keep the rate that a finished stage has measured, of one of its `processes`; nothing where it measured none."""
+    code, settings = config.code, config.settings
     found: tuple[str, float] | None = None
     if code == "ip2pbatch.train.generate" and settings.endpoint is None:
         found = TOKENS, metrics.get("tokens/s", 0.0)
     if code == "ip2pbatch.train.prompt_to_prompt_pairs":
         found = PAIR_STEPS, metrics.get("pairs/s", 0.0) * pair_work(settings)
-    if code == "ip2pbatch.train.stable_diffusion" and metrics.get("seconds"):
-        samples = metrics["steps"] * settings.effective_batch * (settings.side / 256) ** 2
-        found = SAMPLES, samples / metrics["seconds"] / processes
+    if code == "ip2pbatch.train.stable_diffusion":  # of its last session, as its seconds are
+        found = SAMPLES, metrics.get("samples_a_second", 0.0) * (settings.side / 256) ** 2 / processes
+    if code == "ip2pbatch.train.tradeoff":
+        found = EDIT_STEPS, metrics.get("edits/s", 0.0) * edit_work(settings)
     if found and found[1] > 0:
-        remember(device, *found)
+        remember(device, found[0], model_of(config), found[1])
 
 
 def pair_work(settings: Any) -> float:
     """What one sample of a pairs config is of `PAIR_STEPS`."""
+    return settings.steps * (settings.side / 512) ** 2
+
+
+def edit_work(settings: Any) -> float:
+    """What one edit of a trade-off config is of `EDIT_STEPS`."""
     return settings.steps * (settings.side / 512) ** 2
 
 
@@ -195,12 +234,12 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def remember(device: str, unit: str, per_second: float) -> None:
-    """Keep a rate that was measured on this machine for later estimates; a newer one replaces it."""
-    known = {(rate.device, rate.unit): rate for rate in remembered()}
-    rate = Rate(device_name(device), unit, per_second, "measured on this machine")
-    known[rate.device, rate.unit] = rate
-    rows = [[one.device, one.unit, one.per_second] for one in known.values()]
+def remember(device: str, unit: str, model: str, per_second: float) -> None:
+    """Keep a rate that was measured on this machine for later estimates; a newer one of the model replaces it."""
+    known = {(rate.device, rate.unit, rate.model): rate for rate in remembered()}
+    rate = Rate(device_name(device), unit, model, per_second, "measured on this machine")
+    known[rate.device, rate.unit, rate.model] = rate
+    rows = [[one.device, one.unit, one.model, one.per_second] for one in known.values()]
     try:
         rates_file().parent.mkdir(parents=True, exist_ok=True)
         write_atomic(rates_file(), json.dumps(rows, indent=1).encode())
@@ -212,7 +251,8 @@ def remembered() -> list[Rate]:
     """The rates measured on this machine."""
     try:
         rows = json.loads(rates_file().read_bytes())
-        return [Rate(str(device), str(unit), float(rate), "measured on this machine") for device, unit, rate in rows]
+        here = "measured on this machine"
+        return [Rate(str(device), str(unit), str(model), float(rate), here) for device, unit, model, rate in rows]
     except (OSError, ValueError, TypeError):
         return []
 
@@ -242,5 +282,8 @@ def hours_of(found: Estimate, known: Sequence[Rate]) -> str:
     hours = found.hours(known)
     if hours:
         return "\n".join(f"{value:,.3g} h on {name}" for name, value in hours.items())
-    how = {PAIR_STEPS: ": `train bench-pairs` does", TOKENS: ": a run with `limit: 1000` does"}
+    how = {
+        PAIR_STEPS: ": `train bench-pairs` does", TOKENS: ": a run with `limit: 1000` does",
+        EDIT_STEPS: ": a run with `samples: 50` does",
+    }  # fmt: skip
     return "no rate measured" + how.get(found.unit, "")

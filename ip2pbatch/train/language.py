@@ -2,17 +2,21 @@
 
     model/    the model and its tokenizer as transformers reads them, LoRA weights merged in: `maker: generate` and any
               inference server take it from here
+    learning.pt   what an interrupted training goes on from
 
 The paper taught a completion model 700 triplets for one epoch (arXiv 2211.09800, section 3.1.1), the text in the format
-of `completion`. It takes minutes, so an interrupted training begins again.
+of `completion`.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +27,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ip2pbatch.backends.quiet import quiet
-from ip2pbatch.errors import MissingError, RecipeError, TrainingError
+from ip2pbatch.errors import MissingError, ModelError, RecipeError, ResourceError, TrainingError
 from ip2pbatch.train.completion import completion_text, prompt_text
 from ip2pbatch.train.data import step_rng
 from ip2pbatch.train.language_model import load_language_model
@@ -31,6 +35,7 @@ from ip2pbatch.train.released import Prompt, read_prompts
 
 VERSION = 1
 MODEL = "model"
+LEARNING = "learning.pt"
 
 
 class Lora(BaseModel):
@@ -61,6 +66,7 @@ class Config(BaseModel):
     max_tokens: int = Field(512, ge=8)
     precision: Literal["fp32", "bf16"] = "bf16"  # on a GPU; a CPU computes in fp32
     checkpointing: bool = False  # less memory for a third more time
+    save_minutes: float = Field(5.0, ge=0, exclude=True)  # between two states that an interrupted training goes on from
     seed: int = 0
 
 
@@ -142,15 +148,20 @@ def batches(examples: Sequence[Example], config: Config) -> Iterator[list[Exampl
             yield [examples[index] for index in order[begin : begin + config.batch]]
 
 
-def teach(model: Any, examples: Sequence[Example], pad: int, config: Config) -> list[float]:
+def teach(model: Any, examples: Sequence[Example], pad: int, config: Config, folder: Path) -> list[float]:
     """AdamW with a linear warm-up over a tenth and a linear decay; the loss of every step. TrainingError where it is
-    not finite."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    not finite. Goes on from the state in `folder`, where there is one, with the steps of an uninterrupted training.
+    """
+    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = list(learned.values())
     optimizer = torch.optim.AdamW(weights, config.lr, weight_decay=0.0)
     steps = config.epochs * -(-len(examples) // config.batch)
     warm = max(1, steps // 10)
-    losses: list[float] = []
-    for step, part in enumerate(tqdm(batches(examples, config), total=steps, desc="captions", mininterval=5)):
+    losses = resume(folder, learned, optimizer)
+    left = islice(batches(examples, config), len(losses), None)
+    bar = tqdm(left, initial=len(losses), total=steps, desc="captions", mininterval=5)
+    saved = time.monotonic()
+    for step, part in enumerate(bar, start=len(losses)):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
@@ -162,7 +173,60 @@ def teach(model: Any, examples: Sequence[Example], pad: int, config: Config) -> 
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if time.monotonic() - saved >= 60 * config.save_minutes and step + 1 < steps:
+            keep(folder, learned, optimizer, losses)
+            saved = time.monotonic()
     return losses
+
+
+def keep(
+    folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, losses: Sequence[float]
+) -> None:
+    """The training as it stands, in the place of an older state once it is on the disk. ResourceError where it is not
+    written; the older one is as it was."""
+    state = {
+        "weights": {name: weight.detach() for name, weight in weights.items()}, "optimizer": optimizer.state_dict(),
+        "losses": list(losses), "rng": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{LEARNING}.partial"
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / LEARNING)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise ResourceError(
+            f"the state after step {len(losses)} could not be written: {str(error).splitlines()[0]}",
+            hint="free some space and run again: the training goes on from the state before it",
+        ) from error
+
+
+def resume(folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> list[float]:
+    """Take up the state in `folder` and return the losses of its steps; none where there is no state.
+
+    ModelError where it is damaged or does not fit.
+    """
+    path = folder / LEARNING
+    if not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(state["weights"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+        return list(state["losses"])
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = "remove it: the training then begins again"
+        raise ModelError(f"the state {path} cannot be read: {reason}", hint=hint) from error
 
 
 @contextmanager
@@ -190,12 +254,13 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
                 model.gradient_checkpointing_enable()
             model.enable_input_require_grads()  # without it nothing before the first adapter is recomputed
         before = measure(model, measured, tokenizer.pad_token_id, config.batch) if measured else None
-        losses = teach(model.train(), taught, tokenizer.pad_token_id, config)
+        losses = teach(model.train(), taught, tokenizer.pad_token_id, config, folder)
     metrics = {"triplets": float(len(taught)), "steps": float(len(losses)), **ends(losses)}
     if before is not None:
         after = measure(model, measured, tokenizer.pad_token_id, config.batch)
         metrics |= {"held_out_before": before, "held_out_after": after}
     save(model.merge_and_unload() if config.lora else model, tokenizer, folder / MODEL)
+    (folder / LEARNING).unlink(missing_ok=True)
     return metrics | {"seconds": time.monotonic() - began}
 
 

@@ -16,7 +16,8 @@ preprocessing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
@@ -57,6 +58,7 @@ class Config(BaseModel):
     steps: int = 100
     resolution: int = 512
     seed: int = 42
+    batch: int = Field(8, ge=1, exclude=True)  # edits a call
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip: str = VIT_B_32
     dino: str = VIT_S_16
@@ -129,32 +131,58 @@ def fit(picture: Image.Image, resolution: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(picture.convert("RGB"), size, method=Image.Resampling.LANCZOS))
 
 
+@dataclass(frozen=True)
+class Task:
+    """One picture to make: from which, and where to."""
+
+    turn: Turn
+    source: Path
+    target: Path
+
+
 def generate(sessions: Sequence[Sequence[Turn]], method: Instruct, config: Config, folder: Path) -> int:
-    """Make the pictures that are missing, one seed for all as the original does; how many could not be made."""
-    failed = 0
+    """Make the pictures that are missing, one seed for all as the original does; how many could not be made.
 
-    def edit(turn: Turn, source: Path, target: Path) -> bool:
-        if target.exists():
-            return True
-        with Image.open(source) as opened:
-            photo = fit(opened, config.resolution)
-        sample = Sample(str(target), photo, turn.instruction, ("", ""), config.seed)
-        made = method.edit([sample], config.image)[0]
-        if made is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_png(to_uint8(made[None]), target)
-        return made is not None
-
-    for turns in tqdm(sessions, desc="sessions", mininterval=5):
-        source = turns[0].before
-        for turn in turns:
-            own = folder / turn.generated("iter")
-            if not edit(turn, source, own):
-                failed += 1
-                break
-            source = own
-        failed += sum(not edit(turn, turn.before, folder / turn.generated("inde")) for turn in turns[1:])
+    First every turn from the true picture before it, then the second turns from the models' own, then the third ones:
+    what does not wait for another picture shares calls.
+    """
+    single = [Task(turn, turn.before, folder / turn.generated("inde")) for turns in sessions for turn in turns]
+    failed = make(single, method, config, "single turn")
+    for number in range(2, max(map(len, sessions)) + 1):
+        steps = [turns[number - 2 : number] for turns in sessions if len(turns) >= number]
+        tasks = [Task(turn, *(folder / one.generated("iter") for one in (last, turn))) for last, turn in steps]
+        failed += make([task for task in tasks if task.source.exists()], method, config, f"turn {number} of its own")
     return failed
+
+
+def make(tasks: Sequence[Task], method: Instruct, config: Config, name: str) -> int:
+    """Edit what is not there yet, pictures of one size together; how many could not be made."""
+    failed = 0
+    missing = [task for task in tasks if not task.target.exists()]
+    with tqdm(total=len(missing), desc=name, mininterval=5) as bar:
+        for part in of_one_size(missing, config):
+            samples = []
+            for task in part:
+                with Image.open(task.source) as opened:
+                    photo = fit(opened, config.resolution)
+                samples.append(Sample(str(task.target), photo, task.turn.instruction, ("", ""), config.seed))
+            for task, picture in zip(part, method.edit(samples, config.image), strict=True):
+                failed += picture is None
+                if picture is not None:
+                    task.target.parent.mkdir(parents=True, exist_ok=True)
+                    save_png(to_uint8(picture[None]), task.target)
+            bar.update(len(part))
+    return failed
+
+
+def of_one_size(tasks: Iterable[Task], config: Config) -> Iterator[list[Task]]:
+    """The tasks in calls of at most `batch`, those of a call alike in the size that the model works at."""
+    groups: dict[tuple[int, int], list[Task]] = defaultdict(list)
+    for task in tasks:
+        with Image.open(task.source) as opened:
+            groups[fitted_size(opened.size, config.resolution)].append(task)
+    for group in groups.values():
+        yield from (group[begin : begin + config.batch] for begin in range(0, len(group), config.batch))
 
 
 def pairs_of(sessions: Sequence[Sequence[Turn]], generated: Path) -> dict[str, list[tuple[Path, Turn]]]:

@@ -24,7 +24,7 @@ from ip2pbatch.backends import pytorch
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.engine.bench import networks
 from ip2pbatch.errors import UsageError
-from ip2pbatch.train.estimates import PAIR_STEPS, pair_work, remember
+from ip2pbatch.train.estimates import PAIR_STEPS, model_name, pair_work, remember
 from ip2pbatch.train.prompt_to_prompt import SELF, Sharing
 from ip2pbatch.train.prompt_to_prompt_pairs import Config, load_sampler
 from ip2pbatch.train.prompt_to_prompt_sampler import PairSampler
@@ -112,7 +112,7 @@ def settings_of(config: Path, model: str | None = None, steps: int | None = None
         raise UsageError(f"{config} makes no pairs by Prompt-to-Prompt", hint="give a config with that `maker`")
     changed: dict[str, Any] = {} if steps is None else {"steps": steps}
     if model in networks.ARCHITECTURES:
-        folder = random_model(model, user_cache_path("ip2pbatch") / "bench-models")
+        folder = random_model(model, random_models())
         changed |= {"model": str(folder), "autoencoder": None, "side": networks.ARCHITECTURES[model].side}
     elif model is not None:
         changed["model"] = model
@@ -146,8 +146,15 @@ def compare(config: Config, device: str, batches: Sequence[int], rounds: int = 2
         for name, sampler, took, peak in zip(names, samplers, seconds, peaks, strict=True)
     )
     found = Comparison(tuple(rates), round(likeness, 1))
-    remember(device, PAIR_STEPS, max(rate.pairs_per_second for rate in found.rates) * pair_work(config))
+    best = max(rate.pairs_per_second for rate in found.rates)
+    remember(device, PAIR_STEPS, measured_name(config.model), best * pair_work(config))
     return found
+
+
+def measured_name(model: str) -> str:
+    """The name under which a rate of `model` is kept: random weights cost what trained ones of that architecture do."""
+    path = Path(model)
+    return model_name(path.name.partition("-")[0] if path.parent == random_models() else model)
 
 
 def of_batch(sampler: PairSampler, batch: int) -> PairSampler:
@@ -176,6 +183,11 @@ def timed(sampler: PairSampler) -> tuple[float, int]:
     sampler.make(captions, list(range(sampler.batch))).cpu()
     took = time.perf_counter() - began
     return took, torch.cuda.max_memory_allocated() if sampler.backend.device.type == "cuda" else 0
+
+
+def random_models() -> Path:
+    """Where models with random weights are kept."""
+    return user_cache_path("ip2pbatch") / "bench-models"
 
 
 def random_model(name: str, root: Path) -> Path:

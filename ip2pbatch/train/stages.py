@@ -222,7 +222,7 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
             return False
         seconds = round(time.monotonic() - began, 1)
         write_json(one.folder / "done.json", {**one.facts, "metrics": metrics, "seconds": seconds})
-        learn(one.config.code, one.config.settings, metrics, default_device(), count)
+        learn(one.config, metrics, default_device(), count)
         return True
     finally:
         lock.release()

@@ -13,6 +13,7 @@ image similarity (is the photo still there?), as in arXiv 2211.09800, figures 8 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +167,11 @@ class Evaluation:
         """The keys of one point that have not been looked at."""
         return [key for key in chosen.prompts if (curve.name, value, key) not in self.done]
 
+    def drawn(self) -> int:
+        """How many edits a model has made so far."""
+        models = {curve.name for curve in self.config.curves if curve.method != "folder"}
+        return sum(curve in models for curve, _, _ in self.done)
+
     def measure(self, curve: Curve, method: Method, value: float, chosen: Chosen) -> None:
         """Score what is missing of one point, a batch at a time; every batch is on the disk before the next."""
         missing, size = self.missing(curve, value, chosen), self.config.batch
@@ -217,15 +223,17 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     journal = Journal(folder / "scores.jsonl")
     done = {(one.curve, one.value, one.key): one for one in scores}
     evaluation = Evaluation(config, folder, Scorer(Clip.load(config.clip), config.compat), journal, done)
+    before, began = evaluation.drawn(), time.monotonic()
     for curve in config.curves:
         values = [value for value in curve.values or (0.0,) if evaluation.missing(curve, value, chosen)]
         if values:
             method = make_method(curve, inputs, config.results, setting)
         for value in values:
             evaluation.measure(curve, method, value, chosen)
+    rate = (evaluation.drawn() - before) / (time.monotonic() - began)
     curves = [points_of(curve, evaluation.done, config) for curve in config.curves]
     write_results(curves, config, folder)
-    return metrics_of(curves, len(chosen.prompts))
+    return metrics_of(curves, len(chosen.prompts)) | {"edits/s": rate}
 
 
 def write_results(curves: Sequence[CurvePoints], config: Config, folder: Path) -> None:
