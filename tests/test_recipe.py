@@ -193,8 +193,9 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path / "dmeo.yaml")
     assert "demo.yaml" in (caught.value.hint or "")
-    with pytest.raises(RecipeError, match="is a folder"):
+    with pytest.raises(RecipeError, match="is a folder") as caught:
         load_recipe(tmp_path)
+    assert caught.value.hint == "give the YAML file itself"
     (tmp_path / "latin.yaml").write_bytes("photos: p\nname: é".encode("latin-1"))
     with pytest.raises(RecipeError, match=r"latin\.yaml:2:7: not UTF-8"):
         load_recipe(tmp_path / "latin.yaml")

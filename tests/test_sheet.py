@@ -130,6 +130,14 @@ def test_a_picture_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     assert pixels(page).mean() > 120
 
 
+def test_a_sheet_says_what_made_it_where_that_is_not_the_model(tmp_path: Path) -> None:
+    (by_model,), (by_fake,) = (
+        draw_sheets(replace(a_gallery(a_cell()), backend=backend), tmp_path / backend, SMALL)
+        for backend in ("torch", "fake")
+    )
+    assert not np.array_equal(pixels(by_model), pixels(by_fake))
+
+
 def test_a_failed_link_and_its_descendants_stand_in_the_chain(tmp_path: Path) -> None:
     def black(edit: Edit, result: Result) -> Result:
         return replace(result, state="nan", detail="black") if edit.instruction == "make it dark" else result

@@ -126,7 +126,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise RecipeError("no such file", file=path, hint=_neighbour(path)) from None
     except IsADirectoryError:
-        raise RecipeError("is a folder, not a file", file=path) from None
+        raise RecipeError("is a folder, not a file", file=path, hint="give the YAML file itself") from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from None
     if len(raw) > MAX_BYTES:

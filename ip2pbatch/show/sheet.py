@@ -343,7 +343,9 @@ def _cut(table: Table, left: int, columns: int, top: int, rows: int) -> Table:
 
 
 def _heading(gallery: Gallery, sheet: Draft, at: int, of: int) -> Heading:
-    facts = (("model", gallery.model), *sheet.facts)
+    # The fake has seen nothing of the model that the recipe names.
+    backend = (("backend", gallery.backend),) if gallery.backend != "torch" else ()
+    facts = (("model", gallery.model), *backend, *sheet.facts)
     return Heading(gallery.name, sheet.subject, facts, f"{today()}     page {at} of {of}")
 
 
