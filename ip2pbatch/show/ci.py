@@ -37,7 +37,6 @@ _KEYS: dict[str, dict[str, Any]] = {
         "status": {"enum": ["done", "failed", "nan", "flagged", "skipped"]}, "detail": _TEXT, "seconds": _NUMBER,
         "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
     },
-    "progress": {"made": _COUNT, "of": _COUNT, "seconds": _NUMBER},
     "warning": {"message": _TEXT},
     "error": {"message": _TEXT, "hint": {"type": ["string", "null"]}, "exit_code": _COUNT},
     "stale": {"topic": {"enum": ["photos", "recipe", "model", "engine", "versions"]}, "message": _TEXT},
@@ -85,11 +84,6 @@ def item_line(edit: Edit, record: Record, photo: str) -> str:
         image=edit.guidance.image, seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size,
         status=record.status, detail=record.detail, seconds=round(record.seconds, 3), metrics=record.metrics,
     )  # fmt: skip
-
-
-def progress_line(made: int, of: int, seconds: float) -> str:
-    """How far a run is: `made` of the `of` Edits of this session, after so many seconds."""
-    return _line("progress", made=made, of=of, seconds=round(seconds, 3))
 
 
 def warning_line(message: str) -> str:
