@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,7 +21,7 @@ from ip2pbatch.errors import ModelError, UsageError
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
-from ip2pbatch.backends import export, graphs, ort  # noqa: E402 (they need what is asked for above)
+from ip2pbatch.backends import export, graphs, ort, weightless  # noqa: E402 (they need what is asked for above)
 from ip2pbatch.backends.half import to_half  # noqa: E402
 from ip2pbatch.backends.networks import Network, networks  # noqa: E402
 from ip2pbatch.backends.providers import Place  # noqa: E402
@@ -30,6 +32,12 @@ PLACE = Place()
 def network_of(model: Path, name: str) -> Network:
     parts = pytorch.load_parts(layout.check(model), torch.float32, torch.float32, torch.device("cpu"))
     return next(one for one in networks(parts) if one.name == name)
+
+
+def beside(patch: pytest.MonkeyPatch) -> None:
+    """Have small networks written as those above 1 GB are: their weights in a file beside the graph."""
+    patch.setattr(weightless, "_LARGE", 1000)
+    patch.setattr(weightless, "_EXTERNAL", 1000)
 
 
 def run(file: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -94,15 +102,16 @@ def test_an_export_says_what_it_is_and_how_near_it_is(half: artefact.Artefact, t
 
 
 def test_fp16_leaves_the_timestep_s_angles_exact(traced: Path, tmp_path: Path) -> None:
-    model = onnx.load(traced)
-    to_half(model)
-    onnx.save(model, tmp_path / "half.onnx")
+    graph = weightless.read(traced)
+    to_half(graph)
+    weightless.write(graph, tmp_path / "half.onnx")
     draw = np.random.default_rng(0)
     shared = {"sample": draw.normal(size=(1, 8, 8, 8)), "text": draw.normal(size=(1, 16, 32))}
     for timestep in (3.0, 981.73):
         inputs = {name: value.astype(np.float32) for name, value in shared.items()}
         inputs["timestep"] = np.array(timestep, np.float32)
         assert parity.compare(run(traced, inputs), run(tmp_path / "half.onnx", inputs)).psnr > 55
+    model = onnx.load(tmp_path / "half.onnx")
     makers = {name: node for node in model.graph.node for name in node.output}
     (node,) = (node for node in model.graph.node if node.op_type == "Sin")
     while node.input[0] in makers:  # back to the timestep, which is the graph's own input
@@ -124,6 +133,19 @@ def test_the_graph_for_cuda_has_the_operators_that_only_cuda_has(for_cuda: tuple
     assert not left.keys() & {"Softmax", "InstanceNormalization", "Conv", "Erf"}
 
 
+def test_onnxruntime_finds_the_types_of_a_halved_graph_for_cuda_right(
+    for_cuda: tuple[Path, dict[str, int]], tmp_path: Path
+) -> None:
+    graph = weightless.read(for_cuda[0])
+    to_half(graph)
+    weightless.write(graph, tmp_path / "unet.onnx")
+    # It looks at types before it looks for kernels, and of those a CPU has not all.
+    with pytest.raises(
+        onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented, match=r"find kernel for com\.microsoft"
+    ):
+        onnxruntime.InferenceSession(str(tmp_path / "unet.onnx"), providers=["CPUExecutionProvider"])
+
+
 def test_fused_attention_is_the_attention_it_replaces(traced: Path, fused: Path) -> None:
     draw = np.random.default_rng(2)
     inputs = {"sample": draw.normal(size=(2, 8, 9, 6)), "text": draw.normal(size=(2, 16, 32)), "timestep": 500.0}
@@ -134,8 +156,8 @@ def test_fused_attention_is_the_attention_it_replaces(traced: Path, fused: Path)
 def test_large_weights_lie_in_a_file_beside_the_graph(
     traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "_EXTERNAL", 1000)
-    graphs.save(onnx.load(traced), tmp_path / "unet.onnx")
+    beside(monkeypatch)
+    weightless.write(weightless.read(traced), tmp_path / "unet.onnx")
     assert (tmp_path / "unet.onnx").stat().st_size < (tmp_path / "unet.onnx.data").stat().st_size
     draw = np.random.default_rng(1)
     inputs = {"sample": draw.normal(size=(1, 8, 8, 8)), "text": draw.normal(size=(1, 16, 32)), "timestep": 500.0}
@@ -150,7 +172,7 @@ def apart(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> artefact.Artefa
     """An export in fp16 whose weights lie beside the graphs, as those of a network above 1 GB do."""
     folder = tmp_path_factory.mktemp("exports") / "apart"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "_EXTERNAL", 1000)
+        beside(patch)
         return export.export(weights.resolve(str(sd)), folder, export.Form("fp16"), PLACE, str)
 
 
@@ -173,8 +195,8 @@ def test_a_graph_with_its_weights_beside_it_is_fused_like_any_other(
     fused: Path, for_cuda: tuple[Path, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, whole = tmp_path / "unet.onnx", for_cuda
-    monkeypatch.setattr(graphs, "_EXTERNAL", 1000)
-    graphs.save(onnx.load(fused), file)
+    beside(monkeypatch)
+    weightless.write(weightless.read(fused), file)
     assert graphs.fuse(file, "unet") == whole[1]
     found = [{one.name: one.raw_data for one in onnx.load(name).graph.initializer} for name in (file, whole[0])]
     assert found[0] == found[1]
@@ -213,6 +235,20 @@ def test_an_interrupted_export_leaves_nothing_and_an_older_one_as_it_was(
         export.export(weights.resolve(str(taesd)), folder, export.Form(), PLACE, interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (folder / "artefact.json").read_bytes() == before
+
+
+def test_a_full_disk_ends_an_export_with_a_sentence_and_leaves_nothing(
+    command: CommandLine, taesd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(weightless, "write", full)
+    said = command("export", "onnx", taesd, "-o", tmp_path / "out")
+    assert said.code == 7
+    assert "cannot be written" in said.err
+    assert "No space left on device" in said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_something_else_in_it_is_not_replaced(taesd: Path, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from ip2pbatch.backends import artefact as artefacts
-from ip2pbatch.backends import graphs, layout, parity, providers, pytorch
+from ip2pbatch.backends import graphs, layout, parity, providers, pytorch, weightless
 from ip2pbatch.backends.artefact import Artefact
 from ip2pbatch.backends.half import to_half
 from ip2pbatch.backends.layout import Layout
@@ -27,7 +26,7 @@ from ip2pbatch.backends.networks import Network, networks
 from ip2pbatch.backends.providers import Place
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import ResourceError, UsageError
 
 OPSET = 17
 FILES = {
@@ -68,7 +67,8 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
     """Export `model` to `folder` and compare each network with PyTorch on `place`; `say` hears how far it is.
 
     `folder` appears when all is done and right; an older export in it is replaced. Raises ModelError (6) where a
-    network is not what it was exported from, UsageError where `folder` holds something else, MissingError.
+    network is not what it was exported from, UsageError where `folder` holds something else, ResourceError (7),
+    MissingError.
     """
     _refuse(folder, form)
     providers.refuse_missing(place)
@@ -115,15 +115,14 @@ def _export_network(network: Network, staging: Path, form: Form, place: Place) -
     made = {}
     if form.precision == "fp16" and network.name == "vae_decoder":
         exact = staging / FILES["vae_decoder_fp32"]
-        graphs.save(onnx.load(file), exact)
+        weightless.write(weightless.read(file), exact)
         made["vae_decoder_fp32"] = _describe(network, exact, "fp32", place)
     if form.graph == "fused":
         graphs.fuse(file, network.name)
     if form.precision == "fp16":
-        model = onnx.load(file)
-        to_half(model)
-        graphs.save(model, file)
-        del model
+        graph = weightless.read(file)
+        to_half(graph)
+        weightless.write(graph, file)
     made[network.name] = _describe(network, file, form.precision, place)
     return {name: {"file": FILES[name], **facts} for name, facts in made.items()}
 
@@ -158,12 +157,17 @@ def _staged(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its place at the end, and is gone after an error or an interrupt."""
     staging = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         yield staging
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)
+    except OSError as error:
+        raise ResourceError(
+            f"the export cannot be written to {folder}: {error.strerror or error}",
+            hint="while it is made it takes up to twice the room of the model in float32",
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -7,7 +7,6 @@ than the newer one here and its graphs have the patterns that onnxruntime's tran
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,18 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
+import numpy as np
 import torch
-from onnx import ModelProto
-from onnx.external_data_helper import set_external_data
+from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
+from ip2pbatch.backends import weightless
 from ip2pbatch.backends.networks import Network
-
-_EXTERNAL = 1 << 30
-"""Bytes above which weights lie in a file of their own beside the graph: a protobuf file ends at 2 GB."""
-
-_SMALL = 1 << 10  # bytes; smaller tensors stay in the graph, where their values can be read
+from ip2pbatch.backends.weightless import Graph, Weight
 
 # What onnxruntime's optimiser calls each network.
 _KINDS = {"text_encoder": "clip", "unet": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
@@ -44,9 +39,9 @@ def trace(network: Network, file: Path, opset: int, *, fused: bool = False) -> N
                 network.module, tuple(probe.values()), str(whole), input_names=names, output_names=[network.output],
                 dynamic_axes=axes, opset_version=opset, dynamo=False,
             )  # fmt: skip
-        model = onnx.load(whole)
-    _mend_transposes(model)
-    save(model, file)
+        graph = weightless.read(whole)
+        _mend_transposes(graph.model)
+        weightless.write(graph, file)
 
 
 def fuse(file: Path, name: str) -> dict[str, int]:
@@ -56,12 +51,16 @@ def fuse(file: Path, name: str) -> dict[str, int]:
 
     options = FusionOptions(_KINDS[name])
     options.enable_attention = False  # `trace` has written it already; the optimiser does not know torch's form of it
+    graph = weightless.read(file)
+    _stand_in(graph)
     with _quietly():
-        model = optimizer.optimize_model(
-            str(file), model_type=_KINDS[name], opt_level=0, optimization_options=options, use_gpu=True
+        made = optimizer.optimize_model(
+            graph.model, model_type=_KINDS[name], opt_level=0, optimization_options=options, use_gpu=True
         )
-    save(model.model, file)
-    return {kind: len(model.get_nodes_by_op_type(kind)) for kind in FUSED}
+    fused = Graph(made.model, graph.weights)
+    _fill(fused)
+    weightless.write(fused, file)
+    return {kind: len(made.get_nodes_by_op_type(kind)) for kind in FUSED}
 
 
 FUSED = (
@@ -70,19 +69,37 @@ FUSED = (
 )  # fmt: skip
 
 
-def save(model: ModelProto, file: Path) -> None:
-    """Write `model` to `file`, its weights to `file`.data beside it where they are large."""
-    data = file.with_name(file.name + ".data")
-    for old in (file, data):
-        old.unlink(missing_ok=True)
-    # The model as a whole cannot even be asked for its size above 2 GB.
-    large = sum(one.ByteSize() for one in model.graph.initializer) >= _EXTERNAL
-    for one in model.graph.initializer if large else ():
-        if len(one.raw_data) >= _SMALL:
-            set_external_data(one, data.name)
-    onnx.save(model, file)
-    if large:
-        shutil.copymode(file, data)  # onnx makes it for its owner alone, and an export may be for others
+_CONV = "conv of "
+
+
+def _stand_in(graph: Graph) -> None:
+    """Give the optimiser small tensors for the weights of convolutions, the only ones whose values it moves.
+
+    They have one input channel, and each convolution is called after its weight, so that `_fill` finds it again.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.model.graph.initializer}
+    for node in graph.model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in graph.weights:
+            node.name = f"{_CONV}{node.input[1]}"
+            out, _, *kernel = graph.weights[node.input[1]].dims
+            small = numpy_helper.from_array(np.zeros((out, 1, *kernel), np.float32), node.input[1])
+            tensors[node.input[1]].CopyFrom(small)
+
+
+def _fill(graph: Graph) -> None:
+    """Put back the weights that `_stand_in` took, with their channels last where the optimiser has them so."""
+    convolutions = {node.input[1]: node.name for node in graph.model.graph.node if node.op_type == "NhwcConv"}
+    for tensor in graph.model.graph.initializer:
+        weight = graph.weights.get(convolutions.get(tensor.name, "").partition(_CONV)[2])
+        if weight is not None:
+            graph.put(tensor, _channels_last(weight))
+        elif tensor.name in graph.weights:
+            graph.put(tensor, graph.weights[tensor.name])
+
+
+def _channels_last(weight: Weight) -> Weight:
+    out, channels, *kernel = weight.dims
+    return Weight((out, *kernel, channels), lambda: weight.read().transpose(0, 2, 3, 1))
 
 
 def _mend_transposes(model: ModelProto) -> None:

@@ -6,8 +6,13 @@ onnxruntime ships a converter that sends every tensor between two nodes it was t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ip2pbatch.backends.weightless import Graph, Weight
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -18,24 +23,24 @@ _FLOAT_INPUTS = {"Resize": (2,), "GroupNorm": (1, 2), "SkipGroupNorm": (1, 2)}
 _MOVES = frozenset({"Expand", "Unsqueeze", "Squeeze", "Reshape", "Gather", "Slice", "Transpose"})
 
 
-def to_half(model: ModelProto) -> None:
-    """Convert `model` in place; its inputs and outputs keep their names and types."""
-    _Halving(model.graph).convert()
+def to_half(graph: Graph) -> None:
+    """Convert `graph` in place; its inputs and outputs keep their names and types."""
+    _Halving(graph).convert()
 
 
 class _Halving:
     """One conversion: which tensors are float32, and which fp16 copies of them there are by now."""
 
-    def __init__(self, graph: GraphProto) -> None:
-        self._graph = graph
-        self._exact = _angles(graph)
-        self._weights = {one.name: one for one in graph.initializer if one.data_type == TensorProto.FLOAT}
-        self._weights |= {
+    def __init__(self, whole: Graph) -> None:
+        self._whole, self._graph = whole, whole.model.graph
+        self._exact = _angles(self._graph)
+        self._tensors = {one.name: one for one in self._graph.initializer if one.data_type == TensorProto.FLOAT}
+        self._tensors |= {
             node.output[0]: node.attribute[0].t
-            for node in graph.node
+            for node in self._graph.node
             if node.op_type == "Constant" and node.attribute[0].t.data_type == TensorProto.FLOAT
         }
-        self._floats = {one.name for one in graph.input if one.type.tensor_type.elem_type == TensorProto.FLOAT}
+        self._floats = {one.name for one in self._graph.input if one.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._nodes: list[NodeProto] = []
         self._copies: dict[str, str] = {}
 
@@ -53,7 +58,7 @@ class _Halving:
     def _halve(self, node: NodeProto) -> None:
         spared = _FLOAT_INPUTS.get(node.op_type, ())
         for place, name in enumerate(node.input):
-            if place not in spared and (name in self._weights or name in self._floats):
+            if place not in spared and (name in self._tensors or name in self._floats):
                 node.input[place] = self._half(name)
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
@@ -65,8 +70,11 @@ class _Halving:
         """The name of the fp16 copy of a float32 tensor."""
         if name not in self._copies:
             copy = self._copies[name] = f"{name}_half"
-            if name in self._weights:
-                self._graph.initializer.append(_in_half(self._weights[name], copy))
+            if name in self._whole.weights:
+                made = self._graph.initializer.add(name=copy, data_type=TensorProto.FLOAT16)
+                self._whole.put(made, _weight_in_half(self._whole.weights[name]))
+            elif name in self._tensors:
+                self._graph.initializer.append(_in_half(self._tensors[name], copy))
             else:
                 self._nodes.append(helper.make_node("Cast", [name], [copy], name=copy, to=TensorProto.FLOAT16))
         return self._copies[name]
@@ -89,6 +97,8 @@ class _Halving:
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(nodes)
         self._graph.initializer.extend(weights)
+        for name in self._whole.weights.keys() - used:
+            del self._whole.weights[name]
 
 
 def _angles(graph: GraphProto) -> set[str]:
@@ -106,5 +116,12 @@ def _angles(graph: GraphProto) -> set[str]:
 
 
 def _in_half(tensor: TensorProto, name: str) -> TensorProto:
-    values = numpy_helper.to_array(tensor)
-    return numpy_helper.from_array(np.clip(values, -_LARGEST, _LARGEST).astype(np.float16), name)
+    return numpy_helper.from_array(_halved(numpy_helper.to_array(tensor)), name)
+
+
+def _weight_in_half(weight: Weight) -> Weight:
+    return Weight(weight.dims, lambda: _halved(weight.read()))
+
+
+def _halved(values: NDArray[Any]) -> NDArray[np.float16]:
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)
