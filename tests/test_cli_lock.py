@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -20,7 +21,8 @@ from tiny_models import save_model
 
 from ip2pbatch.cli import app
 from ip2pbatch.errors import ResourceError
-from ip2pbatch.run import ledger
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.run import execute, ledger
 from ip2pbatch.run.ledger import open_run
 from ip2pbatch.run.view import read_run
 
@@ -33,8 +35,11 @@ output: {folder: out, full_resolution: off}
 """
 FAKE = ("--backend", "fake")
 
-# What `--backend` takes that runs a model, and the library that it needs.
-WITH_A_MODEL = {"torch": "torch", "onnx": "onnxruntime"}
+# What `--backend` takes that runs a model, the library that it needs, and where.
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+WITH_A_MODEL = [
+    ("torch", "torch", "cpu"), ("onnx", "onnxruntime", "cpu"), pytest.param("torch", "torch", "cuda", marks=NO_GPU),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -224,6 +229,7 @@ def calm_torch() -> object:
     """Bitwise sets torch's global switches; other tests in this process are to find them as they were."""
     yield
     torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def stop_short(command: CommandLine, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
@@ -240,16 +246,16 @@ def stop_short(command: CommandLine, monkeypatch: pytest.MonkeyPatch, *arguments
         assert command(*arguments).code == 7
 
 
-@pytest.mark.parametrize("backend", WITH_A_MODEL)
+@pytest.mark.parametrize(("backend", "library", "device"), WITH_A_MODEL)
 def test_bitwise_with_a_model_does_not_hang_on_order_subset_batch_or_a_resume(
     command: CommandLine, recipe: Path, tmp_path: Path, calm_torch: object, monkeypatch: pytest.MonkeyPatch,
-    backend: str,
+    backend: str, library: str, device: str,
 ) -> None:  # fmt: skip
-    pytest.importorskip(WITH_A_MODEL[backend])
+    pytest.importorskip(library)
     model = save_model(tmp_path / "model", "taesd")
     text = RECIPE.replace("model: tiny", f"model: {model}\nsteps: 2").replace("long_side: 96", "long_side: 64")
     recipe.write_text(text)
-    bitwise = ("--backend", backend, "--determinism", "bitwise", "--device", "cpu")
+    bitwise = ("--backend", backend, "--determinism", "bitwise", "--device", device)
     assert command("run", recipe, *bitwise, "--batch", "8").code == 0
     expected = delivered(tmp_path / "out")
     assert len(expected) == 9
@@ -293,6 +299,117 @@ def test_a_lock_with_a_model_names_its_weights_and_verify_makes_the_same_files(
     stale = command("lock", recipe, "--check")
     assert stale.code == 4
     assert "model: other files: model_index.json" in stale.out
+
+
+@pytest.fixture
+def with_a_model(recipe: Path, tmp_path: Path) -> Path:
+    """The recipe for a picture a photo of a tiny random model."""
+    model = save_model(tmp_path / "model", "taesd")
+    text = RECIPE.replace("model: tiny", f"model: {model}\nsteps: 1").replace("long_side: 96", "long_side: 64")
+    edits = [line for line in text.splitlines() if not line.startswith("edits:")]
+    recipe.write_text("\n".join(["edits: [make it winter]", *edits]))
+    return recipe
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]]:
+    """The speed-ups and the rows of a call of every engine at work, in order."""
+    seen = []
+
+    def spied(plan: Plan, run: ledger.Run, engine: Any, *more: Any) -> execute.Summary:
+        seen.append((engine.steps, engine.limits.row_bucket(plan.edits[0].size)))
+        return run_plan(plan, run, engine, *more)
+
+    run_plan = execute.run_plan
+    monkeypatch.setattr(execute, "run_plan", spied)
+    return seen
+
+
+@pytest.fixture
+def three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where calls of three rows are found to be the best; unmeasured it would be six."""
+    monkeypatch.setattr("ip2pbatch.engine.tuning.seconds_of_call", lambda backend, size, rows: float(rows))
+
+
+CPU = ("--device", "cpu", "--precision", "fp32")
+
+
+def test_verify_makes_the_pictures_with_the_settings_of_their_run(
+    command: CommandLine, with_a_model: Path, engines: list[tuple[tuple[str, ...], int]], three_rows: None,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    unlike = ("--batch", "auto", "--without", "time-table", "--without", "text-memory")
+    assert command("run", with_a_model, *CPU, *unlike).code == 0
+    assert command("lock", with_a_model).code == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))  # nor is the measurement remembered there
+    monkeypatch.delattr("ip2pbatch.engine.tuning.seconds_of_call")
+    for what in (with_a_model, with_a_model.with_name("recipe.lock.yaml")):
+        said = command("verify", what, "--level", "bitwise")
+        assert said.code == 0, said.out + said.err
+        assert "warning" not in said.err
+    assert engines[0] == engines[1] == engines[2]
+    steps, rows = engines[0]
+    assert rows == 3
+    assert "shared-head" in steps
+    assert not {"time-table", "text-memory"} & set(steps)
+
+
+def test_verify_says_what_is_not_as_it_was(
+    command: CommandLine, with_a_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", with_a_model, *CPU).code == 0
+    (sessions,) = (with_a_model.parent / "out/.ip2pbatch").glob("sessions*.jsonl")
+    text = sessions.read_text()
+    assert '"steps":["' in text
+    text = text.replace('"steps":["', '"steps":["compiled","').replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"')
+    sessions.write_text(re.sub('"device":"[^"]*threads"', '"device":"an older processor, 2 threads"', text))
+    monkeypatch.setattr("ip2pbatch.backends.steps.compiled.why_no_compiler", lambda device: "no compiler here")
+    said = command("verify", with_a_model)
+    assert said.code == 0, said.out + said.err
+    assert "made on an older processor, 2 threads and are made again on" in said.err
+    assert f"made with numpy 1.0.0 and are made again with {np.__version__}" in said.err
+    assert "made again without compiled" in said.err
+
+
+def test_a_run_of_several_settings_is_said_to_be_one(
+    command: CommandLine, with_a_model: Path, three_rows: None
+) -> None:  # fmt: skip
+    assert command("run", with_a_model, *CPU, "--only", "three.png").code == 0
+    assert command("run", with_a_model, *CPU, "--batch", "auto", "--without", "rowwise").code == 0
+    for words in ("lock", "verify"):
+        said = command(words, with_a_model)
+        assert said.code == 0, said.err
+        assert "other speed-ups in other sessions" in said.err
+        assert "3 and 6 at 64x64 rows" in said.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--without", "text-memory"), "engine: speed-ups are left out: text-memory"),
+        (("--batch", "auto"), "network rows, had 6"),
+    ],
+)
+def test_locked_refuses_another_shape_of_calls_and_other_speed_ups(
+    command: CommandLine, with_a_model: Path, three_rows: None, flags: tuple[str, ...], reason: str
+) -> None:
+    assert command("run", with_a_model, *CPU).code == 0
+    assert command("lock", with_a_model).code == 0
+    other = with_a_model.parent / "other"
+    said = command("run", with_a_model, *CPU, *flags, "--locked", "--out", other)
+    assert said.code == 4
+    assert reason in said.err
+    assert delivered(other) == {}
+    assert command("run", with_a_model, *CPU, "--batch", "1", "--locked", "--out", other).code == 0
+
+
+def test_a_lock_from_before_speed_ups_were_noted_is_read(command: CommandLine, locked: Path) -> None:
+    lock = locked.with_name("recipe.lock.yaml")
+    assert "  steps: []\n" in lock.read_text()
+    lock.write_text(lock.read_text().replace("  steps: []\n", ""))
+    assert command("lock", locked, "--check").code == 0
+    assert command("run", locked, *FAKE, "--locked").code == 0
+    assert command("verify", lock).code == 0
 
 
 def test_a_run_of_shards_is_locked_and_verified_as_one(command: CommandLine, recipe: Path, tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,16 +83,21 @@ def write(job: Job, path: Path, recipe: str) -> Lock:
     return made
 
 
-def refuse_stale(recipe: Path, job: Job, machine: Machine) -> None:
-    """For `run --locked`: raises StaleError where anything differs from the lock, after naming it."""
+def refuse_stale(recipe: Path, job: Job, machine: Machine) -> Callable[[Mapping[str, Any]], None]:
+    """For `run --locked`: raises StaleError where anything differs from the lock, after naming it.
+
+    What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
+    measured and speed-ups that do not apply are not known.
+    """
     from ip2pbatch.cli.engines import choose, device_name
-    from ip2pbatch.run.lock import lock_path, read_lock
+    from ip2pbatch.run.lock import lock_path, other_shape, read_lock
 
     path = lock_path(recipe)
     made = read_lock(path)
     spec, _ = choose(job.recipe.model, machine, safety=job.recipe.safety)
     now = replace(surroundings(job, str(machine.backend)), spec=spec, device=device_name(machine))
     refuse(path, differences(made, job.whole, now))
+    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])))
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings) -> list[Difference]:

@@ -43,9 +43,8 @@ def run(
     from ip2pbatch.cli.session import Selection, carry_out, read
 
     job = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard))
-    if locked:
-        refuse_stale(recipe, job, machine)
-    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh))
+    agree = refuse_stale(recipe, job, machine) if locked else None
+    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh, agree=agree))
 
 
 @on_a_machine

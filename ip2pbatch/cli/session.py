@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from ip2pbatch.cli.machine import Machine
     from ip2pbatch.cli.outlets import Outlets
     from ip2pbatch.plan.names import Place
-    from ip2pbatch.run.ledger import EngineSpec, Invocation, Status
+    from ip2pbatch.run.execute import EditEngine
+    from ip2pbatch.run.ledger import EngineSpec, Invocation, Run, Status
+
+    Agree = Callable[[Mapping[str, object]], None]
+    """Hears what an engine is, as the run notes it, and raises where it must not make this run's pictures."""
 
 DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
 
@@ -96,15 +100,16 @@ def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place
 
 
 def carry_out(
-    job: Job, machine: Machine, outlets: Outlets, *, fresh: bool = False, redo: frozenset[Status] | None = None
-) -> int:
+    job: Job, machine: Machine, outlets: Outlets, *, fresh: bool = False, redo: frozenset[Status] | None = None,
+    agree: Agree | None = None,
+) -> int:  # fmt: skip
     """Make every picture of the job that is missing, deliver it, draw sheets and report; the exit code."""
     from ip2pbatch.cli.console import busy, is_terminal, talk
     from ip2pbatch.cli.ending import finish
-    from ip2pbatch.cli.engines import Idle, choose, describe
+    from ip2pbatch.cli.engines import choose
     from ip2pbatch.cli.files import options_of
     from ip2pbatch.cli.progress import watch
-    from ip2pbatch.run.execute import already_done, run_plan
+    from ip2pbatch.run.execute import run_plan
     from ip2pbatch.run.layout import Shard
     from ip2pbatch.run.ledger import open_run
 
@@ -116,17 +121,35 @@ def carry_out(
         for broken in job.scan.broken:
             run.note("broken", photo=broken.name, reason=broken.reason)
         options = options_of(job, run, redo)
-        idle = len(already_done(job.plan, run)) == len(job.plan.edits)
         with busy(f"loading {Path(job.recipe.model).name}"):
-            engine = Idle() if idle else open_engine()
-        if not idle:
-            run.note("engine", **describe(engine, machine, job.plan), safety=job.recipe.safety)
+            engine = _opened(open_engine, machine, job, run, agree)
         try:
             with watch(talk(), job.plan.strips, terminal=is_terminal()) as watcher:
                 summary = run_plan(job.plan, run, engine, options, outlets.events(watcher, job.plan))
         finally:
             engine.close()
     return finish(job, summary, outlets)
+
+
+def _opened(
+    open_engine: Callable[[], EditEngine], machine: Machine, job: Job, run: Run, agree: Agree | None
+) -> EditEngine:
+    """The engine, written down in the run; one that makes nothing where nothing is left to make."""
+    from ip2pbatch.cli.engines import Idle, describe
+    from ip2pbatch.run.execute import already_done
+
+    if len(already_done(job.plan, run)) == len(job.plan.edits):
+        return Idle()
+    engine = open_engine()
+    try:
+        described = describe(engine, machine, job.plan)
+        if agree is not None:
+            agree(described)
+        run.note("engine", **described, safety=job.recipe.safety)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str, object], *, tidy: bool) -> int:

@@ -34,12 +34,15 @@ _MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is verified: what it testifies, how it was made, and how it is called. `unfinished` pictures have none."""
+    """What is verified: what it testifies, how it was made, and how it is called. `unfinished` pictures have none, and
+    `caveats` say which were not all made as `recorded` says.
+    """
 
     name: str
     witness: RunWitness | LockWitness
     recorded: Recorded
     unfinished: int = 0
+    caveats: tuple[str, ...] = ()
 
     @property
     def default_level(self) -> Level:
@@ -73,6 +76,8 @@ def verify(
     cases = choose(subject.witness.cases(level), sample)
     if not cases:
         raise NothingMatchedError(f"{subject.name} has no finished picture to compare")
+    for caveat in subject.caveats if against is None else ():
+        console.warn(caveat)
     with _other(subject, cases, level, against) as (actual, made):
         findings = list(compare(subject.witness, actual, level, cases))
         shown = _triptychs(subject, actual, findings, out)
@@ -106,18 +111,23 @@ def find(what: Path, *, remade: bool) -> Subject:
 def _of_run(view: RunView) -> Subject:
     from ip2pbatch.cli.scratch import Recorded
     from ip2pbatch.pictures.deliver import DeliverySettings
-    from ip2pbatch.run.lock import last_event
+    from ip2pbatch.run.lock import caveats, last_event
     from ip2pbatch.run.verify import RunWitness
 
     engine, delivery = last_event(view, "engine"), DeliverySettings(**last_event(view, "delivery"))
+    steps = tuple(engine["steps"]) if "steps" in engine else None
     paths = {}
     for strip in view.strips:
         for link, edit in view.kept(strip):
             if (file := view.delivery(strip, edit)) is not None:
                 paths[strip.photo.name, strip.id, link, edit.key] = file.path
-    recorded = Recorded(view.spec, view.plan, engine["batch"], engine["safety"], delivery, paths)
+    recorded = Recorded(
+        view.spec, view.plan, engine["batch"], engine["rows"], steps, engine["device"],
+        view.sessions[-1].versions, engine["safety"], delivery, paths,
+    )  # fmt: skip
     counts = view.counts()
-    return Subject(str(view.root), RunWitness(view), recorded, sum(counts.values()) - counts["done"])
+    unfinished = sum(counts.values()) - counts["done"]
+    return Subject(str(view.root), RunWitness(view), recorded, unfinished, tuple(caveats(view)))
 
 
 def _of_lock(path: Path, lock: Lock, remade: bool) -> Subject:
@@ -137,7 +147,10 @@ def _of_lock(path: Path, lock: Lock, remade: bool) -> Subject:
         locking.refuse(path, [difference for difference in found if difference.topic != "versions"])
         plan, settings = job.whole, settings_of(job.recipe)
     paths = {(file.photo, file.id, file.link, file.edit): name for name, file in lock.files.items()}
-    recorded = Recorded(lock.engine.spec, plan, lock.batch.edits, lock.safety, settings, paths)
+    recorded = Recorded(
+        lock.engine.spec, plan, lock.batch.edits, lock.batch.rows, lock.batch.steps, lock.device, lock.versions,
+        lock.safety, settings, paths,
+    )  # fmt: skip
     return Subject(str(path), LockWitness(lock), recorded)
 
 

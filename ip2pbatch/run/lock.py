@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +59,14 @@ class LockedEngine(_Part):
 
 
 class LockedBatch(_Part):
-    """The shape of calls: Edits at most, and the rows that each size's network calls are padded to ("512x344": 12)."""
+    """The shape of calls: Edits at most, and the rows that each size's network calls are padded to ("512x344": 12).
+
+    `steps` are the speed-ups that were in; None in a lock that was written before they were noted.
+    """
 
     edits: int
     rows: dict[str, int]
+    steps: tuple[str, ...] | None = None
 
 
 class LockedEdit(_Part):
@@ -149,7 +153,7 @@ def make_lock(view: RunView, plan: Plan, now: Surroundings, recipe: str) -> Lock
         revision=now.revision or "",
         weights=dict(now.weights or {}),
         device=engine["device"],
-        batch=LockedBatch(edits=engine["batch"], rows=engine["rows"]),
+        batch=LockedBatch(edits=engine["batch"], rows=engine["rows"], steps=engine.get("steps")),
         safety=now.safety,
         output=dict(now.output),
         photos={photo.name: photo.digest for photo in plan.photos},
@@ -224,18 +228,31 @@ def last_event(view: RunView, kind: str) -> dict[str, Any]:
 
 
 def caveats(view: RunView) -> list[str]:
-    """What a lock of this run cannot promise, in plain sentences: mixed versions, devices or batch shapes."""
+    """What was not the same for all of a run's pictures, in plain sentences: versions, devices, batch shapes, steps.
+
+    A lock names the last, and a verification makes the pictures again with it.
+    """
     said = []
     for name in view.sessions[-1].versions if view.sessions else ():
         seen = dict.fromkeys(session.versions.get(name, "none") for session in view.sessions)
         if len(seen) > 1:
-            said.append(f"the run was made with {name} {' and '.join(seen)}; the lock names the last")
+            said.append(f"the run was made with {name} {' and '.join(seen)}; the last counts")
     events = [event for session in view.sessions for event in session.events]
     if any(event["event"] == "shrunk" for event in events):
-        said.append("memory ran out on the way, so not every picture was made in the batch shape that the lock names")
-    devices = dict.fromkeys(event["device"] for event in events if event["event"] == "engine")
+        said.append("memory ran out on the way, so not every picture was made in the run's batch shape")
+    engines = [event for event in events if event["event"] == "engine"]
+    devices = dict.fromkeys(event["device"] for event in engines)
     if len(devices) > 1:
-        said.append(f"the run was made on {' and '.join(devices)}; the lock names the last")
+        said.append(f"the run was made on {' and '.join(devices)}; the last counts")
+    rows: dict[str, set[int]] = {}
+    for size, bucket in (pair for event in engines for pair in event["rows"].items()):
+        rows.setdefault(size, set()).add(bucket)
+    mixed = [f"{' and '.join(map(str, sorted(found)))} at {size}" for size, found in rows.items() if len(found) > 1]
+    if mixed:
+        said.append(f"calls of the network had {', '.join(mixed)} rows; the last counts")
+    steps = dict.fromkeys(", ".join(event["steps"]) or "none" for event in engines if "steps" in event)
+    if len(steps) > 1:
+        said.append(f"the run was made with other speed-ups in other sessions ({'; '.join(steps)}); the last counts")
     return said
 
 
@@ -358,6 +375,22 @@ def _engine(lock: Lock, now: Surroundings) -> Iterator[Difference]:
     exactly = lock.engine.determinism == "bitwise"
     if now.device is not None and _device(now.device, exactly) != _device(lock.device, exactly):
         yield Difference("engine", f"device is {now.device}, was {lock.device}")
+
+
+def other_shape(lock: Lock, rows: Mapping[str, int], steps: Sequence[str]) -> Iterator[Difference]:
+    """What of an opened engine is not as it was locked: the rows of its calls by size, and its speed-ups."""
+    for size, bucket in rows.items():
+        if lock.batch.rows.get(size, bucket) != bucket:
+            yield Difference("engine", f"calls at {size} have {bucket} network rows, had {lock.batch.rows[size]}")
+    if lock.batch.steps is None:
+        return
+    # How a CPU's threads share the work is compared as the number of its threads is.
+    spared = set() if lock.engine.determinism == "bitwise" else {"row-workers"}
+    old, new = set(lock.batch.steps) - spared, set(steps) - spared
+    if old - new:
+        yield Difference("engine", f"speed-ups are left out: {_some(sorted(old - new))}")
+    if new - old:
+        yield Difference("engine", f"speed-ups are in that were not: {_some(sorted(new - old))}")
 
 
 def _device(name: str, exactly: bool) -> str:
