@@ -142,7 +142,7 @@ def test_validate_shows_every_mistake_of_every_file(command: CommandLine, recipe
     inside.write_text(RECIPE.replace("{folder: out}", "{folder: photos/out}"))
     said = command("validate", wrong, inside, recipe)
     assert said.code == 2
-    for told in (f"{wrong}:8:1: stepz", "did you mean 'steps'?", f"{wrong}:9:1: seed", "inside the photos' folder"):
+    for told in (f"{wrong}:8:1: stepz", "did you mean 'steps'?", f"{wrong}:9:1: seed", f"{inside}: the output folder"):
         assert told in said.err
     assert said.out == f"{recipe}: ok, 2 edits\n"
 

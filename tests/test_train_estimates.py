@@ -133,6 +133,17 @@ def test_sizes_are_said_as_a_person_would(size: float, said: str) -> None:
     assert size_of(size) == said
 
 
+def test_validate_looks_at_the_files_after_a_wrong_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("stage: pack\nmaker: pictures\nshard_bites: 5\n")
+    with pytest.raises(SystemExit) as ended:
+        app(["train", "validate", str(wrong), str(PAPER / "pairs.yaml")])
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert f"{wrong}:3:1: shard_bites: unknown key" in said.err
+    assert "pairs.yaml: ok, captions-finetune → captions → pairs" in said.out
+
+
 def test_plan_prints_estimates_and_after_a_run_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_text_to_image(tmp_path / "model")
     (tmp_path / "captions.jsonl").write_text('{"input": "a dog", "edit": "a cat", "output": "a cat"}\n' * 3)

@@ -49,8 +49,11 @@ def _check(path: Path) -> int:
     from ip2pbatch.plan.recipe import load_recipe
 
     recipe = load_recipe(path)
-    for folder in recipe.photos:
-        refuse_output(folder.folder, recipe.output.folder)
+    try:
+        for folder in recipe.photos:
+            refuse_output(folder.folder, recipe.output.folder)
+    except errors.PlanError as error:
+        raise errors.PlanError(f"{path}: {error}", hint=error.hint) from None
     warnings = advise(recipe)
     for advice in warnings:
         console.warn(f"{path}: {advice}")

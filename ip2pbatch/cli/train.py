@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ip2pbatch import errors
 from ip2pbatch.cli import console
 
 if TYPE_CHECKING:
@@ -36,9 +37,17 @@ def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to chec
     """Check configs and all that they build on."""
     from ip2pbatch.train.stages import in_order, load_config
 
+    wrong = 0
     for path in configs:
-        chain = list(in_order(load_config(path)))
-        console.out().print(f"{path}: ok, {' → '.join(one.name for one in chain)}", markup=False)
+        try:
+            chain = list(in_order(load_config(path)))
+        except errors.Ip2pError as error:  # the mistakes of the other files are wanted as well
+            console.show_error(error)
+            wrong += 1
+        else:
+            console.out().print(f"{path}: ok, {' → '.join(one.name for one in chain)}", markup=False)
+    if wrong:
+        raise typer.Exit(errors.USAGE)
 
 
 @app.command()
