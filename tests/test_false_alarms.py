@@ -1,7 +1,7 @@
 """What is no picture is caught, at the UNet and at the autoencoder, and real photos pass: crops and darkenings of the
 demo's, or of a folder's.
 
-IP2P_SOAK_PHOTOS=FOLDER make soak -k alarm     # any photos, night shots included; of each all crops and darkenings
+IP2P_SOAK_PHOTOS=FOLDER python tests/soak.py -s -k no_crop     # any photos; of each 14 crops, each in 10 ways
 """
 
 from __future__ import annotations
