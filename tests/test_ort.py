@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -126,24 +127,54 @@ def test_the_safety_checker_stays_on_torch(backends: dict[str, ort.OrtBackend]) 
     assert backends["kl"].flag(pictures) == [True, True]
 
 
-def test_a_run_with_the_embedded_model_delivers_what_torch_delivers(
+RECIPE = """
+model: tiny
+photos: photos
+steps: 3
+size: 128
+edits:
+  - {id: winter, instruction: make it winter, image: [1, 1.5]}
+  - {id: storm, chain: [make it overcast, make it night], photos: three.png, keep: all}
+seeds: 7
+"""
+
+
+def test_a_recipe_delivers_what_it_delivers_on_torch(
     exports: Exports, command: CommandLine, shoot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert exports.said[0].startswith("exporting tiny to ONNX, once")
     monkeypatch.setenv("XDG_CACHE_HOME", str(exports.cache))
+    (shoot / "recipe.yaml").write_text(RECIPE)
+    delivered = {}
     for backend in ("onnx", "torch"):
-        said = command(
-            "edit", shoot / "photos/one.jpg", "-i", "make it winter", "--model", "tiny", "--steps", "3",
-            "--size", "128", "--precision", "fp32", "--backend", backend, "-o", shoot / backend,
-        )  # fmt: skip
+        out = shoot / backend
+        said = command("run", shoot / "recipe.yaml", "--precision", "fp32", "--backend", backend, "--out", out)
         assert said.code == 0, said.err
         assert "exporting" not in said.err  # that was done before
-    ours, theirs = (np.asarray(Image.open(next((shoot / name).rglob("*.jpg")))) for name in ("onnx", "torch"))
-    assert psnr(ours, theirs) >= 35
+        files = [path for path in out.rglob("*.*g") if not {".ip2pbatch", "sheets"} & set(path.relative_to(out).parts)]
+        delivered[backend] = {path.relative_to(out): np.asarray(Image.open(path)) for path in files}
+    assert delivered["onnx"].keys() == delivered["torch"].keys()
+    assert len(delivered["onnx"]) == 8
+    for name, picture in delivered["onnx"].items():
+        assert psnr(picture, delivered["torch"][name]) >= 35, name
+    assert command("verify", shoot / "onnx", "--against", shoot / "torch").code == 0
     assert command("verify", shoot / "onnx").code == 0
     said = command("edit", shoot / "photos/one.jpg", "-i", "x", "--model", "tiny", "-o", shoot / "onnx")
     assert said.code == 2
     assert "onnx" in said.err
+
+
+def test_another_model_s_export_in_the_cache_is_refused(
+    exports: Exports, command: CommandLine, shoot: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = tmp_path / "cache/ip2pbatch/onnx" / exports.made["tiny"].path.name
+    shutil.copytree(exports.made["kl"].path, place)
+    flags = ("--model", "tiny", "--backend", "onnx", "--precision", "fp32", "--steps", "2", "--size", "64")
+    said = command("edit", shoot / "photos/one.jpg", "-i", "x", "-o", shoot / "out", *flags)
+    assert said.code == 6
+    assert "was exported from other weights" in said.err
+    assert "delete that folder" in said.err
 
 
 @pytest.mark.parametrize(
@@ -282,6 +313,18 @@ def test_a_tensorrt_engine_is_kept_under_all_that_it_hangs_on(
     assert chosen["trt_engine_cache_path"] == chosen["trt_timing_cache_path"] == str(folders[0])
     assert (chosen["trt_fp16_enable"], chosen["trt_engine_cache_enable"]) == ("1", "1")
     assert tensorrt.options(made, "unet", shapes, folders[0])["trt_fp16_enable"] == "0"
+    exact = tensorrt.options(dataclasses.replace(made, precision="fp16"), "vae_decoder_fp32", shapes, folders[0])
+    assert exact["trt_fp16_enable"] == "0"  # for latents whose picture came out broken in fp16
+
+
+def test_an_engine_is_not_looked_for_where_tensorrt_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str, *_: object) -> None:
+        raise OSError(f"{Path(path).name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(MissingError, match=r"cannot use tensorrt here: \S+ cannot be loaded") as caught:
+        tensorrt.machine_facts(0)
+    assert "tensorrt-cu13>=10,<11" in str(caught.value.hint)
 
 
 def test_building_an_engine_is_said_and_done_once(
