@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,15 @@ settings.load_profile("busy")
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """The command line in this process."""
     return CommandLine(monkeypatch, capsys)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Who draws without a seed of its own draws the same in every run, whichever tests came before."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
