@@ -219,7 +219,7 @@ def test_parts_of_a_step_are_one_large_batch(tmp_path: Path) -> None:
     nothing = Hooks(batch, lambda step: None)
     parted, losses = without_dropout(tmp_path / "parts", settings(accumulate=4), nothing)
     at_once, expected = without_dropout(tmp_path / "once", settings(), Hooks(large, lambda step: None))
-    assert losses == pytest.approx(expected, abs=1e-6)
+    assert losses == pytest.approx(expected, abs=1e-5)  # other sums of the same numbers
     for name, value in parted.state_dict().items():
         torch.testing.assert_close(value, at_once.state_dict()[name], atol=1e-5, rtol=0)
 

@@ -74,7 +74,7 @@ def test_the_grown_network_begins_as_the_old_one_whatever_the_photo() -> None:
     assert grown.config.in_channels == 8
     assert torch.equal(grown.conv_in.bias, bias)
     assert (grown.conv_in.weight[:, 4:] == 0).all()
-    torch.testing.assert_close(grown(torch.cat([noisy, photo], 1), 5, text).sample, before, atol=1e-6, rtol=0)
+    torch.testing.assert_close(grown(torch.cat([noisy, photo], 1), 5, text).sample, before, atol=1e-5, rtol=0)
     again = grown.conv_in.weight.clone()
     assert torch.equal(grow_first_convolution(grown).conv_in.weight, again), "an editing model is left as it is"
 
