@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,15 @@ import skimage.data
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
-from runs import many
+from runs import Wrapped, carry_out, make_plan, many
 from sklearn.datasets import load_sample_image
 
 from ip2pbatch.backends.pytorch import TorchBackend, load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor, find_flaw, to_uint8
+from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.plan.photos import SUFFIXES
+from ip2pbatch.plan.photos import SUFFIXES, Photo
 from ip2pbatch.run.execute import judge
 from ip2pbatch.run.flat import LIGHT as DARKEST
 from ip2pbatch.run.seam import Result, Source
@@ -147,6 +148,16 @@ def test_what_is_as_even_as_its_source_is_a_picture() -> None:
     one_red = np.zeros_like(photo)
     one_red[..., 0] = 200
     assert judge(Result(one_red, None, "done"), Source(pixels=photo))[0] == "nan", "one colour need not be grey"
+
+
+def test_a_wall_may_stay_a_wall_through_a_chain_of_latents(tmp_path: Path) -> None:
+    """A link that starts from a latent is told by the picture of the link before it."""
+    Image.new("RGB", (96, 64), (180, 170, 160)).save(tmp_path / "wall.png")
+    seen = look(tmp_path / "wall.png")
+    wall = Photo("wall.png", tmp_path / "wall.png", seen.digest, seen.size)
+    plan = make_plan([wall], ["make it winter", "make it night", "make it rain"])
+    engine = Wrapped(after=lambda edit, result: replace(result, image=result.image * 0 + 90))
+    assert carry_out(tmp_path / "out", plan, engine) == 0
 
 
 class Unet:
