@@ -18,7 +18,9 @@ from ip2pbatch.backends.rowwise import make_rowwise
 from ip2pbatch.backends.steps import compiled
 from ip2pbatch.backends.steps.attention import cudnn_first
 from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
+from ip2pbatch.backends.steps.convolutions import pack, split_upsampling, why_no_packing, why_no_split
 from ip2pbatch.backends.steps.graphs import Graphs
+from ip2pbatch.backends.steps.residual import make_lean
 from ip2pbatch.backends.steps.staged import StagedUNet, why_no_head, why_not_staged
 from ip2pbatch.backends.steps.workers import RowWorkers
 from ip2pbatch.errors import UsageError
@@ -97,6 +99,16 @@ def _rowwise(site: Site) -> None:
         make_rowwise(network)
 
 
+def _packed(site: Site) -> None:
+    for network in (site.unet, site.networks["vae"]):
+        pack(network)
+
+
+def _lean(site: Site) -> None:
+    for network in (site.unet, site.networks["vae"]):
+        make_lean(network)
+
+
 def _channels_last(site: Site) -> None:
     for name in ("unet", "vae"):
         site.networks[name].to(memory_format=torch.channels_last)
@@ -172,7 +184,19 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "channels-last", "rounding", 1e-3, "weights and activations with their channels innermost",
-        _only("cuda", "measured on a CPU: it saves nothing there"), _channels_last,
+        _only("cuda", "on a CPU packed-convolutions does that and more"), _channels_last,
+    ),
+    Step(
+        "packed-convolutions", "rounding", 2e-5, "convolutions in oneDNN's layouts, their weights laid out once",
+        lambda site: why_no_packing([site.unet, site.networks["vae"]], site.device), _packed,
+    ),
+    Step(
+        "lean-blocks", "rounding", 1e-5, "residual blocks with fewer walks over their tensors",
+        _only("cpu", "not measured on a GPU, where the compiler joins walks"), _lean,
+    ),
+    Step(
+        "split-upsampling", "rounding", 1e-5, "a convolution after a doubling of the sides done before it: 4/9 of it",
+        lambda site: why_no_split(site.unet, site.device, site.dtype), lambda site: split_upsampling(site.unet),
     ),
     Step(
         "text-memory", "rounding", 1e-5, "keys and values of cross-attention once a text instead of once a step",

@@ -1,7 +1,8 @@
 """A UNet's forward in stages, so that a step can keep, share or spread what a stage computes.
 
     condition   timestep and text  →  what every residual block adds, and every cross-attention's keys and values
-    head        conv_in, first residual block and first self-attention: knows nothing of the text
+    head        what knows nothing of the text: conv_in, first residual block and first self-attention; only half of
+                that block where the text is in the time embedding, or where the first blocks have no attention
     tail        the rest
 
 The stages are functions of tensors whose first dimension is the rows of the call, and hold diffusers' own modules in
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable
+from ip2pbatch.backends.steps.residual import begin, finish, is_plain
 from ip2pbatch.plan.rows import Row
 
 Stage = Callable[..., tuple[Tensor, ...]]
@@ -39,9 +41,10 @@ class StagedUNet:
 
     def bare(self) -> None:
         """Take off whatever is about the stages."""
-        self.head: Stage = self._head
+        long = not why_no_long_head(self.unet)
+        self.head: Stage = self._head if long else self._stem
         self.whole: Stage = self._whole
-        self.tail: Stage = self._tail
+        self.tail: Stage = self._tail if long else self._after_stem
 
     def wrap(self, around: Callable[[Stage], Stage]) -> None:
         """Put `around` about each stage: what is wrapped first is innermost."""
@@ -95,12 +98,31 @@ class StagedUNet:
         inner = transformer.transformer_blocks[0]
         return first, hidden, inner.attn1(inner.norm1(tokens)) + tokens
 
-    def _tail(self, first: Tensor, hidden: Tensor, tokens: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
+    def _stem(self, sample: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        """conv_in [n, c, h, w] and what the first residual block makes of it before it sees the timestep."""
+        first = self.unet.conv_in(sample)
+        return first, begin(self.unet.down_blocks[0].resnets[0], first)
+
+    def _after_stem(self, first: Tensor, half: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
         block = self.unet.down_blocks[0]
-        hidden = _resume(block.attentions[0], hidden, tokens, memory)
+        hidden = finish(block.resnets[0], first, half, moment)
+        for attention in getattr(block, "attentions", ())[:1]:
+            hidden = attention(hidden, encoder_hidden_states=memory, return_dict=False)[0]
+        return self._after_first(first, hidden, moment, memory)
+
+    def _tail(self, first: Tensor, hidden: Tensor, tokens: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
+        hidden = _resume(self.unet.down_blocks[0].attentions[0], hidden, tokens, memory)
+        return self._after_first(first, hidden, moment, memory)
+
+    def _after_first(self, first: Tensor, hidden: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
+        """The rest of the network after the first layer of the first block gave `hidden`."""
+        block = self.unet.down_blocks[0]
         skips = (first, hidden)
-        for resnet, attention in zip(block.resnets[1:], block.attentions[1:], strict=True):
-            hidden = attention(resnet(hidden, moment), encoder_hidden_states=memory, return_dict=False)[0]
+        attentions = getattr(block, "attentions", None)
+        for number, resnet in enumerate(block.resnets[1:], 1):
+            hidden = resnet(hidden, moment)
+            if attentions:
+                hidden = attentions[number](hidden, encoder_hidden_states=memory, return_dict=False)[0]
             skips += (hidden,)
         for downsampler in block.downsamplers or ():
             hidden = downsampler(hidden)
@@ -152,8 +174,15 @@ def why_not_staged(unet: Any) -> str:
 
 def why_no_head(unet: Any) -> str:
     """Why rows of one picture and different texts share nothing worth sharing; "" where they do."""
+    if not why_no_long_head(unet) or is_plain(unet.down_blocks[0].resnets[0]):
+        return ""
+    return "its first residual block is of another kind"
+
+
+def why_no_long_head(unet: Any) -> str:
+    """Why the head ends within the first residual block; "" where it goes on to the first attention to the text."""
     if unet.config.addition_embed_type is not None:
-        return "the text enters this network's time embedding, so no layer but the first is alike"
+        return "the text enters this network's time embedding"
     attentions = getattr(unet.down_blocks[0], "attentions", None)
     if not attentions:
         return "this network's first block has no attention"

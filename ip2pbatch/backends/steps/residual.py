@@ -1,0 +1,74 @@
+"""diffusers' residual block with fewer walks over its tensors: what a walk can do beside another one is done there.
+
+On a CPU a small network's time beside its convolutions goes into such walks: activations, sums, a division by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ip2pbatch.backends.steps.convolutions import PackedConv
+
+
+class LeanBlock(ResnetBlock2D):
+    """A ResnetBlock2D whose activations are in place, whose scale and shift of a timestep are the norm's own weights,
+    and whose sum is written by the last convolution where that can."""
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+        """[n, c, h, w] → [n, out, h, w]."""
+        return finish(self, input_tensor, begin(self, input_tensor), temb)
+
+
+def begin(block: Any, x: Tensor) -> Tensor:
+    """The first half, which knows nothing of the timestep: norm, activation, convolution."""
+    return block.conv1(functional.silu(block.norm1(x), inplace=True))
+
+
+def finish(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor:
+    """The rest of a block that was given x and whose first half gave `hidden`, which is written over."""
+    hidden = block.dropout(_activated(block, hidden, temb))
+    if block.conv_shortcut is not None:
+        x = block.conv_shortcut(x)
+    if isinstance(block.conv2, PackedConv) and not torch.compiler.is_compiling():
+        return block.conv2.plus(hidden, x)
+    return block.conv2(hidden).add_(x)
+
+
+def make_lean(network: nn.Module) -> None:
+    """Make every plain residual block of `network` a LeanBlock, in place."""
+    for module in network.modules():
+        if type(module) is ResnetBlock2D and is_plain(module):
+            module.__class__ = LeanBlock
+
+
+def is_plain(block: Any) -> bool:
+    """Whether this residual block is of the kind that `begin` and `finish` know."""
+    plain = block.upsample is None and block.downsample is None and block.output_scale_factor == 1
+    norms = isinstance(block.norm1, nn.GroupNorm) and isinstance(block.norm2, nn.GroupNorm)
+    timed = block.time_embedding_norm == "default" or block.time_emb_proj is not None
+    return plain and norms and timed and isinstance(block.nonlinearity, nn.SiLU)
+
+
+def _activated(block: Any, hidden: Tensor, temb: Tensor | None) -> Tensor:
+    """The timestep's part, the second norm and the activation."""
+    if block.time_emb_proj is None or temb is None:
+        return functional.silu(block.norm2(hidden), inplace=True)
+    moment = block.time_emb_proj(temb if block.skip_time_act else functional.silu(temb))
+    if block.time_embedding_norm == "default":
+        return functional.silu(block.norm2(hidden.add_(moment[:, :, None, None])), inplace=True)
+    scales, shifts = moment.chunk(2, dim=1)
+    norm = block.norm2
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
+        normed = norm(hidden) * (1 + scales[:, :, None, None]) + shifts[:, :, None, None]
+        return functional.silu(normed, inplace=True)
+    weights = torch.addcmul(norm.weight, norm.weight, scales)
+    biases = torch.addcmul(shifts, norm.bias, scales) + norm.bias
+    for row, weight, bias in zip(hidden.split(1), weights, biases, strict=True):
+        normed = functional.group_norm(row, norm.num_groups, weight, bias, norm.eps)
+        torch.ops.aten.silu.out(normed, out=row)
+    return hidden
