@@ -17,6 +17,7 @@ LIGHT = 1 / 20
 EVEN = 1.0  # levels of 255, standard deviation: an autoencoder's own noise over one colour is below it
 _LEFT = 0.5  # the share of its contrast that a source keeps, whatever is done to it in that light
 _ROUNDED = 0.3  # levels that rounding to eight bits may take from a contrast
+_GRAIN = 0.5  # levels of a dark source's contrast that may be nothing but its own rounding
 _NEAR = 0.5  # levels that rounding may add to a picture's light or take from it
 
 
@@ -38,7 +39,7 @@ def lacks_content(left: float, light: float, source: Source, *, rounded: float =
     if light + _NEAR < LIGHT * was:
         return True
     gain = min(max((light - _NEAR) / max(was, _NEAR), LIGHT), 1.0)
-    return left < _LEFT * gain * contrast(source.pixels) - rounded
+    return left < _LEFT * gain * (contrast(source.pixels) - _GRAIN) - rounded
 
 
 def contrast(pixels: NDArray[np.uint8]) -> float:
