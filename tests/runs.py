@@ -121,7 +121,7 @@ def fork(seconds: float) -> int:
 
 def in_child(work: Callable[[], int]) -> int:
     """Do `work` in a forked child; its process id. The child leaves with what `work` returns, 99 if it raises."""
-    child = fork(many(1, 20) * 250)
+    child = fork(many(1, 60) * 250)
     if child:
         return child
     code = 99
@@ -136,7 +136,7 @@ def in_child(work: Callable[[], int]) -> int:
 
 def exit_of(child: int, seconds: float = 240.0) -> int:
     """Wait for a child: its exit code, or minus the signal that killed it. One that hangs is killed and an error."""
-    end = time.monotonic() + many(1, 20) * seconds
+    end = time.monotonic() + many(1, 60) * seconds
     while True:
         gone, status = os.waitpid(child, os.WNOHANG)
         if gone:
