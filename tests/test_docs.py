@@ -62,20 +62,24 @@ def test_examples_for_workflows_are_well_formed_and_name_real_commands_and_flags
             assert f"`{flag}" in section or f" {flag}" in section, f"ip2pbatch {command} {flag}"
 
 
+def dry_run(folder: Path) -> str:
+    """What make would do there; the make that may run these tests hands on its own flags, such as naming folders."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-n"], cwd=folder, capture_output=True, text=True, check=True, env=clean).stdout
+
+
 def test_the_makefile_example_runs_the_recipe_for_what_is_older_than_it(tmp_path: Path) -> None:
     (text,) = blocks("make")
     (tmp_path / "Makefile").write_text(text)
     (tmp_path / "photos").mkdir()
     for name in ("recipe.yaml", "photos/a.jpg"):
         (tmp_path / name).touch()
-    said = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert said.stdout == "ip2pbatch run recipe.yaml\n"
+    assert dry_run(tmp_path) == "ip2pbatch run recipe.yaml\n"
     (tmp_path / "out").mkdir()
     (tmp_path / "out/report.html").touch()
     os.utime(tmp_path / "recipe.yaml", (1, 1))
     os.utime(tmp_path / "photos/a.jpg", (1, 1))
-    said = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "ip2pbatch" not in said.stdout
+    assert "ip2pbatch" not in dry_run(tmp_path)
 
 
 def test_the_snakemake_example_is_a_rule_whose_parts_are_python() -> None:
