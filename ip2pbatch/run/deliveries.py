@@ -19,6 +19,7 @@ from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Pl
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.run.digests import file_digest
 from ip2pbatch.run.layout import strip_key
 from ip2pbatch.run.ledger import Delivery, Run
 
@@ -137,14 +138,6 @@ class Deliverer:
         """
         place = (strip_key(errand.strip), errand.edit.key)
         begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
-        if begun is not None and _sha256(self.run.root / begun.path) == begun.sha256:
+        if begun is not None and file_digest(self.run.root / begun.path) == begun.sha256:
             return begun.sha256
         return last.sha256 if last is not None else None
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

@@ -7,10 +7,10 @@ its new name, and the earlier file stays: somebody may have linked to it or sent
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ip2pbatch.run.digests import file_digest
 from ip2pbatch.run.journal import read_journal
 from ip2pbatch.run.view import RunView
 
@@ -22,7 +22,7 @@ def leftovers(view: RunView) -> list[str]:
     """
     now = {delivery.path for delivery in view.deliveries.values()}
     earlier = {path: sha256 for path, sha256 in _delivered(view) if path not in now}
-    return sorted(path for path, sha256 in earlier.items() if _sha256(view.root / path) == sha256)
+    return sorted(path for path, sha256 in earlier.items() if file_digest(view.root / path) == sha256)
 
 
 def remove_leftovers(view: RunView) -> list[str]:
@@ -43,11 +43,3 @@ def _delivered(view: RunView) -> Iterator[tuple[str, str]]:
         for row in read_journal(journal):
             if not row.get("begun") and (row["strip"], row["edit"]) in view.deliveries:
                 yield row["path"], row["sha256"]
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

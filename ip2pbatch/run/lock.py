@@ -10,7 +10,6 @@ the recipe, another folder or a renamed output folder make no lock stale.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +21,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ip2pbatch.errors import StaleError
-from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.run.digests import file_digest, pixel_digest
 from ip2pbatch.run.journal import write_whole
 from ip2pbatch.run.ledger import EngineSpec
 from ip2pbatch.run.view import RunView
@@ -202,20 +201,6 @@ def _refuse_deep(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("it is nested too deeply, or has an alias")
-
-
-def pixel_digest(path: Path) -> str:
-    """The sha256 of a lossless picture's RGB bytes. Raises PhotoError where it cannot be read."""
-    return hashlib.sha256(images.load(path).pixels.tobytes()).hexdigest()
-
-
-def file_digest(path: Path) -> str | None:
-    """The sha256 of a file; None where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
 
 
 def last_event(view: RunView, kind: str) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
 from ip2pbatch.pictures.metrics import ssim
 from ip2pbatch.plan.edits import Plan
+from ip2pbatch.run.digests import file_digest, pixel_digest
 from ip2pbatch.run.ledger import Pixels
-from ip2pbatch.run.lock import Lock, LockedFile, file_digest, pixel_digest
+from ip2pbatch.run.lock import Lock, LockedFile
 from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
 from ip2pbatch.run.view import RunView
 
