@@ -36,6 +36,7 @@ Pair = Literal["product", "zip"]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
+MAX_INSTRUCTION = 2000
 PHOTO_GLOBS = ("**/*.jpg", "**/*.jpeg", "**/*.png", "**/*.tif", "**/*.tiff", "**/*.webp")
 
 # What other tools call it, for the hint at an unknown key.
@@ -120,7 +121,7 @@ class PhotoFolder(_Written):
 class Link(_Written):
     """One instruction of a chain, with what it does differently from the rest."""
 
-    instruction: Annotated[str, Field(min_length=1, max_length=2000)]
+    instruction: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION)]
     text: Scale | None = Field(default=None, description="its own text scale")
     image: Scale | None = Field(default=None, description="its own image scale")
 
@@ -177,6 +178,8 @@ def _single(value: dict[str, Any]) -> dict[str, Any]:
         raise Mistake(
             "an instruction is a text, such as make it winter", hint="put numbers in quotes", at=("instruction",)
         )
+    if len(words) > MAX_INSTRUCTION:
+        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
     return {"id": slug(words), **rest, "chain": [{"instruction": words}], "keep": (1,)}
 
 

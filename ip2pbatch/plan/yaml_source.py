@@ -104,7 +104,8 @@ def validate(
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        found = [_explain(model, dict(one), locate, other_names or {}) for one in error.errors(include_url=False)]
+        every = [dict(one) for one in error.errors(include_url=False)]
+        found = [_explain(model, one, locate, other_names or {}) for one in every if not _follows(one, every)]
     # A key that is misspelt is also missing under its right name: the misspelling comes first.
     first, *more = sorted(found, key=lambda one: (one.line, "is missing" in str(one), one.column))
     first.more = tuple(more)
@@ -271,6 +272,12 @@ def _resolve(text: str, error: Any) -> str | int | float | bool | None:
     if _INT.match(text):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf"))
+
+
+def _follows(one: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether pydantic finds a list empty only because it left out the items that are mistakes themselves."""
+    path = tuple(one["loc"])
+    return one["type"] == "too_short" and any(other["loc"][: len(path)] == path for other in every if other is not one)
 
 
 def _explain(
