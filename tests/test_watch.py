@@ -66,12 +66,20 @@ def meanwhile(work) -> Iterator[None]:
     assert not trouble, trouble[0]
 
 
-def interrupt(number: signal.Signals, when: Callable[[], bool]) -> None:
-    """Send the signal to this process as soon as `when`, if somebody listens: it would end the tests otherwise."""
+def sessions(out: Path) -> str:
+    return (out / ".ip2pbatch/sessions.jsonl").read_text()
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LONG
-    while not when():
+    while not ready():
         assert time.monotonic() < deadline, "watch made no progress"
         time.sleep(0.02)
+
+
+def interrupt(number: signal.Signals, when: Callable[[], bool]) -> None:
+    """Send the signal to this process as soon as `when`, if somebody listens: it would end the tests otherwise."""
+    wait_until(when)
     assert getattr(signal.getsignal(number), "__module__", "") == "ip2pbatch.run.stop", "nobody listens"
     os.kill(os.getpid(), number)
 
@@ -207,13 +215,57 @@ def test_a_photo_that_cannot_be_edited_stops_no_other_and_is_told_at_the_end(
     assert said.code == 3
     assert "2 edits made, 2 files delivered" in said.out
     assert len(list((tmp_path / "out").glob("twin*.png"))) == 2
-    for name in ("empty.jpg", "torn.jpg"):
-        assert name in said.err
+    assert "failed: make it winter: torn.jpg" in said.err
+    assert said.err.count("not edited: empty.jpg") == 2  # when it came, and at the end
     (folder / "torn.jpg").write_bytes(other)  # the camera sends it again
     (folder / "empty.jpg").unlink()
     said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.3")
     assert said.code == 0, said.err
     assert "all 3 edits are there" in said.out
+
+
+@pytest.mark.parametrize(("first", "second"), [("A.jpg", "a.jpg"), ("ü.jpg", "u\u0308.jpg")])
+def test_of_two_files_of_one_name_the_first_is_edited_and_the_other_when_it_is_alone(
+    command: CommandLine, recipe: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    photos, folder, out = files(tmp_path, 3), tmp_path / "in", tmp_path / "out"
+    (folder / first).write_bytes(photos[0])
+    (folder / second).write_bytes(photos[1])
+    if len(list(folder.iterdir())) < 2:
+        pytest.skip("this file system takes them for one file")
+    os.utime(folder / second)  # there for less long
+    (folder / "z.jpg").write_bytes(photos[2])
+    said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.2")
+    assert said.code == 3
+    assert "2 edits made, 2 files delivered" in said.out
+    assert "would have one name" in said.err
+
+    def make_room() -> None:
+        wait_until(lambda: '"reason"' in sessions(out)[before:])
+        (folder / first).unlink()
+        interrupt(signal.SIGINT, lambda: len(list(out.glob("*.jpg"))) == 3)
+
+    before = len(sessions(out))
+    with meanwhile(make_room):
+        said = command("watch", folder, recipe, *FAKE, "--settle", "0")
+    assert said.code == 130
+    assert said.err.count("would have one name") == 1
+    assert sorted(made(out).values()) == [1] * 3
+
+
+def test_a_file_that_cannot_even_be_named_is_told_once_and_keeps_nobody_busy(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    try:
+        Path(os.fsdecode(bytes(folder) + b"/bad\xff.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (folder / "good.jpg").write_bytes(files(tmp_path, 1)[0])
+    said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.5")
+    assert said.code == 3
+    assert "1 edit made" in said.out
+    assert sessions(out).count('"broken"') == 1
 
 
 def test_a_recipe_for_single_photos_or_a_folder_that_is_not_there_is_refused(
@@ -222,6 +274,9 @@ def test_a_recipe_for_single_photos_or_a_folder_that_is_not_there_is_refused(
     said = command("watch", tmp_path / "none", recipe, *FAKE)
     assert said.code == 2
     assert "none" in said.err
+    said = command("watch", recipe, recipe, *FAKE)
+    assert said.code == 2
+    assert "is not a folder" in said.err
     (tmp_path / "notes.csv").write_text("photo,instruction\na.jpg,make it snow\n")
     recipe.write_text(RECIPE.replace("photos: nowhere", "photos: {folder: nowhere, instructions: notes.csv}"))
     said = command("watch", tmp_path / "in", recipe, *FAKE)

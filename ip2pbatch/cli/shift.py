@@ -45,7 +45,7 @@ class Shift:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
         while not stop.asked.is_set():
             found = self._look(arrivals)
-            self._forget(arrivals.vanished)
+            self._forget(arrivals)
             if found.photos or found.broken:
                 self._take(found, stop)
             elif once_idle is not None and not arrivals.waiting and arrivals.idle >= once_idle:
@@ -77,13 +77,19 @@ class Shift:
                 return _NOTHING if away else scan(self.recipe.photos, output=self.recipe.output.folder, wanted=ready)
         except (NothingMatchedError, OSError):  # an empty folder, or a file that went while it was looked at
             return _NOTHING
+        except PlanError:
+            if arrivals.polls > 1 and not folder.is_dir():  # it went just now
+                return _NOTHING
+            raise
 
-    def _forget(self, vanished: tuple[str, ...]) -> None:
-        """A photo that went before it could be edited is nothing that is missing."""
-        for path in vanished:
+    def _forget(self, arrivals: Arrivals) -> None:
+        """A photo that went before it could be edited is nothing that is missing, and stands in no other's way."""
+        for path in arrivals.vanished:
             self._broken.pop(path, None)
             if set(self._outcome.get(path, {}).values()) != {"done"}:
                 self._outcome.pop(path, None)
+        if arrivals.vanished:
+            arrivals.again(self._broken)
 
     def _take(self, found: Scan, stop: Stop) -> None:
         """Edit these photos together; one that cannot be planned takes no other with it."""
@@ -133,7 +139,10 @@ class Shift:
         return record.status if record else "left"
 
     def _refuse(self, broken: Broken) -> None:
+        if self._broken.get(str(broken.path)) == broken:
+            return
         self._broken[str(broken.path)] = broken
+        console.warn(f"not edited: {broken.name}: {broken.reason}")
         self.run.note("broken", photo=broken.name, reason=broken.reason)
 
 

@@ -44,6 +44,8 @@ def watch(
 
 def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
     """`recipe` with `folder` in the place of its photos; which files are meant stays as it says. Raises UsageError."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="watch takes the folder that photos arrive in")
     first = recipe.photos[0]
     if not recipe.edits or any(photos.instructions for photos in recipe.photos):
         raise UsageError(

@@ -91,7 +91,8 @@ def scan(
     With several folders each name begins with its folder's name. A photo that cannot be read is in `broken` and stops
     nothing. `output` inside a folder of photos is refused: a second run would edit the first one's pictures.
     `memory` is where digests are remembered between scans, this user's cache where it is None. `wanted` is asked with
-    the path and the status of each file before it is opened: `watch` leaves out what is still being copied.
+    the path and the status of each file before it is opened: `watch` leaves out what is still being copied. With it two
+    files of one name refuse nothing: the later one is `broken`, because nobody looks at a folder that is watched.
     """
     walk = _Walk()
     prefixed = sum(folder.folder.is_dir() for folder in folders) > 1
@@ -103,13 +104,18 @@ def scan(
         raise NothingMatchedError(
             f"no photo in {', '.join(str(folder.folder) for folder in folders)}", hint=_passed_over(walk.others)
         )
-    files = _once(walk.files)
+    files, twins = _once(walk.files)
+    passed_over = walk.broken
     if wanted is not None:
         files = [file for file in files if wanted(file[1], file[2])]
+        unread = [*passed_over, *twins]
+        passed_over = [one for one in unread if wanted(str(one.path), one.path.lstat())]
+    elif twins:
+        raise PlanError(twins[0].reason, hint="rename one of them, or exclude it")
     photos, broken = _look_at(files, memory)
     names = {name for name, _, _ in files} | walk.unwanted
     instructions = tuple(_instructions(folders, names, prefixed))
-    return Scan(photos, tuple(sorted([*walk.broken, *broken], key=lambda one: one.name)), instructions, walk.notes())
+    return Scan(photos, tuple(sorted([*passed_over, *broken], key=lambda one: one.name)), instructions, walk.notes())
 
 
 # A file as a walk finds it: its name, its path, its status.
@@ -294,19 +300,24 @@ def refuse_output(folder: Path, output: Path) -> None:
         )
 
 
-def _once(files: Sequence[_File]) -> list[_File]:
-    """`files` without those listed twice. Two files whose names are one to some file system are refused."""
+def _once(files: Sequence[_File]) -> tuple[list[_File], list[Broken]]:
+    """`files` without those listed twice, and those whose name some file system takes for an earlier one's."""
     seen: dict[str, str] = {}
-    once = []
-    for name, path, status in files:
+    once, twins = [], []
+    for name, path, status in sorted(files, key=_arrival):
         folded = name.casefold()
         if folded not in seen:
             seen[folded] = path
             once.append((name, path, status))
         elif seen[folded] != path:
             why = f"{seen[folded]!r} and {path!r} would have one name (case and Unicode form do not tell files apart)"
-            raise PlanError(why, hint="rename one of them, or exclude it")
-    return once
+            twins.append(Broken(name, Path(path), why))
+    return once, twins
+
+
+def _arrival(file: _File) -> tuple[int, str]:
+    """Of two files of one name the one that has been there longer is the photo, after a restart of `watch` too."""
+    return file[2].st_ctime_ns, file[1]
 
 
 def _below(globs: Sequence[str]) -> list[str]:

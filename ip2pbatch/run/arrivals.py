@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,6 +59,12 @@ class Arrivals:
         self.vanished = tuple(path for path, file in self._files.items() if file.seen != self.polls)
         for path in self.vanished:
             del self._files[path]
+
+    def again(self, paths: Iterable[str]) -> None:
+        """Hand these out once more: what kept them from being edited may be gone."""
+        for path in paths:
+            if file := self._files.get(path):
+                file.handed = False
 
     @property
     def waiting(self) -> int:
