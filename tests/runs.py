@@ -197,7 +197,7 @@ def carry_out(
     try:
         with open_run(out, SPEC, shard=shard) as run:
             mine = shard.take(plan) if shard else plan
-            run.begin_session(mine, Invocation("2026-01-01T00:00:00Z", "run", partial=shard is not None))
+            run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))
             names = output_names(mine, Output(folder=out), numbers=run.number(plan.photos))
             options = Options(deliver=Deliverer(run, names, settings, "unique"), couriers=couriers)
             return run_plan(mine, run, engine, options).exit_code

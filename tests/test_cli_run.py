@@ -94,6 +94,18 @@ def test_a_broken_photo_is_named_and_the_others_are_edited(command: CommandLine,
     assert said.out.splitlines()[-1].startswith("not complete: 6 edits made, 6 files delivered")
 
 
+def test_status_names_the_photos_that_cannot_be_read(command: CommandLine, recipe: Path) -> None:
+    (recipe.parent / "photos/torn.jpg").write_bytes(b"no photo")
+    assert command("run", recipe, "--backend", "fake").code == 3
+    said = command("status", recipe.parent / "out")
+    assert "not edited: torn.jpg: is not a JPEG" in said.out
+    (row,) = json.loads(command("status", recipe.parent / "out", "--json").out)["broken"]
+    assert row["file"] == "torn.jpg"
+    (recipe.parent / "photos/torn.jpg").unlink()
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert "torn.jpg" not in command("status", recipe.parent / "out").out
+
+
 def test_another_engine_than_the_runs_is_refused_naming_the_field(command: CommandLine, recipe: Path) -> None:
     assert command("run", recipe, "--backend", "fake").code == 0
     said = command("run", recipe, "--backend", "fake", "--determinism", "bitwise")

@@ -184,9 +184,8 @@ def test_readers_see_all_shards_as_one(tmp_path: Path) -> None:
     for k in (1, 2):
         shard = Shard(k, 2)
         with open_run(tmp_path, SPEC, shard=shard) as run:
-            part = shard.take(plan)
-            begin(run, part, started=f"2026-01-01T00:00:0{k}Z", partial=True)
-            for one in part.edits:
+            begin(run, plan, started=f"2026-01-01T00:00:0{k}Z")
+            for one in shard.take(plan).edits:
                 run.commit(one.key, picture(), seconds=1)
     view = read_run(tmp_path)
     assert view.strips == plan.strips

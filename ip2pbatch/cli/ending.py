@@ -23,7 +23,7 @@ _NOT_DONE = ("failed", "nan", "flagged", "skipped", "left")
 def finish(job: Job, summary: Summary, outlets: Outlets) -> int:
     """Draw what a person looks at and say how it went, to people and machines; the exit code."""
     done, broken = summary.states.get("done", 0), job.scan.broken
-    cells = sum(len(strip.edits) for strip in job.plan.strips)
+    cells = sum(len(strip.edits) for strip in job.asked.strips)
     with console.busy("drawing contact sheets and report"):
         sheets, report = _draw(job) if done and not summary.stopped and cells <= _MOST_CELLS else ([], None)
     for name, reason in summary.undelivered:
@@ -41,7 +41,7 @@ def finish(job: Job, summary: Summary, outlets: Outlets) -> int:
         out.print(f"no sheets of {cells:,} pictures unasked: see `ip2pbatch sheet` and `ip2pbatch report`")
     code = errors.UNFINISHED if summary.exit_code == errors.DONE and broken else summary.exit_code
     outlets.finished(job.out, summary, code)
-    out.print(last_line(summary, len(broken)), markup=False)
+    out.print(last_line(summary, len(broken), job.selection.shard), markup=False)
     return code
 
 
@@ -65,8 +65,8 @@ def _notes(job: Job, summary: Summary) -> None:
         )
 
 
-def last_line(summary: Summary, broken: int = 0) -> str:
-    """One line: what was made and delivered now, and everything that is not there."""
+def last_line(summary: Summary, broken: int = 0, shard: str | None = None) -> str:
+    """One line: what was made and delivered now, and everything that is not there, of this shard where it is one."""
     states: Mapping[str, int] = summary.states
     missing = [f"{states[state]} {state}" for state in _NOT_DONE if states.get(state)]
     missing += [f"{count(len(summary.undelivered), 'file')} not delivered"] if summary.undelivered else []
@@ -77,11 +77,13 @@ def last_line(summary: Summary, broken: int = 0) -> str:
         return f"interrupted: {made}; {', '.join(missing) or 'nothing is missing'}; run again to go on"
     if missing:
         return f"not complete: {made}; {', '.join(missing)}"
-    return f"done: {made}; {_all(states.get('done', 0))}"
+    return f"done: {made}; {_all(states.get('done', 0), f' of shard {shard}' if shard else '')}"
 
 
-def _all(done: int) -> str:
-    return "the one edit is there" if done == 1 else f"all {done:,} edits are there"
+def _all(done: int, of: str) -> str:
+    if not done:
+        return f"no photo{of} was there to edit"
+    return f"the one edit{of} is there" if done == 1 else f"all {done:,} edits{of} are there"
 
 
 def _draw(job: Job) -> tuple[list[Path], Path]:

@@ -42,18 +42,22 @@ class Selection:
 
     @property
     def partial(self) -> bool:
-        """Whether it cuts the plan down."""
-        return bool(self.only or self.limit or self.shard)
+        """Whether it cuts the recipe's photos down. A shard does not: the others make the rest of the same plan."""
+        return bool(self.only or self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A recipe with its photos and plan. `text` is the recipe as written, kept in the run."""
+    """A recipe with its photos and plan. `text` is the recipe as written, kept in the run.
+
+    `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard.
+    """
 
     recipe: Recipe
     text: str
     scan: Scan
     whole: Plan
+    asked: Plan
     plan: Plan
     selection: Selection
 
@@ -79,12 +83,12 @@ def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
         found = found.only([selection.only])
     if selection.limit:
         found = found.limit(selection.limit)
-    plan = expand(recipe, found) if selection.only or selection.limit else whole
+    plan = asked = expand(recipe, found) if selection.partial else whole
     if selection.shard:
         from ip2pbatch.run.layout import Shard
 
-        plan = Shard.parse(selection.shard).take(plan)
-    return Job(recipe, text, found, whole, plan, selection)
+        plan = Shard.parse(selection.shard).take(asked)
+    return Job(recipe, text, found, whole, asked, plan, selection)
 
 
 def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:
@@ -117,7 +121,7 @@ def carry_out(
         spec, open_engine = choose(job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits)
     shard = Shard.parse(job.selection.shard) if job.selection.shard else None
     with open_run(job.out, spec, shard=shard, fresh=fresh) as run:
-        run.begin_session(job.plan, _invocation(job, spec))
+        run.begin_session(job.asked, _invocation(job, spec))
         for broken in job.scan.broken:
             run.note("broken", photo=broken.name, reason=broken.reason)
         options = options_of(job, run, redo)
@@ -171,7 +175,7 @@ def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str,
 
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:
-        run.begin_session(job.plan, _invocation(job, run.spec))
+        run.begin_session(job.asked, _invocation(job, run.spec))
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with watch(talk(), made.strips, terminal=is_terminal()) as events:
             summary = run_plan(made, run, Idle(), options_of(job, run), events)

@@ -56,7 +56,7 @@ class Shift:
     def job(self) -> Job:
         """What a session's ending is told about."""
         plan = read_run(self.run.root).plan  # all that was ever watched, as the sheets will show it
-        return Job(self.recipe, self.text, Scan((), tuple(self._broken.values())), plan, plan, Selection())
+        return Job(self.recipe, self.text, Scan((), tuple(self._broken.values())), plan, plan, plan, Selection())
 
     def summary(self, stop: Stop) -> Summary:
         """How the whole watch went."""
@@ -110,7 +110,7 @@ class Shift:
 
     def _edit(self, found: Scan, stop: Stop) -> None:
         plan = expand(self.recipe, found)
-        job = Job(self.recipe, self.text, found, plan, plan, Selection())
+        job = Job(self.recipe, self.text, found, plan, plan, plan, Selection())
         started = now().isoformat(timespec="seconds")
         spec, command = self.run.spec, shlex.join(sys.argv)
         self.run.begin_session(

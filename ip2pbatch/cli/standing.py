@@ -13,7 +13,7 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.run.leftovers import leftovers
 from ip2pbatch.run.view import RunView, read_run
 
-_SHOWN = 20  # pictures without a file that are listed before the rest is only counted
+_SHOWN = 20  # pictures and photos without a file that are listed before the rest is only counted
 _COLOURS = {"done": "green", "left": "cyan", "failed": "red", "nan": "red", "flagged": "yellow", "skipped": "yellow"}
 
 
@@ -63,6 +63,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "precision": view.spec.precision, "photos": len(view.photos), "edits": view.counts(),
         "delivered": len(view.deliveries), "detail_kept": detail_kept(view),
         "leftovers": leftovers(view), "unfinished": unfinished(view),
+        "broken": [{"file": name, "reason": reason} for name, reason in view.broken.items()],
         "sessions": len(view.sessions), "last": last.started if last else None, "complaints": list(view.complaints),
     }  # fmt: skip
 
@@ -84,8 +85,14 @@ def show(view: RunView) -> None:
         )
     if earlier := facts["leftovers"]:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
-    for line in _failures(facts["unfinished"]):
+    for line in [*_failures(facts["unfinished"]), *_unread(facts["broken"])]:
         out.print(escape(line))
+
+
+def _unread(rows: list[dict[str, str]]) -> list[str]:
+    """A line for a photo that cannot be read."""
+    lines = [f"  not edited: {row['file']}: {row['reason']}" for row in rows[:_SHOWN]]
+    return lines + ([f"  and {len(rows) - _SHOWN} more that cannot be read"] if len(rows) > _SHOWN else [])
 
 
 def _failures(rows: list[dict[str, Any]]) -> list[str]:

@@ -96,7 +96,7 @@ class Delivery:
 class Invocation:
     """What a session says about itself: the command line, the recipe's text, versions, device; time is an argument.
 
-    `started` is ISO 8601 in UTC. `partial` says that the plan was cut down by `--limit`, `--only` or `--shard`.
+    `started` is ISO 8601 in UTC. `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`).
     """
 
     started: str
@@ -264,7 +264,10 @@ class Run:
         return {key: record for key, record in self.records.items() if record.status != "done"}
 
     def begin_session(self, plan: Plan, invocation: Invocation) -> None:
-        """Note that a command starts on `plan`; the plan itself is kept, so that sheets need nothing else."""
+        """Note that a command starts on `plan`; the plan itself is kept, so that sheets need nothing else.
+
+        A shard passes the plan of all shards: what another one was to make and never did is then known to be left.
+        """
         self._sessions.append({"event": "begin", **asdict(invocation), "plan": store_plan(self.layout, plan)})
 
     def note(self, event: str, **detail: Any) -> None:

@@ -13,7 +13,7 @@ No lock is taken, so a run may be looked at while it is being made. Shards are r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from ip2pbatch.run.plans import load_plan
 class Session:
     """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
 
-    `partial` says that the plan was cut down by `--limit`, `--only` or `--shard`. `events` are what happened on the
-    way (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
+    `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
+    `events` are what happened on the way (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
     """
 
     started: str
@@ -49,8 +49,8 @@ class Session:
 class RunView:
     """A run directory as it is now. `strips` are what the recipe of the newest session asks for, in its order.
 
-    Sessions that were only a part (a shard, `--limit`, `--only`) are joined with the earlier ones of the same recipe,
-    back to the last whole one. `complaints` names lines that could not be read.
+    Sessions of some photos only are joined with the earlier ones of the same recipe, back to the last whole one; of a
+    photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read.
     """
 
     root: Path
@@ -73,9 +73,11 @@ class RunView:
 
     @property
     def broken(self) -> dict[str, str]:
-        """Photos that the newest session could not even plan, by name: files that are damaged, with the reason."""
-        events = self.sessions[-1].events if self.sessions else ()
-        return {row["photo"]: row["reason"] for row in events if row["event"] == "broken"}
+        """Photos that could not even be planned, by name: files that are damaged, with the reason."""
+        planned = {photo.name for photo in self.photos}
+        events = (event for session in _joined(self.sessions) for event in reversed(session.events))
+        found = {row["photo"]: row["reason"] for row in reversed([*events]) if row["event"] == "broken"}
+        return {name: reason for name, reason in found.items() if name not in planned}
 
     def record(self, key: str) -> Record | None:
         """What became of an Edit; None where it was not yet tried, or its picture is gone."""
@@ -159,22 +161,27 @@ def _sessions(layout: Layout, complaints: list[str]) -> tuple[Session, ...]:
     return tuple(sorted(sessions, key=lambda session: session.started))
 
 
+def _joined(sessions: Sequence[Session]) -> Iterator[Session]:
+    """The newest session and where that was a part, its sisters of the same recipe, newest first."""
+    for session in reversed(sessions):
+        if session.recipe == sessions[-1].recipe:
+            yield session
+            if not session.partial:
+                return
+
+
 def _join(layout: Layout, sessions: tuple[Session, ...]) -> Plan:
     """The plan of the newest session, and where that was a part, with its sisters of the same recipe."""
-    digests: list[str] = []
-    for session in reversed(sessions):
-        if session.recipe == sessions[-1].recipe and session.plan not in digests:
-            digests.append(session.plan)
-            if not session.partial:
-                break
+    digests = dict.fromkeys(session.plan for session in _joined(sessions))
     plans = [load_plan(path) for path in map(layout.plan, digests) if path.is_file()]
     if len(plans) == 1:
         return plans[0]
-    strips: dict[tuple[object, ...], Strip] = {}
-    for strip in (strip for plan in plans for strip in plan.strips):
-        asked = (strip.photo.name, strip.id, strip.guidance, strip.seed, tuple(e.instruction for e in strip.edits))
-        strips.setdefault(asked, strip)
-    ordered = sorted(strips.values(), key=lambda strip: strip.photo.name)
+    newest: dict[str, int] = {}
+    for number, plan in enumerate(plans):
+        for photo in plan.photos:
+            newest.setdefault(photo.name, number)
+    strips = (strip for n, plan in enumerate(plans) for strip in plan.strips if newest[strip.photo.name] == n)
+    ordered = sorted(strips, key=lambda strip: strip.photo.name)
     photos = {strip.photo.name: strip.photo for strip in ordered}
     edits = {edit.key: edit for strip in ordered for edit in strip.edits}
     name, model = (plans[0].name, plans[0].model) if plans else ("", "")
