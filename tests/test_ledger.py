@@ -179,6 +179,15 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
     assert Shard.parse(" 2/8 ") == Shard(2, 8)
 
 
+def test_who_is_writing_cannot_be_noted_and_nothing_stays_locked(tmp_path: Path) -> None:
+    holder = tmp_path / ".ip2pbatch/writer.json"
+    holder.mkdir(parents=True)
+    with pytest.raises(ResourceError, match="writer.json"):
+        open_run(tmp_path, SPEC)
+    holder.rmdir()
+    open_run(tmp_path, SPEC).close()
+
+
 def test_readers_see_all_shards_as_one(tmp_path: Path) -> None:
     plan = plan_of(range(6))
     for k in (1, 2):

@@ -272,6 +272,9 @@ def test_a_really_full_disk(tmp_path: Path, photos: Callable[[int], tuple[Photo,
             if engine.calls:
                 wait_until(lambda: lines(out / ".ip2pbatch/results.jsonl") > 0)
 
+        (disk / "fill").write_bytes(bytes(200 << 10))
+        assert carry_out(out, plan, FakeEngine()) == 7  # not even who is writing can be noted
+        (disk / "fill").unlink()
         engine = Wrapped(before=one_first)
         assert carry_out(out, plan, engine) == 7
         assert 0 < len(recorded(out)) < 40

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import pytest
 
-from ip2pbatch.run.stop import Stop, listening
+from ip2pbatch.cli import console
+from ip2pbatch.run.stop import Stop, insisting, listening
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -85,3 +88,34 @@ def test_another_thread_has_a_stop_of_its_own_that_no_signal_asks() -> None:
         assert main.asked.wait(5)
     assert found[0] is not main
     assert not found[0].asked.is_set()
+
+
+def swallows() -> None:
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+
+
+def disguises() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("Error calling __set_name__") from error
+
+
+@pytest.mark.parametrize("library", [swallows, disguises])
+def test_an_interrupt_while_something_loads_ends_it_though_a_library_makes_nothing_or_a_bug_of_it(
+    library: Callable[[], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    console.talk.cache_clear()
+    with pytest.raises(KeyboardInterrupt), console.busy("loading a model"):
+        library()
+    assert "interrupted while loading a model" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_no_interrupt_passes_and_a_run_s_own_answer_stays() -> None:
+    with pytest.raises(ValueError, match="of its own"), insisting():
+        raise ValueError("of its own")
+    with listening() as stop, insisting():
+        signal.raise_signal(signal.SIGINT)
+    assert stop.exit_code == 130

@@ -56,8 +56,10 @@ def duration(seconds: float, *, decimals: int = 1) -> str:
 @contextmanager
 def busy(text: str) -> Iterator[None]:
     """Says what takes a moment, on a terminal and only as long as it does; everywhere, that ^C ended it."""
+    from ip2pbatch.run.stop import insisting
+
     try:
-        with talk().status(text) if is_terminal() else nullcontext():
+        with insisting(), talk().status(text) if is_terminal() else nullcontext():
             yield
     except KeyboardInterrupt:
         talk().print(f"interrupted while {text}")

@@ -58,7 +58,11 @@ class WriterLock:
             raise _locked(self._holder) from error
         except OSError as error:
             raise disk_error(error, self._path) from error
-        self._holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}), "utf-8")
+        try:
+            self._holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}), "utf-8")
+        except OSError as error:
+            self.release()
+            raise disk_error(error, self._holder) from error
 
     def alone(self) -> bool:
         """Whether no other shard is writing. Call inside `gate`: outside, one may come at any moment."""

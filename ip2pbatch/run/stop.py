@@ -1,4 +1,6 @@
-"""A clean stop: the first ^C or SIGTERM finishes the batch at hand, a second ^C ends at once."""
+"""A clean stop: the first ^C or SIGTERM finishes the batch at hand, a second ^C ends at once. Before there is a
+batch, ^C is a KeyboardInterrupt that nothing can swallow.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,35 @@ def _say(text: str) -> None:
     clear = "\r\x1b[2K" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{clear}{text}\n".encode())
+
+
+@contextmanager
+def insisting() -> Iterator[None]:
+    """^C ends the block with KeyboardInterrupt, whatever is made of it inside: importing a library may swallow it, and
+    CPython 3.11 makes a RuntimeError of one that comes while a class is built.
+    """
+    asked = False
+
+    def answer(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # somebody else answers
+        return
+    signal.signal(signal.SIGINT, answer)
+    try:
+        yield
+    except Exception as error:
+        if asked:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 _outer: list[Stop] = []  # the Stop that is answering signals now; only the main thread puts one here
