@@ -106,6 +106,21 @@ def test_status_names_the_photos_that_cannot_be_read(command: CommandLine, recip
     assert "torn.jpg" not in command("status", recipe.parent / "out").out
 
 
+def test_a_replaced_photo_s_picture_has_another_name_beside_the_earlier_one_and_that_is_told(
+    command: CommandLine, recipe: Path
+) -> None:
+    assert "with a number" not in command("run", recipe, "--backend", "fake").err
+    before = delivered(recipe.parent / "out")
+    with Image.open(recipe.parent / "photos/one.jpg") as photo:
+        photo.rotate(180).save(recipe.parent / "photos/one.jpg")
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0
+    after = delivered(recipe.parent / "out")
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"one_make-it-winter_2.jpg", "one_sketch_2.jpg"}
+    assert "because another file already had the name (2 files)" in said.err
+
+
 def test_another_engine_than_the_runs_is_refused_naming_the_field(command: CommandLine, recipe: Path) -> None:
     assert command("run", recipe, "--backend", "fake").code == 0
     said = command("run", recipe, "--backend", "fake", "--determinism", "bitwise")

@@ -182,7 +182,7 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
 def test_who_is_writing_cannot_be_noted_and_nothing_stays_locked(tmp_path: Path) -> None:
     holder = tmp_path / ".ip2pbatch/writer.json"
     holder.mkdir(parents=True)
-    with pytest.raises(ResourceError, match="writer.json"):
+    with pytest.raises(ResourceError, match=r"writer\.json"):
         open_run(tmp_path, SPEC)
     holder.rmdir()
     open_run(tmp_path, SPEC).close()

@@ -215,3 +215,6 @@ def test_links_to_photos_are_read_only_within_the_folder(command: CommandLine, t
     said = command("edit", tmp_path / "shoot", "-i", "make it winter", "-o", tmp_path / "out", "--size", "64", *FAKE)
     assert said.code == 0, said.err
     assert [path.name for path in (tmp_path / "out").glob("*.jpg")] == ["in_make-it-winter.jpg"]
+    assert "2 links lead out of the photos' folder" in said.err
+    (tmp_path / "r.yaml").write_text("photos: shoot\nedits: [make it winter]\n")
+    assert "2 links lead out of the photos' folder" in command("plan", tmp_path / "r.yaml").err

@@ -215,6 +215,7 @@ def test_a_photo_that_cannot_be_edited_stops_no_other_and_is_told_at_the_end(
     assert said.code == 3
     assert "2 edits made, 2 files delivered" in said.out
     assert len(list((tmp_path / "out").glob("twin*.png"))) == 2
+    assert "a name with a number, because another file already had the name (1 file)" in said.err
     assert "failed: make it winter: torn.jpg" in said.err
     assert said.err.count("not edited: empty.jpg") == 2  # when it came, and at the end
     (folder / "torn.jpg").write_bytes(other)  # the camera sends it again

@@ -56,6 +56,8 @@ def _notes(job: Job, summary: Summary) -> None:
             f"once warm, the model worked {busy['model']:.0%} of the time; it waited {busy['photos']:.0%} for photos "
             f"to be read and {busy['disk']:.0%} for pictures to be written"
         )
+    for text in job.scan.notes:
+        console.note(text)
     for text, files in summary.notes.items():
         console.note(f"{text} ({count(files, 'file')})")
     if summary.delivered and (earlier := leftovers(read_run(job.out))):

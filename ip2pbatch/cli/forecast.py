@@ -26,6 +26,7 @@ class Forecast:
     out: str
     photos: int
     broken: tuple[str, ...]
+    notes: tuple[str, ...]
     edits: int
     edits_done: int
     files: int
@@ -56,7 +57,7 @@ def forecast(job: Job) -> Forecast:
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
-        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken),
+        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.scan.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names),
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left), sizes=dict(sizes.most_common()),
@@ -84,7 +85,9 @@ def show(cast: Forecast) -> None:
     disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
     out.print(f"{console.count(cast.files, 'file')} to deliver; {disk}")
     for line in cast.broken:
-        console.warn(f"{line}")
+        console.warn(line)
+    for line in cast.notes:
+        console.note(line)
 
 
 def _done(out: Path) -> set[str]:

@@ -38,6 +38,7 @@ class Shift:
         self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
         self._broken: dict[str, Broken] = {}
         self._undelivered: dict[str, str] = {}
+        self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
         self._away = False
 
@@ -63,7 +64,9 @@ class Shift:
         states = Counter({key: state for own in self._outcome.values() for key, state in own.items()}.values())
         seconds = time.monotonic() - self._begun
         undelivered = tuple(self._undelivered.items())
-        return Summary(states, self._made, self._delivered, undelivered, self._shrunk, seconds, stop.exit_code)
+        return Summary(
+            states, self._made, self._delivered, undelivered, self._shrunk, seconds, stop.exit_code, notes=self._notes
+        )
 
     def _look(self, arrivals: Arrivals) -> Scan:
         """The files that became whole since the last look; nothing while the folder is away, as a card or share is."""
@@ -126,6 +129,7 @@ class Shift:
         self._delivered += summary.delivered
         self._shrunk += summary.shrunk
         self._undelivered |= dict(summary.undelivered)
+        self._notes.update(summary.notes)
         for photo in plan.photos:
             self._broken.pop(str(photo.path), None)
             self._outcome[str(photo.path)] = {}

@@ -23,6 +23,7 @@ from ip2pbatch.run.digests import file_digest
 from ip2pbatch.run.layout import strip_key
 from ip2pbatch.run.ledger import Delivery, Run
 
+_NUMBERED = "delivered under a name with a number, because another file already had the name"
 log = logging.getLogger("ip2pbatch.run")
 
 
@@ -92,11 +93,11 @@ class Deliverer:
         if not done.written:
             self.left.append(errand.target)
             return None
-        for note in done.notes:
-            log.info("%s: %s", errand.target, note)
+        delivery = self._row(errand, done.path, done.sha256, done.gate)
+        for note in (*done.notes, *([_NUMBERED] if delivery.path != errand.target else [])):
+            log.info("%s: %s", delivery.path, note)
             with self._counting:
                 self.notes[note] += 1
-        delivery = self._row(errand, done.path, done.sha256, done.gate)
         self.run.deliver(delivery)
         return delivery
 
