@@ -55,6 +55,20 @@ def test_files_that_now_have_another_name_are_told_and_removed_only_when_asked(
     assert json.loads(command("status", out, "--json").out)["leftovers"] == []
 
 
+def test_a_name_that_is_asked_for_again_is_the_file_s_that_was_delivered_under_it(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    assert command("run", recipe, "--backend", "fake").code == 0
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    assert command("deliver", recipe, "--format", "webp").code == 0
+    (out / "one_make-it-winter.jpg").write_bytes(b"retouched by hand")
+    assert command("run", recipe, "--backend", "fake").code == 0
+    after = {name: (out / name).read_bytes() for name in files(out) if not name.endswith(".webp")}
+    assert after.pop("one_make-it-winter_2.jpg") == before["one_make-it-winter.jpg"]
+    assert after == before | {"one_make-it-winter.jpg": b"retouched by hand"}
+
+
 def test_the_detail_that_came_back_is_told_with_the_picture_that_has_least(command: CommandLine, recipe: Path) -> None:
     assert command("run", recipe, "--backend", "fake").code == 0
     out = recipe.parent / "out"

@@ -80,6 +80,19 @@ def test_a_shard_without_a_photo_is_done_and_says_why(command: CommandLine, reci
     assert standing(command, recipe.parent / "out") == {"left": 9}
 
 
+def test_what_another_split_delivered_last_is_what_counts(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    text = recipe.read_text()
+    for parts, quality in ((2, 95), (8, 60), (3, 80)):
+        recipe.write_text(text.replace("folder: out", f"folder: out, quality: {quality}"))
+        for k in range(1, parts + 1):
+            assert command("run", recipe, *FAKE, "--shard", f"{k}/{parts}").code == 0
+    assert len(list(out.rglob("day*/*.jpg"))) == 9
+    for k in (1, 2, 3):
+        assert "0 files delivered" in command("run", recipe, *FAKE, "--shard", f"{k}/3").out
+    assert "0 files delivered" in command("run", recipe, *FAKE).out
+
+
 def test_shards_of_some_photos_only_leave_those_of_all_as_they_were(command: CommandLine, recipe: Path) -> None:
     out = recipe.parent / "out"
     for k in (1, 2):

@@ -134,11 +134,14 @@ class Deliverer:
         return last is None or last.settings != self._digest(errand) or not (self.run.root / last.path).is_file()
 
     def _ours(self, errand: Errand) -> str | None:
-        """The sha256 of the file that may be replaced: the one that was about to appear when a process was killed, if
-        it is there, else the one that was delivered last.
+        """The sha256 of the file that may be replaced: one that was about to appear when a process was killed, or an
+        earlier one under the name that is asked for again, if it is there, else the one that was delivered last.
         """
         place = (strip_key(errand.strip), errand.edit.key)
         begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
         if begun is not None and file_digest(self.run.root / begun.path) == begun.sha256:
             return begun.sha256
+        earlier = self.run.earlier.get(place, {}).get(errand.target)
+        if earlier is not None and file_digest(self.run.root / errand.target) == earlier:
+            return earlier
         return last.sha256 if last is not None else None

@@ -12,11 +12,12 @@ bytes than was written, does not count. `--fresh` opens another run directory be
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -195,23 +196,41 @@ def read_records(layout: Layout, complaints: list[str] | None = None) -> dict[st
 
 def read_deliveries(layout: Layout, complaints: list[str] | None = None) -> dict[tuple[str, str], Delivery]:
     """The last Delivery of every (strip key, edit key), all shards together."""
-    return _deliveries(layout, complaints)[0]
+    return _Books.of(layout, complaints).delivered
 
 
-Deliveries = dict[tuple[str, str], Delivery]
+def delivery_rows(layout: Layout, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The lines about delivered files, all shards together, oldest first: `turn` counts the openings of the run."""
+    journals = [read_journal(path, complaints) for path in sorted(layout.folder.glob("deliveries*.jsonl"))]
+    return heapq.merge(*journals, key=lambda row: row.get("turn", 0))
 
 
-def _deliveries(layout: Layout, complaints: list[str] | None) -> tuple[Deliveries, Deliveries]:
-    """What was delivered last, and what was announced after that and never confirmed: a process was killed there."""
-    delivered: Deliveries = {}
-    announced: Deliveries = {}
-    for path in sorted(layout.folder.glob("deliveries*.jsonl")):
-        for row in read_journal(path, complaints):
-            begun = row.pop("begun", False)
-            place = (row["strip"], row["edit"])
-            announced.pop(place, None)
-            (announced if begun else delivered)[place] = Delivery(**row)
-    return delivered, announced
+@dataclass(slots=True)
+class _Books:
+    """What was delivered last of every (strip key, edit key); what was announced after that and never confirmed, for a
+    process was killed there; the sha256 of files that have another name since, by that name; the last turn.
+    """
+
+    delivered: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    announced: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    earlier: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    turn: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout, complaints: list[str] | None) -> _Books:
+        books = cls()
+        for row in delivery_rows(layout, complaints):
+            books.turn = row.pop("turn", 0)
+            begun, place = row.pop("begun", False), (row["strip"], row["edit"])
+            books.announced.pop(place, None)
+            if begun:
+                books.announced[place] = Delivery(**row)
+                continue
+            last = books.delivered.get(place)
+            if last is not None and last.path != row["path"]:
+                books.earlier.setdefault(place, {})[last.path] = last.sha256
+            books.delivered[place] = Delivery(**row)
+        return books
 
 
 def pictures_on_disk(layout: Layout) -> dict[str, int]:
@@ -243,7 +262,9 @@ class Run:
         self.complaints: list[str] = []
         self._sweep(layout.folders())
         self.records = read_records(layout, self.complaints)
-        self.deliveries, self.announced = _deliveries(layout, self.complaints)
+        books = _Books.of(layout, self.complaints)
+        self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
+        self._turn = books.turn + 1
         self.done = {key for key, record in self.records.items() if record.status == "done"}
         self._results = Journal(layout.results(shard))
         self._delivered = Journal(layout.deliveries(shard))
@@ -326,11 +347,11 @@ class Run:
 
     def announce(self, delivery: Delivery) -> None:
         """Record that this file is about to appear, so that it is known for ours whatever happens then."""
-        self._delivered.append({**asdict(delivery), "begun": True})
+        self._delivered.append({**asdict(delivery), "turn": self._turn, "begun": True})
 
     def deliver(self, delivery: Delivery) -> None:
         """Record that a file was delivered."""
-        self._delivered.append(asdict(delivery))
+        self._delivered.append({**asdict(delivery), "turn": self._turn})
         self.deliveries[(delivery.strip, delivery.edit)] = delivery
 
     def picture(self, key: str) -> Pixels:

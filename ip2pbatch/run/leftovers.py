@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ip2pbatch.run.digests import file_digest
-from ip2pbatch.run.journal import read_journal
+from ip2pbatch.run.ledger import delivery_rows
 from ip2pbatch.run.view import RunView
 
 
@@ -39,7 +39,6 @@ def remove_leftovers(view: RunView) -> list[str]:
 
 def _delivered(view: RunView) -> Iterator[tuple[str, str]]:
     """(path, sha256) of everything that was ever delivered of a picture that has a delivery now, oldest first."""
-    for journal in sorted(view.layout.folder.glob("deliveries*.jsonl")):
-        for row in read_journal(journal):
-            if not row.get("begun") and (row["strip"], row["edit"]) in view.deliveries:
-                yield row["path"], row["sha256"]
+    for row in delivery_rows(view.layout):
+        if not row.get("begun") and (row["strip"], row["edit"]) in view.deliveries:
+            yield row["path"], row["sha256"]
