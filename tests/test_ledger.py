@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ip2pbatch.errors import LockedError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, Plan, Strip, make_edit
 from ip2pbatch.plan.photos import Photo
+from ip2pbatch.run import clock
 from ip2pbatch.run.journal import Journal, read_journal
 from ip2pbatch.run.layout import Layout, Shard, run_folders, strip_key
 from ip2pbatch.run.ledger import Delivery, EngineSpec, Invocation, Run, open_run
@@ -341,3 +342,20 @@ def test_with_a_source_date_nothing_in_a_run_tells_the_clock(tmp_path: Path, mon
     with open_run(tmp_path, SPEC):
         logging.getLogger("ip2pbatch.run").info("made")
     assert (tmp_path / ".ip2pbatch/log.txt").read_text() == "2023-11-14 22:13:20 INFO made\n"
+
+
+@pytest.mark.parametrize("epoch", ["soon", "1.5", "99999999999999999999"])
+def test_an_epoch_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, epoch: str) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    with pytest.raises(UsageError, match="which is no time"):
+        clock.now()
+
+
+def test_the_newest_session_is_the_last_one_whatever_its_clock_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch, words in (("1800000000", "make it winter"), ("1700000000", "make it night")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        with open_run(tmp_path / "out", SPEC) as run:
+            run.begin_session(plan_of(range(1), words), Invocation(clock.now().isoformat(), "run"))
+    assert read_run(tmp_path / "out").plan.edits[0].instruction == "make it night"

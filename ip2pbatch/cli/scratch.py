@@ -89,7 +89,7 @@ def _targets(recorded: Recorded, part: Plan) -> dict[tuple[int, int], str]:
 
 
 def _begin(run: Run, plan: Plan) -> None:
-    from ip2pbatch.cli.session import now
+    from ip2pbatch.run.clock import now
     from ip2pbatch.run.ledger import Invocation
 
     run.begin_session(plan, Invocation(now().isoformat(timespec="seconds"), "verify"))

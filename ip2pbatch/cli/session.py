@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib.metadata
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -120,8 +118,9 @@ def carry_out(
     with busy(f"loading {Path(job.recipe.model).name}"):
         spec, open_engine = choose(job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits)
     shard = Shard.parse(job.selection.shard) if job.selection.shard else None
+    invocation = _invocation(job, spec)
     with open_run(job.out, spec, shard=shard, fresh=fresh) as run:
-        run.begin_session(job.asked, _invocation(job, spec))
+        run.begin_session(job.asked, invocation)
         for broken in job.scan.broken:
             run.note("broken", photo=broken.name, reason=broken.reason)
         options = options_of(job, run, redo)
@@ -188,6 +187,7 @@ def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str,
 
 
 def _invocation(job: Job, spec: EngineSpec) -> Invocation:
+    from ip2pbatch.run.clock import now
     from ip2pbatch.run.ledger import Invocation
 
     return Invocation(
@@ -204,14 +204,6 @@ def versions(backend: str = "torch") -> dict[str, str]:
 
         own["onnxruntime"] = onnxruntime().__version__
     return own | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
-
-
-def now() -> datetime.datetime:
-    """The time, or SOURCE_DATE_EPOCH where it is set, so that a run can be the same to the byte."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch:
-        return datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
-    return datetime.datetime.now(datetime.UTC)
 
 
 def recipe_text(recipe: Recipe) -> str:

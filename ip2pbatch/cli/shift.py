@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from ip2pbatch.cli import console
 from ip2pbatch.cli.engines import describe
 from ip2pbatch.cli.files import options_of
-from ip2pbatch.cli.session import Job, Selection, now, versions
+from ip2pbatch.cli.session import Job, Selection, versions
 from ip2pbatch.errors import NothingMatchedError, PlanError
 from ip2pbatch.plan.edits import Edit, Plan, expand
 from ip2pbatch.plan.photos import Broken, Scan, scan
 from ip2pbatch.plan.recipe import Recipe
 from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.clock import now
 from ip2pbatch.run.execute import EditEngine, Summary, run_plan
 from ip2pbatch.run.ledger import Delivery, Invocation, Record, Run
 from ip2pbatch.run.stop import Stop
@@ -121,7 +122,11 @@ class Shift:
         )
         engine = describe(self.engine, self.machine, plan)
         self.run.note("engine", **engine, safety=self.recipe.safety)
-        summary = run_plan(plan, self.run, self.engine, options_of(job, self.run), _Says())
+        options = options_of(job, self.run)
+        summary = run_plan(plan, self.run, self.engine, options, _Says())
+        if options.deliver:
+            for errand in options.deliver.errands(plan):  # what could not be delivered before was tried again
+                self._undelivered.pop(errand.target, None)
         self._count(plan, summary)
 
     def _count(self, plan: Plan, summary: Summary) -> None:

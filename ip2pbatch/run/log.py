@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from pathlib import Path
+
+from ip2pbatch.run import clock
 
 _PACKAGE = "ip2pbatch"
 
@@ -41,7 +41,5 @@ class _Lines(logging.Formatter):
     """Local time, or SOURCE_DATE_EPOCH in UTC where it is set: then nothing in a run hangs on the clock."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (as above)
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        if epoch.isdigit():
-            return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(int(epoch)))
-        return super().formatTime(record, datefmt)
+        pinned = clock.pinned()
+        return f"{pinned:%Y-%m-%d %H:%M:%S}" if pinned else super().formatTime(record, datefmt)

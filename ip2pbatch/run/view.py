@@ -146,8 +146,12 @@ def _find(root: Path) -> Layout:
 
 
 def _sessions(layout: Layout, complaints: list[str]) -> tuple[Session, ...]:
-    """All sessions of all shards, oldest first."""
-    sessions: list[Session] = []
+    """All sessions of all shards, oldest first.
+
+    Within a file their order is that of the lines: a time may be an older one, from SOURCE_DATE_EPOCH or a clock that
+    was set back, and the newest session says what the run is asked for.
+    """
+    sessions: list[tuple[str, Session]] = []
     for path in sorted(layout.folder.glob("sessions*.jsonl")):
         own: list[dict[str, Any]] = []
         for row in read_journal(path, complaints):
@@ -155,10 +159,12 @@ def _sessions(layout: Layout, complaints: list[str]) -> tuple[Session, ...]:
                 own.append({**row, "events": []})
             elif own:
                 own[-1]["events"].append(row)
+        newest = ""
         for row in own:
             row.pop("event")
-            sessions.append(Session(**{**row, "events": tuple(row["events"])}))
-    return tuple(sorted(sessions, key=lambda session: session.started))
+            newest = max(newest, row["started"])
+            sessions.append((newest, Session(**{**row, "events": tuple(row["events"])})))
+    return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
 
 
 def _joined(sessions: Sequence[Session]) -> Iterator[Session]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from ip2pbatch.pictures.metrics import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
+from ip2pbatch.run import clock
 from ip2pbatch.run.view import RunView
 
 T = TypeVar("T")
@@ -127,11 +126,12 @@ def totals(cells: Iterable[Cell]) -> str:
 
 
 def today() -> str:
-    """The date for a heading, as 2026-11-21: from SOURCE_DATE_EPOCH where it is set (UTC), else the local day."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if epoch.isdigit():
-        return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%d")
-    return time.strftime("%Y-%m-%d")
+    """The date for a heading, as 2026-11-21: from SOURCE_DATE_EPOCH where it is set (UTC), else the local day.
+
+    Raises UsageError.
+    """
+    pinned = clock.pinned()
+    return f"{pinned:%Y-%m-%d}" if pinned else time.strftime("%Y-%m-%d")
 
 
 def number(value: float) -> str:
