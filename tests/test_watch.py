@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import CommandLine
@@ -17,6 +18,8 @@ from PIL import Image
 from runs import LONG, make_photos, many, strays
 
 from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.execute import Result
+from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.journal import read_journal
 
 RECIPE = """
@@ -234,7 +237,8 @@ def test_of_two_files_of_one_name_the_first_is_edited_and_the_other_when_it_is_a
     (folder / second).write_bytes(photos[1])
     if len(list(folder.iterdir())) < 2:
         pytest.skip("this file system takes them for one file")
-    os.utime(folder / second)  # there for less long
+    while (folder / second).stat().st_ctime_ns <= (folder / first).stat().st_ctime_ns:
+        os.utime(folder / second)  # there for less long
     (folder / "z.jpg").write_bytes(photos[2])
     said = command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.2")
     assert said.code == 3
@@ -252,6 +256,31 @@ def test_of_two_files_of_one_name_the_first_is_edited_and_the_other_when_it_is_a
     assert said.code == 130
     assert said.err.count("would have one name") == 1
     assert sorted(made(out).values()) == [1] * 3
+
+
+def test_a_photo_that_went_before_its_file_was_written_and_came_back_is_missing_nothing(
+    command: CommandLine, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data,) = files(tmp_path, 1)
+    photo, out, make = tmp_path / "in/a.jpg", tmp_path / "out", FakeEngine.edit
+    photo.write_bytes(data)
+
+    def take_away(*call: Any) -> list[Result]:
+        photo.unlink()
+        return make(*call)
+
+    def bring_back() -> None:
+        wait_until(lambda: (out / ".ip2pbatch/sessions.jsonl").exists() and '"event":"end"' in sessions(out))
+        photo.write_bytes(data)
+        interrupt(signal.SIGINT, lambda: bool(list(out.glob("*.jpg"))))
+
+    monkeypatch.setattr(FakeEngine, "edit", take_away)
+    with meanwhile(bring_back):
+        said = command("watch", photo.parent, recipe, *FAKE, "--settle", "0")
+    assert said.code == 130
+    assert "not delivered" not in said.out + said.err
+    assert said.out.splitlines()[-1].startswith("interrupted: 1 edit made, 1 file delivered")
+    assert f"watching {photo.parent}" in said.err
 
 
 def test_a_file_that_cannot_even_be_named_is_told_once_and_keeps_nobody_busy(

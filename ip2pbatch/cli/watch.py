@@ -59,6 +59,7 @@ def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
 
 def keep_watch(recipe: Recipe, text: str, machine: Machine, *, settle: float, once_idle: float | None) -> int:
     """Watch until a signal, or until nothing came for `once_idle` seconds; the exit code."""
+    from ip2pbatch.cli.console import busy, talk
     from ip2pbatch.cli.ending import finish
     from ip2pbatch.cli.engines import choose
     from ip2pbatch.cli.outlets import Outlets
@@ -67,9 +68,13 @@ def keep_watch(recipe: Recipe, text: str, machine: Machine, *, settle: float, on
     from ip2pbatch.run.ledger import open_run
     from ip2pbatch.run.stop import listening
 
-    spec, open_engine = choose(recipe.model, machine, safety=recipe.safety)
+    model, folder = Path(recipe.model).name, recipe.photos[0].folder
+    with busy(f"loading {model}"):
+        spec, open_engine = choose(recipe.model, machine, safety=recipe.safety)
     with open_run(recipe.output.folder, spec) as run, listening() as stop:
-        engine = open_engine()
+        with busy(f"loading {model}"):
+            engine = open_engine()
+        talk().print(f"watching {folder}; ^C ends after the batch", markup=False)
         shift = Shift(recipe, text, machine, run, engine)
         try:
             shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
