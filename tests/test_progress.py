@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_plain_lines_come_now_and_then_with_the_time_that_is_left(plan: Plan) ->
         now[0] += 6
         watcher.finished(edit, Record(edit.key, "done", 6))
     assert said.getvalue().splitlines() == ["4 edits to make, 2 done before", "2 of 4 edits, about 12 s left"]
+
+
+def test_the_bar_shows_a_name_without_what_commands_a_terminal(plan: Plan) -> None:
+    (strip, *others), (edit, *_) = plan.strips, plan.edits
+    hostile = replace(strip, photo=replace(strip.photo, name="a\x1b]0;owned\x07.jpg"))
+    watcher, said = watcher_of(replace(plan, strips=(hostile, *others)), 200, terminal=True)
+    with watcher:
+        watcher.started(6, 0)
+        watcher.finished(edit, Record(edit.key, "done", 1))
+        watcher._progress.refresh()  # type: ignore[attr-defined]
+    assert "a\ufffd]0;owned\ufffd.jpg: make it winter" in said.getvalue()
+    assert "\x1b]0;" not in said.getvalue()
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

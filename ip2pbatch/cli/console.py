@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _MISTAKES = 20  # of one file that are shown beside the first
+_COMMANDS = dict.fromkeys({*range(32), *range(127, 160)} - {*map(ord, "\t\n")}, "\ufffd")
 
 
 @cache
@@ -37,6 +38,11 @@ def talk() -> Console:
 def is_terminal() -> bool:
     """Whether a person watches: progress is drawn only then."""
     return sys.stderr.isatty() and os.environ.get("CI", "").lower() not in ("1", "true")
+
+
+def plain(text: str) -> str:
+    """`text` without what commands a terminal: a file may be called ESC ]0; and whatever the window is to be called."""
+    return text.translate(_COMMANDS)
 
 
 def count(number: int, noun: str) -> str:
@@ -70,9 +76,9 @@ def show_error(error: Ip2pError) -> None:
     """One plain sentence, then the hint that mends it; the same for the other mistakes of the same file."""
     from rich.markup import escape
 
-    talk().print(f"[bold red]error:[/] {escape(str(error))}")
+    talk().print(f"[bold red]error:[/] {escape(plain(str(error)))}")
     if error.hint:
-        talk().print(f"[bold]hint:[/] {escape(error.hint)}")
+        talk().print(f"[bold]hint:[/] {escape(plain(error.hint))}")
     more = error.more if isinstance(error, RecipeError) else ()
     for one in more[:_MISTAKES]:
         show_error(one)
@@ -84,11 +90,11 @@ def note(message: str) -> None:
     """Something worth knowing that is nobody's mistake."""
     from rich.markup import escape
 
-    talk().print(f"[bold]note:[/] {escape(message)}")
+    talk().print(f"[bold]note:[/] {escape(plain(message))}")
 
 
 def warn(message: str) -> None:
     """A warning that stops nothing."""
     from rich.markup import escape
 
-    talk().print(f"[bold yellow]warning:[/] {escape(message)}")
+    talk().print(f"[bold yellow]warning:[/] {escape(plain(message))}")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from ip2pbatch.cli.console import count, duration
+from ip2pbatch.cli.console import count, duration, plain
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.ledger import Delivery, Record
@@ -57,7 +57,7 @@ class Watcher:
         if (photo, reason) in self._told:
             return
         self._told.add((photo, reason))
-        self._console.print(f"[red]{record.status}[/] {escape(photo)}: {escape(instruction)}: {escape(reason)}")
+        self._console.print(f"[red]{record.status}[/] {escape(plain(f'{photo}: {instruction}: {reason}'))}")
 
     def advance(self) -> None:
         """Say how far it is, where enough time has passed since the last line."""
@@ -115,7 +115,7 @@ class Bar(Watcher):
         self._progress.update(self._task, total=left)
 
     def finished(self, edit: Edit, record: Record) -> None:
-        name = ": ".join(self._names.get(edit.key, ()))
+        name = plain(": ".join(self._names.get(edit.key, ())))
         self._progress.update(self._task, advance=1, description=escape(name))
         super().finished(edit, record)
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.console import count
+from ip2pbatch.cli.console import count, plain
 from ip2pbatch.errors import UsageError
 from ip2pbatch.run.leftovers import leftovers
 from ip2pbatch.run.view import RunView, read_run
@@ -86,7 +86,7 @@ def show(view: RunView) -> None:
     if earlier := facts["leftovers"]:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
     for line in [*_failures(facts["unfinished"]), *_unread(facts["broken"])]:
-        out.print(escape(line))
+        out.print(escape(plain(line)))
 
 
 def _unread(rows: list[dict[str, str]]) -> list[str]:
