@@ -98,6 +98,44 @@ def test_the_snakemake_example_is_a_rule_whose_parts_are_python() -> None:
     assert set(re.findall(r"\{input\.(\w+)\}", shell)) <= found["input"][1]
 
 
+def carried_out(script: str, folder: Path, *, code: int = 0, **environment: str) -> tuple[int, list[str]]:
+    """The exit code of a shell script, and its calls of ip2pbatch, here and on hosts; each call ends with `code`."""
+    (folder / "bin").mkdir(exist_ok=True)
+    said = folder / "said"
+    said.unlink(missing_ok=True)
+    for name in ("ip2pbatch", "ssh"):
+        stand_in = folder / "bin" / name
+        stand_in.write_text(f'#!/bin/sh\necho "{name} $*" >> {said}\nexit {code}\n')
+        stand_in.chmod(0o755)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", script], env=os.environ | environment | {"PATH": path}, check=False)
+    return done.returncode, sorted(said.read_text().splitlines())
+
+
+def test_the_examples_for_many_machines_run_every_shard_once(tmp_path: Path) -> None:
+    whole = [[f"--shard {k}/{n}" for k in range(1, n + 1)] for n in (8, 3)]
+    (slurm,) = (text for text in blocks("bash") if "SLURM" in text)
+    assert slurm.startswith("#!"), "sbatch takes no script without its interpreter"
+    first, last = re.findall(r"--array=(\d+)-(\d+)", slurm)[0]
+    tasks = range(int(first), int(last) + 1)
+    assert [carried_out(slurm, tmp_path, SLURM_ARRAY_TASK_ID=str(k))[1][0][-11:] for k in tasks] == whole[0]
+
+    (job,) = (found for text in blocks("yaml") if (found := yaml.safe_load(text)).get("kind") == "Job")
+    pod = job["spec"]["template"]["spec"]
+    *shell, script = pod["containers"][0]["command"]
+    assert shell == ["sh", "-c"]
+    places = [str(place) for place in range(job["spec"]["completions"])]
+    runs = [carried_out(script, tmp_path, JOB_COMPLETION_INDEX=place) for place in places]
+    assert [said[0][-11:] for _, said in runs] == whole[0]
+    codes = [carried_out(script, tmp_path, code=code, JOB_COMPLETION_INDEX="0")[0] != 0 for code in (0, 1, 3, 7)]
+    assert codes == [False, True, False, True]  # restarted by the cluster where that helps
+    assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+
+    (hosts,) = (text for text in blocks("bash") if "ssh" in text)
+    _, rest = carried_out(hosts, tmp_path)
+    assert [line[-11:] for line in rest if line.startswith("ssh")] == whole[1]
+
+
 def test_shell_examples_parse() -> None:
     for text in blocks("bash"):
         subprocess.run(["bash", "-n", "-c", text], check=True)
