@@ -139,7 +139,7 @@ def test_a_comparison_is_a_case_and_what_differs_an_annotation() -> None:
     assert (failure.get("type"), failure.get("message")) == ("differs", "RMS 9")
     found = ci.github_findings(FINDINGS)
     assert found == [
-        "::error title=differs%3A b.jpg::make it night: RMS 9",
+        "::error title=differs%3A b.jpg::night, link 2: RMS 9",
         "::error title=absent%3A c.jpg::make it rain: its file is gone",
     ]
     assert len(ci.github_findings(FINDINGS * 40)) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -427,3 +428,122 @@ def test_a_run_of_shards_is_locked_and_verified_as_one(command: CommandLine, rec
     said = command("verify", tmp_path / "whole", "--against", recipe.parent / "out", "--level", "bitwise")
     assert said.code == 0, said.out
     assert "all 27 compared" in said.out
+
+
+def test_a_recipe_that_was_changed_since_its_run_is_not_verified_by_the_old_pictures(
+    command: CommandLine, locked: Path
+) -> None:
+    locked.write_text(RECIPE.replace("make it winter", "make it snow"))
+    for more in ((), ("--against", locked.parent / "out")):
+        said = command("verify", locked, *more)
+        assert said.code == 4
+        assert "asks for “make it snow” (3 pictures), which its run was not asked for" in said.err
+        assert "the same" not in said.out
+    assert command("verify", locked.parent / "out").code == 0
+    locked.write_text("# the same pictures\n" + RECIPE)
+    assert command("verify", locked).code == 0
+    Image.new("RGB", (64, 48)).save(locked.parent / "photos/later.png")
+    said = command("verify", locked)
+    assert said.code == 0
+    assert said.out.splitlines()[-1].endswith("; 3 pictures not there yet")
+
+
+def test_delivered_files_that_were_changed_are_told_at_every_level(command: CommandLine, locked: Path) -> None:
+    out = locked.parent / "out"
+    (out / "three_make-it-winter.png").unlink()
+    with Image.open(out / "three_storm_2.png") as picture:
+        picture.putpixel((5, 5), (255, 0, 0))
+        picture.save(out / "three_storm_2.png")
+    said = command("verify", out, "--json")
+    assert said.code == 0
+    assert "2 delivered files changed or gone since, such as three_" in said.err
+    assert json.loads(said.out.splitlines()[0])["type"] == "warning"
+    assert "delivered file" not in command("verify", out, "--level", "pixels", "--sample", "1", "--against", out).out
+    said = command("verify", out, "--level", "bitwise")
+    assert said.code == 4
+    assert said.out.splitlines()[:2] == [
+        "absent   three.png  make-it-winter  its file is gone",
+        "differs  three.png  storm, link 2   the file differs, the picture in it does not",
+    ]
+    refused = command("lock", locked)
+    assert refused.code == 4
+    assert "its file three_make-it-winter.png is gone" in refused.err
+
+
+def test_what_was_never_delivered_is_not_called_gone(command: CommandLine, locked: Path) -> None:
+    journal = locked.parent / "out/.ip2pbatch/deliveries.jsonl"
+    rows = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(rows[: len(rows) // 2]))  # as after a kill
+    said = command("verify", locked, "--level", "bitwise", "--json")
+    assert said.code == 0, said.err
+    counts = json.loads(said.out.splitlines()[-1])["counts"]
+    assert counts["unfinished"] == 9 - counts["equal"] > 0
+    assert f"{counts['unfinished']} files not there yet" in said.err.splitlines()[-1]
+
+
+def test_pictures_that_cannot_be_made_again_say_why(command: CommandLine, locked: Path, tmp_path: Path) -> None:
+    (locked.parent / "photos/three.png").unlink()
+    said = command("verify", locked, "--junit", tmp_path / "junit.xml")
+    assert said.code == 4
+    rows = said.out.splitlines()
+    assert rows[-1].startswith("different: 3 absent of 9")
+    assert "there is none to compare with: three.png: cannot be opened" in rows[0]
+    assert "not tried: it starts from “make it rain”" in rows[2]
+    assert "cannot be opened" in (tmp_path / "junit.xml").read_text()
+
+
+def test_the_cells_of_a_grid_are_told_apart(command: CommandLine, recipe: Path) -> None:
+    grid = "guidance: {text: [5, 7.5], image: [1, 1.5]}\nseeds: [1, 2]\n"
+    recipe.write_text(RECIPE.replace("{id: storm", "make it night, {id: storm") + grid)
+    assert command("run", recipe, *FAKE, "--only", "three.png").code == 0
+    out, other = recipe.parent / "out", recipe.parent / "other"
+    shutil.copytree(out, other)
+    alter(other, "make it winter", 40)
+    said = command("verify", out, "--against", other)
+    assert said.out.startswith("differs  three.png  make it winter (text 5, image 1, seed 1)  RMS")
+    alter(other, "make it winter", -40)
+    assert command("lock", recipe, "--check").code == 4
+
+
+def test_a_verdict_does_not_need_its_pictures(command: CommandLine, locked: Path) -> None:
+    out, other = locked.parent / "out", locked.parent / "other"
+    shutil.copytree(out, other)
+    alter(other, "make it rain", 30)
+    said = command("verify", out, "--against", other, "--out", locked)
+    assert said.code == 4
+    assert "pictures of what differs could not be written: File exists" in said.err
+    assert said.out.splitlines()[-1].startswith("different: 1 differs of 9")
+
+
+def test_a_lock_that_is_none_is_said_to_be_none(command: CommandLine, locked: Path) -> None:
+    lock = locked.with_name("recipe.lock.yaml")
+    good = lock.read_text()
+    for text, words in (("", "is no lock"), ("[]", "is no lock"), (good.replace("lock: 1", "lock: 2"), "lock is 2")):
+        lock.write_text(text)
+        said = command("lock", locked, "--check")
+        assert said.code == 4
+        assert words in said.err
+        assert "Input should" not in said.err
+    lock.unlink()
+    lock.mkdir()
+    for arguments in (("lock", locked, "--check"), ("run", locked, *FAKE, "--locked"), ("verify", lock / "..")):
+        said = command(*arguments)
+        assert said.code in (2, 4)
+        assert "bug" not in said.err
+    assert "cannot be read: Is a directory" in command("lock", locked, "--check").err
+
+
+def test_a_session_that_made_nothing_does_not_say_what_pictures_were_made_with(
+    command: CommandLine, recipe: Path
+) -> None:
+    assert command("run", recipe, *FAKE).code == 0
+    (sessions,) = (recipe.parent / "out/.ip2pbatch").glob("sessions*.jsonl")
+    sessions.write_text(sessions.read_text().replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"'))
+    assert command("run", recipe, *FAKE).code == 0  # nothing left to make, with a newer library
+    said = command("lock", recipe)
+    assert said.code == 0
+    assert f"files may have been delivered with numpy {np.__version__}; the pictures were made with 1.0.0" in said.err
+    stale = command("lock", recipe, "--check")
+    assert stale.code == 4
+    assert f"versions: numpy is {np.__version__}, was 1.0.0" in stale.out
+    assert "made with numpy 1.0.0 and are made again with" in command("verify", recipe).err

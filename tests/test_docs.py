@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from ip2pbatch.show.ci import LINE
+
 ROOT = Path(__file__).parent.parent
 GENERATE = [
     sys.executable,
@@ -96,6 +98,23 @@ def test_the_snakemake_example_is_a_rule_whose_parts_are_python() -> None:
     assert set(found) == {"input", "output", "shell"}
     ((shell,), _) = found["shell"]
     assert set(re.findall(r"\{input\.(\w+)\}", shell)) <= found["input"][1]
+
+
+def test_only_a_rule_s_output_is_a_directory_to_snakemake() -> None:
+    """It warns of the flag in an input, where a folder is named as it is."""
+    (text,) = blocks("python")
+    assert not [line for line in text.splitlines() if "directory(" in line and not line.strip().startswith("output")]
+
+
+def test_the_keys_of_every_json_line_are_documented() -> None:
+    text = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+    table = dict(
+        re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("| type | keys |")[2].partition("\n\n")[0], re.MULTILINE)
+    )
+    found = {kind: set(re.findall(r"`(\w+)`", words)) - {"file", "reason"} for kind, words in table.items()}
+    assert found == {
+        line["properties"]["type"]["const"]: set(line["required"]) - {"type", "schema"} for line in LINE["oneOf"]
+    }
 
 
 def carried_out(script: str, folder: Path, *, code: int = 0, **environment: str) -> tuple[int, list[str]]:

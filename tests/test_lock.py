@@ -84,7 +84,7 @@ def test_a_lock_is_of_a_finished_run_whose_files_nobody_changed(tmp_path: Path, 
     with pytest.raises(StaleError, match="was changed since it was delivered"):
         make_lock(view, plan, NOW, "recipe.yaml")
     changed.unlink()
-    with pytest.raises(StaleError, match="not delivered"):
+    with pytest.raises(StaleError, match="is gone"):
         make_lock(view, plan, NOW, "recipe.yaml")
 
 

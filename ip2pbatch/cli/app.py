@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -65,10 +66,7 @@ def main() -> None:
     try:
         app()
     except errors.Ip2pError as error:
-        if "--json" in sys.argv[1:]:
-            from ip2pbatch.show.ci import error_line
-
-            print(error_line(str(error), error.hint, error.exit_code), flush=True)
+        _tell_machines(str(error), error.hint, error.exit_code)
         console.show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -77,9 +75,20 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(errors.DONE)
-    except Exception:
+    except Exception as error:
+        _tell_machines(f"a bug in ip2pbatch: {type(error).__name__}: {error}", None, errors.BUG)
         console.talk().print(traceback.format_exc(), markup=False)
         console.talk().print(
             "[bold red]error:[/] this is a bug in ip2pbatch. Finished pictures are safe; run again to go on."
         )
         sys.exit(errors.BUG)
+
+
+def _tell_machines(message: str, hint: str | None, code: int) -> None:
+    """The last line of a command that cannot go on, where JSON is asked for."""
+    if "--json" not in sys.argv[1:]:
+        return
+    from ip2pbatch.show.ci import error_line
+
+    with suppress(errors.ResourceError):  # it may be stdout that is full
+        console.data(error_line(message, hint, code))

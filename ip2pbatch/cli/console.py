@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from ip2pbatch.errors import Ip2pError, RecipeError
+from ip2pbatch.errors import Ip2pError, RecipeError, ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,17 +22,47 @@ _COMMANDS = dict.fromkeys({*range(32), *range(127, 160)} - {*map(ord, "\t\n")}, 
 @cache
 def out() -> Console:
     """The console of results (stdout)."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
+    return _console(stderr=False)
 
 
 @cache
 def talk() -> Console:
     """The console of progress, warnings and errors (stderr)."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    class Lasting(Console):
+        """A reader that goes away, as `head -1` does, ends no work; rich's own console would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _discard(self.file)
+
+    return Lasting(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def data(*lines: str) -> None:
+    """Lines for machines, on stdout. A reader that went away ends no work. Raises ResourceError where the disk is full
+    that stdout is on.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        note("nobody reads stdout any more: going on without it")
+    except OSError as error:
+        _discard(sys.stdout)
+        raise ResourceError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def _discard(stream: IO[str]) -> None:
+    """Throw away what is written to a stream from now on, and what it still holds, so that Python's end flushes it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def is_terminal() -> bool:

@@ -40,7 +40,7 @@ def finish(job: Job, summary: Summary, outlets: Outlets) -> int:
     elif done and not summary.stopped:
         out.print(f"no sheets of {cells:,} pictures unasked: see `ip2pbatch sheet` and `ip2pbatch report`")
     code = errors.UNFINISHED if summary.exit_code == errors.DONE and broken else summary.exit_code
-    outlets.finished(job.out, summary, code)
+    outlets.finished(job.out, summary, code, broken)
     out.print(last_line(summary, len(broken), job.selection.shard), markup=False)
     return code
 

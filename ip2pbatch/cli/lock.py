@@ -45,6 +45,8 @@ def lock(
     if junit is not None:
         raise UsageError("--junit is for lock --check", hint="add --check, or leave it out")
     made = write(job, path, recipe.name)
+    for broken in job.scan.broken:
+        console.warn(f"not locked: {broken.name}: {broken.reason}")
     counts = {"photos": len(made.photos), "pictures": len(made.edits), "files": len(made.files)}
     words = f"locked {counts['pictures']} pictures and {counts['files']} files of {counts['photos']} photos in {path}"
     (console.talk() if as_json else console.out()).print(words, markup=False)
@@ -56,12 +58,15 @@ def _check(job: Job, path: Path, outlets: Outlets) -> int:
     from ip2pbatch.run.lock import read_lock
     from ip2pbatch.show import ci
 
+    outlets.check()
     made = read_lock(path)
     found = differences(made, job.whole, surroundings(job, made.engine.backend))
     out = console.talk() if outlets.json else console.out()
     for difference in found:
-        out.print(str(difference), markup=False)
-    out.print(f"stale: {len(found)} reasons in {path}" if found else f"up to date: {path}", markup=False)
+        out.print(console.plain(str(difference)), markup=False)
+    out.print(
+        f"stale: {console.count(len(found), 'reason')} in {path}" if found else f"up to date: {path}", markup=False
+    )
     code = errors.DIFFERS if found else errors.DONE
     lines = [*map(ci.stale_line, found), ci.verdict_line(str(path), {"stale": len(found)}, code)]
     outlets.compared(lines, ci.junit_of_lock(str(path), found), ci.github_stale(found, str(path)))
@@ -83,7 +88,7 @@ def write(job: Job, path: Path, recipe: str) -> Lock:
     return made
 
 
-def refuse_stale(recipe: Path, job: Job, machine: Machine) -> Callable[[Mapping[str, Any]], None]:
+def refuse_stale(recipe: Path, job: Job, machine: Machine, outlets: Outlets) -> Callable[[Mapping[str, Any]], None]:
     """For `run --locked`: raises StaleError where anything differs from the lock, after naming it.
 
     What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
@@ -96,8 +101,9 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine) -> Callable[[Mapping[
     made = read_lock(path)
     spec, _ = choose(job.recipe.model, machine, safety=job.recipe.safety)
     now = replace(surroundings(job, str(machine.backend)), spec=spec, device=device_name(machine))
-    refuse(path, differences(made, job.whole, now))
-    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])))
+    hint = "run without --locked, look, and lock again; or undo the change"
+    refuse(path, differences(made, job.whole, now), outlets, hint)
+    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), outlets, hint)
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
@@ -109,15 +115,19 @@ def differences(made: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
     return stale(made, plan, now)
 
 
-def refuse(path: Path, found: Sequence[Difference]) -> None:
-    """Raises StaleError where anything was found, after naming it."""
+def refuse(
+    path: Path, found: Sequence[Difference], outlets: Outlets, hint: str, verdict: str = "is stale"
+) -> None:  # fmt: skip
+    """Raises StaleError where anything was found, after naming it to people and machines."""
+    from ip2pbatch.show import ci
+
     for difference in found:
         console.warn(str(difference))
     if found:
-        raise StaleError(
-            f"{path} is stale, {len(found)} reasons",
-            hint="run without --locked, look, and lock again; or undo the change",
+        outlets.compared(
+            map(ci.stale_line, found), ci.junit_of_lock(str(path), found), ci.github_stale(found, str(path))
         )
+        raise StaleError(f"{path} {verdict}: {console.count(len(found), 'reason')}", hint=hint)
 
 
 def surroundings(job: Job, backend: str) -> Surroundings:

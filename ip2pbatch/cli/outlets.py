@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.cli import console
+from ip2pbatch.errors import ResourceError
 from ip2pbatch.show import ci
 
 if TYPE_CHECKING:
     from ip2pbatch.cli.progress import Watcher
     from ip2pbatch.plan.edits import Edit, Plan
+    from ip2pbatch.plan.photos import Broken
     from ip2pbatch.plan.schedule import Limits
     from ip2pbatch.run.execute import Events, Summary
     from ip2pbatch.run.ledger import Delivery, Record
@@ -26,42 +29,89 @@ class Outlets:
     json: bool = False
     junit: Path | None = None
 
+    def check(self) -> None:
+        """Raises ResourceError where the JUnit file cannot be written: sooner is better than after hours of work."""
+        path = self.junit
+        if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+            return  # nobody, or a pipe: to open and close it would end it
+        there = path.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a", encoding="utf-8").close()
+            if not there:
+                path.unlink()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
     def events(self, watcher: Watcher, plan: Plan) -> Events:
         """What hears of a run while it goes on: the person's watcher, and JSON lines where they are asked for."""
         return Lines(watcher, plan) if self.json else watcher
 
-    def finished(self, out: Path, summary: Summary, exit_code: int) -> None:
-        """Everything that is told once, at the end of a session of the run in `out`."""
-        if self.junit is not None or os.environ.get("GITHUB_ACTIONS") == "true":
-            self._show(out)
+    def finished(self, out: Path, summary: Summary, exit_code: int, broken: Sequence[Broken] = ()) -> None:
+        """Everything that is told once, at the end of a session of the run in `out`. Raises ResourceError."""
+        if self.junit is not None or _on_github():
+            self._show(out, summary, broken)
         if self.json:
-            print(ci.summary_line(summary, exit_code), flush=True)
+            console.data(ci.summary_line(summary, exit_code, broken))
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:
-        """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations."""
-        if self.json:
-            print(*lines, sep="\n", flush=True)
+        """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations.
+
+        Raises ResourceError.
+        """
         self._write(suite)
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            print(*annotations, sep="\n", file=sys.stderr)
+        _annotate(annotations)
+        if self.json:
+            console.data(*lines)
+
+    def interrupted(self, exit_code: int) -> None:
+        """The last line of what was stopped before it had anything to tell."""
+        if self.json:
+            console.data(ci.error_line("interrupted", None, exit_code))
 
     def _write(self, suite: str) -> None:
-        if self.junit is not None:
+        if self.junit is None:
+            return
+        try:
             self.junit.parent.mkdir(parents=True, exist_ok=True)
             self.junit.write_text(suite, encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.junit, error) from error
 
-    def _show(self, out: Path) -> None:
+    def _show(self, out: Path, summary: Summary, broken: Sequence[Broken]) -> None:
         from ip2pbatch.run.view import read_run
         from ip2pbatch.show.cells import gallery
 
-        cells = gallery(read_run(out))
-        self._write(ci.junit(cells))
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            # The runner reads commands from both streams; stdout may be somebody's JSON.
-            print(*ci.github_annotations(cells), sep="\n", file=sys.stderr)
-            if step := os.environ.get("GITHUB_STEP_SUMMARY"):
-                with Path(step).open("a", encoding="utf-8") as file:
-                    file.write(ci.github_summary(cells))
+        cells, beside = gallery(read_run(out)), ci.beside(summary, broken)
+        self._write(ci.junit(cells, beside))
+        _annotate(ci.github_annotations(cells, beside=beside))
+        step = os.environ.get("GITHUB_STEP_SUMMARY")
+        if step and _on_github():
+            _summarise(Path(step), lambda room: ci.github_summary(cells, beside, room=room))
+
+
+def _on_github() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _annotate(annotations: Iterable[str]) -> None:
+    """The runner reads commands from both streams; stdout may be somebody's JSON."""
+    if _on_github():
+        for line in annotations:
+            print(line, file=sys.stderr)
+
+
+def _summarise(path: Path, draw: Callable[[int], str]) -> None:
+    """Add to a step's summary, which earlier commands of the step may have begun: the limit is of them all."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(draw(ci.MOST_SUMMARY_BYTES - path.stat().st_size))
+    except OSError as error:
+        console.warn(f"the step summary {path} cannot be written: {error.strerror}")
+
+
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"cannot write {path}: {error.strerror}", hint="name another file with --junit")
 
 
 class Lines:
@@ -72,20 +122,20 @@ class Lines:
         self._photos = {edit.key: strip.photo.name for strip in plan.strips for edit in strip.edits}
 
     def started(self, left: int, done: int) -> None:
-        print(ci.plan_line(self._plan, done), flush=True)
+        console.data(ci.plan_line(self._plan, done))
         self._watcher.started(left, done)
 
     def finished(self, edit: Edit, record: Record) -> None:
-        print(ci.item_line(edit, record, self._photos.get(edit.key, "")), flush=True)
+        console.data(ci.item_line(edit, record, self._photos.get(edit.key, "")))
         self._watcher.finished(edit, record)
 
     def delivered(self, delivery: Delivery) -> None:
         self._watcher.delivered(delivery)
 
     def shrunk(self, limits: Limits) -> None:
-        print(ci.warning_line(f"out of memory: going on with {limits.batch} edits a call"), flush=True)
+        console.data(ci.warning_line(f"out of memory: going on with {limits.batch} edits a call"))
         self._watcher.shrunk(limits)
 
     def note(self, text: str) -> None:
-        print(ci.warning_line(text), flush=True)
+        console.data(ci.warning_line(text))
         self._watcher.note(text)

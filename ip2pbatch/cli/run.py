@@ -42,9 +42,9 @@ def run(
     from ip2pbatch.cli.outlets import Outlets
     from ip2pbatch.cli.session import Selection, carry_out, read
 
-    job = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard))
-    agree = refuse_stale(recipe, job, machine) if locked else None
-    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh, agree=agree))
+    job, outlets = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard)), Outlets(as_json, junit)
+    agree = refuse_stale(recipe, job, machine, outlets) if locked else None
+    raise typer.Exit(carry_out(job, machine, outlets, fresh=fresh, agree=agree))
 
 
 @on_a_machine

@@ -115,6 +115,7 @@ def carry_out(
     from ip2pbatch.run.layout import Shard
     from ip2pbatch.run.ledger import open_run
 
+    outlets.check()
     with busy(f"loading {Path(job.recipe.model).name}"):
         spec, open_engine = choose(job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits)
     shard = Shard.parse(job.selection.shard) if job.selection.shard else None

@@ -25,7 +25,7 @@ from ip2pbatch.plan.edits import Edit, Plan, Strip
 from ip2pbatch.run.digests import file_digest, pixel_digest
 from ip2pbatch.run.journal import write_whole
 from ip2pbatch.run.ledger import EngineSpec
-from ip2pbatch.run.view import RunView
+from ip2pbatch.run.view import RunView, Session
 
 _HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"
 _DEPTH = 8
@@ -147,7 +147,7 @@ def make_lock(view: RunView, plan: Plan, now: Surroundings, recipe: str) -> Lock
     return Lock(
         lock=1,
         recipe=recipe,
-        versions=dict(view.sessions[-1].versions),
+        versions=dict(made_with(view)),
         engine=LockedEngine(**asdict(view.spec)),
         revision=now.revision or "",
         weights=dict(now.weights or {}),
@@ -183,13 +183,19 @@ def read_lock(path: Path) -> Lock:
     try:
         text = path.read_text("utf-8")
         _refuse_deep(text)
-        return Lock.model_validate(yaml.load(text, Loader=_LOADER))
+        found = yaml.load(text, Loader=_LOADER)
+        if not isinstance(found, dict) or "lock" not in found:
+            raise StaleError(f"{path} is no lock", hint=hint)
+        if found["lock"] != 1:
+            raise StaleError(f"{path} is a lock of another version of ip2pbatch: lock is {found['lock']}", hint=hint)
+        return Lock.model_validate(found)
     except FileNotFoundError:
         raise StaleError(f"there is no lock {path}", hint=hint) from None
+    except OSError as error:
+        raise StaleError(f"{path} cannot be read: {error.strerror}", hint=hint) from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StaleError(f"{path} is no lock: {where or 'it'}: {first['msg']}", hint=hint) from None
+        raise StaleError(f"{path} is no lock: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=hint) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StaleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", hint=hint) from None
 
@@ -212,16 +218,30 @@ def last_event(view: RunView, kind: str) -> dict[str, Any]:
     raise StaleError(f"{view.root} does not say what its {kind} was", hint="make the pictures again with --fresh")
 
 
+def made_with(view: RunView) -> Mapping[str, str]:
+    """The versions of the newest session that made pictures: a later one that found all done opened no engine."""
+    return _makers(view)[-1].versions
+
+
+def _makers(view: RunView) -> list[Session]:
+    """The sessions that opened an engine; all, where none did."""
+    return [s for s in view.sessions if any(e["event"] == "engine" for e in s.events)] or list(view.sessions)
+
+
 def caveats(view: RunView) -> list[str]:
     """What was not the same for all of a run's pictures, in plain sentences: versions, devices, batch shapes, steps.
 
     A lock names the last, and a verification makes the pictures again with it.
     """
     said = []
-    for name in view.sessions[-1].versions if view.sessions else ():
-        seen = dict.fromkeys(session.versions.get(name, "none") for session in view.sessions)
+    makers = _makers(view)
+    for name, last in view.sessions[-1].versions.items() if view.sessions else ():
+        seen = dict.fromkeys(session.versions.get(name, "none") for session in makers)
         if len(seen) > 1:
             said.append(f"the run was made with {name} {' and '.join(seen)}; the last counts")
+        elif last not in seen:
+            (made,) = seen
+            said.append(f"files may have been delivered with {name} {last}; the pictures were made with {made}")
     events = [event for session in view.sessions for event in session.events]
     if any(event["event"] == "shrunk" for event in events):
         said.append("memory ran out on the way, so not every picture was made in the run's batch shape")
@@ -275,8 +295,10 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
             delivery = view.delivery(strip, edit)
             digest = file_digest(view.root / delivery.path) if delivery else None
             if delivery is None or digest is None:
+                state = f"its file {delivery.path} is gone" if delivery else "it is not delivered"
                 raise StaleError(
-                    f"{strip.photo.name} ({strip.id}) is not delivered", hint="run the recipe again: it is quickly done"
+                    f"{strip.photo.name} ({strip.id}, link {link}): {state}",
+                    hint="run the recipe again: it is quickly done",
                 )
             if digest != delivery.sha256:
                 raise StaleError(
@@ -321,18 +343,38 @@ def _recipe(lock: Lock, plan: Plan, moved: set[str]) -> Iterator[Difference]:
     gone = Counter(
         row.instruction for key, row in lock.edits.items() if key not in asked and row.photo not in moved
     )  # fmt: skip
-    for words in {**new, **gone}:
-        if new[words] and gone[words]:
-            yield Difference("recipe", f"“{words}” has other scales, seeds, steps, sampler, size or carry")
-        elif new[words]:
-            yield Difference("recipe", f"asks for “{words}” ({_count(new[words])}), which is not locked")
-        else:
-            yield Difference("recipe", f"does not ask for “{words}” any more ({_count(gone[words])})")
+    yield from _otherwise(new, gone, "is not locked")
     if not new and not gone:
         old = {(f.photo, f.id, f.link, f.edit) for f in lock.files.values() if f.photo not in moved}
         names = sorted({f"{row[0]} ({row[1]})" for row in old ^ set(_kept(strips))})
         if names:
             yield Difference("recipe", f"delivers other links, or calls edits otherwise: {_some(names)}")
+
+
+def _otherwise(new: Counter[str], gone: Counter[str], unknown: str) -> Iterator[Difference]:
+    """Two counts by instruction of what only one side has, in words."""
+    for words in {**new, **gone}:
+        if new[words] and gone[words]:
+            yield Difference("recipe", f"“{words}” has other scales, seeds, steps, sampler, size or carry")
+        elif new[words]:
+            yield Difference("recipe", f"asks for “{words}” ({_count(new[words])}), which {unknown}")
+        else:
+            yield Difference("recipe", f"does not ask for “{words}” any more ({_count(gone[words])})")
+
+
+def other_recipe(made: Plan, plan: Plan) -> list[Difference]:
+    """What `plan` asks for otherwise than a run's plan `made`, of the photos that both know and that are the same: a
+    part of the photos, or a photo that changed, is no other recipe.
+    """
+    before = {photo.name: photo.digest for photo in made.photos}
+    shared = {photo.name for photo in plan.photos if before.get(photo.name) == photo.digest}
+
+    def only_in(one: Plan, other: Plan) -> Counter[str]:
+        known = {edit.key for edit in other.edits}
+        edits = {e.key: e for strip in one.strips if strip.photo.name in shared for e in strip.edits}
+        return Counter(edit.instruction for key, edit in edits.items() if key not in known)
+
+    return list(_otherwise(only_in(plan, made), only_in(made, plan), "its run was not asked for"))
 
 
 def _kept(strips: list[Strip]) -> Iterator[tuple[str, str, int, str]]:

@@ -9,6 +9,7 @@ Bitwise is about delivered files; pixels and perceptual are about the model's lo
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -18,7 +19,7 @@ import numpy as np
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
 from ip2pbatch.pictures.metrics import ssim
-from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.digests import file_digest, pixel_digest
 from ip2pbatch.run.ledger import Pixels
 from ip2pbatch.run.lock import Lock, LockedFile
@@ -30,13 +31,22 @@ State = Literal["equal", "differs", "absent"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing to compare: the picture of Edit `key`; `id` and `link` where it is the file delivered for them."""
+    """One thing to compare: the picture of Edit `key`; `id` and `link` where it is the file delivered for them.
+
+    `scales` tells the cells of a grid apart, as far as they are known.
+    """
 
     key: str
     photo: str
     instruction: str
     id: str = ""
     link: int = 0
+    scales: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called beside its photo."""
+        return f"{self.id}, link {self.link}" if self.link > 1 else self.id or self.instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,10 @@ class Witness(Protocol):
         """The picture, uint8 [h, w, 3]; None where there is none, or only its digest is known."""
         ...
 
+    def why_absent(self, key: str) -> str:
+        """Why there is no picture, in a plain phrase; "" where nobody knows."""
+        ...
+
 
 class RunWitness:
     """A run directory: it has the pictures themselves."""
@@ -88,15 +102,29 @@ class RunWitness:
 
     def cases(self, level: Level) -> list[Case]:
         if level is Level.BITWISE:
-            rows = self._places.items()
-            cases = (Case(key, photo, edit.instruction, id, link) for (photo, id, link, key), (_, edit) in rows)
-            return [case for case in cases if self._is_finished(case.key)]
+            return [
+                Case(key, photo, edit.instruction, id, link, _scales(edit))
+                for (photo, id, link, key), (strip, edit) in self._places.items()
+                if self._is_finished(key) and self.view.delivery(strip, edit) is not None
+            ]
         found: dict[str, Case] = {}
         for strip in self.view.strips:
             for edit in strip.edits:
                 if self._is_finished(edit.key):
-                    found.setdefault(edit.key, Case(edit.key, strip.photo.name, edit.instruction))
+                    case = Case(edit.key, strip.photo.name, edit.instruction, scales=_scales(edit))
+                    found.setdefault(edit.key, case)
         return list(found.values())
+
+    def left(self, level: Level) -> int:
+        """How many that the run was asked for are not among `cases`."""
+        asked = len(self._places) if level is Level.BITWISE else len(self.view.plan.edits)
+        return asked - len(self.cases(level))
+
+    def tampered(self, cases: Sequence[Case]) -> list[str]:
+        """The delivered files of these pictures that are gone or not as they were delivered."""
+        keys = {case.key for case in cases}
+        found = (self.view.delivery(*place) for place in self._places.values() if place[1].key in keys)
+        return [d.path for d in found if d is not None and file_digest(self.view.root / d.path) != d.sha256]
 
     def _is_finished(self, key: str) -> bool:
         record = self.view.record(key)
@@ -115,6 +143,10 @@ class RunWitness:
         path = self.view.picture_path(key)
         return images.load(path).pixels if path else None
 
+    def why_absent(self, key: str) -> str:
+        record = self.view.record(key)
+        return record.detail if record is not None else ""
+
 
 class LockWitness:
     """A lock: it knows digests and has no picture."""
@@ -129,8 +161,12 @@ class LockWitness:
         edits = self.lock.edits
         if level is Level.BITWISE:
             rows = self.lock.files.values()
-            return [Case(f.edit, f.photo, edits[f.edit].instruction, f.id, f.link) for f in rows if f.edit in edits]
-        return [Case(key, row.photo, row.instruction) for key, row in edits.items()]
+            return [
+                Case(f.edit, f.photo, edits[f.edit].instruction, f.id, f.link, f"seed {edits[f.edit].seed}")
+                for f in rows
+                if f.edit in edits
+            ]
+        return [Case(key, row.photo, row.instruction, scales=f"seed {row.seed}") for key, row in edits.items()]
 
     def file_sha256(self, case: Case) -> str | None:
         file = self._files.get((case.photo, case.id, case.link, case.key))
@@ -142,6 +178,24 @@ class LockWitness:
 
     def picture(self, key: str) -> Pixels | None:
         return None
+
+    def why_absent(self, key: str) -> str:
+        return ""
+
+
+def _scales(edit: Edit) -> str:
+    return f"text {edit.guidance.text:g}, image {edit.guidance.image:g}, seed {edit.seed}"
+
+
+def titles(cases: Sequence[Case]) -> dict[Case, str]:
+    """What each is called beside its photo: with scales, and the beginning of its key, where two are alike without."""
+    said = {case: case.title for case in cases}
+    for more in ("scales", "key"):
+        twice = Counter((case.photo, text) for case, text in said.items())
+        for case, text in said.items():
+            if twice[case.photo, text] > 1:
+                said[case] = f"{text} ({case.scales if more == 'scales' else case.key[:8]})"
+    return said
 
 
 def choose(cases: Sequence[Case], sample: int | None) -> list[Case]:
@@ -179,7 +233,7 @@ def compare(expected: Witness, actual: Witness, level: Level, cases: Sequence[Ca
 def _file(expected: Witness, actual: Witness, case: Case) -> Finding:
     old, new = expected.file_sha256(case), actual.file_sha256(case)
     if old is None or new is None:
-        return Finding(case, "absent", "its file is gone" if old is None else "no file was delivered to compare with")
+        return Finding(case, "absent", "its file is gone" if old is None else _unmade(actual, case.key))
     if old == new:
         return Finding(case, "equal")
     distance = _between(expected.picture(case.key), actual.picture(case.key))
@@ -191,7 +245,7 @@ def _file(expected: Witness, actual: Witness, case: Case) -> Finding:
 def _picture(expected: Witness, actual: Witness, level: Level, case: Case) -> Finding:
     old, new = expected.pixels_sha256(case.key), actual.pixels_sha256(case.key)
     if old is None or new is None:
-        return Finding(case, "absent", "its picture is gone" if old is None else "was not made to compare with")
+        return Finding(case, "absent", "its picture is gone" if old is None else _unmade(actual, case.key))
     if old == new:
         return Finding(case, "equal")
     before, after = expected.picture(case.key), actual.picture(case.key)
@@ -201,6 +255,11 @@ def _picture(expected: Witness, actual: Witness, level: Level, case: Case) -> Fi
     if distance is None:
         return Finding(case, "differs", "the picture has another size")
     return Finding(case, "equal" if within(distance, level) else "differs", _say(distance), distance)
+
+
+def _unmade(actual: Witness, key: str) -> str:
+    why = actual.why_absent(key)
+    return f"there is none to compare with: {why}" if why else "there is none to compare with"
 
 
 def within(distance: Distance, level: Level) -> bool:

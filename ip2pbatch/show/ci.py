@@ -12,14 +12,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.photos import Broken
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.ledger import Record
 from ip2pbatch.run.lock import Difference
-from ip2pbatch.run.verify import Finding
+from ip2pbatch.run.verify import Finding, titles
 from ip2pbatch.show.cells import STATES, Cell, Gallery, number, totals
 
 SCHEMA = 1
@@ -29,6 +30,7 @@ MOST_SUMMARY_BYTES = 900_000
 
 _TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 _MAYBE = {"type": ["number", "null"]}
+_FILES = {"type": "array", "items": {"type": "object", "properties": {"file": _TEXT, "reason": _TEXT}}}
 _KEYS: dict[str, dict[str, Any]] = {
     "plan": {"name": _TEXT, "model": _TEXT, "photos": _COUNT, "edits": _COUNT, "done": _COUNT, "left": _COUNT},
     "item": {
@@ -50,8 +52,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     },
     "summary": {
         "states": {"type": "object", "additionalProperties": _COUNT}, "made": _COUNT, "delivered": _COUNT,
-        "undelivered": {"type": "array", "items": {"type": "object", "properties": {"file": _TEXT, "reason": _TEXT}}},
-        "seconds": _NUMBER, "exit_code": _COUNT,
+        "undelivered": _FILES, "broken": _FILES, "seconds": _NUMBER, "exit_code": _COUNT,
     },
 }  # fmt: skip
 LINE: dict[str, Any] = {
@@ -96,12 +97,16 @@ def error_line(message: str, hint: str | None, exit_code: int) -> str:
     return _line("error", message=message, hint=hint, exit_code=exit_code)
 
 
-def summary_line(summary: Summary, exit_code: int | None = None) -> str:
-    """The last line of a run; `exit_code` is the command's, where more than the summary decides it."""
+def summary_line(summary: Summary, exit_code: int | None = None, broken: Sequence[Broken] = ()) -> str:
+    """The last line of a run; `exit_code` is the command's, where more than the summary decides it, and `broken` the
+    photos that could not even be planned.
+    """
     code = summary.exit_code if exit_code is None else exit_code
     undelivered = [{"file": file, "reason": reason} for file, reason in summary.undelivered]
+    unread = [{"file": one.name, "reason": one.reason} for one in broken]
     return _line("summary", states=dict(summary.states), made=summary.made, delivered=summary.delivered,
-                 undelivered=undelivered, seconds=round(summary.seconds, 3), exit_code=code)  # fmt: skip
+                 undelivered=undelivered, broken=unread, seconds=round(summary.seconds, 3),
+                 exit_code=code)  # fmt: skip
 
 
 def stale_line(difference: Difference) -> str:
@@ -137,6 +142,21 @@ def _fit(value: object) -> object:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What made a run end with 3 and is no Edit: a photo that cannot be read, a file that could not be written."""
+
+    kind: Literal["broken", "undelivered"]
+    file: str
+    why: str
+
+
+def beside(summary: Summary, broken: Sequence[Broken]) -> list[Beside]:
+    """All of a session that machines must not take for success."""
+    photos = [Beside("broken", one.name, one.reason) for one in broken]
+    return photos + [Beside("undelivered", file, reason) for file, reason in summary.undelivered]
+
+
 # --- JUnit -------------------------------------------------------------------------------------------------------
 
 
@@ -152,11 +172,14 @@ class _Case:
     seconds: float = 0.0
 
 
-def junit(gallery: Gallery) -> str:
-    """A test suite with a case an Edit: failed is an error, nan a failure, all that was not looked at is skipped."""
+def junit(gallery: Gallery, beside: Sequence[Beside] = ()) -> str:
+    """A test suite with a case an Edit: failed is an error, nan a failure, all that was not looked at is skipped. What
+    is `beside` is an error each.
+    """
     return _suite(gallery.name, [
-        _Case(cell.photo, _name(cell), _verdict(cell), cell.state, cell.detail or cell.state, cell.seconds)
-        for cell in _unique(gallery.cells)
+        *(_Case(cell.photo, _name(cell), _verdict(cell), cell.state, cell.detail or cell.state, cell.seconds)
+          for cell in _unique(gallery.cells)),
+        *(_Case(one.file, one.kind, "error", one.kind, one.why) for one in beside),
     ])  # fmt: skip
 
 
@@ -164,8 +187,7 @@ def junit_of_findings(name: str, findings: Sequence[Finding]) -> str:
     """A test suite of `verify`: a case a comparison, a failure where it differs, an error where there was nothing."""
     element = {"equal": "", "differs": "failure", "absent": "error"}
     return _suite(name, [
-        _Case(f.case.photo, f"{f.case.id or f.case.instruction} ({f.case.key[:8]})", element[f.state], f.state, f.why)
-        for f in findings
+        _Case(f.case.photo, f"{f.case.title} ({f.case.key[:8]})", element[f.state], f.state, f.why) for f in findings
     ])  # fmt: skip
 
 
@@ -217,41 +239,44 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 # --- GitHub ------------------------------------------------------------------------------------------------------
 
 
-def github_annotations(gallery: Gallery, file: str = "") -> list[str]:
-    """Workflow commands for what went wrong: errors for failed and nan, warnings for flagged and skipped pictures.
+def github_annotations(gallery: Gallery, file: str = "", beside: Sequence[Beside] = ()) -> list[str]:
+    """Workflow commands for what went wrong: errors for failed and nan and what is `beside`, warnings for flagged and
+    skipped pictures.
 
     Of each kind there are at most MOST_ANNOTATIONS, the last of which counts the rest. `file` is the recipe.
     """
     cells = _unique(gallery.cells)
-    wrong = [_said(cell) for cell in cells if cell.state in ("failed", "nan")]
+    wrong = [(f"{one.kind}: {one.file}", one.why) for one in beside]
+    wrong += [_said(cell) for cell in cells if cell.state in ("failed", "nan")]
     doubtful = [_said(cell) for cell in cells if cell.state in ("flagged", "skipped")]
     return [*_commands("error", wrong, file), *_commands("warning", doubtful, file)]
 
 
 def github_findings(findings: Sequence[Finding]) -> list[str]:
     """Workflow commands for what `verify` found to differ or to be absent, at most MOST_ANNOTATIONS."""
-    wrong = [f for f in findings if f.state != "equal"]
-    return list(
-        _commands("error", [(f"{f.state}: {f.case.photo}", f"{f.case.instruction}: {f.why}") for f in wrong], "")
-    )
+    said = titles([finding.case for finding in findings])
+    rows = [(f"{f.state}: {f.case.photo}", f"{said[f.case]}: {f.why}") for f in findings if f.state != "equal"]
+    return list(_commands("error", rows, "", "see the log"))
 
 
 def github_stale(found: Sequence[Difference], file: str) -> list[str]:
     """Workflow commands for the reasons why the lock `file` is stale, at most MOST_ANNOTATIONS."""
-    return list(_commands("error", [(f"stale: {one.topic}", one.text) for one in found], file))
+    return list(_commands("error", [(f"stale: {one.topic}", one.text) for one in found], file, "see the log"))
 
 
 def _said(cell: Cell) -> tuple[str, str]:
     return f"{cell.state}: {cell.photo}", f"{cell.instruction}: {cell.detail or cell.state}"
 
 
-def _commands(kind: str, rows: Sequence[tuple[str, str]], file: str) -> Iterator[str]:
-    """A command for each (title, message); the last one counts what does not fit."""
+def _commands(
+    kind: str, rows: Sequence[tuple[str, str]], file: str, where: str = "see the report"
+) -> Iterator[str]:  # fmt: skip
+    """A command for each (title, message); the last one counts what does not fit, and says where it stands."""
     shown = rows if len(rows) <= MOST_ANNOTATIONS else rows[: MOST_ANNOTATIONS - 1]
     for title, message in shown:
         yield _command(kind, title, message, file)
     if len(shown) < len(rows):
-        yield _command(kind, "more", f"and {len(rows) - len(shown)} more: see the report", file)
+        yield _command(kind, "more", f"and {len(rows) - len(shown)} more: {where}", file)
 
 
 def _command(kind: str, title: str, message: str, file: str) -> str:
@@ -267,21 +292,26 @@ def _escaped(text: str, more: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def github_summary(gallery: Gallery) -> str:
-    """Markdown for GITHUB_STEP_SUMMARY: the totals, then every picture that is not done, within MOST_SUMMARY_BYTES."""
+def github_summary(gallery: Gallery, beside: Sequence[Beside] = (), *, room: int = MOST_SUMMARY_BYTES) -> str:
+    """Markdown for GITHUB_STEP_SUMMARY: the totals, then what is `beside` and every picture that is not done, within
+    `room` bytes; nothing where not even the totals fit.
+    """
     cells = _unique(gallery.cells)
-    counts = Counter(cell.state for cell in cells)
-    text = f"### {_markdown(gallery.name)}\n\n{totals(cells)}, by {_markdown(gallery.model)}\n"
-    wrong = sorted((c for c in cells if c.state != "done"), key=lambda cell: STATES.index(cell.state))
-    if not wrong:
-        return text
-    text += "\n| photo | instruction | state | why |\n| --- | --- | --- | --- |\n"
+    more = "".join(f", {number} {kind}" for kind, number in Counter(one.kind for one in beside).items())
+    text = f"### {_markdown(gallery.name)}\n\n{totals(cells)}{more}, by {_markdown(gallery.model)}\n"
+    undone = sorted((c for c in cells if c.state != "done"), key=lambda cell: STATES.index(cell.state))
+    wrong: list[tuple[str, str, str, str]] = [(one.file, "", one.kind, one.why) for one in beside]
+    wrong += [(cell.photo, cell.instruction, cell.state, cell.detail) for cell in undone]
+    if wrong:
+        text += "\n| photo | instruction | state | why |\n| --- | --- | --- | --- |\n"
     parts, size = [text], len(text.encode())
-    for at, cell in enumerate(wrong):
-        row = " | ".join(_markdown(word) for word in (cell.photo, cell.instruction, cell.state, cell.detail))
+    if size > room:
+        return ""
+    for at, words in enumerate(wrong):
+        row = " | ".join(map(_markdown, words))
         size += len(row.encode()) + 5
-        if size > MOST_SUMMARY_BYTES:
-            parts.append(f"\nand {len(wrong) - at} more of {sum(counts.values())}: see the report\n")
+        if size > room:
+            parts.append(f"\nand {len(wrong) - at} more of {len(cells) + len(beside)}: see the report\n")
             break
         parts.append(f"| {row} |\n")
     return "".join(parts)
