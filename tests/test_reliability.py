@@ -137,18 +137,20 @@ def test_a_fault_at_each_write_step(tmp_path: Path, step: str, photos: Callable[
     plan = make_plan(photos(many(2, 10)), CHAIN)
     reference = uninterrupted(tmp_path / "whole", plan)
     calls = _calls_of(step, tmp_path / "count", plan)
-    trials = min(many(4, 40), calls)
+    trials, died = many(4, 40), 0
+    assert calls >= trials, "this step is not among those that write any more"
     for trial in range(trials):
-        fatal = 1 + trial * (calls - 1) // max(1, trials - 1)
+        fatal = 1 + trial * (calls - 1) // (trials - 1)
         out = tmp_path / f"out{trial}"
 
         def die(fatal: int = fatal, out: Path = out) -> int:
             _count_calls(step, lambda call: os._exit(77) if call == fatal else None)
             return carry_out(out, plan, FakeEngine(), couriers=1)
 
-        assert exit_of(in_child(die)) in (77, 0)
+        died += exit_of(in_child(die)) == 77
         assert carry_out(out, plan, FakeEngine()) == 0
         assert_whole(out, plan, reference)
+    assert died >= trials - 1  # threads may come by with a call less
 
 
 def _count_calls(step: str, at: Callable[[int], object]) -> Iterator[int]:
