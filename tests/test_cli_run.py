@@ -84,6 +84,23 @@ def test_limit_and_only_cut_down_and_the_rest_goes_on_later(command: CommandLine
     assert command("plan", recipe, "--exit-code").code == 0
 
 
+def test_files_that_a_run_would_write_are_work_left(command: CommandLine, recipe: Path) -> None:
+    assert command("run", recipe, "--backend", "fake").code == 0
+    said = command("plan", recipe, "--exit-code")
+    assert said.code == 0
+    assert "6 of 6 files delivered" in said.out
+    gone = next((recipe.parent / "out").glob("one_*.jpg"))
+    gone.unlink()
+    assert json.loads(command("plan", recipe, "--json").out)["files_left"] == 1
+    assert "5 of 6 files delivered" in command("plan", recipe).out
+    assert command("plan", recipe, "--exit-code").code == 4
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("plan", recipe, "--exit-code").code == 0
+    recipe.write_text(recipe.read_text() + "metadata: {prompt: false}\n")
+    assert json.loads(command("plan", recipe, "--json").out)["files_left"] == 6
+    assert command("plan", recipe, "--exit-code").code == 4
+
+
 def test_a_broken_photo_is_named_and_the_others_are_edited(command: CommandLine, recipe: Path) -> None:
     (recipe.parent / "photos" / "torn.jpg").write_bytes((recipe.parent / "photos/one.jpg").read_bytes()[:700])
     (recipe.parent / "photos" / "empty.jpg").write_bytes(b"")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.cli import console
 from ip2pbatch.cli.session import Job, file_names
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.rows import count_rows
+
+if TYPE_CHECKING:
+    from ip2pbatch.plan.names import Place
+    from ip2pbatch.run.view import RunView
 
 # Bytes a pixel, as measured on edited photos: the lossless picture, the kept latent, a delivered JPEG at quality 95.
 _LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
@@ -19,7 +24,9 @@ _LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step."""
+    """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step.
+    `files_left` are those of `files` that a run would write, with pictures that are there or are still to be made.
+    """
 
     name: str
     model: str
@@ -30,6 +37,7 @@ class Forecast:
     edits: int
     edits_done: int
     files: int
+    files_left: int
     rows: int
     rows_plain: int
     sizes: dict[str, int]
@@ -51,15 +59,16 @@ def forecast(job: Job) -> Forecast:
 
     Raises PlanError where a run would, as for two results on one name.
     """
-    plan, names = job.plan, file_names(job)
-    done = _done(job.out)
+    plan, view = job.plan, _view(job.out)
+    names = file_names(job, _numbers(view, job) if view else None)
+    done = {key for key, record in view.records.items() if record.status == "done"} if view else set()
     left = [edit for edit in plan.edits if edit.key not in done]
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.scan.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
-        files=len(names),
+        files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left), sizes=dict(sizes.most_common()),
         disk=_disk(job, left), disk_free=_free(job.out),
     )  # fmt: skip
@@ -83,26 +92,50 @@ def show(cast: Forecast) -> None:
         shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
         out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
     disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
-    out.print(f"{console.count(cast.files, 'file')} to deliver; {disk}")
+    there = f"{cast.files - cast.files_left:,} of " if cast.files_left < cast.files else ""
+    out.print(f"{there}{console.count(cast.files, 'file')} {'delivered' if there else 'to deliver'}; {disk}")
     for line in cast.broken:
         console.warn(line)
     for line in cast.notes:
         console.note(line)
 
 
-def _done(out: Path) -> set[str]:
+def _view(out: Path) -> RunView | None:
+    """What was made before, None where nothing was."""
     from ip2pbatch.run.layout import run_folders
 
     if not run_folders(out):  # most plans are of something new: numpy need not come for that
-        return set()
+        return None
     from ip2pbatch.errors import UsageError
     from ip2pbatch.run.view import read_run
 
     try:
-        view = read_run(out)
+        return read_run(out)
     except UsageError:
-        return set()
-    return {key for key, record in view.records.items() if record.status == "done"}
+        return None
+
+
+def _numbers(view: RunView, job: Job) -> dict[str, int]:
+    """The `{n}` that a run would give."""
+    from ip2pbatch.run.ledger import give_numbers
+
+    given = give_numbers(view.numbers, (photo.name for photo in job.whole.photos))
+    return {**view.numbers, **given}
+
+
+def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[str]) -> int:
+    """How many files a run would write: of edits that are left, and those due of edits that are done."""
+    from ip2pbatch.cli.files import settings_of
+    from ip2pbatch.run.deliveries import is_due
+
+    settings, skips, due = settings_of(job.recipe), job.recipe.output.on_conflict == "skip", 0
+    for (at, link), target in names.items():
+        strip = job.plan.strips[at]
+        edit = strip.edits[link - 1]
+        last = view.delivery(strip, edit)
+        somebodys = skips and last is None and (view.root / target).exists()
+        due += edit.key not in done or (not somebodys and is_due(last, view.root, settings, target))
+    return due
 
 
 def _disk(job: Job, left: list[Edit]) -> int:

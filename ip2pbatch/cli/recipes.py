@@ -110,5 +110,5 @@ def plan(
         print(json.dumps(cast.as_json(), indent=2))
     else:
         forecast.show(cast)
-    if exit_code and cast.edits_left:
+    if exit_code and (cast.edits_left or cast.files_left):
         raise typer.Exit(errors.DIFFERS)

@@ -40,6 +40,16 @@ class Errand:
         return self.strip.edits[self.link - 1]
 
 
+def shape_digest(settings: DeliverySettings, target: str) -> str:
+    """Of everything that shapes a file but its picture: the settings and the name that was asked for."""
+    return hashlib.sha256(f"{settings.digest}\n{target}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_due(last: Delivery | None, root: Path, settings: DeliverySettings, target: str) -> bool:
+    """Whether a file is to be written, after what was last delivered in its place."""
+    return last is None or last.settings != shape_digest(settings, target) or not (root / last.path).is_file()
+
+
 class Deliverer:
     """Delivers the kept links of a plan. `targets` is names.output_names of it; safe to use from several threads.
 
@@ -125,13 +135,11 @@ class Deliverer:
         return Delivery(errand.edit.key, strip_key(errand.strip), name, self._digest(errand), sha256, share)
 
     def _digest(self, errand: Errand) -> str:
-        """Of everything that shapes the file but its picture: the settings and the name that was asked for."""
-        text = f"{self._settings.digest}\n{errand.target}"
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return shape_digest(self._settings, errand.target)
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
-        return last is None or last.settings != self._digest(errand) or not (self.run.root / last.path).is_file()
+        return is_due(last, self.run.root, self._settings, errand.target)
 
     def _ours(self, errand: Errand) -> str | None:
         """The sha256 of the file that may be replaced: one that was about to appear when a process was killed, or an
