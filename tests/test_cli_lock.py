@@ -170,6 +170,11 @@ def test_a_lock_alone_compares_digests_and_says_so(command: CommandLine, locked:
     stale = command("verify", lock)
     assert stale.code == 4
     assert "make it snow" in stale.err
+    locked.rename(locked.with_name("moved.yaml"))
+    lonely = command("verify", lock)
+    assert lonely.code == 2
+    assert "is not beside it" in lonely.err
+    assert command("verify", lock, "--against", out, "--level", "bitwise").code == 0
     shutil.rmtree(out)
     assert command("verify", locked.parent / "nowhere").code == 2
 

@@ -92,8 +92,8 @@ def show(cast: Forecast) -> None:
         shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
         out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
     disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
-    there = f"{cast.files - cast.files_left:,} of " if cast.files_left < cast.files else ""
-    out.print(f"{there}{console.count(cast.files, 'file')} {'delivered' if there else 'to deliver'}; {disk}")
+    files = console.count(cast.files, "file")
+    out.print(f"{files}{f', {cast.files_left:,}' if cast.files_left < cast.files else ''} to deliver; {disk}")
     for line in cast.broken:
         console.warn(line)
     for line in cast.notes:

@@ -186,7 +186,13 @@ def _of_lock(path: Path, lock: Lock, outlets: Outlets, remade: bool) -> Subject:
 
     plan, settings = Plan("", lock.engine.model, (), (), ()), DeliverySettings()
     if remade:
-        job = read(path.parent / lock.recipe, Selection())
+        recipe = path.parent / lock.recipe
+        if not recipe.is_file():
+            raise UsageError(
+                f"the recipe of {path} is not beside it: {recipe}",
+                hint="bring it back; --against FOLDER compares the lock with a finished run and needs no recipe",
+            )
+        job = read(recipe, Selection())
         found = locking.differences(lock, job.whole, locking.surroundings(job, lock.engine.backend))
         # Other versions are what one verifies against; another plan would be other pictures.
         locking.refuse(

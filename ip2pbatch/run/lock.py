@@ -298,7 +298,7 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
                 state = f"its file {delivery.path} is gone" if delivery else "it is not delivered"
                 raise StaleError(
                     f"{strip.photo.name} ({strip.id}, link {link}): {state}",
-                    hint="run the recipe again: it is quickly done",
+                    hint="run the recipe again; where it skips another's file of that name, move that file away first",
                 )
             if digest != delivery.sha256:
                 raise StaleError(
