@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from ip2pbatch.plan.recipe import load_recipe
 from ip2pbatch.show.ci import LINE
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,15 @@ def test_examples_for_workflows_are_well_formed_and_name_real_commands_and_flags
         section = reference.split(f"## `ip2pbatch {command}`")[1].split("\n## ")[0]
         for flag in re.findall(r"--[a-z-]+", rest):
             assert f"`{flag}" in section or f" {flag}" in section, f"ip2pbatch {command} {flag}"
+
+
+def test_what_the_examples_keep_is_where_the_recipe_writes() -> None:
+    text = (ROOT / "docs/ci.md").read_text()
+    (recipe,) = set(re.findall(r"run (recipes/\S+\.yaml)", text))
+    folder = load_recipe(ROOT / recipe).output.folder.relative_to(ROOT)
+    assert re.findall(r"path: (recipes/[^}]*)", text) == [str(folder / "sheets")]
+    (kept,) = re.findall(r"paths: \[(.*)\]", text)
+    assert folder.is_relative_to(kept)
 
 
 def dry_run(folder: Path) -> str:
