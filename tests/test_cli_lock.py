@@ -520,6 +520,18 @@ def test_a_verdict_does_not_need_its_pictures(command: CommandLine, locked: Path
     assert said.out.splitlines()[-1].startswith("different: 1 differs of 9")
 
 
+def test_a_lock_beside_its_recipe_is_no_wrong_recipe(command: CommandLine, locked: Path) -> None:
+    lock = locked.with_name("recipe.lock.yaml")
+    said = command("validate", locked, lock)  # as the shell makes of *.yaml
+    assert said.code == 0, said.err
+    assert "a lock, passed over" in said.out
+    assert command("validate", locked, lock, "--strict").code == 0
+    said = command("run", lock, *FAKE)
+    assert said.code == 2
+    assert "this is a lock and no recipe" in said.err
+    assert "give recipe.yaml instead" in said.err
+
+
 def test_a_lock_that_is_none_is_said_to_be_none(command: CommandLine, locked: Path) -> None:
     lock = locked.with_name("recipe.lock.yaml")
     good = lock.read_text()

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.names import Template
@@ -379,5 +380,7 @@ def load_recipe(path: Path) -> Recipe:
     """The Recipe in a YAML file; relative paths are from its folder. Raises RecipeError."""
     data, locate = read_yaml(path)
     if isinstance(data, dict):
+        if {"lock", "recipe"} <= data.keys():
+            raise RecipeError("this is a lock and no recipe", file=path, hint=f"give {data['recipe']} instead")
         data = {"name": path.stem} | data
     return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES)
