@@ -5,7 +5,8 @@ python tests/scale.py 100000 DIR      so many, in DIR
 
 Prints a table for BENCHMARKS.md. Each stage is a process of its own, as a command is, so that its seconds and its peak
 memory are its own. Seconds are of processor time: on a busy machine the clock tells nothing. The pictures of a full run
-would take hours to make, so all but the last thousand are put there beforehand, as the ledger writes them.
+would take hours to make, so all but the last thousand are put there beforehand, as the ledger writes them, and so are
+the files that were delivered of them.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from pathlib import Path
 from PIL import Image
 from runs import SPEC, fork, make_photos
 
+from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan, expand
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Photo, Scan
 from ip2pbatch.plan.recipe import Recipe
+from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import Options, run_plan
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.journal import Journal
 from ip2pbatch.run.layout import Layout
-from ip2pbatch.run.ledger import Invocation, Record, open_run
+from ip2pbatch.run.ledger import Invocation, Record, Run, open_run
 from ip2pbatch.run.view import read_run
 
 EDITS = ["make it winter", "make it night", "make it rain", "as a watercolour"]
@@ -66,10 +69,17 @@ class Field:
         return (*made, *real)
 
     def plan(self) -> Plan:
-        recipe = Recipe.model_validate({"photos": "in", "edits": EDITS, "size": 64, "output": {"folder": self.out}})
-        plan = expand(recipe, Scan(self.photos()))
-        assert len(output_names(plan, recipe.output)) == len(plan.edits) == self.edits
+        plan = expand(self.recipe(), Scan(self.photos()))
+        assert len(plan.edits) == self.edits
         return plan
+
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate({"photos": "in", "edits": EDITS, "size": 64, "output": {"folder": self.out}})
+
+    def deliverer(self, run: Run, plan: Plan) -> Deliverer:
+        names = output_names(plan, self.recipe().output, numbers=run.number(plan.photos))
+        assert len(names) == self.edits
+        return Deliverer(run, names, DeliverySettings(), "unique")
 
 
 def measure(work: Callable[[], object], seconds: float = 7200) -> Cost:
@@ -92,10 +102,11 @@ def planning(field: Field) -> None:
     plan = field.plan()
     with open_run(field.out, SPEC) as run:
         run.begin_session(plan, INVOCATION)
+        field.deliverer(run, plan)
 
 
 def filling(field: Field) -> None:
-    """All pictures but the last ones, and their records, without asking the disk after each whether it has it."""
+    """All pictures but the last ones, their records and files, without asking the disk after each whether it has it."""
     plan, layout = field.plan(), Layout(field.out / ".ip2pbatch")
     buffer = io.BytesIO()
     Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
@@ -114,21 +125,42 @@ def filling(field: Field) -> None:
             rows.clear()
     journal.append(*rows)
     journal.close()
+    _delivering(field, plan)
+
+
+def _delivering(field: Field, plan: Plan) -> None:
+    """Empty files under the names of all pictures but the last ones, announced and recorded."""
+    rows, last = [], {edit.key for edit in plan.edits[-field.rest * len(EDITS) :]}
+    with open_run(field.out, SPEC) as run:
+        deliverer, journal = field.deliverer(run, plan), Journal(run.layout.deliveries(None))
+        for errand in deliverer.errands(plan):
+            if errand.edit.key in last:
+                continue
+            path = field.out / errand.target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            row = asdict(deliverer._row(errand, path, "0" * 64, 0.5)) | {"turn": 1}
+            rows += [row | {"begun": True}, row]
+            if len(rows) == 10_000:
+                journal.append(*rows)
+                rows.clear()
+        journal.append(*rows)
+        journal.close()
 
 
 def resume(field: Field) -> None:
-    """What `run` does when it is started again: plan, open, and make what is left."""
+    """What `run` does when it is started again: plan, open, and make and deliver what is left."""
     plan = field.plan()
     with open_run(field.out, SPEC) as run:
         run.begin_session(plan, INVOCATION)
-        summary = run_plan(plan, run, FakeEngine(), Options())
-    assert summary.made == field.rest * len(EDITS)
+        summary = run_plan(plan, run, FakeEngine(), Options(deliver=field.deliverer(run, plan)))
+    assert summary.made == summary.delivered == field.rest * len(EDITS)
     assert summary.states == {"done": field.edits}
 
 
 def status(field: Field) -> None:
     view = read_run(field.out)
-    assert view.counts()["done"] == field.edits
+    assert view.counts()["done"] == len(view.deliveries) == field.edits
 
 
 def report(field: Field) -> None:
@@ -140,7 +172,7 @@ def report(field: Field) -> None:
 STAGES: dict[str, Callable[[Field], None]] = {
     "planning, with names and the plan's copy": planning,
     "filling the run directory (preparation)": filling,
-    "resume: plan, open, make the last thousand": resume,
+    "resume: plan, open, make and deliver the last thousand": resume,
     "status": status,
     "report": report,
 }
