@@ -155,6 +155,15 @@ def test_a_picture_that_is_gone_is_a_box_that_says_so(tmp_path: Path) -> None:
     assert text.count('class="cell is-missing"') == 1
 
 
+def test_a_photo_that_is_not_read_yet_is_told_from_one_that_could_not_be(tmp_path: Path) -> None:
+    one, other = gallery_of(tmp_path, 2).cells
+    cells = (replace(one, photo="a.jpg", state="missing"), replace(other, photo="b.jpg", state="failed"))
+    gallery = replace(gallery_of(tmp_path, 2), cells=tuple(replace(c, source=None, picture=None) for c in cells))
+    text = draw_report(gallery, tmp_path / "report.html", origin(tmp_path)).read_text()
+    assert text.count("not read yet") == text.count("the photo could not be read") == 1
+    assert text.index("not read yet") < text.index("the photo could not be read")
+
+
 def test_a_delivered_file_is_linked_as_a_file_never_as_a_scheme(tmp_path: Path) -> None:
     gallery = gallery_of(tmp_path, 1)
     name = "javascript:alert(1)#?.jpg"

@@ -48,7 +48,10 @@ def test_what_a_shard_that_never_ran_was_to_make_is_left(command: CommandLine, r
     assert standing(command, out) == {"done": there, "left": 9 - there}
     assert f"{there} done, {9 - there} left" in command("status", recipe).out
     assert command("report", out).code == 0
-    assert all(f"day{n % 2}/{n:04d}.jpg" in (out / "report.html").read_text() for n in range(9))
+    report = (out / "report.html").read_text()
+    assert all(f"day{n % 2}/{n:04d}.jpg" in report for n in range(9))
+    assert report.count("not read yet") == 9 - there
+    assert "could not be read" not in report
     assert command("lock", recipe).code == 4
     assert command("run", recipe, *FAKE, "--shard", "2/3").code == 0
     assert standing(command, out) == {"done": 9}

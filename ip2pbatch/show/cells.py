@@ -60,6 +60,11 @@ class Cell:
     seconds: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def unread(self) -> str:
+        """Why there is no source to show, where there is none."""
+        return "not read yet" if self.state == "missing" else "the photo could not be read"
+
 
 @dataclass(frozen=True, slots=True)
 class Gallery:

@@ -273,9 +273,11 @@ def _photos(
     photos = []
     for name, own in grouped(zip(cells, cards, strict=True), lambda pair: pair[0].photo).items():
         source = own[0][0].source
+        tried = next((cell for cell, _ in own if cell.state != "missing"), own[0][0])
         shown = pictures.get(source, Shown("", 0, 0)) if source else Shown("", 0, 0)
         photos.append({
             "name": name, "src": shown.src, "width": shown.width, "height": shown.height, "blocks": _blocks(own),
+            "unread": tried.unread,
         })  # fmt: skip
     return photos
 

@@ -229,7 +229,7 @@ def _source(cell: Cell) -> Tile:
     missing = cell.source is None
     return Tile(
         cell.photo, "source", picture=cell.source, state="missing" if missing else "",
-        reason="the photo could not be read" if missing else "",
+        reason=cell.unread if missing else "",
     )  # fmt: skip
 
 
