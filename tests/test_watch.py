@@ -298,6 +298,17 @@ def test_a_file_that_cannot_even_be_named_is_told_once_and_keeps_nobody_busy(
     assert sessions(out).count('"broken"') == 1
 
 
+def test_what_is_refused_before_anything_is_edited_is_in_status(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in/none.jpg").write_bytes(b"no photo")
+    assert command("watch", tmp_path / "in", recipe, *FAKE, "--settle", "0", "--once-idle", "0.2").code == 3
+    said = command("status", tmp_path / "out")
+    assert said.code == 0
+    assert "0 photos, edits: none; 0 files delivered" in said.out
+    assert "not edited: none.jpg: is not a JPEG" in said.out
+
+
 def test_a_recipe_for_single_photos_or_a_folder_that_is_not_there_is_refused(
     command: CommandLine, recipe: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ class Shift:
         self._undelivered: dict[str, str] = {}
         self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
-        self._away = False
+        self._away = self._in_session = False
 
     def work(self, arrivals: Arrivals, stop: Stop, *, once_idle: float | None, pause: float) -> None:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
@@ -115,11 +115,7 @@ class Shift:
     def _edit(self, found: Scan, stop: Stop) -> None:
         plan = expand(self.recipe, found)
         job = Job(self.recipe, self.text, found, plan, plan, plan, Selection())
-        started = now().isoformat(timespec="seconds")
-        spec, command = self.run.spec, shlex.join(sys.argv)
-        self.run.begin_session(
-            plan, Invocation(started, command, self.text, versions(spec.backend), spec.provider, partial=True)
-        )
+        self._begin(plan)
         engine = describe(self.engine, self.machine, plan)
         self.run.note("engine", **engine, safety=self.recipe.safety)
         options = options_of(job, self.run)
@@ -128,6 +124,14 @@ class Shift:
             for errand in options.deliver.errands(plan):  # what could not be delivered before was tried again
                 self._undelivered.pop(errand.target, None)
         self._count(plan, summary)
+
+    def _begin(self, plan: Plan) -> None:
+        started, spec = now().isoformat(timespec="seconds"), self.run.spec
+        command = shlex.join(sys.argv)
+        self.run.begin_session(
+            plan, Invocation(started, command, self.text, versions(spec.backend), spec.provider, partial=True)
+        )
+        self._in_session = True
 
     def _count(self, plan: Plan, summary: Summary) -> None:
         self._made += summary.made
@@ -152,6 +156,8 @@ class Shift:
             return
         self._broken[str(broken.path)] = broken
         console.warn(f"not edited: {broken.name}: {broken.reason}")
+        if not self._in_session:  # a note belongs to a session, and nothing was edited in one yet
+            self._begin(Plan(self.recipe.name, self.recipe.model, (), (), ()))
         self.run.note("broken", photo=broken.name, reason=broken.reason)
 
 

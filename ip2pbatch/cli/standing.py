@@ -77,7 +77,7 @@ def show(view: RunView) -> None:
     out.print(f"{facts['model']} on {facts['backend']} in {facts['precision']}, {count(facts['sessions'], 'session')}")
     states = [f"[{_COLOURS[state]}]{count} {state}[/]" for state, count in facts["edits"].items() if count]
     delivered = count(facts["delivered"], "file")
-    out.print(f"{count(facts['photos'], 'photo')}, edits: {', '.join(states)}; {delivered} delivered")
+    out.print(f"{count(facts['photos'], 'photo')}, edits: {', '.join(states) or 'none'}; {delivered} delivered")
     if kept := facts["detail_kept"]:
         out.print(
             f"the photos' own fine detail in these files: {kept['median']:.0%} (median), "
