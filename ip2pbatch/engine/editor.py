@@ -180,7 +180,7 @@ def find_flaw(pixels: Tensor, source: Source) -> str:
         return "the autoencoder's picture is not finite"
     levels = (pixels[0].float() * 0.5 + 0.5).clamp(0, 1) * 255
     left = float(levels.std(dim=(1, 2), correction=0).max())
-    if left < EVEN and lacks_content(left, float(levels.mean()), source):
+    if left < EVEN and lacks_content(left, float(levels.mean()), source, rounded=False):
         return "the picture is one flat colour"
     return ""
 
