@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command import CommandLine
 from galleries import make_run
 from PIL import Image
 
@@ -18,7 +19,7 @@ from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.run.view import RunView
 from ip2pbatch.show.cells import Cell, Gallery
 from ip2pbatch.show.picks import Origin, origin_of
-from ip2pbatch.show.report import draw_report, write_report
+from ip2pbatch.show.report import MOST_UNREADABLE, draw_report, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -199,3 +200,22 @@ def test_the_head_of_a_picked_recipe_has_the_runs_own_size(view: RunView) -> Non
     assert origin_of(other, view.root).numbers == (1371, 3, 4)
     unreadable = replace(view, sessions=(replace(view.sessions[0], recipe="{[: not yaml"),))
     assert origin_of(unreadable, view.root).size == f"{{long_side: {max(max(e.size) for e in view.plan.edits)}}}"
+
+
+def test_photos_that_could_not_be_read_head_the_page(command: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (64, 48), (200, 90, 30)).save(tmp_path / "in" / "good.jpg")
+    (tmp_path / "in" / "broken <b>.jpg").write_bytes(b"no photo")
+    said = command("edit", tmp_path / "in", "-i", "make it winter", "--backend", "fake", "-o", tmp_path / "out")
+    assert said.code == 3
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "1 photo could not be read and has no edit" in text
+    assert "<b>broken &lt;b&gt;.jpg</b> is not a JPEG" in text
+
+
+def test_many_photos_that_could_not_be_read_are_counted(tmp_path: Path) -> None:
+    many = replace(gallery_of(tmp_path, 2), unreadable={f"{n}.jpg": "is damaged" for n in range(MOST_UNREADABLE + 7)})
+    page = Page(draw_report(many, tmp_path / "report.html", origin(tmp_path)))
+    assert f"{MOST_UNREADABLE + 7} photos could not be read" in page.text
+    assert page.text.count("is damaged") == MOST_UNREADABLE
+    assert "and 7 more" in page.text

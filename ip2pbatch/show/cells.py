@@ -68,18 +68,22 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Every cell of a run in the recipe's order, with the words that head a sheet and a report."""
+    """Every cell of a run in the recipe's order, with the words that head a sheet and a report.
+
+    `unreadable` are the photos that have no cell because their files are damaged, by name with the reason.
+    """
 
     name: str
     model: str
     backend: str
     cells: tuple[Cell, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
     cells = (_cell(view, strip, edit, link) for strip in view.strips for link, edit in enumerate(strip.edits, start=1))
-    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells))
+    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells), view.broken)
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:

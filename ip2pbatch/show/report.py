@@ -33,6 +33,8 @@ from ip2pbatch.show.picks import Origin, origin_of, pick_of
 INLINE = 200
 # A page of more cells is slow to open: what failed or wants a look comes first, and the page says what it leaves out.
 MOST_CELLS = 2000
+# So many photos that could not be read are named; a folder may hold nothing else.
+MOST_UNREADABLE = 200
 # Long side and WebP quality of a picture inside the page, and in the folder.
 INSIDE, BESIDE = (512, 80), (768, 84)
 HERE = Path(__file__).parent
@@ -138,7 +140,9 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Path, Sho
     cards = _cards(cells, pictures, metrics)
     photos = _photos(cells, cards, pictures)
     counts = Counter(cell.state for cell in gallery.cells)
-    return environment.get_template("report.html").render(
+    return environment.get_template(
+        "report.html"
+    ).render(
         gallery=gallery,
         policy=policy(style, script),
         style=Markup(style),  # our own files, and nothing else, enter the page unescaped
@@ -153,6 +157,7 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Path, Sho
         columns=[*COLUMNS, *((m, METRICS[m]) for m in metrics), ("seconds", "Seconds")],
         note=NOTE if metrics else "",
         left_out=len(gallery.cells) - len(cells),
+        unreadable=sorted(gallery.unreadable.items())[:MOST_UNREADABLE],
         date=today(),
     )
 
