@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from originals import photos_below, untouched
 
 from ip2pbatch.cli import app, console
 
@@ -21,10 +22,13 @@ class Said:
 
 
 class CommandLine:
-    """`command("run", recipe)` → Said; paths become texts."""
+    """`command("run", recipe)` → Said; paths become texts. Fails where a command touches a photo below `folder`, unless
+    the test itself changes photos meanwhile and says so: `command.guarding = False`.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+        self._monkeypatch, self._capsys, self._folder = monkeypatch, capsys, folder
+        self.guarding = True
 
     def __call__(self, *arguments: str | Path) -> Said:
         self._monkeypatch.setattr(sys, "argv", ["ip2pbatch", *map(str, arguments)])
@@ -32,7 +36,10 @@ class CommandLine:
         console.out.cache_clear()
         console.talk.cache_clear()
         self._capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
+        with (
+            untouched(photos_below(self._folder) if self.guarding else ()),
+            pytest.raises(SystemExit) as stop,
+        ):
             app.main()
         said = self._capsys.readouterr()
         code = stop.value.code

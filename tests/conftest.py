@@ -22,9 +22,9 @@ settings.load_profile("busy")
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> CommandLine:
     """The command line in this process."""
-    return CommandLine(monkeypatch, capsys)
+    return CommandLine(monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from originals import untouched
 from PIL import Image
 
 from ip2pbatch.errors import Ip2pError
@@ -193,9 +194,12 @@ def carry_out(
     out: Path, plan: Plan, engine: EditEngine, *, shard: Shard | None = None, couriers: int = 2,
     settings: DeliverySettings = DeliverySettings(),
 ) -> int:  # fmt: skip
-    """What the command line does with a plan, as far as it matters here: open, make, deliver; the exit code."""
+    """What the command line does with a plan, as far as it matters here: open, make, deliver; the exit code.
+
+    Fails where it touches a photo.
+    """
     try:
-        with open_run(out, SPEC, shard=shard) as run:
+        with untouched(photo.path for photo in plan.photos), open_run(out, SPEC, shard=shard) as run:
             mine = shard.take(plan) if shard else plan
             run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))
             names = output_names(mine, Output(folder=out), numbers=run.number(plan.photos))

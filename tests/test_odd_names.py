@@ -71,7 +71,7 @@ def test_a_name_that_commands_a_terminal_is_told_without_its_commands(command: C
     photo(shoot / "torn\x1b]0;owned\x07.jpg", 1)
     data = (shoot / "torn\x1b]0;owned\x07.jpg").read_bytes()
     (shoot / "torn\x1b]0;owned\x07.jpg").write_bytes(data[: len(data) // 2])
-    (shoot / "none\x1b[2J\x9b31m.jpg").write_bytes(b"no photo")
+    (shoot / "words\x1b[2J\x9b31m.jpg").write_bytes(b"no photo")
     said = [
         command("edit", shoot, "-i", "make it winter", "-o", out, "--size", "64", *FAKE),
         command("status", out),
@@ -80,7 +80,7 @@ def test_a_name_that_commands_a_terminal_is_told_without_its_commands(command: C
     assert [one.code for one in said] == [3, 0, 2]
     text = "".join(one.out + one.err for one in said)
     assert not set(text) & {"\x1b", "\x07", "\x9b"}
-    assert text.count("owned") == text.count("none") == 2
+    assert text.count("owned") == text.count("words") == 2
     assert "nowhere" in text
 
 

@@ -169,6 +169,7 @@ def test_what_arrives_slowly_in_bursts_renamed_or_deleted_is_edited_once(
         interrupt(signal.SIGTERM, lambda: len(list(out.glob("roll*/*.jpg"))) == count)
 
     out = tmp_path / "out"
+    command.guarding = False
     with meanwhile(drop):
         said = command("watch", folder, recipe, *FAKE, "--settle", "1")
     assert said.code == 143, said.err
@@ -251,6 +252,7 @@ def test_of_two_files_of_one_name_the_first_is_edited_and_the_other_when_it_is_a
         interrupt(signal.SIGINT, lambda: len(list(out.glob("*.jpg"))) == 3)
 
     before = len(sessions(out))
+    command.guarding = False
     with meanwhile(make_room):
         said = command("watch", folder, recipe, *FAKE, "--settle", "0")
     assert said.code == 130
