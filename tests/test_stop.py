@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
@@ -90,6 +90,14 @@ def test_another_thread_has_a_stop_of_its_own_that_no_signal_asks() -> None:
     assert not found[0].asked.is_set()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own answer to ^C: what starts the tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallows() -> None:
     with contextlib.suppress(BaseException):
         signal.raise_signal(signal.SIGINT)
@@ -102,6 +110,7 @@ def disguises() -> None:
         raise RuntimeError("Error calling __set_name__") from error
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("library", [swallows, disguises])
 def test_an_interrupt_while_something_loads_ends_it_though_a_library_makes_nothing_or_a_bug_of_it(
     library: Callable[[], None], capfd: pytest.CaptureFixture[str]
@@ -113,6 +122,7 @@ def test_an_interrupt_while_something_loads_ends_it_though_a_library_makes_nothi
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_what_is_no_interrupt_passes_and_a_run_s_own_answer_stays() -> None:
     with pytest.raises(ValueError, match="of its own"), insisting():
         raise ValueError("of its own")
