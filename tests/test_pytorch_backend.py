@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import resource
 import shutil
@@ -93,6 +94,25 @@ def test_upcast_decodes_in_float32_and_leaves_the_weights_as_they_were(models: d
     assert torch.equal(exact, backend.parts.vae.float().decode(latents).sample)
     after = backend.parts.vae.to(torch.float16).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_half_precision_works_where_the_cpu_has_no_layouts_for_it(models: dict[str, Path]) -> None:
+    """As on CPUs with AVX2 alone, which oneDNN is told to take this one for."""
+    code = """
+import sys
+import torch
+from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.weights import resolve
+for dtype in ("bf16", "fp16"):
+    backend = load(resolve(sys.argv[1]), "cpu", dtype)
+    latents = torch.zeros((2, 4, 8, 8))
+    tokens = backend.encode_text(["a", "b"])
+    assert backend.predict_noise(latents, torch.tensor(9), tokens, latents).isfinite().all()
+    assert backend.decode(latents[:1]).isfinite().all()
+"""
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code, str(models["kl"])], env=limited, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_weight_that_the_configuration_asks_for_must_be_there(models: dict[str, Path], tmp_path: Path) -> None:

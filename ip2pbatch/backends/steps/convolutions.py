@@ -6,6 +6,7 @@ write its sum with a second input itself, and one after a doubling of the pictur
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 _MOST = 0.25  # of the machine's memory, for the second copy of the weights
+# A CPU with AVX2 alone makes a plain convolution in half precision, and refuses weights that are laid out for one.
+_ASKED = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 
 # What an output pixel at an even place, and one at an odd place, take of a kernel's three columns, where each pixel of
 # the input stands for two: the even one sees the left neighbour once and its own pixel twice.
@@ -29,12 +32,14 @@ class PackedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in, h, w] → [n, out, h', w']."""
-        if torch.compiler.is_compiling():  # which lays out weights itself
+        if torch.compiler.is_compiling() or not _has_layouts(self.weight.dtype):  # the compiler lays out weights itself
             return super().forward(x)
         return torch.ops.mkldnn._convolution_pointwise(x, self._laid_out(x), self.bias, *self._how(), "none", [], "")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of x, plus `other`."""
+        if not _has_layouts(self.weight.dtype):
+            return super().forward(x) + other
         other = other.contiguous(memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self._laid_out(x), self.bias, *self._how(), "add", 1.0, None, [], None
@@ -75,9 +80,9 @@ class SplitUpsample(Upsample2D):
 
 
 def pack(network: nn.Module) -> None:
-    """Make every plain convolution of `network` a PackedConv, in place."""
+    """Make every plain convolution of `network` whose precision has layouts on this CPU a PackedConv, in place."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and _plain(module):
+        if type(module) is nn.Conv2d and _plain(module) and _has_layouts(module.weight.dtype):
             module.__class__ = PackedConv
 
 
@@ -101,6 +106,8 @@ def why_no_packing(networks: Sequence[nn.Module], device: torch.device) -> str:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
         return "this torch was built without oneDNN"
     weights = [module.weight for network in networks for module in network.modules() if isinstance(module, nn.Conv2d)]
+    if not any(_has_layouts(weight.dtype) for weight in weights):
+        return "oneDNN has no layouts for this precision on this CPU"
     size, memory = sum(weight.nbytes for weight in weights), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > _MOST * memory:
         return f"a second copy of the weights takes {size / 2**30:.1f} GiB of {memory / 2**30:.0f}"
@@ -114,6 +121,11 @@ def why_no_split(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> s
     if dtype != torch.float32:
         return "measured: it saves time in float32 alone"
     return "" if upsamplers(unet) else "this network doubles no sides by repetition"
+
+
+@functools.cache
+def _has_layouts(dtype: torch.dtype) -> bool:
+    return dtype not in _ASKED or bool(getattr(torch.ops.mkldnn, _ASKED[dtype])())
 
 
 def _plain(module: nn.Conv2d) -> bool:
