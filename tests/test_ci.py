@@ -18,7 +18,7 @@ from ip2pbatch.plan.edits import Guidance, Plan, make_edit
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.ledger import Record
-from ip2pbatch.run.lock import Difference
+from ip2pbatch.run.stale import Difference
 from ip2pbatch.run.verify import Case, Distance, Finding
 from ip2pbatch.show import ci
 

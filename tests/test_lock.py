@@ -17,7 +17,8 @@ from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.ledger import Run, open_run
-from ip2pbatch.run.lock import Lock, Surroundings, lock_path, make_lock, read_lock, stale, write_lock
+from ip2pbatch.run.lock import Lock, Surroundings, lock_path, make_lock, read_lock, write_lock
+from ip2pbatch.run.stale import stale
 from ip2pbatch.run.tolerance import Level
 from ip2pbatch.run.verify import LockWitness, RunWitness, choose, compare, cut, measure, within
 from ip2pbatch.run.view import RunView, read_run

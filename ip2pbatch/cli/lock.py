@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ip2pbatch.cli.outlets import Outlets
     from ip2pbatch.cli.session import Job
     from ip2pbatch.plan.edits import Plan
-    from ip2pbatch.run.lock import Difference, Lock, Surroundings
+    from ip2pbatch.run.lock import Lock, Surroundings
+    from ip2pbatch.run.stale import Difference
     from ip2pbatch.run.view import RunView
 
 
@@ -95,7 +96,8 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, outlets: Outlets) -> 
     measured and speed-ups that do not apply are not known.
     """
     from ip2pbatch.cli.engines import choose, device_name
-    from ip2pbatch.run.lock import lock_path, other_shape, read_lock
+    from ip2pbatch.run.lock import lock_path, read_lock
+    from ip2pbatch.run.stale import other_shape
 
     path = lock_path(recipe)
     made = read_lock(path)
@@ -108,7 +110,7 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, outlets: Outlets) -> 
 
 def differences(made: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
     """What is not as it was locked; says so where the model is not here to be compared."""
-    from ip2pbatch.run.lock import stale
+    from ip2pbatch.run.stale import stale
 
     if now.weights is None:
         console.warn(f"{plan.model} is not on this machine, so its files were not compared")

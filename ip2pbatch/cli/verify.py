@@ -140,7 +140,7 @@ def _refuse_another_recipe(recipe: Path, made: Plan, outlets: Outlets) -> int:
     """
     from ip2pbatch.cli import lock as locking
     from ip2pbatch.cli.session import Selection, read
-    from ip2pbatch.run.lock import other_recipe
+    from ip2pbatch.run.stale import other_recipe
 
     try:
         plan = read(recipe, Selection()).whole
