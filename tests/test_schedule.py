@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ip2pbatch.plan.edits import Edit, Guidance, Plan, Strip, make_edit
+from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.plan.rows import plan_rows
-from ip2pbatch.plan.schedule import Limits, Schedule
+from ip2pbatch.plan.schedule import Schedule, padding
 
 
 def photo(name: str) -> Photo:
@@ -130,6 +132,48 @@ def test_batches_fill_the_row_bucket(bucket: int, batch: int) -> None:
     rows = [len(plan_rows(one, 1).rows) for one in batches]
     computed = sum(-(-count // bucket) * bucket for count in rows)
     assert sum(rows) / computed > 0.85
+
+
+DEVICES = {"cpu": cpu_limits(), **{f"gpu of {gib} GiB": gpu_limits(gib << 30) for gib in (4, 8, 12, 24, 80)}}
+
+
+@pytest.mark.parametrize("images", [(1.5,), (1.0,), (1.0, 1.5), (1.0, 1.5, 7.5)], ids=str)
+@pytest.mark.parametrize("size", [(256, 256), (512, 512), (768, 512), (640, 384)], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_long_run_pads_little_whatever_its_edits_need(
+    device: str, size: tuple[int, int], images: Sequence[float]
+) -> None:
+    edits = [
+        make_edit(f"p{i}", "x", Guidance(7.5, images[i % len(images)]), i, steps=20, sampler="euler_a", size=size)
+        for i in range(1000)
+    ]
+    plan = plan_of(*([edit] for edit in edits))
+    share = padding(plan, DEVICES[device])
+    assert share <= 0.03
+    batches = run(Schedule(plan, set(), set(), DEVICES[device]))
+    assert sorted(edit.key for batch in batches for edit in batch) == sorted(edit.key for edit in edits)
+    bucket = DEVICES[device].row_bucket(size)
+    steps = [(len(plan_rows(batch, step).rows), times) for batch in batches for step, times in ((0, 1), (1, 19))]
+    computed = sum(-(-rows // bucket) * bucket * times for rows, times in steps)
+    assert share == pytest.approx(1 - sum(rows * times for rows, times in steps) / computed)
+
+
+def test_an_engine_that_overlaps_is_given_one_whole_call_at_a_time() -> None:
+    limits = gpu_limits(80 << 30)
+    plan = plan_of(*([link(f"p{i}", "x", size=512)] for i in range(20)))
+    assert [len(batch) for batch in run(Schedule(plan, set(), set(), limits))] == [8, 8, 4]
+    few = plan_of(*([link(f"p{i}", "x", image=1.0, size=512)] for i in range(30)))
+    assert [len(batch) for batch in run(Schedule(few, set(), set(), limits))] == [12, 12, 6]
+
+
+def test_edits_that_are_passed_over_come_next() -> None:
+    edits = [link(f"p{i}", "x", image=image) for i, image in enumerate((1.5, 1.0, 1.5, 1.0, 1.5, 1.0, 1.0))]
+    schedule = Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits(batch=6, default_rows=6))
+    first = schedule.take()
+    assert first == [edits[0], edits[1], edits[2], edits[3], edits[5]]  # 12 rows; all six would be 15
+    for edit in first:
+        schedule.finish(edit.key)
+    assert schedule.take() == [edits[4], edits[6]]
 
 
 def test_a_child_waits_until_its_parent_is_reported() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,25 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.plan.schedule import Limits
-
-
-@dataclass(frozen=True, slots=True)
-class AreaLimits(Limits):
-    """Limits whose row bucket shrinks with the picture: `default_rows` up to `full_area` pixels, then in proportion."""
-
-    full_area: int = 256 * 256
-
-    def row_bucket(self, size: tuple[int, int]) -> int:
-        """A function of the size alone, so that pictures hang on nothing else; whole Edits of three rows if it can.
-
-        What `rows` name is taken as it is.
-        """
-        if size in self.rows:
-            return self.rows[size]
-        rows = max(1, min(self.default_rows, self.default_rows * self.full_area // (size[0] * size[1])))
-        return rows - rows % 3 if rows >= 3 else rows
 
 
 def memory_of(device: torch.device) -> int:

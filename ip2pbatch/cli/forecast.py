@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ip2pbatch.cli import console
 from ip2pbatch.cli.session import Job, file_names
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
+from ip2pbatch.plan.schedule import padding
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -24,8 +26,9 @@ _LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step.
-    `files_left` are those of `files` that a run would write, with pictures that are there or are still to be made.
+    """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step, `padding`
+    the share of all rows that only fill calls, on a CPU and on a GPU of 24 GB and more. `files_left` are those of
+    `files` that a run would write, with pictures that are there or are still to be made.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Forecast:
     files_left: int
     rows: int
     rows_plain: int
+    padding: dict[str, float]
     sizes: dict[str, int]
     disk: int
     disk_free: int
@@ -52,6 +56,9 @@ class Forecast:
     def as_json(self) -> dict[str, Any]:
         """All of it for `plan --json`."""
         return asdict(self) | {"edits_left": self.edits_left}
+
+
+_DEVICES = {"cpu": cpu_limits(), "gpu": gpu_limits(24 << 30)}
 
 
 def forecast(job: Job) -> Forecast:
@@ -69,7 +76,9 @@ def forecast(job: Job) -> Forecast:
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.scan.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
-        rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left), sizes=dict(sizes.most_common()),
+        rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),
+        padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items()},
+        sizes=dict(sizes.most_common()),
         disk=_disk(job, left), disk_free=_free(job.out),
     )  # fmt: skip
 
@@ -84,10 +93,10 @@ def show(cast: Forecast) -> None:
     out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
     if cast.edits_left:
         saved = 1 - cast.rows / cast.rows_plain
-        out.print(
-            f"{cast.rows:,} network rows"
-            + (f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else "")
-        )
+        fewer = f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else ""
+        out.print(f"{cast.rows:,} network rows{fewer}")
+        shares = ", ".join(f"{share:.0%} on a {kind.upper()}" for kind, share in cast.padding.items())
+        out.print(f"padding that fills calls: {shares} of all rows")
         sizes = list(cast.sizes.items())
         shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
         out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))

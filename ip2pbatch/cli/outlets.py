@@ -16,8 +16,8 @@ from ip2pbatch.show import ci
 if TYPE_CHECKING:
     from ip2pbatch.cli.progress import Watcher
     from ip2pbatch.plan.edits import Edit, Plan
+    from ip2pbatch.plan.limits import Limits
     from ip2pbatch.plan.photos import Broken
-    from ip2pbatch.plan.schedule import Limits
     from ip2pbatch.run.execute import Events, Summary
     from ip2pbatch.run.ledger import Delivery, Record
 

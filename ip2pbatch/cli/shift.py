@@ -14,9 +14,9 @@ from ip2pbatch.cli.files import options_of
 from ip2pbatch.cli.session import Job, Selection, versions
 from ip2pbatch.errors import NothingMatchedError, PlanError
 from ip2pbatch.plan.edits import Edit, Plan, expand
+from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.photos import Broken, Scan, scan
 from ip2pbatch.plan.recipe import Recipe
-from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.arrivals import Arrivals
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.execute import EditEngine, Summary, run_plan

@@ -98,15 +98,23 @@ def count_rows(edits: Iterable[Edit]) -> int:
 
     Padding is not counted. Sum it over the batches of a Schedule for what a run computes.
     """
+    edits = tuple(edits)
+    return first_rows(edits) + sum((edit.steps - 1) * later_rows([edit]) for edit in edits)
+
+
+def first_rows(edits: Iterable[Edit]) -> int:
+    """Rows of the first step of `edits`, shared where size, steps, sampler and seed are the same."""
     first: set[tuple[object, ...]] = set()
-    later = 0
     for edit in edits:
-        kind = (edit.size, edit.steps, edit.sampler, edit.seed)
-        source = (edit.source, edit.carry)
-        terms = terms_of(edit.guidance, edit.instruction)
-        first.update((kind, source if with_image else None, text) for with_image, text, _ in terms)
-        later += (edit.steps - 1) * len(terms)
-    return len(first) + later
+        kind, source = (edit.size, edit.steps, edit.sampler, edit.seed), (edit.source, edit.carry)
+        for with_image, text, _ in terms_of(edit.guidance, edit.instruction):
+            first.add((kind, source if with_image else None, text))
+    return len(first)
+
+
+def later_rows(edits: Iterable[Edit]) -> int:
+    """Rows of each step of `edits` after the first."""
+    return sum(len(terms_of(edit.guidance, edit.instruction)) for edit in edits)
 
 
 def _first_with(values: Iterable[object]) -> list[int]:

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.rows import terms_of
+from ip2pbatch.plan.limits import Limits
+from ip2pbatch.plan.rows import first_rows, later_rows, terms_of
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an engine can take, known before anything loads.
-
-    `batch` is the most Edits a call; `multiple` divides width and height; sizes are in pixels. `rows` names the row
-    bucket (network rows a call is padded to) of a size, `default_rows` that of every other size.
-    """
-
-    batch: int = 8
-    multiple: int = 8
-    min_side: int = 64
-    max_side: int = 2048
-    carries_latents: bool = True
-    default_rows: int = 12
-    rows: Mapping[tuple[int, int], int] = field(default_factory=dict)
-
-    def row_bucket(self, size: tuple[int, int]) -> int:
-        """Network rows in one padded call at `size` (width, height)."""
-        return self.rows.get(size, self.default_rows)
-
+_ENOUGH = 5_000  # edits that tell how well the calls of a longer run are filled
 
 # Edits of one kind may share a network call.
 _Kind = tuple[tuple[int, int], int, str]
@@ -73,9 +53,18 @@ class Schedule:
         is over (`left` is 0) or Edits that were handed out have not been reported yet.
         """
         batch = self.peek(most)
-        for edit in batch:
-            heapq.heappop(self._ready[_kind(edit)])
-            self._running.add(edit.key)
+        if batch:
+            queue, taken = self._ready[_kind(batch[0])], {self._place[edit.key] for edit in batch}
+            passed_over = []
+            while taken:  # what is passed over lies among what is taken, at the queue's head
+                place = heapq.heappop(queue)
+                if place in taken:
+                    taken.remove(place)
+                else:
+                    passed_over.append(place)
+            for place in passed_over:
+                heapq.heappush(queue, place)
+            self._running.update(edit.key for edit in batch)
         return batch
 
     def peek(self, most: int | None = None) -> list[Edit]:
@@ -86,7 +75,9 @@ class Schedule:
         queue = self._ready[min(heads)[1]]
         places = _first(queue, min(most or self._limits.batch, self._limits.batch))
         edits = [self._edits[self._keys[place]] for place in places]
-        return edits if len(edits) == len(queue) else edits[: self._well_filled(edits)]
+        if len(edits) == len(queue) and not self._limits.overlaps:
+            return edits  # the end of a run needs the same calls in one batch or in two, and shares more in one
+        return fill_calls(edits, self._limits.row_bucket(edits[0].size), fewest=self._limits.overlaps)
 
     def ahead(self, edits: int) -> list[Edit]:
         """The next `edits` ready Edits in the plan's order, whatever their kind: sources worth loading early."""
@@ -132,16 +123,60 @@ class Schedule:
             queue.remove(self._place[key])
             heapq.heapify(queue)
 
-    def _well_filled(self, edits: list[Edit]) -> int:
-        """How many of `edits` to take so that the padded calls of a step hold the least padding; the most of equals."""
-        bucket = self._limits.row_bucket(edits[0].size)
-        best, best_share, rows = 1, 0.0, 0
-        for count, edit in enumerate(edits, start=1):
-            rows += len(terms_of(edit.guidance, edit.instruction))
-            share = rows / (-(-rows // bucket) * bucket)
-            if share >= best_share:
-                best, best_share = count, share
-        return best
+
+def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> list[Edit]:
+    """Those of `edits`, in order, that leave the least padding in calls of `bucket` rows a step, and the most of them.
+
+    Where all but some fill whole calls, the last ones that are too many wait for the next batch. `fewest` takes one
+    whole call if it can: an engine that overlaps loses nothing by it, and photos are waited for and pictures written
+    while it works.
+    """
+    rows = [len(terms_of(edit.guidance, edit.instruction)) for edit in edits]
+    total = sum(rows)
+    surpluses = range(total % bucket, total, bucket)
+    for surplus in reversed(surpluses) if fewest else surpluses:
+        if (left_out := _last_with_sum(rows, surplus)) is not None:
+            return [edit for place, edit in enumerate(edits) if place not in left_out]
+    best, best_share, so_far = 1, 0.0, 0
+    for count, own in enumerate(rows, start=1):
+        so_far += own
+        share = so_far / (-(-so_far // bucket) * bucket)
+        if share >= best_share:
+            best, best_share = count, share
+    return list(edits[:best])
+
+
+def _last_with_sum(rows: Sequence[int], wanted: int) -> set[int] | None:
+    """The places of the fewest of `rows` (1 to 3 each) whose sum is `wanted`, the last ones of equals; None where no
+    such ones are.
+    """
+    places = {size: [place for place, own in enumerate(rows) if own == size] for size in (1, 2, 3)}
+    for threes in range(min(len(places[3]), wanted // 3), -1, -1):
+        rest = wanted - 3 * threes
+        twos = min(len(places[2]), rest // 2)
+        ones = rest - 2 * twos
+        if ones <= len(places[1]):
+            counts = {3: threes, 2: twos, 1: ones}
+            return {place for size, count in counts.items() for place in places[size][len(places[size]) - count :]}
+    return None
+
+
+def padding(plan: Plan, limits: Limits, done: Collection[str] = ()) -> float:
+    """The share, 0 to 1, of the network rows that a run of `plan` computes only to fill its calls.
+
+    Walks the batches that a run would take, of a long plan the first ones. An engine that shrinks pads otherwise.
+    """
+    schedule, left = Schedule(plan, done, (), limits), _ENOUGH
+    needed = computed = 0
+    while left > 0 and (batch := schedule.take()):
+        for edit in batch:
+            schedule.finish(edit.key)
+        left -= len(batch)
+        bucket, steps = limits.row_bucket(batch[0].size), batch[0].steps
+        for rows, times in ((first_rows(batch), 1), (later_rows(batch), steps - 1)):
+            needed += rows * times
+            computed += -(-rows // bucket) * bucket * times
+    return 1 - needed / computed if computed else 0.0
 
 
 def _first(heap: list[int], count: int) -> list[int]:
