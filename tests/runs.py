@@ -19,15 +19,16 @@ from ip2pbatch.errors import Ip2pError
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Plan, Strip, make_edit
+from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.plan.recipe import Output
-from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Result, Source, run_plan
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.seam import Pending
 from ip2pbatch.run.stop import listening
 
 LONG = 3600 if os.environ.get("IP2P_SOAK") == "1" else 200  # seconds after which what is waited for hangs
@@ -71,6 +72,9 @@ def make_plan(
     return Plan("test", "fake", photos, tuple(strips), tuple(e for strip in strips for e in strip.edits))
 
 
+OVERLAPS = False  # whether engines made here work on by themselves, as those on a GPU do
+
+
 class Wrapped:
     """The fake engine with something done before each call, and each Result passed through a function."""
 
@@ -81,14 +85,15 @@ class Wrapped:
         batch: int = 8,
     ) -> None:
         self._fake = FakeEngine()
-        self.limits = Limits(batch=batch)
+        self.limits = Limits(batch=batch, overlaps=OVERLAPS, default_rows=3 * batch if OVERLAPS else 12)
         self.calls: list[tuple[str, ...]] = []
         self._before, self._after = before, after
 
-    def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
         self._before(edits)
         self.calls.append(tuple(edit.key for edit in edits))
-        return [self._after(e, r) for e, r in zip(edits, self._fake.edit(edits, sources), strict=True)]
+        made = self._fake.edit(edits, sources)
+        return lambda: [self._after(e, r) for e, r in zip(edits, made, strict=True)]
 
     def shrink(self) -> bool:
         if self.limits.batch == 1:

@@ -334,7 +334,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]
 @pytest.fixture
 def three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where calls of three rows are found to be the best; unmeasured it would be six."""
-    monkeypatch.setattr("ip2pbatch.engine.tuning.seconds_of_call", lambda backend, size, rows: float(rows))
+    monkeypatch.setattr("ip2pbatch.engine.tuning.seconds_of_step", lambda editor, backend, size, rows: float(rows))
 
 
 CPU = ("--device", "cpu", "--precision", "fp32")
@@ -348,7 +348,7 @@ def test_verify_makes_the_pictures_with_the_settings_of_their_run(
     assert command("run", with_a_model, *CPU, *unlike).code == 0
     assert command("lock", with_a_model).code == 0
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))  # nor is the measurement remembered there
-    monkeypatch.delattr("ip2pbatch.engine.tuning.seconds_of_call")
+    monkeypatch.delattr("ip2pbatch.engine.tuning.seconds_of_step")
     for what in (with_a_model, with_a_model.with_name("recipe.lock.yaml")):
         said = command("verify", what, "--level", "bitwise")
         assert said.code == 0, said.out + said.err

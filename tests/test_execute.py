@@ -12,16 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from runs import SPEC, Wrapped, make_photos, make_plan, no_room_for
 
 from ip2pbatch.errors import ModelError, ResourceError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.schedule import Limits
-from ip2pbatch.run.execute import EditEngine, Options, Quiet, Result, Summary, run_plan
+from ip2pbatch.plan.limits import Limits
+from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Quiet, Result, Summary, run_plan
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.ledger import EngineSpec, Record, open_run
 from ip2pbatch.run.view import read_run
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["waits", "overlaps"])
+def overlaps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Each test with an engine that is done when it returns, and with one that works on by itself."""
+    monkeypatch.setattr(runs, "OVERLAPS", request.param)
+    return bool(request.param)
 
 
 class Heard(Quiet):
@@ -229,6 +237,58 @@ def test_an_engine_that_breaks_on_one_edit_costs_only_that_one(tmp_path: Path) -
     log = (tmp_path / "out/.ip2pbatch/log.txt").read_text()
     assert "Traceback" in log
     assert "78 tokens" in log
+
+
+@pytest.mark.parametrize("error", [ValueError("the picture has no end"), OutOfMemory("full")], ids=["broken", "memory"])
+def test_what_goes_wrong_when_results_are_asked_for_is_answered_in_the_same_way(
+    tmp_path: Path, error: Exception
+) -> None:
+    plan = make_plan(make_photos(tmp_path / "in", 20))
+    bad, raised = plan.edits[9].key, 0
+
+    def after(edit: Edit, result: Result) -> Result:
+        nonlocal raised
+        if edit.key == bad and (isinstance(error, ValueError) or not raised):
+            raised += 1
+            raise error
+        return result
+
+    summary = run(tmp_path / "out", plan, Wrapped(after=after))
+    assert raised
+    assert summary.states == ({"done": 19, "failed": 1} if isinstance(error, ValueError) else {"done": 20})
+    assert summary.shrunk == (0 if isinstance(error, ValueError) else 1)
+
+
+def test_the_next_batch_is_begun_before_the_last_one_is_asked_for(tmp_path: Path, overlaps: bool) -> None:
+    happened: list[str] = []
+    plan = make_plan(make_photos(tmp_path / "in", 24))
+    engine = Wrapped(
+        before=lambda edits: happened.append("begin"),
+        after=lambda edit, result: happened.append("read") or result,  # type: ignore[func-returns-value]
+    )
+    run(tmp_path / "out", plan, engine)
+    order = [what for place, what in enumerate(happened) if what == "begin" or happened[place - 1] == "begin"]
+    assert order == (["begin", "begin", "read", "begin", "read"] if overlaps else ["begin", "read"] * 3)
+    assert happened.count("read") == 24
+
+
+def test_links_wait_for_what_is_under_way(tmp_path: Path) -> None:
+    plan = make_plan(make_photos(tmp_path / "in", 3), ["make it winter", "make it night", "make it red"])
+    assert run(tmp_path / "out", plan, Wrapped()).states == {"done": 9}
+
+
+def test_a_stop_keeps_what_is_under_way(tmp_path: Path) -> None:
+    plan, begun = make_plan(make_photos(tmp_path / "in", 40)), 0
+
+    def ask(edits: Sequence[Edit]) -> None:
+        nonlocal begun
+        begun += len(edits)
+        if begun > 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    summary = run(tmp_path / "out", plan, Wrapped(before=ask))
+    assert summary.stopped == 143
+    assert summary.states == {"done": 16, "left": 24}
 
 
 def read_run_record(root: Path, key: str) -> Record:

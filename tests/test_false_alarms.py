@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_image
 
 from ip2pbatch.backends.pytorch import TorchBackend, load
 from ip2pbatch.backends.weights import resolve
-from ip2pbatch.engine.editor import Editor, find_flaw, to_uint8
+from ip2pbatch.engine.editor import Editor, Facts, find_flaw, measure, to_uint8
 from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.plan.photos import SUFFIXES, Photo
@@ -82,6 +82,12 @@ def decoded(levels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(levels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
 
 
+def flaw_of(pixels: torch.Tensor, source: Source) -> str:
+    """What the editor says of decoded pixels [1, 3, h, w]."""
+    facts = Facts.of(measure(torch.zeros(4, 1, 1), pixels[0]).tolist())
+    return find_flaw(facts, source)
+
+
 def alarms(shot: Shot) -> Iterator[tuple[str, str]]:
     """Edits of a shot that is dark after or before, and what is said of each, as decoded and as the run keeps it."""
     for light in LIGHT:
@@ -89,7 +95,7 @@ def alarms(shot: Shot) -> Iterator[tuple[str, str]]:
         kept = to_uint8(dark)
         for what, pixels in (("darkened", shot.pixels), ("dark before", kept)):
             before = Source(pixels=pixels)
-            why = find_flaw(dark, before) or judge(Result(kept, None, "done"), before)[1]
+            why = flaw_of(dark, before) or judge(Result(kept, None, "done"), before)[1]
             yield f"{shot.name} at {light:g}, {what}", why
 
 
@@ -128,7 +134,7 @@ def test_one_value_that_is_no_number_is_caught_in_every_picture(value: float) ->
         for spot in (np.s_[:], np.s_[0, 1, -1, -1]):
             pixels = decoded(shot.pixels)
             pixels[spot] = value
-            assert find_flaw(pixels, Source(pixels=shot.pixels)), shot.name
+            assert flaw_of(pixels, Source(pixels=shot.pixels)), shot.name
 
 
 @pytest.mark.parametrize("colour", FLAT)
@@ -139,7 +145,7 @@ def test_one_colour_is_caught_by_the_decoder_s_end_and_by_the_run(colour: str) -
         before = Source(pixels=shot.pixels)
         for uneven in (0.0, noise[:, : shot.pixels.shape[0]]):
             pixels = torch.full((1, 3, *shot.pixels.shape[:2]), FLAT[colour]) + uneven
-            assert find_flaw(pixels, before), shot.name
+            assert flaw_of(pixels, before), shot.name
             # What an engine does not find itself, in the eight bits that are kept.
             assert judge(Result(to_uint8(pixels), None, "done"), before)[0] == "nan", shot.name
 

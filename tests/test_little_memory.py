@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from faked_cuda import faked_cuda
 from tiny_models import make_picture, save_model
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -73,10 +73,9 @@ def empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float16, device="meta")
 
 
-def test_an_edit_at_512_px_leaves_room_for_cuda_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4 * 10**9))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
-    rows = pytorch.limits_of(torch.device("cuda"), 8).row_bucket((512, 512))
+def test_an_edit_at_512_px_leaves_room_for_cuda_itself() -> None:
+    with faked_cuda(gibibytes=4e9 / 2**30):
+        rows = pytorch.limits_of(torch.device("cuda:0"), 8).row_bucket((512, 512))
     architecture = ARCHITECTURES["sd15"]
     with torch.device("meta"):
         unet = UNet2DConditionModel(**architecture.unet).half().eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,70 +184,6 @@ def test_four_small_kernels_before_a_doubling_are_the_large_one_after_it(packed:
     assert doubling.state_dict().keys() == names
 
 
-class Network(torch.nn.Module):
-    """Notes where it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[str] = []
-
-    def to(self, where: object) -> Network:
-        self.sent.append(str(where))
-        return self
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "share", "little"),
-    [(4, 1.0, True), (6, 1.0, True), (8, 1.0, False), (141, 1.0, False), (141, 4 / 141, True)],
-)
-def test_a_gpu_of_little_memory_holds_the_other_networks_only_while_they_work(
-    gigabytes: int, share: float, little: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    properties = SimpleNamespace(total_memory=gigabytes * 10**9)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: share)
-    device, offload = torch.device("cuda"), steps.choose(["offload"])
-    networks = {name: Network() for name in ("unet", "vae", "text_encoder")}
-    site = steps.Site(dict(networks), device, torch.float16)
-    monkeypatch.setattr(steps, "why_not_staged", lambda _: "")
-    steps.apply(offload, site)
-    assert steps.home_of(device, offload) == (torch.device("cpu") if little else device)
-    assert steps.home_of(device, ()) == device
-    assert [("wait in main memory" in note, "the pictures are the same" in note) for note in site.notes] == [
-        (True, True)
-    ] * little
-    assert pytorch.limits_of(device, 8).row_bucket((512, 512)) == (48 if gigabytes * share > 100 else 3)
-
-    def work() -> None:
-        with site.at_work("vae") as vae:
-            vae.sent.append("work")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        work()
-    assert networks["vae"].sent == (["cpu", "cuda", "work", "cpu"] if little else ["work"])
-    assert networks["unet"].sent == []
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-@pytest.mark.parametrize("kind", ["kl", "dc"])
-def test_on_a_gpu_each_step_is_as_exact_as_it_says_and_a_row_keeps_its_bits(models: dict[str, Path], kind: str) -> None:
-    def on_gpu(wanted: Sequence[str] | None) -> pytorch.TorchBackend:
-        return pytorch.load(ModelFolder(models[kind], "test", "", ""), "cuda", "fp32", wanted)
-
-    plain = on_gpu([])
-    wanted = {rows: predict(plain, rows) for rows in (THREES, TWOS, STRANGERS)}
-    for names in (*([step.name] for step in steps.STEPS), None, steps.names()):
-        backend = on_gpu(names)
-        known: dict[Row, Tensor] = {}
-        for _ in range(2):  # the second time from a recording
-            for rows, expected in wanted.items():
-                found = predict(backend, rows)
-                assert (found - expected).abs().max() <= 1e-2 * expected.abs().max(), names
-                for row, own in zip(rows, found, strict=True):
-                    assert torch.equal(known.setdefault(row, own), own), names
-
-
 def test_steps_have_names_and_an_order_and_a_stranger_is_refused() -> None:
     assert len(set(steps.names())) == len(steps.STEPS)
     assert [step.name for step in steps.choose(["time-table", "rowwise"])] == ["rowwise", "time-table"]
@@ -305,7 +240,7 @@ def test_a_recording_is_made_for_each_of_a_few_shapes_and_gives_the_caller_its_o
     def double(x: Tensor) -> tuple[Tensor]:
         return (2 * x,)
 
-    run = Graphs(record).around(double)
+    run = Graphs(lambda: record).around(double)
     first, second = run(torch.ones(3)), run(torch.full((3,), 5.0))
     assert (first[0].tolist(), second[0].tolist()) == ([2.0] * 3, [10.0] * 3)
     for size in (1, 2, 3, 4, 1, 3):

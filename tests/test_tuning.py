@@ -60,11 +60,11 @@ def test_a_size_keeps_the_bucket_that_it_was_once_given(
 ) -> None:
     asked: list[tuple[tuple[int, int], int]] = []
 
-    def seconds(_: object, size: tuple[int, int], rows: int) -> float:
+    def seconds(_: object, __: object, size: tuple[int, int], rows: int) -> float:
         asked.append((size, rows))
         return 1.0 if size == (64, 48) else float(rows)
 
-    monkeypatch.setattr(tuning, "seconds_of_call", seconds)
+    monkeypatch.setattr(tuning, "seconds_of_step", seconds)
     edits = [ask(0, (64, 48)), ask(1, (64, 64)), ask(2, (64, 48))]
     for _ in range(2):
         editor = Editor(backend, safety=False)
@@ -87,7 +87,13 @@ def test_a_call_of_the_asked_for_shape_is_timed(backend: pytorch.TorchBackend, m
     monkeypatch.setattr(backend, "predict_noise", noting)
     assert tuning.seconds_of_call(backend, (64, 48), 5) > 0
     assert set(shapes) == {(5, 4, 6, 8)}
-    assert len(shapes) > 1  # one to warm up
+    assert len(shapes) > 1  # some to warm up
+    shapes.clear()
+    editor = Editor(backend, safety=False)
+    limits = editor.limits
+    assert tuning.seconds_of_step(editor, backend, (64, 48), 6) > 0
+    assert set(shapes) == {(6, 4, 6, 8)}
+    assert editor.limits == limits
 
 
 def test_only_a_large_job_is_compiled_and_only_where_that_can_be(

@@ -24,8 +24,8 @@ from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.steps.workers import parts_of
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.execute import OutOfMemory
 
 _EXACT = "vae_decoder_fp32"
@@ -45,7 +45,7 @@ class OrtBackend:
         self.scheduler_config: Mapping[str, Any] = layout.read_json(
             artefact.path / "scheduler" / layout.CONFIGS["scheduler"]
         )
-        self.limits: Limits = limits_of(self.device, self.vae_scale)
+        self.limits: Limits = dataclasses.replace(limits_of(self.device, self.vae_scale), overlaps=False)
         self.tokenizer = load_tokenizer(artefact.path)
         self.checker, self._extractor = load_checker(_checker_layout(artefact.path), self.device)
         self._place, self._sizes, self._say = place, tuple(sizes), say

@@ -68,9 +68,9 @@ def open_session(file: Path | bytes, place: Place, options: Mapping[str, str] | 
     settings.intra_op_num_threads = place.threads
     settings.log_severity_level = 3
     settings.use_deterministic_compute = place.deterministic
-    wanted = [(PROVIDERS[place.provider], {**_device_options(place), **(options or {})})]
+    wanted = [(PROVIDERS[place.provider], {**_options(place.provider, place), **(options or {})})]
     if place.provider == "tensorrt":
-        wanted.append((PROVIDERS["cuda"], _device_options(place)))  # for the operators that TensorRT has not
+        wanted.append((PROVIDERS["cuda"], _options("cuda", place)))  # for the operators that TensorRT has not
     if place.provider != "cpu":
         wanted.append((PROVIDERS["cpu"], {}))
         runtime.preload_dlls()
@@ -165,8 +165,10 @@ def _create(runtime: Any, file: Path | bytes, settings: Any, wanted: list[tuple[
         runtime.set_default_logger_severity(2)
 
 
-def _device_options(place: Place) -> dict[str, str]:
-    return {} if place.provider == "cpu" else {"device_id": str(place.device)}
+def _options(provider: str, place: Place) -> dict[str, str]:
+    """Where it works, and that float32 on CUDA is float32: unasked it rounds what it multiplies to ten bits."""
+    where = {} if provider == "cpu" else {"device_id": str(place.device)}
+    return where | ({"use_tf32": "0"} if provider == "cuda" else {})
 
 
 def _has(provider: str) -> bool:

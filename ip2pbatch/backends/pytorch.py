@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ip2pbatch.backends import layout, steps
-from ip2pbatch.backends.base import AreaLimits, memory_of
+from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.layout import Layout
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import MissingError, ModelError
+from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits, helpers_beside_gpu
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.plan.schedule import Limits
 from ip2pbatch.run.execute import OutOfMemory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+# How torch and the libraries below it say that there is no room, where that is no OutOfMemoryError: the host's
+# allocator, the driver, cuBLAS and cuDNN, which find no kernel where none of their workspaces fits.
+_FULL = (
+    "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+)  # fmt: skip
 
 # Keys of old exports that a loaded class rightly has no place for.
 _HARMLESS = ("position_ids",)
@@ -99,12 +108,14 @@ class TorchBackend:
         networks = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoder}
         self.site = steps.Site(networks, device, parts.unet.dtype)
         steps.apply(chosen, self.site)
+        self._encode = self.site.recorded(lambda pixels: (latents_of(parts.vae.encode(pixels)),))
+        self._decode = self.site.recorded(lambda latents: (parts.vae.decode(latents, return_dict=False)[0],))
 
     @torch.inference_mode()
     def encode_text(self, instructions: Sequence[str]) -> Tensor:
         """Text embeddings [n, tokens, width] in float32, padded and cut as diffusers' pipeline does."""
         ids, mask = tokenize(self.parts.tokenizer, instructions)
-        with memory(), self.site.at_work("text_encoder") as encoder:
+        with memory(self.site.release), self.site.at_work("text_encoder") as encoder:
             masked = getattr(encoder.config, "use_attention_mask", False)
             return encoder(ids.to(self.device), attention_mask=mask.to(self.device) if masked else None)[0].float()
 
@@ -115,9 +126,8 @@ class TorchBackend:
     @torch.inference_mode()
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32."""
-        with memory(), self.site.at_work("vae") as vae:
-            encoded = vae.encode(pixels.to(self.device, vae.dtype))
-        return latents_of(encoded).float()
+        with memory(self.site.release), self.site.at_work("vae") as vae:
+            return self._encode(pixels.to(self.device, vae.dtype))[0].float()
 
     @torch.inference_mode()
     def predict_noise(
@@ -127,7 +137,7 @@ class TorchBackend:
         unet = self.parts.unet
         sample = torch.cat([latents, image], dim=1).to(self.device, unet.dtype)
         text = text.to(unet.dtype)
-        with memory():
+        with memory(self.site.release):
             if self.site.staged is None:
                 return unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0].float()
             return self.site.staged(sample, timestep, text, rows).float()
@@ -135,19 +145,23 @@ class TorchBackend:
     @torch.inference_mode()
     def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
         """Latents [n, c, h, w], divided by the scaling factor → pixels [n, 3, H, W] in float32, not clamped."""
-        with memory(), self.site.at_work("vae") as vae:
+        with memory(self.site.release), self.site.at_work("vae") as vae:
             dtype = vae.dtype
             if not upcast or dtype == torch.float32:
-                return vae.decode(latents.to(self.device, dtype), return_dict=False)[0].float()
+                return self._decode(latents.to(self.device, dtype))[0].float()
             try:  # half to float and back keeps every bit of the weights
                 return vae.float().decode(latents.to(self.device), return_dict=False)[0]
             finally:
                 vae.to(dtype)
+                self.site.release()  # recordings know where the weights were
 
     @torch.inference_mode()
     def flag(self, images: Sequence[NDArray[np.uint8]]) -> list[bool]:
-        """What the model's safety checker says of each picture, one at a time; all False where it ships none."""
-        with memory():
+        """What the model's safety checker says of each picture, one at a time; all False where it ships none.
+
+        On a GPU it works beside the other networks, which may be at the next pictures by then.
+        """
+        with memory(self.site.release), beside(self.parts.checker):
             return flag(self.parts.checker, self.parts.extractor, images)
 
 
@@ -165,9 +179,9 @@ def load(
     dtype = DTYPES[precision]
     vae_dtype = dtype if where.type == "cuda" else torch.float32
     checked = layout.check(folder.path, folder.kind)
+    home = steps.home_of(where, chosen)
     try:
         with quiet(), memory():
-            home = steps.home_of(where, chosen)
             parts = load_parts(checked, dtype, vae_dtype, where, home)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder.path} cannot be loaded: {error}", hint="fetch the model again") from error
@@ -175,14 +189,10 @@ def load(
 
 
 def limits_of(device: torch.device, vae_scale: int) -> Limits:
-    """What the device takes: enough rows a call to fill it, few enough to fit beside the weights."""
+    """What the device takes at once."""
     if device.type != "cuda":
-        # Measured on one core: 6 rows of the embedded model at 256 px cost 12 % less a row than 3, 12 rows 3 % less
-        # again. Six Edits fill such calls whether each needs three rows or two; more bring the first picture late.
-        return AreaLimits(batch=6, multiple=vae_scale, default_rows=6)
-    gigabytes = memory_of(device) >> 30
-    rows = max(3, min(48, 3 * (gigabytes // 4)))  # at 512 × 512; a row of Stable Diffusion takes about 0.5 GB in fp16
-    return AreaLimits(batch=max(1, rows // 2), multiple=vae_scale, default_rows=2 * rows, full_area=512 * 512 // 2)
+        return cpu_limits(vae_scale)
+    return gpu_limits(memory_of(device), vae_scale, helpers_beside_gpu())
 
 
 def latents_of(encoded: Any) -> Tensor:
@@ -210,7 +220,8 @@ def _device(name: str) -> torch.device:
         )
     if device.type not in ("cpu", "cuda"):
         raise MissingError(f"{name} is not a device this backend runs on", hint="use cpu or cuda")
-    return device
+    # torch's questions after a device's memory want its number
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def load_parts(
@@ -267,14 +278,27 @@ def _load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.
 
 
 @contextmanager
-def memory() -> Iterator[None]:
-    """Running out of memory, on a GPU or on the host, as the condition that `execute` answers."""
+def beside(network: Any | None) -> Iterator[None]:
+    """A stream of its own for what `network` is asked, where it lies on a GPU: it waits for no other work there."""
+    if network is None or network.device.type != "cuda":
+        yield
+        return
+    with torch.cuda.stream(torch.cuda.Stream(network.device)):
+        yield
+
+
+@contextmanager
+def memory(release: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Running out of memory, on a GPU or on the host, as the condition that `execute` answers.
+
+    `release` lets go of what is held on the device for speed alone, before another call is tried there.
+    """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(str(error).splitlines()[0]) from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(words in str(error) for words in _FULL):
             raise
+        release()
+        traceback.clear_frames(error.__traceback__)  # what the call that failed had made is not free before that
+        torch.cuda.empty_cache()
         raise OutOfMemory(str(error).splitlines()[0]) from error

@@ -12,13 +12,15 @@ from ip2pbatch.cli import console
 from ip2pbatch.cli.machine import BackendName, Compile, Determinism, Machine, Precision
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.schedule import Limits
+from ip2pbatch.plan.limits import Limits
+from ip2pbatch.plan.schedule import padding
 from ip2pbatch.run.execute import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
 
 if TYPE_CHECKING:
     from ip2pbatch.backends.pytorch import TorchBackend
     from ip2pbatch.engine.editor import Editor
+    from ip2pbatch.run.seam import Pending
 
 
 def choose(
@@ -86,40 +88,50 @@ def _torch(
         for text in backend.site.notes:
             console.note(text)
         editor = Editor(backend, determinism=determinism.value, safety=safety, interval=machine.interval)
-        if edits:
-            _tune(editor, backend, machine, edits, folder.digest)
+        _tune(editor, backend, machine, edits, folder.digest)
         return _limited(editor, machine.batch)
 
     return spec, open_engine
 
 
 def _steps(machine: Machine) -> list[str]:
-    """The names of the steps that the flags leave in. Raises UsageError for a name that is none."""
+    """The names of the steps that the flags leave in; compiling is decided on later. Raises UsageError for a name that
+    is none.
+    """
     from ip2pbatch.backends import steps
 
     steps.choose(machine.without)
-    asked = {"compiled"} if machine.compile is Compile.ON else set()
-    wanted = [step.name for step in steps.STEPS if not step.asked_for or step.name in asked]
-    return [name for name in wanted if name not in machine.without]
+    return [step.name for step in steps.STEPS if not step.asked_for and step.name not in machine.without]
 
 
 def _tune(editor: Editor, backend: TorchBackend, machine: Machine, edits: Sequence[Edit], digest: str) -> None:
-    """Decide what was left to be decided by the job, and say what was decided. Bitwise leaves nothing to that."""
+    """Decide what was left to be decided by the job, and say what was decided. Bitwise leaves nothing to that.
+
+    Row counts are tried before anything is compiled: each would be a compilation of its own.
+    """
+    from ip2pbatch.backends import steps
     from ip2pbatch.engine import tuning
 
-    notes = tuning.tune_batch(editor, backend, edits, digest) if machine.batch == "auto" else []
-    if machine.compile is Compile.AUTO and machine.determinism is not Determinism.BITWISE:
+    notes = tuning.tune_batch(editor, backend, edits, digest) if edits and machine.batch == "auto" else []
+    if machine.compile is Compile.ON and "compiled" not in machine.without:
+        reason = steps.compile_late(backend.site)
+        notes += [f"not compiled: {reason}"] if reason else []
+    elif edits and machine.compile is Compile.AUTO and machine.determinism is not Determinism.BITWISE:
         notes += tuning.compile_if_it_pays(editor, backend, edits)
     for text in notes:
         console.note(text)
 
 
 def describe(engine: EditEngine, machine: Machine, plan: Plan) -> dict[str, object]:
-    """What a run writes down about the engine at work: Edits a call, row buckets, the device's name, the steps in."""
+    """What a run writes down about the engine at work: Edits a call, row buckets, the share of rows that only fill
+    calls of the whole plan, the device's name, the steps in.
+    """
     sizes = sorted({edit.size for edit in plan.edits})
     rows = {f"{width}x{height}": engine.limits.row_bucket((width, height)) for width, height in sizes}
     steps = list(getattr(engine, "steps", ()))
-    return {"batch": engine.limits.batch, "rows": rows, "device": device_name(machine), "steps": steps}
+    share = round(padding(plan, engine.limits), 4)
+    known = {"batch": engine.limits.batch, "rows": rows, "padding": share}
+    return {**known, "device": device_name(machine), "steps": steps}
 
 
 def device_name(machine: Machine) -> str:
@@ -162,7 +174,7 @@ class Idle:
 
     limits = Limits()
 
-    def edit(self, edits: object, sources: object) -> list[object]:
+    def begin(self, edits: object, sources: object) -> Pending:
         raise AssertionError("an idle engine was asked for a picture")
 
     def shrink(self) -> bool:

@@ -7,21 +7,24 @@ hangs on the picture's size alone, so that a picture has the same bits whatever 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.recent import Recent
 from ip2pbatch.engine.samplers import make_sampler
+from ip2pbatch.engine.transfer import fetch, send
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
-from ip2pbatch.run.execute import Result, Source
 from ip2pbatch.run.flat import EVEN, lacks_content
+from ip2pbatch.run.seam import Pending, Result, Source
 
 Determinism = Literal["fast", "stable", "bitwise"]
 
@@ -58,13 +61,22 @@ class Editor:
         """The names of the backend's speed-ups that are in, where it has such."""
         return tuple(getattr(getattr(self._backend, "site", None), "applied", ()))
 
-    @torch.inference_mode()
     def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
         """One Result an Edit, in order; all edits share size, steps and sampler. Raises OutOfMemory."""
+        return self.begin(edits, sources)()
+
+    @torch.inference_mode()
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+        """All that a device does for these Edits is asked of it; a GPU is still at work when this returns."""
         self._check(edits)
         images = torch.cat([self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)])
-        latents = self._denoise(edits, images)
-        return [self._finish(*one) for one in zip(edits, latents[:, None], sources, strict=True)]
+        drafts = self._develop(self.denoise(edits, images))
+
+        @torch.inference_mode()
+        def finish() -> list[Result]:
+            return [self._finish(*one) for one in zip(edits, drafts(), sources, strict=True)]
+
+        return finish
 
     def shrink(self) -> bool:
         """Halve the row bucket after OutOfMemory; False where it is one row or `bitwise` forbids another shape."""
@@ -98,7 +110,7 @@ class Editor:
             raise UsageError(f"the edit {edit.key} has neither pixels nor a latent to start from")
 
         def encode() -> Tensor:
-            picture = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+            picture = send(torch.tensor(pixels), self._backend.device).permute(2, 0, 1)[None].float()
             # (x / 255) · 2 − 1, in the order of diffusers' VaeImageProcessor, so that the bits are the same
             return self._backend.encode_image(picture / 255 * 2 - 1)
 
@@ -108,8 +120,11 @@ class Editor:
         """The embedding [1, tokens, width], encoded alone so that it hangs on no other instruction."""
         return self._texts.get(instruction, lambda: self._backend.encode_text([instruction]))
 
-    def _denoise(self, edits: Sequence[Edit], images: Tensor) -> Tensor:
-        """Noise → latents [n, c, h, w] in float32, scaled as the UNet knows them."""
+    def denoise(self, edits: Sequence[Edit], images: Tensor) -> Tensor:
+        """Noise, and conditioning latents [n, c, h, w] → latents of that shape in float32, as the UNet knows them.
+
+        A GPU may still be at work when this returns.
+        """
         first, device = edits[0], self._backend.device
         sampler = make_sampler(
             first.sampler, self._backend.scheduler_config, first.steps, [edit.seed for edit in edits], device
@@ -140,26 +155,38 @@ class Editor:
             )
         return answers
 
-    def _finish(self, edit: Edit, latent: Tensor, source: Source) -> Result:
-        """Decode one latent [1, c, h, w]; a broken picture is tried again in float32, then called by its name."""
-        if not latent.isfinite().all():
+    def _develop(self, latents: Tensor, *, upcast: bool = False) -> Callable[[], list[Draft]]:
+        """Decode latents [n, c, h, w] one by one and send all of it to the host; what comes back waits for that."""
+        levels, numbers = [], []
+        for latent in latents:
+            pixels = self._backend.decode(latent[None] / self._backend.scaling_factor, upcast=upcast)
+            levels.append(to_levels(pixels[0]))
+            numbers.append(measure(latent, pixels[0]))
+        fetched = fetch([torch.stack(levels), latents, torch.stack(numbers)])
+
+        def drafts() -> list[Draft]:
+            pictures, held, known = fetched()
+            facts = [Facts.of(one) for one in known.tolist()]
+            return [Draft(*one, upcast) for one in zip(pictures, held, facts, strict=True)]
+
+        return drafts
+
+    def _finish(self, edit: Edit, draft: Draft, source: Source) -> Result:
+        """What became of one Edit; a broken picture is tried again in float32, then called by its name."""
+        if not draft.facts.latent_finite:
             return Result(None, None, "nan", "the UNet's latent is not finite")
-        flaw = ""
-        for upcast in (False, True):
-            pixels = self._backend.decode(latent / self._backend.scaling_factor, upcast=upcast)
-            flaw = find_flaw(pixels, source)
-            if not flaw:
-                break
-        if flaw:
-            return Result(None, None, "nan", flaw)
-        image = to_uint8(pixels)
-        if self._safety and self._backend.flag([image])[0]:
+        if find_flaw(draft.facts, source):
+            latent = torch.tensor(draft.latent, device=self._backend.device)
+            (draft,) = self._develop(latent[None], upcast=True)()
+            if flaw := find_flaw(draft.facts, source):
+                return Result(None, None, "nan", flaw)
+        if self._safety and self._backend.flag([draft.picture])[0]:
             return Result(None, None, "flagged", "the model's safety checker flagged the picture")
-        notes = ["decoded in float32"] if upcast else []
+        notes = ["decoded in float32"] if draft.upcast else []
         read = self._backend.words_read(edit.instruction)
         if read != edit.instruction:
             notes.append(f"the model read only: {read}")
-        return Result(image, latent[0].cpu().numpy(), "done", "; ".join(notes))
+        return Result(draft.picture, draft.latent, "done", "; ".join(notes))
 
 
 def combine(plan: RowPlan, rows: Sequence[Tensor]) -> Tensor:
@@ -174,18 +201,53 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def find_flaw(pixels: Tensor, source: Source) -> str:
-    """Why a decoded picture [1, 3, H, W] is none: not finite, or flat where its source was not; "" where it is one."""
-    if not pixels.isfinite().all():
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is asked of a decoded picture before it is one: `contrast` and `light` are in levels of 255, not rounded."""
+
+    latent_finite: bool
+    finite: bool
+    contrast: float
+    light: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Facts:
+        """From what `measure` gives."""
+        return cls(bool(numbers[0]), bool(numbers[1]), numbers[2], numbers[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A decoded picture uint8 [h, w, 3] on the host, its latent [c, h, w], and what is known of it."""
+
+    picture: NDArray[np.uint8]
+    latent: NDArray[np.float32]
+    facts: Facts
+    upcast: bool
+
+
+def measure(latent: Tensor, pixels: Tensor) -> Tensor:
+    """The numbers of Facts [4] about a latent [c, h, w] and its pixels [3, H, W], where those lie."""
+    levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1) * 255
+    finite = [one.isfinite().all().float() for one in (latent, pixels)]
+    return torch.stack([*finite, levels.std(dim=(1, 2), correction=0).max(), levels.mean()])
+
+
+def find_flaw(facts: Facts, source: Source) -> str:
+    """Why a decoded picture is none: not finite, or flat where its source was not; "" where it is one."""
+    if not facts.finite:
         return "the autoencoder's picture is not finite"
-    levels = (pixels[0].float() * 0.5 + 0.5).clamp(0, 1) * 255
-    left = float(levels.std(dim=(1, 2), correction=0).max())
-    if left < EVEN and lacks_content(left, float(levels.mean()), source, rounded=False):
+    if facts.contrast < EVEN and lacks_content(facts.contrast, facts.light, source, rounded=False):
         return "the picture is one flat colour"
     return ""
 
 
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """Pixels [1, 3, H, W] in [-1, 1] → uint8 [H, W, 3], rounded to the nearest as diffusers does."""
-    scaled = (pixels[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().float() * 255
-    return scaled.round().to(torch.uint8).numpy()
+def to_levels(pixels: Tensor) -> Tensor:
+    """Pixels [3, H, W] in [-1, 1] → uint8 [H, W, 3] where they lie, rounded to the nearest as diffusers does."""
+    scaled = (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0) * 255
+    return scaled.round().to(torch.uint8)
+
+
+def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels [1, 3, H, W] in [-1, 1] → uint8 [H, W, 3] on the host."""
+    return to_levels(pixels[0]).cpu().numpy()

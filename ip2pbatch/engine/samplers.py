@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from ip2pbatch.engine.transfer import send
 from ip2pbatch.errors import UsageError
 
 # Name in a recipe → diffusers' class and what it is told beyond the model's configuration.
@@ -41,7 +43,7 @@ class Sampler:
     def draw(self, shape: tuple[int, int, int]) -> Tensor:
         """The initial latents [n, *shape] in float32: each Edit's own noise times the schedule's first sigma."""
         noise = [torch.randn((1, *shape), generator=generator) for generator in self._generators]
-        return torch.cat(noise).to(self._device) * self._scheduler.init_noise_sigma
+        return send(torch.cat(noise), self._device) * self._scheduler.init_noise_sigma
 
     def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The latents as the network wants to see them at `timestep`."""
@@ -50,7 +52,21 @@ class Sampler:
     def step(self, noise: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
         """The latents one step on, each Edit's ancestral noise drawn from its own generator."""
         extra = {"generator": self._generators} if self._takes_generator else {}
-        return self._scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
+        with _Unwaiting():
+            return self._scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
+
+
+class _Unwaiting(TorchFunctionMode):
+    """What a scheduler draws on the host and sends to a GPU goes there as `send` does it.
+
+    From memory that is not pinned, a copy waits until the GPU has done all that it was asked for: once a step, with
+    ancestral noise, so that it would have nothing to do while the next step is put together.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.to and len(args) == 2 and isinstance(args[1], torch.device) and args[0].is_cpu:
+            return send(*args)
+        return function(*args, **(kwargs or {}))
 
 
 def make_sampler(

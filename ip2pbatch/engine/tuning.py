@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +18,16 @@ from ip2pbatch.backends import steps
 from ip2pbatch.backends.layout import read_json_or_empty
 from ip2pbatch.backends.pytorch import TorchBackend
 from ip2pbatch.backends.steps import compiled
+from ip2pbatch.engine.calls import WORDS, seconds_of_call
 from ip2pbatch.engine.editor import Editor
-from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.rows import count_rows
 from ip2pbatch.run.execute import OutOfMemory
 
 _NEAR = 1.03  # a smaller bucket is taken where it is within this of the best: less padding, an earlier first picture
-_CALLS = 3
 _LARGE = 2000  # network rows below which no compiling was ever worth measuring for
-_MOST = {"cpu": 12, "cuda": 192}
+_MOST = {"cpu": 12, "cuda": 96}
+_STEPS, _WALKS = 4, 3  # of a measurement; the first walk warms up
 
 
 def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], name: str) -> list[str]:
@@ -41,13 +41,39 @@ def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], nam
         key = f"{name} {_where(backend)} {backend.precision} {size[0]}x{size[1]}"
         found = read_json_or_empty(known).get(key)
         if not isinstance(found, int):
-            found = best_rows(lambda count, size=size: seconds_of_call(backend, size, count), _MOST[backend.provider])
+            found = best_rows(
+                lambda count, size=size: seconds_of_step(editor, backend, size, count), _MOST[backend.provider]
+            )
+            backend.site.release()  # what was recorded of the other row counts
             _remember(known, key, found)
         rows[size] = found
         notes.append(f"{found} network rows a call at {size[0]} × {size[1]}")
-    edits_a_call = max(4, max(rows.values(), default=0) // 2)
+    edits_a_call = max(6, max(rows.values(), default=0) // 2)
     editor.limits = dataclasses.replace(editor.limits, rows=rows, batch=edits_a_call)
     return notes
+
+
+@torch.inference_mode()
+def seconds_of_step(editor: Editor, backend: TorchBackend, size: tuple[int, int], rows: int) -> float:
+    """Seconds that a step of one call of `rows` rows takes a run at `size` (width, height): the network, and what is
+    about it on the host, which few rows a call pay for more often.
+    """
+    edits = [
+        make_edit(f"probe-{number}", WORDS, Guidance(7.5, 1.5), number, steps=_STEPS, sampler="euler_a", size=size)
+        for number in range(max(1, rows // 3))
+    ]
+    shape = (len(edits), backend.latent_channels, size[1] // backend.vae_scale, size[0] // backend.vae_scale)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(backend.device)
+    limits, editor.limits = editor.limits, dataclasses.replace(editor.limits, rows={size: rows})
+    try:
+        seconds = []
+        for _ in range(_WALKS):
+            begun = time.perf_counter()
+            editor.denoise(edits, images).cpu()
+            seconds.append((time.perf_counter() - begun) / _STEPS)
+    finally:
+        editor.limits = limits
+    return min(seconds)
 
 
 def best_rows(seconds: Callable[[int], float], most: int) -> int:
@@ -62,24 +88,6 @@ def best_rows(seconds: Callable[[int], float], most: int) -> int:
         rows *= 2
     best = min(costs.values(), default=0.0)
     return next((count for count, cost in costs.items() if cost <= _NEAR * best), 1)
-
-
-def seconds_of_call(backend: TorchBackend, size: tuple[int, int], rows: int) -> float:
-    """Seconds of one network call of `rows` rows at `size` (width, height): the median of a few, after one to warm."""
-    draw = torch.Generator().manual_seed(0)
-    shape = (rows, backend.latent_channels, size[1] // backend.vae_scale, size[0] // backend.vae_scale)
-    latents, image = (torch.randn(shape, generator=draw).to(backend.device) for _ in range(2))
-    text = backend.encode_text([""]).repeat(rows, 1, 1)
-
-    def call() -> float:
-        begun = time.perf_counter()
-        backend.predict_noise(latents, torch.tensor(500.0), text, image)
-        if backend.device.type == "cuda":
-            torch.cuda.synchronize(backend.device)
-        return time.perf_counter() - begun
-
-    call()
-    return statistics.median(call() for _ in range(_CALLS))
 
 
 def compile_if_it_pays(editor: Editor, backend: TorchBackend, edits: Sequence[Edit]) -> list[str]:

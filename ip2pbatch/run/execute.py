@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -21,13 +21,14 @@ from typing import Protocol
 from ip2pbatch import errors
 from ip2pbatch.errors import Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.schedule import Limits, Schedule
+from ip2pbatch.plan.limits import Limits
+from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.busy import Busy
 from ip2pbatch.run.couriers import Couriers
 from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
-from ip2pbatch.run.seam import EditEngine, OutOfMemory, Result, Source
+from ip2pbatch.run.seam import EditEngine, OutOfMemory, Pending, Result, Source
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 
@@ -42,6 +43,7 @@ REDO: frozenset[Status] = frozenset({"failed", "skipped"})
 
 Score = Callable[[Edit, Pixels, Pixels], Mapping[str, float]]
 Job = tuple[Edit, Source]
+Made = tuple[Edit, Source, Result, float]
 log = logging.getLogger("ip2pbatch.run")
 
 
@@ -84,15 +86,16 @@ class Options:
     """How a plan is carried out; nothing in it changes a picture.
 
     `deliver` writes the photographer's files (none where it is None); `score` gives the numbers beside a cell from
-    (Edit, photo at model size, picture); `redo` are the states of earlier sessions that are tried again.
+    (Edit, photo at model size, picture); `redo` are the states of earlier sessions that are tried again. Loaders and
+    couriers are as many as the engine's limits say where they are not named.
     """
 
     deliver: Deliverer | None = None
     score: Score | None = None
     redo: frozenset[Status] = REDO
-    loaders: int = 2
+    loaders: int | None = None
     writers: int = 2
-    couriers: int = 2
+    couriers: int | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -132,12 +135,22 @@ def run_plan(
     """
     with listening() as stop:
         with _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
-            while not stop.asked.is_set() and (batch := shop.next_batch()):
-                jobs = shop.load(batch)
-                for (edit, source), result, seconds in shop.make(jobs, stop):
-                    shop.keep(edit, source, result, seconds)
+            while not stop.asked.is_set() and (batch := shop.next_batch()) is not None:
+                for made in shop.make(shop.load(batch), stop):
+                    shop.keep(*made)
+            for made in shop.collect():  # of a run that was asked to stop: it is made already
+                shop.keep(*made)
             shop.finish(stop)
         return shop.summary(stop)  # last, so that a signal that came while the run was being closed counts
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """Jobs that an engine has begun, when, and what waits for their Results."""
+
+    jobs: list[Job]
+    pending: Pending
+    at: float
 
 
 class _Workshop:
@@ -150,10 +163,14 @@ class _Workshop:
         self._busy = Busy(options.clock)
         self._trouble: BaseException | None = None
         self._made = self._delivered = self._shrunk = self._breaks = 0
+        self._parts: deque[list[Job]] = deque()
+        self._under_way: _UnderWay | None = None
+        self._read = self._begun
         self._edits = {edit.key: edit for edit in plan.edits}
         self._origin = {edit.key: strip.photo.digest for strip in plan.strips for edit in strip.edits}
         self._carried = {edit.source for edit in plan.edits if edit.carry == "latent"}
-        self._sources = Sources(run, plan.photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=options.loaders)
+        loaders = options.loaders or engine.limits.helpers
+        self._sources = Sources(run, plan.photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
         self._room = threading.BoundedSemaphore(_UNWRITTEN)
         self._writers = ThreadPoolExecutor(options.writers, thread_name_prefix="write")
         self._errands: dict[str, list[Errand]] = defaultdict(list)
@@ -168,7 +185,7 @@ class _Workshop:
             for errand in options.deliver.errands(plan):
                 self._errands[errand.edit.key].append(errand)
             backlog = options.deliver.outstanding(plan, done)
-        self._couriers = Couriers(self._deliver, backlog, threads=options.couriers)
+        self._couriers = Couriers(self._deliver, backlog, threads=options.couriers or engine.limits.helpers)
         self._tell(self._events.started, self._schedule.left, len(done))
         log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
 
@@ -179,6 +196,10 @@ class _Workshop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Whatever ended the run: what is finished is written, and nothing else is begun."""
+        if isinstance(error, Exception) and not self._trouble:
+            with suppress(Exception):  # the one that ended the run is the one to tell
+                for made in self.collect():
+                    self.keep(*made)
         self._couriers.abandon()
         self._writers.shutdown(wait=True)
         self._sources.close()
@@ -191,14 +212,17 @@ class _Workshop:
             seconds = round(self._seconds(), 3)
             self.run.note("end", error=str(error or ""), states=states, seconds=seconds, busy=self._busy.shares())
 
-    def next_batch(self) -> list[tuple[Edit, Callable[[], Source]]]:
-        """The Edits to make now, while the photos of those after them are being loaded; empty at the end."""
+    def next_batch(self) -> list[tuple[Edit, Callable[[], Source]]] | None:
+        """The Edits to make now, while the photos of those after them are being loaded.
+
+        Empty where they hang on what is under way; None at the end.
+        """
         self._raise_trouble()
         most = self.engine.limits.batch
         batch = [(edit, self._sources.fetch(edit)) for edit in self._schedule.take(most)]
         for edit in self._schedule.ahead(_AHEAD * most):
             self._sources.foresee(edit)
-        return batch
+        return batch if batch or self._under_way else None
 
     def load(self, batch: list[tuple[Edit, Callable[[], Source]]]) -> list[Job]:
         """Wait for the Sources of a batch; an Edit whose photo cannot be read becomes a failed row."""
@@ -216,31 +240,62 @@ class _Workshop:
                 self._fail(edit, "failed", f"its source could not be loaded: {error}")
         return jobs
 
-    def make(self, jobs: list[Job], stop: Stop) -> Iterator[tuple[Job, Result, float]]:
-        """Each job's Result and the seconds it took. Out of memory: smaller calls. A call that breaks: one by one."""
-        parts = deque([jobs] if jobs else [])
-        while parts and not stop.asked.is_set():
-            part = parts.popleft()
-            limit = max(1, self.engine.limits.batch)
-            if len(part) > limit:
-                parts.extendleft(part[start : start + limit] for start in reversed(range(0, len(part), limit)))
-                continue
-            begun = self.options.clock()
-            try:
-                with self._busy.at("model"):
-                    results = self.engine.edit([edit for edit, _ in part], [source for _, source in part])
-            except (OutOfMemory, MemoryError) as error:
-                self._shrink(error)
-                parts.appendleft(part)
-            except Ip2pError:
-                raise
-            except Exception as error:
-                self._broken(part, error)
-                parts.extendleft([job] for job in reversed(part) if len(part) > 1)
-            else:
-                self._breaks = 0
-                seconds = (self.options.clock() - begun) / len(part)
-                yield from ((job, result, seconds) for job, result in zip(part, results, strict=True))
+    def make(self, jobs: list[Job], stop: Stop) -> Iterator[Made]:
+        """Begin each job, and give what was begun before it; where the engine does not overlap, what is begun as well.
+
+        Out of memory: smaller calls. A call that breaks: one by one.
+        """
+        if jobs:
+            self._parts.append(jobs)
+        while not stop.asked.is_set() and (self._parts or (self._under_way and not jobs)):
+            begun = self._begin_next() if self._parts else None
+            before, self._under_way = self._under_way, begun
+            yield from self._results_of(before)
+            if not self.engine.limits.overlaps:
+                yield from self.collect()
+
+    def collect(self) -> Iterator[Made]:
+        """What is under way."""
+        before, self._under_way = self._under_way, None
+        yield from self._results_of(before)
+
+    def _begin_next(self) -> _UnderWay | None:
+        """Have the engine begin the first part; None where it has to be made in another way first."""
+        part, limit = self._parts.popleft(), max(1, self.engine.limits.batch)
+        self._parts.extendleft(part[start : start + limit] for start in reversed(range(limit, len(part), limit)))
+        now, part, pending = self.options.clock(), part[:limit], None
+        with self._answering(part), self._busy.at("model"):
+            pending = self.engine.begin([edit for edit, _ in part], [source for _, source in part])
+        return _UnderWay(part, pending, now) if pending is not None else None
+
+    def _results_of(self, begun: _UnderWay | None) -> Iterator[Made]:
+        """The Results of what was begun, and the seconds that each took."""
+        results: list[Result] | None = None
+        if begun is not None:
+            with self._answering(begun.jobs), self._busy.at("model"):
+                results = begun.pending()
+        if begun is None or results is None:
+            return
+        self._breaks = 0
+        now = self.options.clock()
+        seconds = (now - max(begun.at, self._read)) / len(results)
+        self._read = now
+        for (edit, source), result in zip(begun.jobs, results, strict=True):
+            yield edit, source, result, seconds
+
+    @contextmanager
+    def _answering(self, part: list[Job]) -> Iterator[None]:
+        """Have a part that ran out of memory, or that broke, made again in another way: it comes first then."""
+        try:
+            yield
+        except (OutOfMemory, MemoryError) as error:
+            self._shrink(error)
+            self._parts.appendleft(part)
+        except Ip2pError:
+            raise
+        except Exception as error:
+            self._broken(part, error)
+            self._parts.extendleft([job] for job in reversed(part) if len(part) > 1)
 
     def keep(self, edit: Edit, source: Source, result: Result, seconds: float) -> None:
         """Have a Result written and delivered, or record why it is no picture."""

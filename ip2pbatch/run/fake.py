@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.plan.schedule import Limits
-from ip2pbatch.run.seam import Result, Source
+from ip2pbatch.plan.limits import Limits
+from ip2pbatch.run.seam import Pending, Result, Source
 
 Floats = NDArray[np.float32]
 
@@ -35,6 +35,11 @@ class FakeEngine:
     def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
         """One tinted, captioned picture an Edit; its latent is the tinted picture without the caption."""
         return [_fake(edit, source) for edit, source in zip(edits, sources, strict=True)]
+
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+        """The same, done when this returns."""
+        made = self.edit(edits, sources)
+        return lambda: made
 
     def shrink(self) -> bool:
         """There is nothing to halve: a fake needs no memory worth the name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.plan.schedule import Limits
+from ip2pbatch.plan.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,12 @@ class Result:
     detail: str = ""
 
 
+Pending = Callable[[], list[Result]]
+"""Waits for what an engine has begun: one Result an Edit, in order. Raises OutOfMemory."""
+
+
 class OutOfMemory(Exception):  # noqa: N818 (a condition that execute answers, not an error a person sees)
-    """An engine ran out of memory in `edit`; execute halves its batch and tries again."""
+    """An engine ran out of memory; execute halves its batch and tries again."""
 
 
 class EditEngine(Protocol):
@@ -42,8 +46,12 @@ class EditEngine(Protocol):
 
     limits: Limits
 
-    def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
-        """One Result an Edit, in order; all edits share size, steps and sampler. Raises OutOfMemory."""
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+        """Begin to make one Result an Edit; all edits share size, steps and sampler. Raises OutOfMemory.
+
+        An engine whose limits say that it `overlaps` is still at work when this returns, and may be given the next
+        Edits before it is asked for these Results.
+        """
         ...
 
     def shrink(self) -> bool:

@@ -19,9 +19,11 @@ from ip2pbatch.backends.steps import compiled
 from ip2pbatch.backends.steps.attention import cudnn_first
 from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
 from ip2pbatch.backends.steps.convolutions import pack, split_upsampling, why_no_packing, why_no_split
+from ip2pbatch.backends.steps.fused import fuse, why_not_fused
 from ip2pbatch.backends.steps.graphs import Graphs
 from ip2pbatch.backends.steps.residual import make_lean
-from ip2pbatch.backends.steps.staged import StagedUNet, why_no_head, why_not_staged
+from ip2pbatch.backends.steps.staged import Stage, StagedUNet, why_no_head, why_not_staged
+from ip2pbatch.backends.steps.tokens import keep_tokens_in_place
 from ip2pbatch.backends.steps.workers import RowWorkers
 from ip2pbatch.errors import UsageError
 
@@ -37,7 +39,8 @@ class Site:
 
     `applied` are the steps that are in, `refused` says why others are not, and `notes` what a person should know of a
     trade. Networks that are `away` wait in main memory and are on the device only while they work. `staged` is the
-    UNet's forward where a step needs it in stages, None where the network runs as diffusers wrote it.
+    UNet's forward where a step needs it in stages, None where the network runs as diffusers wrote it; `graphs` are
+    its recordings, where it is recorded.
     """
 
     networks: dict[str, Any]
@@ -48,6 +51,7 @@ class Site:
     notes: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    graphs: Graphs | None = None
 
     @property
     def unet(self) -> Any:
@@ -60,6 +64,15 @@ class Site:
         if self.staged is None:
             self.staged = StagedUNet(self.unet)
         return self.staged
+
+    def recorded(self, stage: Stage) -> Stage:
+        """`stage`, of a network that stays where it is, as a recording where there are such."""
+        return stage if self.graphs is None or self.away else self.graphs.around(stage)
+
+    def release(self) -> None:
+        """Let go of device memory that is held for speed alone: recordings are made again when they are asked for."""
+        if self.graphs is not None:
+            self.graphs.clear()
 
     @contextmanager
     def at_work(self, name: str) -> Iterator[Any]:
@@ -114,6 +127,12 @@ def _channels_last(site: Site) -> None:
         site.networks[name].to(memory_format=torch.channels_last)
 
 
+def _fuse(site: Site) -> None:
+    for network in (site.unet, site.networks["vae"]):
+        make_lean(network)
+        fuse(network)
+
+
 def _keep_texts(site: Site) -> None:
     site.stages.texts = TextMemory(site.unet)
 
@@ -129,6 +148,11 @@ def _share_head(site: Site) -> None:
 def _compile(site: Site) -> None:
     options = compiled.GPU_OPTIONS if site.device.type == "cuda" else {}
     site.stages.wrap(compiled.Compiled(artefacts_of(site), options).around)
+
+
+def _record(site: Site) -> None:
+    site.graphs = site.graphs or Graphs()
+    site.stages.wrap(site.graphs.around)
 
 
 def artefacts_of(site: Site) -> compiled.Artefacts:
@@ -192,7 +216,15 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "lean-blocks", "rounding", 1e-5, "residual blocks with fewer walks over their tensors",
-        _only("cpu", "not measured on a GPU, where the compiler joins walks"), _lean,
+        _only("cpu", "on a GPU fused-blocks does that and more"), _lean,
+    ),
+    Step(
+        "plain-tokens", "rounding", 1e-3, "transformer blocks whose tokens lie where the convolutions left them",
+        _only("cuda", "on a CPU it was not faster"), lambda site: keep_tokens_in_place(site.unet),
+    ),
+    Step(
+        "fused-blocks", "rounding", 1e-3, "norms, activations, biases, sums and gates in fewer walks over memory",
+        lambda site: why_not_fused(site.device), _fuse,
     ),
     Step(
         "split-upsampling", "rounding", 1e-5, "a convolution after a doubling of the sides done before it: 4/9 of it",
@@ -228,7 +260,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "cuda-graphs", "exact", 0.0, "one launch a call instead of hundreds",
-        _only("cuda", "CUDA graphs are for GPUs"), lambda site: site.stages.wrap(Graphs().around), kind="around",
+        _only("cuda", "CUDA graphs are for GPUs"), _record, kind="around",
     ),
 )  # fmt: skip
 """Every step, in the order in which they are applied."""
@@ -266,6 +298,7 @@ def compile_late(site: Site) -> str:
     reason = why_not_staged(site.unet) or compiled.why_no_compiler(site.device)
     if reason or "compiled" in site.applied:
         return reason
+    site.release()
     site.stages.bare()
     site.applied = [name for name in site.applied if name not in {step.name for step in late}]
     apply(late, site)

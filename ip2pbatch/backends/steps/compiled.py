@@ -37,6 +37,7 @@ EXPECTED = {"cuda": Price(60.0, 0.28), "cpu": Price(150.0, 0.18)}
 """What is reckoned with until it was measured: a GPU's published figures, the embedded model on one CPU thread."""
 
 _CACHED_SECONDS = 15.0
+_MOST_SHAPES = 512  # of stages, for all models of a process
 
 
 def pays(rows: int, seconds_per_row: float, price: Price) -> bool:
@@ -129,7 +130,9 @@ class Compiled:
                 self._loaded = True
                 self._artefacts.load()
             begun = time.perf_counter()
-            outputs = made(*tensors)
+            # Beyond torch's own limit a further shape would run as it was written, in silence.
+            with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES, accumulated_recompile_limit=_MOST_SHAPES):
+                outputs = made(*tensors)
             self.seconds += time.perf_counter() - begun
             self._seen.add(key)
             self._artefacts.save(self.seconds)

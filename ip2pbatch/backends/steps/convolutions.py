@@ -70,9 +70,8 @@ class SplitUpsample(Upsample2D):
             return super().forward(hidden_states, output_size, *args, **kwargs)
         n, _, height, width = hidden_states.shape
         parts = self.split(hidden_states).unflatten(1, (4, -1))  # one more row and column than the input has
-        whole = torch.empty(
-            (n, parts.shape[2], 2 * height, 2 * width), dtype=parts.dtype, memory_format=torch.channels_last
-        )
+        shape = (n, parts.shape[2], 2 * height, 2 * width)
+        whole = torch.empty(shape, dtype=parts.dtype, device=parts.device, memory_format=torch.channels_last)
         for number in range(4):
             down, right = divmod(number, 2)
             whole[..., down::2, right::2] = parts[:, number, :, down : down + height, right : right + width]
@@ -140,11 +139,14 @@ def _repeats(module: Any) -> bool:
 
 def _split(conv: nn.Conv2d) -> nn.Conv2d:
     """The four 2 × 2 kernels (even and odd rows, even and odd columns) as one convolution of four times the outputs."""
-    halves = torch.tensor(_HALVES, dtype=torch.float64)
+    halves = torch.tensor(_HALVES, dtype=torch.float64, device=conv.weight.device)
     kernels = torch.einsum("oikl,rak,cbl->rcoiab", conv.weight.double(), halves, halves)
     with torch.device("meta"):
         made = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1, bias=conv.bias is not None)
-    made.weight = nn.Parameter(kernels.flatten(0, 2).to(conv.weight), requires_grad=False)
+    weight = kernels.flatten(0, 2).to(conv.weight)
+    if conv.weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    made.weight = nn.Parameter(weight, requires_grad=False)
     if conv.bias is not None:
         made.bias = nn.Parameter(conv.bias.repeat(4), requires_grad=False)
     made.__class__ = type(conv)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ip2pbatch.backends.steps.convolutions import PackedConv
+from ip2pbatch.backends.steps.fused import FusedNorm, add, normalise, without_bias
 
 
 class LeanBlock(ResnetBlock2D):
@@ -26,11 +27,15 @@ class LeanBlock(ResnetBlock2D):
 
 def begin(block: Any, x: Tensor) -> Tensor:
     """The first half, which knows nothing of the timestep: norm, activation, convolution."""
+    if isinstance(block.norm1, FusedNorm):  # the bias is added where the second norm reads
+        return without_bias(block.conv1, normalise(block.norm1, x, silu=True))
     return block.conv1(functional.silu(block.norm1(x), inplace=True))
 
 
 def finish(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor:
     """The rest of a block that was given x and whose first half gave `hidden`, which is written over."""
+    if isinstance(block.norm2, FusedNorm):
+        return _finish_fused(block, x, hidden, temb)
     hidden = block.dropout(_activated(block, hidden, temb))
     if block.conv_shortcut is not None:
         x = block.conv_shortcut(x)
@@ -50,15 +55,39 @@ def is_plain(block: Any) -> bool:
     """Whether this residual block is of the kind that `begin` and `finish` know."""
     plain = block.upsample is None and block.downsample is None and block.output_scale_factor == 1
     norms = isinstance(block.norm1, nn.GroupNorm) and isinstance(block.norm2, nn.GroupNorm)
-    timed = block.time_embedding_norm == "default" or block.time_emb_proj is not None
+    timed = block.time_embedding_norm != "scale_shift" or block.time_emb_proj is not None
     return plain and norms and timed and isinstance(block.nonlinearity, nn.SiLU)
+
+
+def _moment(block: Any, temb: Tensor | None) -> Tensor | None:
+    """What the timestep's embedding is to this block [n, columns], None where it is nothing."""
+    if block.time_emb_proj is None or temb is None:
+        return None
+    return block.time_emb_proj(temb if block.skip_time_act else functional.silu(temb))
+
+
+def _finish_fused(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor:
+    """The same on a GPU: each bias is added where something is read anyway, the shortcut's with the sum."""
+    moment, added, modulation = _moment(block, temb), block.conv1.bias, None
+    if moment is not None and block.time_embedding_norm == "scale_shift":
+        modulation = moment.chunk(2, dim=1)
+    elif moment is not None:
+        added = moment if added is None else moment + added
+    if added is not None and added.ndim == 1:
+        added = added.expand(len(hidden), -1)
+    hidden = normalise(block.norm2, hidden, silu=True, added=added, modulation=modulation)
+    bias, shortcut = block.conv2.bias, block.conv_shortcut
+    if shortcut is not None:
+        x = without_bias(shortcut, x)
+        bias = bias if shortcut.bias is None else shortcut.bias if bias is None else bias + shortcut.bias
+    return add(without_bias(block.conv2, hidden), x, bias)
 
 
 def _activated(block: Any, hidden: Tensor, temb: Tensor | None) -> Tensor:
     """The timestep's part, the second norm and the activation."""
-    if block.time_emb_proj is None or temb is None:
+    moment = _moment(block, temb)
+    if moment is None:
         return functional.silu(block.norm2(hidden), inplace=True)
-    moment = block.time_emb_proj(temb if block.skip_time_act else functional.silu(temb))
     if block.time_embedding_norm == "default":
         return functional.silu(block.norm2(hidden.add_(moment[:, :, None, None])), inplace=True)
     scales, shifts = moment.chunk(2, dim=1)

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.recent import Recent
 from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable
 from ip2pbatch.backends.steps.residual import begin, finish, is_plain
 from ip2pbatch.plan.rows import Row
 
 Stage = Callable[..., tuple[Tensor, ...]]
+
+_PATTERNS = 16  # ways in which the rows of a call are alike: a batch has two, of its first step and of the others
 
 _BLOCKS = {
     "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D", "UNetMidBlock2D",
@@ -37,6 +40,8 @@ class StagedUNet:
         self.texts: TextMemory | None = None
         self.times: TimeTable | None = None
         self.shared = False
+        # Kept, because a list for an index is a copy to the device each time, which waits for all that it has to do.
+        self._places: Recent[tuple[list[Tensor], Tensor]] = Recent(_PATTERNS)
         self.bare()
 
     def bare(self) -> None:
@@ -70,12 +75,8 @@ class StagedUNet:
         The calls have a size of their own that hangs on the bucket alone, so that a row's bits do not tell how many
         of its neighbours were alike: three rows an Edit need two such calls, two rows need the same two.
         """
-        size = max(1, len(sample) // 3)
-        unique = sorted(set(places))
-        padded = unique + [unique[-1]] * (-len(unique) % size)
-        calls = [padded[start : start + size] for start in range(0, len(padded), size)]
+        calls, where = self._places.get((*places, sample.device), lambda: _head_calls(places, sample.device))
         outputs = [self.head(sample[call], moment[call]) for call in calls]
-        where = torch.tensor([unique.index(place) for place in places], device=sample.device)
         return [torch.cat(parts)[where] for parts in zip(*outputs, strict=True)]
 
     def _embed(self, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
@@ -150,6 +151,15 @@ class StagedUNet:
         if unet.conv_norm_out is not None:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
         return unet.conv_out(hidden)
+
+
+def _head_calls(places: Sequence[int], device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """The rows that each call of the head is given, and where in the calls' outputs, laid end to end, each row is."""
+    size = max(1, len(places) // 3)
+    unique = sorted(set(places))
+    padded = unique + [unique[-1]] * (-len(unique) % size)
+    calls = [torch.tensor(padded[start : start + size], device=device) for start in range(0, len(padded), size)]
+    return calls, torch.tensor([unique.index(place) for place in places], device=device)
 
 
 def same_pictures(rows: Sequence[Row]) -> list[int]:
