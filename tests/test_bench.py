@@ -162,7 +162,7 @@ def test_a_row_of_stable_diffusion_costs_what_was_counted_by_hand() -> None:
 
 def test_rates_are_of_the_rows_asked_for(small: Path) -> None:
     backend = pytorch.load(resolve(str(small)))
-    found = rates.unet_rates(backend, (64, 64), (1, 3), 10**9, 1e-3)
+    found = [rates.unet_rate(backend, (64, 64), rows, 10**9, 1e-3) for rows in (1, 3)]
     assert [one.rows for one in found] == [1, 3]
     assert all(one.share == pytest.approx(one.tflops / 1e-3) for one in found)
 
@@ -262,7 +262,11 @@ def test_suites_name_contenders_scenarios_and_floors_that_exist(name: str) -> No
         assert floor.subject in known.get(floor.by, suite.contenders)
 
 
-def test_what_waits_for_a_gpu_is_listed_with_commands_that_exist() -> None:
+def test_what_waits_for_a_gpu_is_listed_with_commands_that_exist_in_the_order_of_the_script() -> None:
     waiting = (ROOT / "BENCHMARKS.md").read_text().split("## Waiting for a GPU")[1].split("\n## ")[0]
-    named = set(re.findall(r"ip2pbatch bench ([\w-]+)", waiting))
-    assert named == {name for name, suite in suites.SUITES.items() if suite.device == "cuda"}
+    named = re.findall(r"ip2pbatch bench ([\w-]+)", waiting)
+    assert set(named) == {name for name, suite in suites.SUITES.items() if suite.device == "cuda"}
+    script = (ROOT / "benchmarks/gpu.sh").read_text()
+    steps = re.search(r"set -- (smoke [\w -]+)", script)
+    assert steps is not None
+    assert steps[1].split() == ["smoke", *named[:9]]

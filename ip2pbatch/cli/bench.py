@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,10 +53,7 @@ def bench(
         }
         changes["contenders"] = tuple(contender) if contender else None
         changes["fresh"] = None if fresh else False
-        file = results / f"{suite}.json"
-        if anew:
-            file.unlink(missing_ok=True)
-        code = _measure(suite, _changed(suite, changes, quick), photos, file, budget, remark)
+        code = _measure(suite, _changed(suite, changes, quick), photos, results, anew, budget, remark)
     elif page is None:
         _list()
     if page is not None:
@@ -102,7 +100,14 @@ def quickly(contender: str) -> str:
     return f"{kind}{at}{min(3, 2 + int(steps) // 100)}" if at else kind
 
 
-def _measure(name: str, suite: Suite, photos: Path | None, file: Path, budget: float | None, remark: str | None) -> int:
+def slug(device: str) -> str:
+    """A card's name as a part of a file's: each card has figures of its own."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def _measure(
+    name: str, suite: Suite, photos: Path | None, folder: Path, anew: bool, budget: float | None, remark: str | None
+) -> int:
     from platformdirs import user_cache_path
 
     from ip2pbatch.cli.engines import device_name
@@ -113,10 +118,14 @@ def _measure(name: str, suite: Suite, photos: Path | None, file: Path, budget: f
     from ip2pbatch.engine.bench.results import open_results
     from ip2pbatch.engine.bench.suites import find
 
+    device = device_name(Machine(device=suite.device))
     identity = dataclasses.asdict(suite) | {
         "photos": photos.name if photos else "drawn", "remark": remark or "", "as_defined": suite == find(name),
-        "device_name": device_name(Machine(device=suite.device)), "versions": versions(),
+        "device_name": device, "versions": versions(),
     }  # fmt: skip
+    file = folder / (f"{name}.json" if suite.device == "cpu" else f"{name}-{slug(device)}.json")
+    if anew:
+        file.unlink(missing_ok=True)
     found = open_results(file, name, identity)
     say = console.talk().print
     done = measure(suite, found, file, user_cache_path("ip2pbatch") / "bench", photos, Clock(budget), say)

@@ -6,6 +6,7 @@ from a CPU generator with the edit's seed, as diffusers' documentation recommend
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -140,13 +141,34 @@ def _scheduler_config(folder: ModelFolder) -> dict[str, Any]:
 
 def _pipeline_edit(pipeline: Any, edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:
     first = edits[0]
-    made = pipeline(
-        [edit.instruction for edit in edits], image=[Image.fromarray(photo) for photo in photos],
-        num_inference_steps=first.steps, guidance_scale=first.guidance.text,
-        image_guidance_scale=first.guidance.image,
-        generator=[torch.Generator("cpu").manual_seed(edit.seed) for edit in edits],
-    )  # fmt: skip
+    with _noise_of_the_seed(pipeline):
+        made = pipeline(
+            [edit.instruction for edit in edits], image=[Image.fromarray(photo) for photo in photos],
+            num_inference_steps=first.steps, guidance_scale=first.guidance.text,
+            image_guidance_scale=first.guidance.image,
+            generator=[torch.Generator("cpu").manual_seed(edit.seed) for edit in edits],
+        )  # fmt: skip
     return [np.asarray(image) for image in made.images]
+
+
+@contextmanager
+def _noise_of_the_seed(pipeline: Any) -> Iterator[None]:
+    """Have diffusers draw noise in float32 and round it: what a seed draws in half precision hangs on torch's version,
+    and up to 2.11 is other noise altogether, whose pictures could not be compared.
+    """
+    places = [inspect.getmodule(type(part)) for part in (pipeline, pipeline.scheduler)]
+    draw = places[0].randn_tensor  # type: ignore[union-attr]
+
+    def drawn(shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None) -> Tensor:
+        return draw(shape, generator=generator, device=device, dtype=torch.float32, layout=layout).to(dtype)
+
+    try:
+        for place in places:
+            place.randn_tensor = drawn  # type: ignore[union-attr]
+        yield
+    finally:
+        for place in places:
+            place.randn_tensor = draw  # type: ignore[union-attr]
 
 
 def _embed(pipeline: Any, words: str) -> Tensor:

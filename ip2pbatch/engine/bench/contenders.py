@@ -18,18 +18,19 @@ from PIL import Image
 
 from ip2pbatch.backends import pytorch
 from ip2pbatch.backends.base import Backend
-from ip2pbatch.backends.steps import choose
+from ip2pbatch.backends.steps import choose, compile_late
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench import baselines
 from ip2pbatch.engine.bench.work import Work
-from ip2pbatch.engine.editor import Editor
+from ip2pbatch.engine.editor import Determinism, Editor
 from ip2pbatch.engine.tuning import tune_batch
-from ip2pbatch.errors import ResourceError, UsageError
+from ip2pbatch.errors import MissingError, ResourceError, UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.execute import EditEngine, Result, Source, run_plan
 from ip2pbatch.run.layout import Layout, run_folders
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.seam import Pending
 
 Pixels = NDArray[np.uint8]
 
@@ -134,17 +135,23 @@ class Loop:
 class Ours:
     """This package from files to files: `run_plan` over an Editor on any Backend, with ledger, prefetch and writers."""
 
-    def __init__(self, backend: Backend, spec: EngineSpec, *, tuned: bool = False) -> None:
-        self._backend, self._spec, self._tuned = backend, spec, tuned
+    def __init__(
+        self, backend: Backend, spec: EngineSpec, *, tuned: bool = False, compiled: bool = False,
+        determinism: Determinism = "stable",
+    ) -> None:  # fmt: skip
+        self._backend, self._spec, self._determinism = backend, spec, determinism
+        self._tuned, self._compiled = tuned, compiled
         self.batch = backend.limits.batch
 
     def run(self, work: Work, out: Path) -> Pass:
         plan, counted = work.plan(), _Counted(self._backend)
         begun, busy = time.perf_counter(), time.process_time()
         # A new Editor a pass, so that no text and no photo is remembered from the pass before.
-        editor = Editor(counted, safety=False)  # type: ignore[arg-type]
+        editor = Editor(counted, determinism=self._determinism, safety=False)  # type: ignore[arg-type]
         if self._tuned:  # measured in the first pass, which warms up, and remembered
             tune_batch(editor, self._backend, plan.edits, self._spec.model_digest)  # type: ignore[arg-type]
+        if self._compiled and (reason := compile_late(self._backend.site)):  # type: ignore[attr-defined]
+            raise MissingError(f"this network cannot be compiled: {reason}", hint="leave out +compiled")
         engine = _Timed(editor)
         with open_run(out, self._spec) as run:
             run.begin_session(plan, Invocation("", "bench"))
@@ -175,7 +182,7 @@ class _Counted:
 
 @dataclass
 class _Timed:
-    """An EditEngine that adds up its calls' seconds; pictures come back on the host, so the device is done by then."""
+    """An EditEngine that adds up the seconds that it is waited for; pictures come back on the host."""
 
     engine: EditEngine
     seconds: float = field(default=0.0)
@@ -183,18 +190,33 @@ class _Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
         begun = time.perf_counter()
-        results = self.engine.edit(edits, sources)
+        pending = self.engine.begin(edits, sources)
         self.seconds += time.perf_counter() - begun
-        return results
+
+        def wait() -> list[Result]:
+            begun = time.perf_counter()
+            results = pending()
+            self.seconds += time.perf_counter() - begun
+            return results
+
+        return wait
 
 
 def _ours(folder: ModelFolder, device: str, entry: Entry) -> Contender:
     pytorch.configure()  # as the command line does
-    backend = pytorch.load(folder, device, entry.precision, entry.wanted)
+    wanted = [name for name in entry.wanted if name != "compiled"]
+    backend = pytorch.load(folder, device, entry.precision, wanted)
     spec = EngineSpec(folder.name, folder.digest, "torch", device, entry.precision, "stable")
-    return Ours(backend, spec, tuned=AUTO_BATCH in entry.named)
+    return Ours(backend, spec, tuned=AUTO_BATCH in entry.named, compiled="compiled" in entry.wanted)
+
+
+def unoptimised(folder: ModelFolder, device: str) -> Contender:
+    """Our float32 path with no optimisation step and no padded call: what all pictures are compared with."""
+    backend = pytorch.load(folder, device, "fp32", ())
+    spec = EngineSpec(folder.name, folder.digest, "torch", device, "fp32", "fast")
+    return Ours(backend, spec, determinism="fast")
 
 
 def _onnx(folder: ModelFolder, device: str, entry: Entry) -> Contender:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,18 +12,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ip2pbatch.backends import layout, pytorch
 from ip2pbatch.backends.weights import TINY, ModelFolder, resolve
 from ip2pbatch.engine.bench import cold, gate, networks, rates
-from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pass, Pixels
+from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pass, Pixels, unoptimised
 from ip2pbatch.engine.bench.results import Checked, Results
 from ip2pbatch.engine.bench.suites import Suite
 from ip2pbatch.engine.bench.timing import mirrored
 from ip2pbatch.engine.bench.work import SCENARIOS, Work, make_work, photos_in
+from ip2pbatch.pictures.images import write_atomic
 
-REFERENCE = Entry("ours", "fp32", (PLAIN,))
 _COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
 
 Say = Callable[[str], None]
@@ -87,7 +90,6 @@ class Bench:
         self._model = find_model(suite.model, cache)
         self._open: dict[str, Contender] = {}
         self._warm: set[str] = set()
-        self._references: dict[int, list[Pixels]] = {}
         results.facts["model_digest"] = self._model.digest
         self._contenders = (*self._rungs(), *suite.contenders[1:]) if suite.ladder else suite.contenders
 
@@ -121,7 +123,6 @@ class Bench:
                 self._results.save(self._file)
             verdict = "as ours in float32" if checked.passed else "NOT the same pictures: not timed"
             self._say(f"{name}: {likeness.psnr:.1f} dB, at most {likeness.largest} levels off: {verdict}")
-        self._references.clear()
 
     def race(self) -> None:
         """Passes over the whole folder, forwards and backwards through the contenders that passed the gate."""
@@ -143,16 +144,16 @@ class Bench:
         flops = self._row_flops(size)
         self._results.facts |= {"size": list(size), "flops_per_row": flops}
         for name in self._contenders:
-            if name in self._results.rates:
-                continue
-            with self._clock.piece():
-                entry = Entry.parse(name)
-                backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted)
-                found = rates.unet_rates(backend, size, self._suite.rows, flops, self._product(entry.precision))
-                self._results.rates[name] = found
-                self._results.save(self._file)
-            best = max(found, key=lambda one: one.tflops)
-            self._say(f"{name}: up to {best.tflops:.3g} TFLOP/s at {best.rows} rows, {best.share:.0%} of a product's")
+            entry, found = Entry.parse(name), self._results.rates.setdefault(name, [])
+            left = [rows for rows in self._suite.rows_of(name) if rows not in {one.rows for one in found}]
+            backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted) if left else None
+            for rows in left:
+                with self._clock.piece():
+                    found.append(rates.unet_rate(backend, size, rows, flops, self._product(entry.precision)))
+                    self._results.save(self._file)
+                self._say(
+                    f"{name}: {found[-1].tflops:.3g} TFLOP/s at {rows} rows, {found[-1].share:.0%} of a product's"
+                )
 
     def fresh(self) -> None:
         """Each contender once more in a process of its own, for its memory and its first picture."""
@@ -237,14 +238,24 @@ class Bench:
             return seconds, [contender.picture(out, edit.key) for edit in work.edits]
 
     def _reference(self, steps: int) -> list[Pixels]:
-        """The pictures of our float32 path without any optimisation, and without TF32 on a GPU."""
-        if steps not in self._references:
+        """The pictures of our float32 path without any optimisation, and without TF32 on a GPU. Made once a machine and
+        kept: they take a GPU as long as hundreds of pictures in fp16.
+        """
+        work = self.work(steps).head(_COMPARED)
+        asked = [self._model.digest, str(self._results.identity["device_name"]), torch.__version__]
+        asked += [edit.key for edit in work.edits]
+        known = self._cache / "references" / f"{hashlib.sha256(' '.join(asked).encode()).hexdigest()[:32]}.npz"
+        if not known.is_file():
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _scratch() as out:
-                contender = KINDS["ours"](self._model, self._suite.device, REFERENCE)
-                work = self.work(steps).head(_COMPARED)
+                contender = unoptimised(self._model, self._suite.device)
                 contender.run(work, out)
-                self._references[steps] = [contender.picture(out, edit.key) for edit in work.edits]
-        return self._references[steps]
+                pictures = [contender.picture(out, edit.key) for edit in work.edits]
+            known.parent.mkdir(parents=True, exist_ok=True)
+            packed = io.BytesIO()
+            np.savez_compressed(packed, *pictures)
+            write_atomic(known, packed.getvalue())
+        with np.load(known) as found:
+            return [found[f"arr_{number}"] for number in range(len(work.edits))]
 
     def _close(self) -> None:
         self._open.clear()

@@ -87,7 +87,7 @@ def _ratio(results: Results, name: str, by: str) -> Spread | None:
     def seconds(of: str) -> list[float]:
         return [getattr(one, _SECONDS[by]) / one.pictures for one in results.passes.get(of, [])]
 
-    return ratios(seconds(next(iter(results.checked))), seconds(name))
+    return ratios(seconds(next(iter(results.checked), "")), seconds(name))
 
 
 def _about(results: Results) -> Iterator[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch import DTYPES
+from ip2pbatch.engine.calls import median_seconds, seconds_of_call
 
 _SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices whose product is timed
 _REPEATS = {"cuda": 20, "cpu": 5}
@@ -54,45 +53,8 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     return 2 * side**3 / seconds / 1e12
 
 
-@torch.inference_mode()
-def unet_rates(
-    backend: Backend, size: tuple[int, int], rows: Sequence[int], row_flops: int, product: float
-) -> list[Rate]:
-    """The UNet's Rate at each row count, on random latents; `product` is the matrix product's TFLOP/s."""
-    device = backend.device
-    shape = (backend.latent_channels, size[1] // backend.vae_scale, size[0] // backend.vae_scale)
-    text = backend.encode_text(["make it snow"])
-    found = []
-    for count in rows:
-        latents, image = (torch.randn(count, *shape, device=device) for _ in range(2))
-        words, time_ = text.expand(count, -1, -1), torch.tensor(500.0, device=device)
-
-        def call(inputs: tuple[Any, ...] = (latents, time_, words, image)) -> Any:
-            return backend.predict_noise(*inputs)
-
-        seconds = median_seconds(call, device, _REPEATS[device.type])
-        tflops = count * row_flops / seconds / 1e12
-        found.append(Rate(count, seconds, tflops, tflops / product))
-    return found
-
-
-def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """The median over `repeats` calls after three to warm up, by CUDA events on a GPU."""
-    for _ in range(3):
-        call()
-    return statistics.median(_gpu_seconds(call) if device.type == "cuda" else _seconds(call) for _ in range(repeats))
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
-
-
-def _gpu_seconds(call: Callable[[], Any]) -> float:
-    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begun.record()
-    call()
-    ended.record()
-    ended.synchronize()
-    return begun.elapsed_time(ended) / 1000
+def unet_rate(backend: Backend, size: tuple[int, int], rows: int, row_flops: int, product: float) -> Rate:
+    """The UNet's Rate in calls of `rows` rows as a run makes them; `product` is the matrix product's TFLOP/s."""
+    seconds = seconds_of_call(backend, size, rows, _REPEATS[backend.device.type])
+    tflops = rows * row_flops / seconds / 1e12
+    return Rate(rows, seconds, tflops, tflops / product)

@@ -34,7 +34,8 @@ class Floor:
 class Suite:
     """One measurement. The first contender is what the others are compared with.
 
-    `count` photos of `megapixels` are edited; `rows` are row counts for the UNet's rate. `apart` has every pass in a
+    `count` photos of `megapixels` are edited; `rows` are row counts for the UNet's rate, `compiled_rows` those of a
+    compiled contender, which takes minutes for each. `apart` has every pass in a
     process of its own, so that what a contender sets for its process helps no other. `fresh` starts every contender
     once more, in a process that may take `gpu_gigabytes` of a GPU; `start` times the command line. A `ladder` has,
     instead of the first contender, itself without its optimisation steps, then with one more each time.
@@ -51,6 +52,7 @@ class Suite:
     long_side: int | None = None
     rounds: int = 1
     rows: tuple[int, ...] = ()
+    compiled_rows: tuple[int, ...] = ()
     ladder: bool = False
     fresh: bool = False
     apart: bool = False
@@ -58,9 +60,13 @@ class Suite:
     start: bool = False
     floors: tuple[Floor, ...] = ()
 
+    def rows_of(self, contender: str) -> tuple[int, ...]:
+        """The row counts that a contender's rate is measured at."""
+        return self.compiled_rows if self.compiled_rows and "+compiled" in contender else self.rows
+
 
 def _gpu(says: str, contenders: tuple[str, ...] = (), **other: object) -> Suite:
-    return Suite(says, "sd15", "cuda", contenders=contenders, **{"rounds": 2, **other})  # type: ignore[arg-type]
+    return Suite(says, "sd15", "cuda", contenders=contenders, **other)  # type: ignore[arg-type]
 
 
 _OURS = "ours:fp16+auto-batch"
@@ -91,8 +97,12 @@ SUITES: Mapping[str, Suite] = {
         "one optimisation more at a time", contenders=("ours:fp32", "ours:bf16"), count=8, ladder=True,
     ),
     "gpu-folder": _gpu(
-        "a folder of photos, files to files",
-        ("diffusers:fp16", _OURS, _COMPILED), fresh=True,
+        "a folder of photos, files to files: what a run of hundreds gets, without compilation",
+        ("diffusers:fp16", _OURS),
+        floors=(Floor(_OURS, "folder", 3.5),),
+    ),
+    "gpu-folder-compiled": _gpu(
+        "the same compiled, as a run of thousands is", ("diffusers:fp16", _COMPILED),
         floors=(Floor(_COMPILED, "folder", 4.0),),
     ),
     "gpu-compiled": _gpu(
@@ -102,29 +112,30 @@ SUITES: Mapping[str, Suite] = {
     ),
     "gpu-edit-cli": _gpu(
         "against the original's scheme in one process: its 100 steps with ours, and both with 20",
-        ("edit-cli:fp16@100", f"{_OURS}@100", "edit-cli:fp16@20", f"{_OURS}@20"), count=8, rounds=1,
+        ("edit-cli:fp16@100", f"{_OURS}@100", "edit-cli:fp16@20", f"{_OURS}@20"), count=8,
         floors=(Floor(f"{_OURS}@100", "folder", 7.0),),
     ),
     "gpu-rate": _gpu(
-        "the UNet alone by rows a call", ("ours:fp16", "ours:fp16+compiled"), rows=(3, 6, 12, 24, 48, 96),
+        "the UNet alone by rows a call", ("ours:fp16", "ours:fp16+compiled"), rows=(24, 48, 12, 6, 3, 96),
+        compiled_rows=(24,),
         floors=(Floor("24", "tflops", 450.0),),
     ),
     "gpu-onnx": _gpu("onnxruntime's CUDA provider against torch", (_OURS, "onnx:fp16")),
     "gpu-grid": _gpu(
         "four instructions over a 4 × 4 grid with s_I = 1 and s_I = s_T points",
-        ("diffusers:fp16", _OURS, _COMPILED), scenario="grid", count=1, rounds=1,
+        ("diffusers:fp16", _OURS, _COMPILED), scenario="grid", count=1,
         floors=(Floor(_COMPILED, "folder", 4.6),),
     ),
     "gpu-ladder": _gpu(
         "one optimisation more at a time", ("ours:fp16", _OURS, _COMPILED),
-        ladder=True, rounds=1,
+        ladder=True,
     ),
     "gpu-busy": _gpu(
         "a folder of 24-megapixel JPEGs: the model's share of the wall time once warm", (_OURS,),
         megapixels=24.0, floors=(Floor(_OURS, "busy", 0.95),),
     ),
     "gpu-memory": _gpu(
-        "one photo at 512 × 512 in a process that may take 4 GB of GPU memory", ("ours:fp16",), count=1, rounds=1,
+        "one photo at 512 × 512 in a process that may take 4 GB of GPU memory", ("ours:fp16",), count=1,
         fresh=True, gpu_gigabytes=4.0, floors=(Floor("ours:fp16", "gigabytes", 4.0),),
     ),
 }  # fmt: skip
