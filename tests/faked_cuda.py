@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
+from ip2pbatch.backends.steps import kernels
+
 NAME = "Faked GPU 80GB"
 
 
@@ -86,8 +88,10 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def faked_cuda(gibibytes: float = 80, count: int = 1) -> Iterator[Card]:
-    """`count` cards of this memory for the duration; tensors on them lie on the host."""
+def faked_cuda(gibibytes: float = 80, count: int = 1, *, triton: bool = False) -> Iterator[Card]:
+    """`count` cards of this memory for the duration; tensors on them lie on the host, where Triton's kernels cannot
+    reach them unless its interpreter runs them.
+    """
     card = Card(gibibytes)
 
     def properties(_: int) -> SimpleNamespace:
@@ -151,6 +155,8 @@ def faked_cuda(gibibytes: float = 80, count: int = 1) -> Iterator[Card]:
         for name, answer in low.items():
             patch.setattr(torch._C, name, answer, raising=False)
         patch.setattr(torch.cuda, "_initialized", True)
+        if not triton:
+            patch.setattr(kernels, "triton", None)
         patch.setattr(torch.cuda, "_get_device_properties", properties, raising=False)
         patch.setattr(torch.cuda, "_cached_device_count", None)
         patch.setattr(torch.cuda, "_device_count_nvml", lambda: count)
