@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ip2pbatch.pictures.metrics import ssim
+from ip2pbatch.pictures.likeness import ssim
 from ip2pbatch.run.view import RunView, read_run
 
 LINKS = ["make it warmer", "make it cooler"] * 4

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-from ip2pbatch.backends.steps import kernels
+from ip2pbatch.backends.pytorch.steps import kernels
 
 NAME = "Faked GPU 80GB"
 

@@ -17,18 +17,18 @@ from PIL import Image
 
 from ip2pbatch.errors import Ip2pError
 from ip2pbatch.pictures.deliver import DeliverySettings
-from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Plan, Strip, make_edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.plan.recipe import Output
 from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.engine import Pending
 from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Result, Source, run_plan
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
-from ip2pbatch.run.seam import Pending
 from ip2pbatch.run.stop import listening
 
 LONG = 3600 if os.environ.get("IP2P_SOAK") == "1" else 200  # seconds after which what is waited for hangs

@@ -23,6 +23,7 @@ from pathlib import Path
 from PIL import Image
 from runs import SPEC, fork, make_photos
 
+from ip2pbatch.disk.journal import Journal
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan, expand
 from ip2pbatch.plan.names import output_names
@@ -31,7 +32,6 @@ from ip2pbatch.plan.recipe import Recipe
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import Options, run_plan
 from ip2pbatch.run.fake import FakeEngine
-from ip2pbatch.run.journal import Journal
 from ip2pbatch.run.layout import Layout
 from ip2pbatch.run.ledger import Invocation, Record, Run, open_run
 from ip2pbatch.run.view import read_run

@@ -11,7 +11,7 @@ import pytest
 import torch
 from command import CommandLine
 
-from ip2pbatch.backends import pytorch
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.cli.bench import quickly
 from ip2pbatch.engine.bench import (
@@ -19,8 +19,8 @@ from ip2pbatch.engine.bench import (
     cold,
     contenders,
     gate,
-    networks,
     page,
+    random_models,
     rates,
     results,
     suites,
@@ -36,7 +36,7 @@ PAIR = ("-c", "diffusers:fp32", "-c", "ours:fp32")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return networks.build("small", tmp_path_factory.mktemp("models"))
+    return random_models.build("small", tmp_path_factory.mktemp("models"))
 
 
 def make_work(folder: Path, cache: Path, scenario: str = "three-rows") -> work.Work:
@@ -156,7 +156,7 @@ def test_random_networks_are_loud_everywhere_and_finite_in_half_precision(small:
 
 
 def test_a_row_of_stable_diffusion_costs_what_was_counted_by_hand() -> None:
-    flops = rates.flops_per_row(networks.ARCHITECTURES["sd15"].unet, (512, 512), 8)
+    flops = rates.flops_per_row(random_models.ARCHITECTURES["sd15"].unet, (512, 512), 8)
     assert flops == pytest.approx(803.4e9, rel=1e-3)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2pbatch.run.busy import Busy, Work
+from ip2pbatch.run.utilisation import Busy, Work
 
 
 class Clock:

@@ -369,7 +369,7 @@ def test_verify_says_what_is_not_as_it_was(
     assert '"steps":["' in text
     text = text.replace('"steps":["', '"steps":["compiled","').replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"')
     sessions.write_text(re.sub('"device":"[^"]*threads"', '"device":"an older processor, 2 threads"', text))
-    monkeypatch.setattr("ip2pbatch.backends.steps.compiled.why_no_compiler", lambda device: "no compiler here")
+    monkeypatch.setattr("ip2pbatch.backends.pytorch.steps.compiled.why_no_compiler", lambda device: "no compiler here")
     said = command("verify", with_a_model)
     assert said.code == 0, said.out + said.err
     assert "made on an older processor, 2 threads and are made again on" in said.err

@@ -14,9 +14,9 @@ from runs import SPEC, Wrapped, carry_out, digests, make_photos, make_plan
 
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
-from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.recipe import Output
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import Options, Summary, run_plan

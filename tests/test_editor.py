@@ -13,8 +13,8 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 from tiny_models import make_picture, save_model
 
-from ip2pbatch.backends import pytorch
-from ip2pbatch.backends.dc_adapter import adapt
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.samplers import SAMPLERS

@@ -15,29 +15,36 @@ import torch
 from command import CommandLine
 from tiny_models import save_model
 
-from ip2pbatch.backends import artefact, layout, parity, pytorch, weights
+from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends.onnx import artefact, parity
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.errors import ModelError, UsageError
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
-from ip2pbatch.backends import export, graphs, ort, weightless  # noqa: E402 (they need what is asked for above)
-from ip2pbatch.backends.half import to_half  # noqa: E402
-from ip2pbatch.backends.networks import Network, networks  # noqa: E402
-from ip2pbatch.backends.providers import Place  # noqa: E402
+from ip2pbatch.backends.onnx import backend as ort  # noqa: E402
+from ip2pbatch.backends.onnx import (  # noqa: E402
+    export,
+    external_weights,
+    graphs,
+)
+from ip2pbatch.backends.onnx.fp16 import to_half  # noqa: E402
+from ip2pbatch.backends.onnx.providers import Place  # noqa: E402
+from ip2pbatch.backends.onnx.traced import Network, networks  # noqa: E402
 
 PLACE = Place()
 
 
 def network_of(model: Path, name: str) -> Network:
-    parts = pytorch.load_parts(layout.check(model), torch.float32, torch.float32, torch.device("cpu"))
+    parts = pytorch.load_parts(model_folder.check(model), torch.float32, torch.float32, torch.device("cpu"))
     return next(one for one in networks(parts) if one.name == name)
 
 
 def beside(patch: pytest.MonkeyPatch) -> None:
     """Have small networks written as those above 1 GB are: their weights in a file beside the graph."""
-    patch.setattr(weightless, "_LARGE", 1000)
-    patch.setattr(weightless, "_EXTERNAL", 1000)
+    patch.setattr(external_weights, "_LARGE", 1000)
+    patch.setattr(external_weights, "_EXTERNAL", 1000)
 
 
 def run(file: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -102,9 +109,9 @@ def test_an_export_says_what_it_is_and_how_near_it_is(half: artefact.Artefact, t
 
 
 def test_fp16_leaves_the_timestep_s_angles_exact(traced: Path, tmp_path: Path) -> None:
-    graph = weightless.read(traced)
+    graph = external_weights.read(traced)
     to_half(graph)
-    weightless.write(graph, tmp_path / "half.onnx")
+    external_weights.write(graph, tmp_path / "half.onnx")
     draw = np.random.default_rng(0)
     shared = {"sample": draw.normal(size=(1, 8, 8, 8)), "text": draw.normal(size=(1, 16, 32))}
     for timestep in (3.0, 981.73):
@@ -136,9 +143,9 @@ def test_the_graph_for_cuda_has_the_operators_that_only_cuda_has(for_cuda: tuple
 def test_onnxruntime_finds_the_types_of_a_halved_graph_for_cuda_right(
     for_cuda: tuple[Path, dict[str, int]], tmp_path: Path
 ) -> None:
-    graph = weightless.read(for_cuda[0])
+    graph = external_weights.read(for_cuda[0])
     to_half(graph)
-    weightless.write(graph, tmp_path / "unet.onnx")
+    external_weights.write(graph, tmp_path / "unet.onnx")
     # It looks at types before it looks for kernels, and of those a CPU has not all.
     with pytest.raises(
         onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented, match=r"find kernel for com\.microsoft"
@@ -157,7 +164,7 @@ def test_large_weights_lie_in_a_file_beside_the_graph(
     traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside(monkeypatch)
-    weightless.write(weightless.read(traced), tmp_path / "unet.onnx")
+    external_weights.write(external_weights.read(traced), tmp_path / "unet.onnx")
     assert (tmp_path / "unet.onnx").stat().st_size < (tmp_path / "unet.onnx.data").stat().st_size
     draw = np.random.default_rng(1)
     inputs = {"sample": draw.normal(size=(1, 8, 8, 8)), "text": draw.normal(size=(1, 16, 32)), "timestep": 500.0}
@@ -196,7 +203,7 @@ def test_a_graph_with_its_weights_beside_it_is_fused_like_any_other(
 ) -> None:
     file, whole = tmp_path / "unet.onnx", for_cuda
     beside(monkeypatch)
-    weightless.write(weightless.read(fused), file)
+    external_weights.write(external_weights.read(fused), file)
     assert graphs.fuse(file, "unet") == whole[1]
     found = [{one.name: one.raw_data for one in onnx.load(name).graph.initializer} for name in (file, whole[0])]
     assert found[0] == found[1]
@@ -243,7 +250,7 @@ def test_a_full_disk_ends_an_export_with_a_sentence_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(weightless, "write", full)
+    monkeypatch.setattr(external_weights, "write", full)
     said = command("export", "onnx", taesd, "-o", tmp_path / "out")
     assert said.code == 7
     assert "cannot be written" in said.err

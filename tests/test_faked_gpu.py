@@ -18,10 +18,11 @@ from faked_cuda import NAME, Card, faked_cuda
 from test_steps import STRANGERS, THREES, TWOS, predict
 from tiny_models import make_picture, save_model
 
-from ip2pbatch.backends import pytorch, steps
 from ip2pbatch.backends.base import memory_of
-from ip2pbatch.backends.steps import compiled
-from ip2pbatch.backends.steps.graphs import CannotRecord, Graphs
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.steps import compiled
+from ip2pbatch.backends.pytorch.steps.cuda_graphs import CannotRecord, Graphs
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import calls, tuning
 from ip2pbatch.engine.bench import gate, rates, suites
@@ -179,7 +180,7 @@ def test_a_stage_that_cannot_be_recorded_runs_kernel_by_kernel(
 
 
 def test_a_recorder_says_why_it_could_not(card: Card) -> None:
-    from ip2pbatch.backends.steps.graphs import Recorder
+    from ip2pbatch.backends.pytorch.steps.cuda_graphs import Recorder
 
     def syncs(x: torch.Tensor) -> tuple[torch.Tensor]:
         if card.recording:

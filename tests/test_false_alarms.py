@@ -22,15 +22,15 @@ from PIL import Image
 from runs import Wrapped, carry_out, make_plan, many
 from sklearn.datasets import load_sample_image
 
-from ip2pbatch.backends.pytorch import TorchBackend, load
+from ip2pbatch.backends.pytorch.backend import TorchBackend, load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor, Facts, find_flaw, measure, to_uint8
-from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.edits import Guidance, make_edit
+from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.photos import SUFFIXES, Photo
+from ip2pbatch.run.engine import Result, Source
 from ip2pbatch.run.execute import judge
 from ip2pbatch.run.flat import LIGHT as DARKEST
-from ip2pbatch.run.seam import Result, Source
 
 LIGHT = (1.0, 0.5, 0.2, 0.1, DARKEST)
 SIDE = 128

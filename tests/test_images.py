@@ -17,6 +17,7 @@ import skimage.data
 from PIL import Image, ImageCms
 from sklearn.datasets import load_sample_image
 
+from ip2pbatch.disk import atomic
 from ip2pbatch.errors import PhotoError, ResourceError
 from ip2pbatch.pictures import colour, images
 
@@ -289,9 +290,9 @@ def test_pngs_are_saved_without_loss(tmp_path: Path) -> None:
 
 
 def test_writing_replaces_whole_files_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    images.write_atomic(tmp_path / "a", b"one")
-    images.write_atomic(tmp_path / "a", b"two")
-    images.write_atomic(tmp_path / "x" / "y" / "b", b"three", root=tmp_path)
+    atomic.write_atomic(tmp_path / "a", b"one")
+    atomic.write_atomic(tmp_path / "a", b"two")
+    atomic.write_atomic(tmp_path / "x" / "y" / "b", b"three", root=tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == {"a": b"two", "b": b"three"}
 
 
@@ -303,10 +304,10 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(images, "_BY_DESCRIPTOR", by_descriptor)
-    images.write_atomic(tmp_path / "a", b"old")
+    atomic.write_atomic(tmp_path / "a", b"old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="No space left") as caught:
-        images.write_atomic(tmp_path / "a", b"new")
+        atomic.write_atomic(tmp_path / "a", b"new")
     assert "free some space" in str(caught.value.hint)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
@@ -319,7 +320,7 @@ def test_nothing_is_written_over_a_link(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").symlink_to(original)
     with pytest.raises(ResourceError, match="symbolic link"):
-        images.write_atomic(tmp_path / "out" / "a", b"new")
+        atomic.write_atomic(tmp_path / "out" / "a", b"new")
     assert original.read_bytes() == b"precious"
     assert len(list((tmp_path / "out").iterdir())) == 1
 
@@ -329,5 +330,5 @@ def test_nothing_is_written_through_a_linked_folder_below_the_root(tmp_path: Pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ResourceError):
-        images.write_atomic(tmp_path / "out" / "sub" / "a", b"new", root=tmp_path / "out")
+        atomic.write_atomic(tmp_path / "out" / "sub" / "a", b"new", root=tmp_path / "out")
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -21,7 +21,7 @@ _CASES = """
 import torch
 from torch import nn
 from torch.nn import functional
-from ip2pbatch.backends.steps import kernels
+from ip2pbatch.backends.pytorch.steps import kernels
 
 torch.manual_seed(0)
 

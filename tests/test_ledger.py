@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import LockedError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, Plan, Strip, make_edit
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.run import clock
-from ip2pbatch.run.journal import Journal, read_journal
 from ip2pbatch.run.layout import Layout, Shard, run_folders, strip_key
 from ip2pbatch.run.ledger import Delivery, EngineSpec, Invocation, Run, open_run
 from ip2pbatch.run.view import read_run

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from runs import carry_out, exit_of, in_child, make_plan, many
 
-from ip2pbatch.plan.digests import look
+from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.run.fake import FakeEngine
 

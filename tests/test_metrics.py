@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter, ImageOps
 from skimage.metrics import structural_similarity
 from sklearn.datasets import load_sample_image
 
-from ip2pbatch.pictures import metrics
+from ip2pbatch.pictures import likeness
 
 Pixels = np.ndarray
 
@@ -84,25 +84,25 @@ UNCHANGED: dict[str, Callable[[Pixels], Pixels]] = {
 @pytest.mark.parametrize("edit", FOLLOWED)
 @pytest.mark.parametrize("name", PHOTOS)
 def test_an_edit_that_was_followed_is_not_marked(name: str, edit: str) -> None:
-    assert metrics.verdict(metrics.compare(PHOTOS[name], FOLLOWED[edit](PHOTOS[name]))) is None
+    assert likeness.verdict(likeness.compare(PHOTOS[name], FOLLOWED[edit](PHOTOS[name]))) is None
 
 
 @pytest.mark.parametrize("edit", LOST)
 @pytest.mark.parametrize("name", PHOTOS)
 def test_a_lost_photo_is_marked(name: str, edit: str) -> None:
-    assert metrics.verdict(metrics.compare(PHOTOS[name], LOST[edit](PHOTOS[name]))) == "lost the photo"
+    assert likeness.verdict(likeness.compare(PHOTOS[name], LOST[edit](PHOTOS[name]))) == "lost the photo"
 
 
 def test_every_other_photo_is_a_lost_photo() -> None:
     names = list(PHOTOS)
     for a, b in zip(names, names[1:] + names[:1], strict=True):
-        assert metrics.verdict(metrics.compare(PHOTOS[a], PHOTOS[b])) == "lost the photo"
+        assert likeness.verdict(likeness.compare(PHOTOS[a], PHOTOS[b])) == "lost the photo"
 
 
 @pytest.mark.parametrize("edit", UNCHANGED)
 @pytest.mark.parametrize("name", PHOTOS)
 def test_an_edit_that_did_nothing_is_marked(name: str, edit: str) -> None:
-    assert metrics.verdict(metrics.compare(PHOTOS[name], UNCHANGED[edit](PHOTOS[name]))) == "hardly changed"
+    assert likeness.verdict(likeness.compare(PHOTOS[name], UNCHANGED[edit](PHOTOS[name]))) == "hardly changed"
 
 
 def test_ssim_is_the_reference_implementation() -> None:
@@ -111,16 +111,16 @@ def test_ssim_is_the_reference_implementation() -> None:
     expected = structural_similarity(
         a @ luma, b @ luma, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
-    assert metrics.ssim(a, b) == pytest.approx(float(expected), abs=1e-4)
+    assert likeness.ssim(a, b) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_the_ends_of_the_scales() -> None:
     photo = PHOTOS["coffee"]
-    same = metrics.compare(photo, photo)
+    same = likeness.compare(photo, photo)
     assert same == {"l1": 0.0, "ssim": pytest.approx(1), "changed": 0.0, "structure": pytest.approx(1)}
-    assert metrics.l1(np.zeros_like(photo), np.full_like(photo, 255)) == 1.0
+    assert likeness.l1(np.zeros_like(photo), np.full_like(photo, 255)) == 1.0
 
 
 def test_tiny_pictures_have_numbers() -> None:
     small = PHOTOS["coffee"][:6, :9]
-    assert all(np.isfinite(value) for value in metrics.compare(small, 255 - small).values())
+    assert all(np.isfinite(value) for value in likeness.compare(small, 255 - small).values())

@@ -18,10 +18,11 @@ from tiny_models import make_picture, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ip2pbatch.backends import pytorch, steps
 from ip2pbatch.backends.base import memory_of
-from ip2pbatch.backends.steps import fused, kernels
-from ip2pbatch.backends.steps.attention import cudnn_first
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.steps import fused, kernels
+from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench import gate
 from ip2pbatch.engine.calls import seconds_of_call

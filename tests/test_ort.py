@@ -17,7 +17,8 @@ from command import CommandLine
 from PIL import Image
 from tiny_models import make_picture, save_model
 
-from ip2pbatch.backends import pytorch, weights
+from ip2pbatch.backends import weights
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
@@ -26,9 +27,10 @@ from ip2pbatch.run.execute import OutOfMemory, Source
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
-from ip2pbatch.backends import export, ort, providers, tensorrt  # noqa: E402 (they need what is asked for above)
-from ip2pbatch.backends.artefact import Artefact  # noqa: E402
-from ip2pbatch.backends.providers import Place  # noqa: E402
+from ip2pbatch.backends.onnx import backend as ort  # noqa: E402
+from ip2pbatch.backends.onnx import export, providers, tensorrt  # noqa: E402
+from ip2pbatch.backends.onnx.artefact import Artefact  # noqa: E402
+from ip2pbatch.backends.onnx.providers import Place  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
-from ip2pbatch.plan.digests import look
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.memory import Memory
+from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.recipe import PhotoFolder
 

@@ -21,13 +21,14 @@ from tiny_clip import save_clip
 from tiny_models import WIDTH, make_tokenizer, save_model, save_text_to_image
 from torch import Tensor
 
-from ip2pbatch.backends import pytorch, weights
-from ip2pbatch.backends.pytorch import TorchBackend
+from ip2pbatch.backends import weights
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.backend import TorchBackend
 from ip2pbatch.cli.app import app
+from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import Ip2pError, MissingError, ModelError, RecipeError, ResourceError, UsageError
-from ip2pbatch.run.journal import disk_error
+from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.run.seam import OutOfMemory
 from ip2pbatch.train import prompt_to_prompt as sharing_module
 from ip2pbatch.train import prompt_to_prompt_files, stages
 from ip2pbatch.train import prompt_to_prompt_pairs as stage

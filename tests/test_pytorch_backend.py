@@ -17,8 +17,8 @@ from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save_file
 from tiny_models import KINDS, TOKENS, WIDTH, make_picture, save_model
 
-from ip2pbatch.backends import pytorch
-from ip2pbatch.backends.dc_adapter import adapt
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.run.execute import OutOfMemory
@@ -101,7 +101,7 @@ def test_half_precision_works_where_the_cpu_has_no_layouts_for_it(models: dict[s
     code = """
 import sys
 import torch
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 for dtype in ("bf16", "fp16"):
     backend = load(resolve(sys.argv[1]), "cpu", dtype)

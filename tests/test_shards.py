@@ -10,7 +10,7 @@ import pytest
 from command import CommandLine
 from runs import make_photos
 
-from ip2pbatch.run.journal import read_journal
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.run.layout import Shard
 
 FAKE = ("--backend", "fake")

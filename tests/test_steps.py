@@ -12,11 +12,12 @@ from diffusers.models.upsampling import Upsample2D
 from tiny_models import TOKENS, WIDTH, save_model
 from torch import Tensor
 
-from ip2pbatch.backends import pytorch, steps
-from ip2pbatch.backends.steps import compiled, convolutions
-from ip2pbatch.backends.steps.attention import cudnn_first
-from ip2pbatch.backends.steps.graphs import Graphs
-from ip2pbatch.backends.steps.workers import RowWorkers, parts_of
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.steps import compiled, convolutions
+from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
+from ip2pbatch.backends.pytorch.steps.cuda_graphs import Graphs
+from ip2pbatch.backends.pytorch.steps.workers import RowWorkers, parts_of
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.rows import Row

@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_photos import make_photos
 
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import ModelError

@@ -26,7 +26,7 @@ from ip2pbatch.train.estimates import (
 )
 from ip2pbatch.train.filter import Config as Filter
 from ip2pbatch.train.filter import Thresholds
-from ip2pbatch.train.prompt_to_prompt_bench import measured_name, random_models
+from ip2pbatch.train.prompt_to_prompt_bench import kept_models, measured_name
 from ip2pbatch.train.prompt_to_prompt_pairs import Config as Pairs
 from ip2pbatch.train.stable_diffusion import Config as FineTuning
 from ip2pbatch.train.stages import load_config
@@ -113,8 +113,8 @@ def test_models_are_known_by_what_tells_their_size() -> None:
     assert model_name("/models/instruct-pix2pix") == SD1
     assert model_name("Qwen/Qwen2.5-7B") == "Qwen2.5-7B"
     assert model_name("work/finetune/1/model") == "work/finetune/1/model"
-    assert measured_name(str(random_models() / "sd15-random-1-text")) == SD1
-    assert measured_name(str(random_models() / "small-random-1-text")) == "small"
+    assert measured_name(str(kept_models() / "sd15-random-1-text")) == SD1
+    assert measured_name(str(kept_models() / "small-random-1-text")) == "small"
     evaluate, captions = load_config(PAPER / "evaluate.yaml"), load_config(PAPER / "captions.yaml")
     assert model_of(evaluate) == SD1, "that of the fine-tuning, and SDEdit's"
     assert model_of(captions) == "Qwen2.5-7B", "that of the taught model"

@@ -15,8 +15,8 @@ from completion_server import Asked, completion_server
 from pydantic import ValidationError
 from tiny_language import save_language_model
 
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import MissingError, ModelError, NothingMatchedError, RecipeError, UsageError
-from ip2pbatch.run.journal import read_journal
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.train import generate, stages
 from ip2pbatch.train.caption_files import choose, read_rows

@@ -9,7 +9,7 @@ import pytest
 from training_photos import make_photos
 
 from ip2pbatch.errors import LockedError, NothingMatchedError, RecipeError
-from ip2pbatch.run.locks import WriterLock
+from ip2pbatch.run.one_writer import WriterLock
 from ip2pbatch.train import captions
 from ip2pbatch.train.stages import STAGES, in_order, load_config, plan, run, status
 

@@ -15,7 +15,7 @@ from tiny_models import make_picture, save_model, save_text_to_image
 from torch.nn import functional
 from train_pairs import make_dataset
 
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.errors import NothingMatchedError, RecipeError, UsageError
 from ip2pbatch.train import tradeoff

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_models import save_model
 
-from ip2pbatch.backends import pytorch, steps
-from ip2pbatch.backends.steps import compiled
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor

@@ -17,10 +17,10 @@ from command import CommandLine
 from PIL import Image
 from runs import LONG, make_photos, many, strays
 
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.run.arrivals import Arrivals
 from ip2pbatch.run.execute import Result
 from ip2pbatch.run.fake import FakeEngine
-from ip2pbatch.run.journal import read_journal
 
 RECIPE = """
 model: tiny

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ip2pbatch.backends import artefact, layout
+from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.onnx import artefact
 from ip2pbatch.errors import ModelError
 
 TINY = "tiny"
@@ -34,7 +35,7 @@ class ModelFolder:
     name: str
     revision: str
     digest: str
-    kind: layout.Kind = "edit"
+    kind: model_folder.Kind = "edit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class KnownModel:
     bytes: int
 
 
-def resolve(model: str, *, download: bool = True, kind: layout.Kind = "edit") -> ModelFolder:
+def resolve(model: str, *, download: bool = True, kind: model_folder.Kind = "edit") -> ModelFolder:
     """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows.
 
     ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
@@ -94,7 +95,7 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
     if files is None:
         exported = artefact.is_artefact(path)
-        files = tuple(artefact.read(path).files) if exported else layout.check(path).files
+        files = tuple(artefact.read(path).files) if exported else model_folder.check(path).files
     memory = _DigestMemory.open()
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         hashes = list(pool.map(lambda name: memory.sha256(path / name), files))
@@ -110,10 +111,10 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     return dict(zip(files, hashes, strict=True))
 
 
-def _folder(path: Path, name: str, revision: str, kind: layout.Kind = "edit") -> ModelFolder:
+def _folder(path: Path, name: str, revision: str, kind: model_folder.Kind = "edit") -> ModelFolder:
     if artefact.is_artefact(path):  # an export says itself whose weights it holds; its files are checked as it loads
         return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind)
-    checked = layout.check(path, kind)
+    checked = model_folder.check(path, kind)
     return ModelFolder(path, name, revision, digest(path, checked.files), kind)
 
 
@@ -131,10 +132,10 @@ def _cached(repo: str, revision: str | None) -> Path | None:
 
 
 def _missing_folders(path: Path) -> list[str]:
-    index = layout.read_json(path / "model_index.json")
+    index = model_folder.read_json(path / "model_index.json")
     return [
         name
-        for name in layout.CLASSES
+        for name in model_folder.CLASSES
         if isinstance(index.get(name), list) and index[name][1] and not (path / name).is_dir()
     ]
 
@@ -190,12 +191,12 @@ def wanted_files(names: list[str]) -> list[str]:
     """Of a repository's files those that are loaded: JSON, vocabularies, and of each component's weights the half-size
     variant where there is one (a GPU runs at fp16 anyhow, and it is half the download)."""
     wanted = ["model_index.json"] if "model_index.json" in names else []
-    for component in layout.CLASSES:
+    for component in model_folder.CLASSES:
         inside = [name for name in names if name.startswith(f"{component}/") and name.count("/") == 1]
         wanted += [name for name in inside if name.endswith((".json", ".txt")) and ".safetensors.index" not in name]
         weights = [name for name in inside if ".safetensors" in name]
         half = [name for name in weights if ".fp16." in name]
-        base = layout.WEIGHTS.get(component, "")
+        base = model_folder.WEIGHTS.get(component, "")
         full = [
             name
             for name in weights
@@ -223,7 +224,7 @@ def _cached_models() -> Iterator[KnownModel]:
 
 def _known(name: str, path: Path, revision: str) -> list[KnownModel]:
     try:
-        files = layout.check(path).files
+        files = model_folder.check(path).files
     except ModelError:
         return []
     return [KnownModel(name, path, revision, sum((path / file).stat().st_size for file in files))]
@@ -242,7 +243,7 @@ class _DigestMemory:
         from platformdirs import user_cache_path
 
         file = user_cache_path("ip2pbatch") / "model-digests.json"
-        return cls(file, {k: v for k, v in layout.read_json_or_empty(file).items() if isinstance(v, str)})
+        return cls(file, {k: v for k, v in model_folder.read_json_or_empty(file).items() if isinstance(v, str)})
 
     def sha256(self, path: Path) -> str:
         real = path.resolve()

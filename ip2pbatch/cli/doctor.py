@@ -54,7 +54,7 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from ip2pbatch.backends.pytorch import default_device
+    from ip2pbatch.backends.pytorch.backend import default_device
     from ip2pbatch.engine.precision import describe
 
     for index in range(torch.cuda.device_count()):
@@ -70,7 +70,7 @@ def _devices() -> Iterator[Finding]:
 
 def _providers() -> Iterator[Finding]:
     """Each provider of onnxruntime as a session finds it, which is not always as onnxruntime lists it."""
-    from ip2pbatch.backends import providers
+    from ip2pbatch.backends.onnx import providers
     from ip2pbatch.errors import MissingError
 
     try:

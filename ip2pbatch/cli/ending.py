@@ -47,7 +47,7 @@ def finish(job: Job, summary: Summary, outlets: Outlets) -> int:
 
 def _notes(job: Job, summary: Summary) -> None:
     """What delivered files could not hold, earlier files that now have another name, and a model that had to wait."""
-    from ip2pbatch.run.leftovers import leftovers
+    from ip2pbatch.run.renamed import leftovers
     from ip2pbatch.run.view import read_run
 
     busy = summary.busy

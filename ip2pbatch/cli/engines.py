@@ -18,9 +18,9 @@ from ip2pbatch.run.execute import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
 
 if TYPE_CHECKING:
-    from ip2pbatch.backends.pytorch import TorchBackend
+    from ip2pbatch.backends.pytorch.backend import TorchBackend
     from ip2pbatch.engine.editor import Editor
-    from ip2pbatch.run.seam import Pending
+    from ip2pbatch.run.engine import Pending
 
 
 def choose(
@@ -61,7 +61,7 @@ def _torch(
     from ip2pbatch.backends.weights import resolve
 
     folder = resolve(model)
-    from ip2pbatch.backends import pytorch
+    from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.engine.editor import Editor
     from ip2pbatch.engine.precision import choose_precision
 
@@ -98,7 +98,7 @@ def _steps(machine: Machine) -> list[str]:
     """The names of the steps that the flags leave in; compiling is decided on later. Raises UsageError for a name that
     is none.
     """
-    from ip2pbatch.backends import steps
+    from ip2pbatch.backends.pytorch import steps
 
     steps.choose(machine.without)
     return [step.name for step in steps.STEPS if not step.asked_for and step.name not in machine.without]
@@ -109,7 +109,7 @@ def _tune(editor: Editor, backend: TorchBackend, machine: Machine, edits: Sequen
 
     Row counts are tried before anything is compiled: each would be a compilation of its own.
     """
-    from ip2pbatch.backends import steps
+    from ip2pbatch.backends.pytorch import steps
     from ip2pbatch.engine import tuning
 
     notes = tuning.tune_batch(editor, backend, edits, digest) if edits and machine.batch == "auto" else []
@@ -140,7 +140,7 @@ def device_name(machine: Machine) -> str:
         return "cpu"
     import torch
 
-    from ip2pbatch.backends import pytorch
+    from ip2pbatch.backends.pytorch import backend as pytorch
 
     device = machine.device or pytorch.default_device()
     if machine.backend is BackendName.ONNX:

@@ -37,13 +37,13 @@ def onnx(
     opset: Opset = 17,
 ) -> None:
     """Write MODEL as ONNX to a folder that --model takes. Fails where a network is not what PyTorch makes of it."""
-    from ip2pbatch.backends.providers import onnxruntime
+    from ip2pbatch.backends.onnx.providers import onnxruntime
     from ip2pbatch.backends.weights import resolve
     from ip2pbatch.cli.onnx import place_of, refuse_bf16
 
     refuse_bf16(precision)
     onnxruntime()
-    from ip2pbatch.backends import export
+    from ip2pbatch.backends.onnx import export
 
     form = export.form_for(provider, None if precision is Precision.AUTO else str(precision), opset)
     # A plain graph is compared with PyTorch on the CPU, a fused one where alone it runs.

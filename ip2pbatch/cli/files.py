@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.cli.session import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
-from ip2pbatch.pictures.metrics import compare
+from ip2pbatch.pictures.likeness import compare
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import REDO, Options
 

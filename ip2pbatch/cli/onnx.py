@@ -12,8 +12,8 @@ from ip2pbatch.run.execute import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
 
 if TYPE_CHECKING:
-    from ip2pbatch.backends.artefact import Artefact
-    from ip2pbatch.backends.providers import Place
+    from ip2pbatch.backends.onnx.artefact import Artefact
+    from ip2pbatch.backends.onnx.providers import Place
     from ip2pbatch.backends.weights import ModelFolder
 
 
@@ -24,7 +24,7 @@ def choose_onnx(
 
     Raises ModelError, MissingError (6) and UsageError.
     """
-    from ip2pbatch.backends import artefact, providers
+    from ip2pbatch.backends.onnx import artefact, providers
     from ip2pbatch.backends.weights import resolve
 
     _refuse_torch_flags(machine)
@@ -38,7 +38,8 @@ def choose_onnx(
     )
 
     def open_engine() -> EditEngine:
-        from ip2pbatch.backends import ort, pytorch
+        from ip2pbatch.backends.onnx import backend as ort
+        from ip2pbatch.backends.pytorch import backend as pytorch
         from ip2pbatch.cli import console
         from ip2pbatch.engine.editor import Editor
 
@@ -54,7 +55,7 @@ def place_of(machine: Machine) -> Place:
     """The Place behind the flags. Raises MissingError where onnxruntime is not installed, UsageError."""
     import torch
 
-    from ip2pbatch.backends import providers
+    from ip2pbatch.backends.onnx import providers
 
     name = None if machine.provider is None else str(machine.provider)
     provider, device = providers.choose(name, machine.device)
@@ -63,7 +64,7 @@ def place_of(machine: Machine) -> Place:
 
 
 def _exported(folder: ModelFolder, found: Artefact | None, precision: str, place: Place) -> Artefact:
-    from ip2pbatch.backends import artefact, export
+    from ip2pbatch.backends.onnx import artefact, export
     from ip2pbatch.cli import console
 
     form = export.form_for(place.provider, precision)
@@ -74,7 +75,7 @@ def _exported(folder: ModelFolder, found: Artefact | None, precision: str, place
 
 
 def _precision(asked: Precision, provider: str, found: Artefact | None) -> str:
-    from ip2pbatch.backends.export import default_precision
+    from ip2pbatch.backends.onnx.export import default_precision
 
     if asked is Precision.AUTO:
         return found.precision if found else default_precision(provider)

@@ -124,7 +124,7 @@ def _unlike(recorded: Recorded, engine: EditEngine) -> Iterator[str]:
 
 def _left_out(recorded: Recorded) -> tuple[str, ...]:
     """The speed-ups that were not in and would be."""
-    from ip2pbatch.backends import steps
+    from ip2pbatch.backends.pytorch import steps
 
     known = recorded.steps or ()
     return tuple(step.name for step in steps.STEPS if not step.asked_for and step.name not in known)

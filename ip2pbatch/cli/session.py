@@ -170,7 +170,7 @@ def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str,
     from ip2pbatch.plan.flags import change_output
     from ip2pbatch.run.execute import run_plan
     from ip2pbatch.run.ledger import open_run
-    from ip2pbatch.run.leftovers import remove_leftovers
+    from ip2pbatch.run.renamed import remove_leftovers
     from ip2pbatch.run.view import read_run
 
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
@@ -201,7 +201,7 @@ def versions(backend: str = "torch") -> dict[str, str]:
     """Of this package, Python, and every library that pictures of `backend` hang on."""
     own = {"ip2pbatch": __version__, "python": sys.version.split()[0]}
     if backend == "onnx":
-        from ip2pbatch.backends.providers import onnxruntime
+        from ip2pbatch.backends.onnx.providers import onnxruntime
 
         own["onnxruntime"] = onnxruntime().__version__
     return own | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}

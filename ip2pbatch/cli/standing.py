@@ -10,7 +10,7 @@ from typing import Any
 from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, plain
 from ip2pbatch.errors import UsageError
-from ip2pbatch.run.leftovers import leftovers
+from ip2pbatch.run.renamed import leftovers
 from ip2pbatch.run.view import RunView, read_run
 
 _SHOWN = 20  # pictures and photos without a file that are listed before the rest is only counted

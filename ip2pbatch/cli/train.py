@@ -91,7 +91,7 @@ def bench_pairs(
     as_json: Json = False,
 ) -> None:
     """Measure how many pairs a second a pairs config makes, against the published script's one pair a call."""
-    from ip2pbatch.backends.pytorch import default_device
+    from ip2pbatch.backends.pytorch.backend import default_device
     from ip2pbatch.train import prompt_to_prompt_bench as bench
 
     settings = bench.settings_of(config, model, steps)

@@ -23,8 +23,8 @@ from ip2pbatch.engine.transfer import fetch, send
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
+from ip2pbatch.run.engine import Pending, Result, Source
 from ip2pbatch.run.flat import EVEN, lacks_content
-from ip2pbatch.run.seam import Pending, Result, Source
 
 Determinism = Literal["fast", "stable", "bitwise"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ip2pbatch.backends import pytorch
-from ip2pbatch.backends.layout import read_json_or_empty
+from ip2pbatch.backends.model_folder import read_json_or_empty
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit

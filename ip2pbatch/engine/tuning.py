@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from ip2pbatch.backends import steps
-from ip2pbatch.backends.layout import read_json_or_empty
-from ip2pbatch.backends.pytorch import TorchBackend
-from ip2pbatch.backends.steps import compiled
+from ip2pbatch.backends.model_folder import read_json_or_empty
+from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.backend import TorchBackend
+from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.engine.calls import WORDS, seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
 from ip2pbatch.pictures.containers import DEEP, Format, Raster
@@ -58,7 +59,7 @@ class Place:
     on_conflict: Conflict = "unique"
     ours: str | None = None
     reserved: Collection[str] = ()
-    anchor: images.Anchor | None = None
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def deliver(
     rendered = render(source, edited, settings, provenance)
     digest = hashlib.sha256(rendered.data).hexdigest()
     announce(target, digest)
-    images.write_atomic(target, rendered.data, root=place.anchor or place.root)
+    write_atomic(target, rendered.data, root=place.anchor or place.root)
     return Delivered(target, digest, rendered.gate, True, rendered.notes)
 
 

@@ -1,13 +1,9 @@
-"""Photos from files to pixels and back: open, orient, colour profile, bit depth, resize, atomic save."""
+"""Photos from files to pixels and back: open, orient, colour profile, bit depth, resize, save."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
-import os
-import secrets
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from ip2pbatch.errors import PhotoError, ResourceError
+from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif
 from ip2pbatch.pictures.containers import Format, read_blocks, sniff
 from ip2pbatch.pictures.deep import DeepPixels
-from ip2pbatch.plan.digests import MAX_PIXELS
+from ip2pbatch.plan.photo_digests import MAX_PIXELS
 
 Pixels = NDArray[np.uint8]
 
-TEMPORARY = ".ip2p-*.tmp"
 SHALLOW = "16 bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
-_BY_DESCRIPTOR = os.open in os.supports_dir_fd
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 # One kernel, down and up. Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
 _KERNEL = Image.Resampling.BICUBIC
@@ -274,111 +268,3 @@ def _is_deep(image: Image.Image) -> bool:
 def _frame_notes(image: Image.Image) -> list[str]:
     frames = int(getattr(image, "n_frames", 1))
     return [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
-
-
-class Anchor:
-    """A folder that is held open, so that `write_atomic` knows when a link or another folder was put in its place."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._held = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if _BY_DESCRIPTOR else -1
-
-    def check(self, descriptor: int) -> None:
-        """Raises OSError where an open folder is not this one."""
-        if self._held < 0 or not os.path.sameopenfile(descriptor, self._held):
-            raise OSError(errno.ESTALE, "another folder was put in the place of the one that was begun in")
-
-    def close(self) -> None:
-        """Let go of the folder; safe to call twice."""
-        if self._held >= 0:
-            os.close(self._held)
-            self._held = -1
-
-
-def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None) -> None:
-    """The file appears whole or not at all, and survives a power cut: temporary file beside it, fsync, rename, fsync.
-
-    Stray temporaries of a killed process match TEMPORARY. Never replaces a symbolic link; with `root`, an existing
-    folder above `path`, it makes the folders in between and passes through no link on the way, not even through one
-    that is put there meanwhile; with an Anchor the root itself may not be exchanged either. Raises ResourceError where
-    the disk is full or does not take writing.
-    """
-    name = TEMPORARY.replace("*", secrets.token_hex(8))
-    try:
-        if _BY_DESCRIPTOR:
-            with _folder(path.parent, root) as folder:
-                _replace(folder, name, path.name, data)
-        else:
-            _replace_by_path(path, name, data)
-    except OSError as error:
-        raise _disk_error(path, error) from error
-
-
-def _replace(folder: int, temporary: str, name: str, data: bytes) -> None:
-    try:
-        with os.fdopen(os.open(temporary, _CREATE, 0o666, dir_fd=folder), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if _is_link(name, folder):
-            raise OSError(errno.ELOOP, "it is a symbolic link")
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)
-
-
-def _replace_by_path(path: Path, temporary: str, data: bytes) -> None:
-    """Where the system has no descriptors of folders (Windows): the same, without the guard against a race."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, "it is a symbolic link")
-    beside = path.with_name(temporary)
-    try:
-        with beside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _folder(folder: Path, root: Path | Anchor | None) -> Iterator[int]:
-    """A descriptor of the folder, reached from `root` one real folder at a time."""
-    top = root.path if isinstance(root, Anchor) else root or folder
-    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if isinstance(root, Anchor):
-            root.check(descriptor)
-        for part in folder.relative_to(top).parts:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, dir_fd=descriptor)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _is_link(name: str, folder: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _disk_error(path: Path, error: OSError) -> ResourceError:
-    hints = {
-        errno.ENOSPC: "free some space and run the same command again: what was finished is kept",
-        errno.EDQUOT: "your quota is used up; free some space and run the same command again",
-        errno.EROFS: "the disk is read-only; write to another folder with --out",
-        errno.ELOOP: "remove it: nothing is written over or through a symbolic link",
-        errno.ENOTDIR: "a file or a symbolic link is where a folder should be; remove it",
-        errno.EACCES: "you may not write there; write to another folder with --out",
-        errno.ESTALE: "put the output folder back where it was and run again: what was finished is kept",
-    }
-    return ResourceError(f"cannot write {path}: {error.strerror}", hint=hints.get(error.errno or 0))

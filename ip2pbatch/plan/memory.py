@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from ip2pbatch.plan.digests import DIGEST_VERSION, Look
+from ip2pbatch.plan.photo_digests import DIGEST_VERSION, Look
 
 
 class Memory:

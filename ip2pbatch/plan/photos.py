@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
-from ip2pbatch.plan.digests import Look, look
 from ip2pbatch.plan.globs import matcher
+from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.plan.yaml_source import suggest
 
 if TYPE_CHECKING:

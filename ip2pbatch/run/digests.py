@@ -1,4 +1,4 @@
-"""Digests of what a run wrote: a file by its bytes, a picture by its pixels. A photo's is in plan/digests.py."""
+"""Digests of what a run wrote: a file by its bytes, a picture by its pixels. A photo's is in plan/photo_digests.py."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ from ip2pbatch.errors import Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import Schedule
-from ip2pbatch.run.busy import Busy
-from ip2pbatch.run.couriers import Couriers
 from ip2pbatch.run.deliveries import Deliverer, Errand
+from ip2pbatch.run.delivery_threads import Couriers
+from ip2pbatch.run.engine import EditEngine, OutOfMemory, Pending, Result, Source
 from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
-from ip2pbatch.run.seam import EditEngine, OutOfMemory, Pending, Result, Source
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
+from ip2pbatch.run.utilisation import Busy
 
 __all__ = ["EditEngine", "Events", "Options", "OutOfMemory", "Quiet", "Result", "Source", "Summary", "run_plan"]
 

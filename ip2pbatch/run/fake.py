@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.seam import Pending, Result, Source
+from ip2pbatch.run.engine import Pending, Result, Source
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.run.seam import Source
+from ip2pbatch.run.engine import Source
 
 LIGHT = 1 / 20
 """An edit may take a photo down to this share of its light ("make it night" at strong guidance); below it is black."""

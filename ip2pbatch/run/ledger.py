@@ -27,15 +27,16 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from ip2pbatch.disk.atomic import Anchor, disk_error, sweep, write_atomic, write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.photos import Photo
-from ip2pbatch.run.journal import Journal, disk_error, read_journal, sweep, write_whole
 from ip2pbatch.run.layout import Layout, Shard, fresh_folder, run_folders
-from ip2pbatch.run.locks import WriterLock
 from ip2pbatch.run.log import RunLog
-from ip2pbatch.run.plans import store_plan
+from ip2pbatch.run.one_writer import WriterLock
+from ip2pbatch.run.stored_plans import store_plan
 
 Status = Literal["done", "failed", "nan", "flagged", "skipped"]
 Pixels = NDArray[np.uint8]
@@ -258,7 +259,7 @@ class Run:
 
     def __init__(self, root: Path, layout: Layout, spec: EngineSpec, shard: Shard | None, lock: WriterLock) -> None:
         self.root, self.layout, self.spec, self.shard, self._lock = root, layout, spec, shard, lock
-        self.anchor, self._inside = images.Anchor(root), images.Anchor(layout.folder)
+        self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
         self.complaints: list[str] = []
         self._sweep(layout.folders())
         self.records = read_records(layout, self.complaints)
@@ -324,7 +325,7 @@ class Run:
         """Keep the picture of an Edit, then its record; `latent` where a later link starts from it."""
         if latent is not None:
             data = safetensors.numpy.save({_LATENT: latent})
-            images.write_atomic(self.layout.latent(key), data, root=self._inside)
+            write_atomic(self.layout.latent(key), data, root=self._inside)
         size = self._write_png(self.layout.picture(key), image)
         numbers = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         record = Record(key, "done", round(seconds, 4), detail, numbers, size)

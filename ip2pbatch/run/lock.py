@@ -19,10 +19,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.errors import StaleError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.digests import file_digest, pixel_digest
-from ip2pbatch.run.journal import write_whole
 from ip2pbatch.run.ledger import EngineSpec
 from ip2pbatch.run.view import RunView, Session
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
-from ip2pbatch.pictures.metrics import ssim
+from ip2pbatch.pictures.likeness import ssim
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.digests import file_digest, pixel_digest
 from ip2pbatch.run.ledger import Pixels

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Plan, Strip
 from ip2pbatch.plan.photos import Photo
-from ip2pbatch.run.journal import read_journal
 from ip2pbatch.run.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.ledger import Delivery, EngineSpec, Record, read_deliveries, read_records, read_spec
-from ip2pbatch.run.plans import load_plan
+from ip2pbatch.run.stored_plans import load_plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from ip2pbatch.pictures.metrics import verdict
+from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
 from ip2pbatch.run import clock
 from ip2pbatch.run.view import RunView

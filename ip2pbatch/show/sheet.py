@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from ip2pbatch.pictures.images import write_atomic
+from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.plan.recipe import Sheet
 from ip2pbatch.run.view import RunView
 from ip2pbatch.show.cells import METRICS, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals

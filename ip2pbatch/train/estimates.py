@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
-from ip2pbatch.pictures.images import write_atomic
+from ip2pbatch.disk.atomic import write_atomic
 
 RELEASED_PROMPTS = 451_990
 RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px

@@ -25,8 +25,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from ip2pbatch.disk.atomic import disk_error, write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.journal import Journal, disk_error, read_journal, write_whole
 from ip2pbatch.run.layout import Shard, suffix
 from ip2pbatch.train.clip import Clip, Similarities
 from ip2pbatch.train.data import to_pixels

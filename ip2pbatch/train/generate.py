@@ -22,8 +22,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
+from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.journal import Journal, read_journal, write_whole
 from ip2pbatch.run.layout import Shard, suffix
 from ip2pbatch.train.caption_files import Row, choose
 from ip2pbatch.train.completion import RejectedError, parse, prompt_text

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.seam import Source
+from ip2pbatch.run.engine import Source
 from ip2pbatch.train.data import centre_square, load_rgb, training_photos
 
 LABEL = 14  # pixels of the line of words above the columns

@@ -30,10 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
+from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.engine.editor import to_uint8
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.pictures.images import save_png
-from ip2pbatch.run.journal import write_whole
 from ip2pbatch.train.bootstrap import intervals
 from ip2pbatch.train.clip import Clip
 from ip2pbatch.train.dino import Dino

@@ -17,12 +17,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ip2pbatch.backends.pytorch import default_device, load
+from ip2pbatch.backends.pytorch.backend import default_device, load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import NothingMatchedError, UsageError
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.seam import Source
+from ip2pbatch.run.engine import Source
 from ip2pbatch.train.sdedit import Denoising, sdedit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

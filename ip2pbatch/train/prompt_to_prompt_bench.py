@@ -20,9 +20,9 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from ip2pbatch.backends import pytorch
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
-from ip2pbatch.engine.bench import networks
+from ip2pbatch.engine.bench import random_models
 from ip2pbatch.errors import UsageError
 from ip2pbatch.train.estimates import PAIR_STEPS, model_name, pair_work, remember
 from ip2pbatch.train.prompt_to_prompt import SELF, Sharing
@@ -111,9 +111,9 @@ def settings_of(config: Path, model: str | None = None, steps: int | None = None
     if not isinstance(settings, Config):
         raise UsageError(f"{config} makes no pairs by Prompt-to-Prompt", hint="give a config with that `maker`")
     changed: dict[str, Any] = {} if steps is None else {"steps": steps}
-    if model in networks.ARCHITECTURES:
-        folder = random_model(model, random_models())
-        changed |= {"model": str(folder), "autoencoder": None, "side": networks.ARCHITECTURES[model].side}
+    if model in random_models.ARCHITECTURES:
+        folder = random_model(model, kept_models())
+        changed |= {"model": str(folder), "autoencoder": None, "side": random_models.ARCHITECTURES[model].side}
     elif model is not None:
         changed["model"] = model
     return settings.model_copy(update=changed)
@@ -154,7 +154,7 @@ def compare(config: Config, device: str, batches: Sequence[int], rounds: int = 2
 def measured_name(model: str) -> str:
     """The name under which a rate of `model` is kept: random weights cost what trained ones of that architecture do."""
     path = Path(model)
-    return model_name(path.name.partition("-")[0] if path.parent == random_models() else model)
+    return model_name(path.name.partition("-")[0] if path.parent == kept_models() else model)
 
 
 def of_batch(sampler: PairSampler, batch: int) -> PairSampler:
@@ -185,14 +185,14 @@ def timed(sampler: PairSampler) -> tuple[float, int]:
     return took, torch.cuda.max_memory_allocated() if sampler.backend.device.type == "cuda" else 0
 
 
-def random_models() -> Path:
+def kept_models() -> Path:
     """Where models with random weights are kept."""
     return user_cache_path("ip2pbatch") / "bench-models"
 
 
 def random_model(name: str, root: Path) -> Path:
     """A text-to-image model of a real architecture (`sd15`, `small`) with random weights, made below `root` once."""
-    edits = networks.build(name, root)
+    edits = random_models.build(name, root)
     folder, partial = edits.with_name(f"{edits.name}-text"), edits.with_name(f".{edits.name}-text")
     if folder.is_dir():
         return folder
@@ -200,8 +200,8 @@ def random_model(name: str, root: Path) -> Path:
 
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(edits, partial, ignore=lambda path, names: names if Path(path).name == "unet" else [])
-    unet = UNet2DConditionModel(**{**networks.ARCHITECTURES[name].unet, "in_channels": 4})
-    networks.fill(unet, torch.Generator().manual_seed(0))
+    unet = UNet2DConditionModel(**{**random_models.ARCHITECTURES[name].unet, "in_channels": 4})
+    random_models.fill(unet, torch.Generator().manual_seed(0))
     with quiet():
         unet.half().save_pretrained(partial / "unet")
     partial.rename(folder)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.run.journal import Journal, disk_error, read_journal, sweep, write_whole
+from ip2pbatch.disk.atomic import disk_error, sweep, write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.train.filter import PairFilter
 from ip2pbatch.train.released import AFTER, BEFORE, METADATA, PROMPT, Prompt, Sample, jpeg, sample_of
 

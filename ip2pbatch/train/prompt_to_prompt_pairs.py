@@ -26,12 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from ip2pbatch.backends import layout, pytorch, weights
-from ip2pbatch.backends.steps import choose
+from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.steps import choose
+from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.errors import ModelError, ResourceError, UsageError
-from ip2pbatch.run.journal import write_whole
+from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.run.seam import OutOfMemory
 from ip2pbatch.train.clip import VIT_L_14, Clip
 from ip2pbatch.train.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pretrained import load_pretrained
@@ -112,7 +113,7 @@ def load_sampler(config: Config, device: str, steps: Sequence[str] = STEPS) -> t
         raise UsageError(f"side: {config.model} draws multiples of {multiple} px, not {config.side}")
     if config.autoencoder:
         vae = load_autoencoder(config.autoencoder, backend)
-        parts, checked = replace(backend.parts, vae=vae), layout.check(model.path, model.kind)
+        parts, checked = replace(backend.parts, vae=vae), model_folder.check(model.path, model.kind)
         backend = pytorch.TorchBackend(parts, checked, backend.device, config.precision, choose(steps))
         digest = f"{digest} {digest_of(vae)}"
     sampler = PairSampler(backend, config.settings(), config.batch)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from ip2pbatch.backends.pytorch import TorchBackend, memory
-from ip2pbatch.backends.steps.attention import ORDER
-from ip2pbatch.backends.steps.compiled import why_no_compiler
+from ip2pbatch.backends.pytorch.backend import TorchBackend, memory
+from ip2pbatch.backends.pytorch.steps.attention import ORDER
+from ip2pbatch.backends.pytorch.steps.compiled import why_no_compiler
 from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.train.prompt_to_prompt import Shared, Sharing, SharingProcessor, WordMaps, sharing_attention
 from ip2pbatch.train.prompt_to_prompt_words import align

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.errors import NothingMatchedError, RecipeError
-from ip2pbatch.run.journal import write_whole
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.train.clip import Similarities
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.seam import Source
+from ip2pbatch.run.engine import Source
 from ip2pbatch.show.lettering import wrap
 from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
 from ip2pbatch.show.table import Row, Table, draw_page

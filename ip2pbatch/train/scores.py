@@ -21,8 +21,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.journal import Journal, read_journal
 from ip2pbatch.run.layout import Shard, suffix
 from ip2pbatch.train.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.train.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder

@@ -16,7 +16,7 @@ from diffusers import EulerAncestralDiscreteScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ip2pbatch.backends.pytorch import TorchBackend, memory
+from ip2pbatch.backends.pytorch.backend import TorchBackend, memory
 from ip2pbatch.train.data import to_tensor
 
 

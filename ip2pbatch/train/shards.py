@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from ip2pbatch.disk.atomic import disk_error, write_whole
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.journal import disk_error, write_whole
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.train.pair_sets import PairSet, open_pairs
 

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
+from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.engine.editor import to_uint8
 from ip2pbatch.errors import NothingMatchedError, RecipeError
-from ip2pbatch.run.journal import Journal, read_journal, write_whole
 from ip2pbatch.train.augment import centre
 from ip2pbatch.train.bootstrap import intervals
 from ip2pbatch.train.clip import VIT_L_14, Clip, Similarities, similarities

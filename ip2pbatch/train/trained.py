@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ip2pbatch.backends.pytorch import load
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.seam import Source
+from ip2pbatch.run.engine import Source
 from ip2pbatch.train.data import to_pixels, to_tensor
 from ip2pbatch.train.pack import load_autoencoder
 

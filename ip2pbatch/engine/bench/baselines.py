@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ip2pbatch.backends import layout
-from ip2pbatch.backends.dc_adapter import adapt
-from ip2pbatch.backends.pytorch import DTYPES
+from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.pytorch.backend import DTYPES
+from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import UsageError
@@ -100,7 +100,7 @@ def load_pipeline(folder: ModelFolder, device: str, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    checked = layout.check(folder.path)
+    checked = model_folder.check(folder.path)
     kinds = {"unet": diffusers.UNet2DConditionModel, "vae": getattr(diffusers, checked.classes["vae"])}
     kinds["text_encoder"] = transformers.CLIPTextModel
     with quiet():
@@ -136,7 +136,7 @@ def cudnn_first(device: str) -> Iterator[None]:
 
 
 def _scheduler_config(folder: ModelFolder) -> dict[str, Any]:
-    return layout.check(folder.path).config("scheduler")
+    return model_folder.check(folder.path).config("scheduler")
 
 
 def _pipeline_edit(pipeline: Any, edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:

@@ -29,7 +29,7 @@ import json, sys, time
 import torch, diffusers, transformers
 from diffusers import UNet2DConditionModel, AutoencoderKL, AutoencoderDC, EulerAncestralDiscreteScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
-import ip2pbatch.engine.editor, ip2pbatch.backends.pytorch
+import ip2pbatch.engine.editor, ip2pbatch.backends.pytorch.backend
 from ip2pbatch.cli.app import main
 print(json.dumps({"imported": time.time()}), flush=True)
 main()

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ip2pbatch.backends import pytorch
 from ip2pbatch.backends.base import Backend
-from ip2pbatch.backends.steps import choose, compile_late
+from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.steps import choose, compile_late
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench import baselines
 from ip2pbatch.engine.bench.work import Work
@@ -27,10 +27,10 @@ from ip2pbatch.engine.tuning import tune_batch
 from ip2pbatch.errors import MissingError, ResourceError, UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.run.engine import Pending
 from ip2pbatch.run.execute import EditEngine, Result, Source, run_plan
 from ip2pbatch.run.layout import Layout, run_folders
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
-from ip2pbatch.run.seam import Pending
 
 Pixels = NDArray[np.uint8]
 
@@ -221,7 +221,8 @@ def unoptimised(folder: ModelFolder, device: str) -> Contender:
 
 def _onnx(folder: ModelFolder, device: str, entry: Entry) -> Contender:
     """(d) onnxruntime on the device's own provider, from an export in this user's cache, made on first use."""
-    from ip2pbatch.backends import export, ort, providers
+    from ip2pbatch.backends.onnx import backend as ort
+    from ip2pbatch.backends.onnx import export, providers
 
     pytorch.configure()
     provider, index = providers.choose(None, device)

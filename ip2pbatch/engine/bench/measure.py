@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ip2pbatch.backends import layout, pytorch
+from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import TINY, ModelFolder, resolve
-from ip2pbatch.engine.bench import cold, gate, networks, rates
+from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.engine.bench import cold, gate, random_models, rates
 from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pass, Pixels, unoptimised
 from ip2pbatch.engine.bench.results import Checked, Results
 from ip2pbatch.engine.bench.suites import Suite
 from ip2pbatch.engine.bench.timing import mirrored
 from ip2pbatch.engine.bench.work import SCENARIOS, Work, make_work, photos_in
-from ip2pbatch.pictures.images import write_atomic
 
 _COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
 
@@ -53,7 +54,7 @@ class Clock:
 
 def find_model(name: str, cache: Path) -> ModelFolder:
     """The embedded model, an architecture with random weights (made below `cache`), or any model folder or hub id."""
-    folder = networks.build(name, cache) if name in networks.ARCHITECTURES else name
+    folder = random_models.build(name, cache) if name in random_models.ARCHITECTURES else name
     return replace(resolve(str(folder)), name=name)
 
 
@@ -195,7 +196,7 @@ class Bench:
         return [f"{rung}@{entry.steps}" if entry.steps else rung for rung in rungs]
 
     def _row_flops(self, size: tuple[int, int]) -> int:
-        checked = layout.check(self._model.path)
+        checked = model_folder.check(self._model.path)
         blocks = checked.config("vae")
         scale = 2 ** (len(blocks.get("block_out_channels") or blocks["encoder_block_out_channels"]) - 1)
         return rates.flops_per_row(checked.config("unet"), size, scale)

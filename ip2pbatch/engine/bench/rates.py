@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ip2pbatch.backends.base import Backend
-from ip2pbatch.backends.pytorch import DTYPES
+from ip2pbatch.backends.pytorch.backend import DTYPES
 from ip2pbatch.engine.calls import median_seconds, seconds_of_call
 
 _SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices whose product is timed

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.engine.bench.contenders import Pass
 from ip2pbatch.engine.bench.gate import Likeness
 from ip2pbatch.engine.bench.rates import Rate
 from ip2pbatch.errors import UsageError
-from ip2pbatch.pictures.images import write_atomic
 
 FORMAT = 1
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ip2pbatch.backends.steps.staged import Stage
+from ip2pbatch.backends.pytorch.steps.staged import Stage
 
 _BEGINNING = 60.0  # seconds that a thread may take to begin, on a machine that is very busy
 

@@ -12,8 +12,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ip2pbatch.backends.steps.convolutions import PackedConv
-from ip2pbatch.backends.steps.fused import FusedNorm, add, normalise, without_bias
+from ip2pbatch.backends.pytorch.steps.convolutions import PackedConv
+from ip2pbatch.backends.pytorch.steps.fused import FusedNorm, add, normalise, without_bias
 
 
 class LeanBlock(ResnetBlock2D):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ip2pbatch.backends.steps.staged import Stage
+from ip2pbatch.backends.pytorch.steps.staged import Stage
 
 GPU_OPTIONS: Mapping[str, Any] = {"conv_1x1_as_mm": True, "coordinate_descent_tuning": True, "epilogue_fusion": False}
 """Inductor's options on a GPU, those of diffusers' guide to fast inference; none of them is set globally."""

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ip2pbatch.backends import layout, steps
+from ip2pbatch.backends import model_folder
 from ip2pbatch.backends.base import memory_of
-from ip2pbatch.backends.layout import Layout
+from ip2pbatch.backends.model_folder import Layout
+from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
@@ -100,7 +101,7 @@ class TorchBackend:
     ) -> None:
         self.parts, self.device, self.precision = parts, device, precision
         self.provider = device.type
-        self.latent_channels = layout.latent_channels(folder)
+        self.latent_channels = model_folder.latent_channels(folder)
         self.scaling_factor = float(parts.vae.config.scaling_factor)
         self.vae_scale = vae_scale(parts.vae)
         self.scheduler_config: Mapping[str, Any] = folder.config("scheduler")
@@ -178,7 +179,7 @@ def load(
     chosen = steps.choose(wanted)
     dtype = DTYPES[precision]
     vae_dtype = dtype if where.type == "cuda" else torch.float32
-    checked = layout.check(folder.path, folder.kind)
+    checked = model_folder.check(folder.path, folder.kind)
     home = steps.home_of(where, chosen)
     try:
         with quiet(), memory():

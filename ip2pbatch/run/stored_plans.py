@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.plan.edits import Edit, Guidance, Plan, Strip
 from ip2pbatch.plan.photos import Photo
-from ip2pbatch.run.journal import write_whole
 from ip2pbatch.run.layout import Layout
 
 FORMAT = 1

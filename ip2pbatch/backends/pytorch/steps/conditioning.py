@@ -16,8 +16,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ip2pbatch.backends.pytorch.steps.rowwise import RowwiseLinear
 from ip2pbatch.backends.recent import Recent
-from ip2pbatch.backends.rowwise import RowwiseLinear
 
 _TEXTS = 64  # keys and values of one text take 4 MB in Stable Diffusion at fp16
 _MOMENTS = 4096

@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ip2pbatch.backends import layout, providers, tensorrt, weights
-from ip2pbatch.backends.artefact import Artefact, check_files
-from ip2pbatch.backends.layout import Layout
-from ip2pbatch.backends.providers import Place
-from ip2pbatch.backends.pytorch import limits_of, load_checker
+from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends.model_folder import Layout
+from ip2pbatch.backends.onnx import providers, tensorrt
+from ip2pbatch.backends.onnx.artefact import Artefact, check_files
+from ip2pbatch.backends.onnx.providers import Place
+from ip2pbatch.backends.pytorch.backend import limits_of, load_checker
+from ip2pbatch.backends.pytorch.steps.workers import parts_of
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
-from ip2pbatch.backends.steps.workers import parts_of
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.limits import Limits
@@ -42,8 +43,8 @@ class OrtBackend:
         self.provider, self.precision = place.provider, artefact.precision
         self.latent_channels, self.scaling_factor = artefact.latent_channels, artefact.scaling_factor
         self.vae_scale = artefact.vae_scale
-        self.scheduler_config: Mapping[str, Any] = layout.read_json(
-            artefact.path / "scheduler" / layout.CONFIGS["scheduler"]
+        self.scheduler_config: Mapping[str, Any] = model_folder.read_json(
+            artefact.path / "scheduler" / model_folder.CONFIGS["scheduler"]
         )
         self.limits: Limits = dataclasses.replace(limits_of(self.device, self.vae_scale), overlaps=False)
         self.tokenizer = load_tokenizer(artefact.path)
@@ -195,5 +196,8 @@ def _checker_layout(path: Path) -> Layout:
         return Layout(path, {}, (), {})
     classes = {"safety_checker": "StableDiffusionSafetyChecker", "feature_extractor": "CLIPImageProcessor"}
     return Layout(
-        path, classes, (), {"safety_checker": layout.weight_variant(folder, layout.WEIGHTS["safety_checker"])}
+        path,
+        classes,
+        (),
+        {"safety_checker": model_folder.weight_variant(folder, model_folder.WEIGHTS["safety_checker"])},
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import LockedError
-from ip2pbatch.run.journal import disk_error
 from ip2pbatch.run.layout import Shard, suffix
 
 _GATE_SECONDS = 120.0  # longer than any opening takes: a full scan of a million pictures

@@ -1,42 +1,19 @@
-"""Files that survive being killed at any moment: append-only JSON lines with one writer, and whole files.
+"""Append-only JSON lines with one writer, which survive being killed at any moment.
 
-A line is on the disk or not there, a file is whole or not there, and what a kill leaves behind (`.ip2p-*.tmp`, half a
-last line) is recognised and removed.
+A line is on the disk or not there; half a last line, which a kill leaves behind, is recognised and removed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ip2pbatch.errors import ResourceError
-from ip2pbatch.pictures.images import TEMPORARY, write_atomic
-
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
-
-
-def disk_error(error: OSError, path: Path | str) -> ResourceError:
-    """`error` as the sentence and the hint that a person needs."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            f"the disk is full: {path} could not be written", hint="free some space and run again: nothing is lost"
-        )
-    if error.errno == errno.EROFS:
-        return ResourceError(f"the disk is read-only: {path} could not be written", hint="choose another --out")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ResourceError(f"no permission to write {path}", hint="choose another folder with --out")
-    return ResourceError(f"{path} could not be written: {error.strerror or error}", hint="check the disk and run again")
-
-
-def is_disk_error(error: BaseException) -> bool:
-    """Whether `error` is about the disk or its permissions, so that the next write would fail as well."""
-    return isinstance(error, ResourceError) or (isinstance(error, OSError) and error.errno in _DISK)
+from ip2pbatch.disk.atomic import disk_error
 
 
 class Journal:
@@ -117,30 +94,6 @@ def read_journal(path: Path, complaints: list[str] | None = None) -> Iterator[di
                 yield row
             elif line.endswith(b"\n") and line.strip() and complaints is not None:
                 complaints.append(f"{path.name} line {number} cannot be read and was passed over")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there, in a folder that is made for it. Raises ResourceError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path.parent) from error
-    write_atomic(path, data)
-
-
-def sweep(folders: Iterable[Path], *, older_than: float | None = None) -> int:
-    """Remove the temp files that killed processes left directly in `folders`; how many there were.
-
-    With `older_than` (seconds since the epoch) only those last written before it: others may be at work here.
-    """
-    swept = 0
-    for folder in folders:
-        for path in folder.glob(TEMPORARY):
-            with contextlib.suppress(OSError):
-                if older_than is None or path.stat().st_mtime < older_than:
-                    path.unlink()
-                    swept += 1
-    return swept
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ip2pbatch.backends.steps import kernels
+from ip2pbatch.backends.pytorch.steps import kernels
 
 
 class FusedNorm(nn.GroupNorm):

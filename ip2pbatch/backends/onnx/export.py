@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from ip2pbatch.backends import artefact as artefacts
-from ip2pbatch.backends import graphs, layout, parity, providers, pytorch, weightless
-from ip2pbatch.backends.artefact import Artefact
-from ip2pbatch.backends.half import to_half
-from ip2pbatch.backends.layout import Layout
-from ip2pbatch.backends.networks import Network, networks
-from ip2pbatch.backends.providers import Place
+from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.model_folder import Layout
+from ip2pbatch.backends.onnx import artefact as artefacts
+from ip2pbatch.backends.onnx import external_weights, graphs, parity, providers
+from ip2pbatch.backends.onnx.artefact import Artefact
+from ip2pbatch.backends.onnx.fp16 import to_half
+from ip2pbatch.backends.onnx.providers import Place
+from ip2pbatch.backends.onnx.traced import Network, networks
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import ResourceError, UsageError
@@ -72,7 +74,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
     """
     _refuse(folder, form)
     providers.refuse_missing(place)
-    checked = layout.check(model.path)
+    checked = model_folder.check(model.path)
     with quiet():
         parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"))
     with _staged(folder) as staging:
@@ -82,7 +84,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
             described |= _export_network(network, staging, form, place)
         files = [*_copied(checked, staging), *_written(staging)]
         made = Artefact(
-            model.name, model.digest, form.precision, form.graph, form.opset, layout.latent_channels(checked),
+            model.name, model.digest, form.precision, form.graph, form.opset, model_folder.latent_channels(checked),
             float(parts.vae.config.scaling_factor), pytorch.vae_scale(parts.vae), described,
             {name: _sha256(staging / name) for name in sorted(set(files))}, _versions(),
         )  # fmt: skip
@@ -115,14 +117,14 @@ def _export_network(network: Network, staging: Path, form: Form, place: Place) -
     made = {}
     if form.precision == "fp16" and network.name == "vae_decoder":
         exact = staging / FILES["vae_decoder_fp32"]
-        weightless.write(weightless.read(file), exact)
+        external_weights.write(external_weights.read(file), exact)
         made["vae_decoder_fp32"] = _describe(network, exact, "fp32", place)
     if form.graph == "fused":
         graphs.fuse(file, network.name)
     if form.precision == "fp16":
-        graph = weightless.read(file)
+        graph = external_weights.read(file)
         to_half(graph)
-        weightless.write(graph, file)
+        external_weights.write(graph, file)
     made[network.name] = _describe(network, file, form.precision, place)
     return {name: {"file": FILES[name], **facts} for name, facts in made.items()}
 

@@ -14,17 +14,17 @@ from typing import Any, Literal
 import torch
 
 from ip2pbatch.backends.base import memory_of
-from ip2pbatch.backends.rowwise import make_rowwise
-from ip2pbatch.backends.steps import compiled
-from ip2pbatch.backends.steps.attention import cudnn_first
-from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
-from ip2pbatch.backends.steps.convolutions import pack, split_upsampling, why_no_packing, why_no_split
-from ip2pbatch.backends.steps.fused import fuse, why_not_fused
-from ip2pbatch.backends.steps.graphs import Graphs
-from ip2pbatch.backends.steps.residual import make_lean
-from ip2pbatch.backends.steps.staged import Stage, StagedUNet, why_no_head, why_not_staged
-from ip2pbatch.backends.steps.tokens import keep_tokens_in_place
-from ip2pbatch.backends.steps.workers import RowWorkers
+from ip2pbatch.backends.pytorch.steps import compiled
+from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
+from ip2pbatch.backends.pytorch.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
+from ip2pbatch.backends.pytorch.steps.convolutions import pack, split_upsampling, why_no_packing, why_no_split
+from ip2pbatch.backends.pytorch.steps.cuda_graphs import Graphs
+from ip2pbatch.backends.pytorch.steps.fused import fuse, why_not_fused
+from ip2pbatch.backends.pytorch.steps.residual import make_lean
+from ip2pbatch.backends.pytorch.steps.rowwise import make_rowwise
+from ip2pbatch.backends.pytorch.steps.staged import Stage, StagedUNet, why_no_head, why_not_staged
+from ip2pbatch.backends.pytorch.steps.transformers import keep_tokens_in_place
+from ip2pbatch.backends.pytorch.steps.workers import RowWorkers
 from ip2pbatch.errors import UsageError
 
 _ROOMY = 7 * 2**30  # bytes; Stable Diffusion in fp16 with its checker, and the rows of an Edit, take about 6 GB

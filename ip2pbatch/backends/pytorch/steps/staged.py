@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch.steps.conditioning import TextMemory, TimeTable
+from ip2pbatch.backends.pytorch.steps.residual import begin, finish, is_plain
 from ip2pbatch.backends.recent import Recent
-from ip2pbatch.backends.steps.conditioning import TextMemory, TimeTable
-from ip2pbatch.backends.steps.residual import begin, finish, is_plain
 from ip2pbatch.plan.rows import Row
 
 Stage = Callable[..., tuple[Tensor, ...]]

@@ -19,9 +19,9 @@ import torch
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
-from ip2pbatch.backends import weightless
-from ip2pbatch.backends.networks import Network
-from ip2pbatch.backends.weightless import Graph, Weight
+from ip2pbatch.backends.onnx import external_weights
+from ip2pbatch.backends.onnx.external_weights import Graph, Weight
+from ip2pbatch.backends.onnx.traced import Network
 
 # What onnxruntime's optimiser calls each network.
 _KINDS = {"text_encoder": "clip", "unet": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
@@ -39,9 +39,9 @@ def trace(network: Network, file: Path, opset: int, *, fused: bool = False) -> N
                 network.module, tuple(probe.values()), str(whole), input_names=names, output_names=[network.output],
                 dynamic_axes=axes, opset_version=opset, dynamo=False,
             )  # fmt: skip
-        graph = weightless.read(whole)
+        graph = external_weights.read(whole)
         _mend_transposes(graph.model)
-        weightless.write(graph, file)
+        external_weights.write(graph, file)
 
 
 def fuse(file: Path, name: str) -> dict[str, int]:
@@ -51,7 +51,7 @@ def fuse(file: Path, name: str) -> dict[str, int]:
 
     options = FusionOptions(_KINDS[name])
     options.enable_attention = False  # `trace` has written it already; the optimiser does not know torch's form of it
-    graph = weightless.read(file)
+    graph = external_weights.read(file)
     _stand_in(graph)
     with _quietly():
         made = optimizer.optimize_model(
@@ -59,7 +59,7 @@ def fuse(file: Path, name: str) -> dict[str, int]:
         )
     fused = Graph(made.model, graph.weights)
     _fill(fused)
-    weightless.write(fused, file)
+    external_weights.write(fused, file)
     return {kind: len(made.get_nodes_by_op_type(kind)) for kind in FUSED}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ip2pbatch.backends.weightless import Graph, Weight
+from ip2pbatch.backends.onnx.external_weights import Graph, Weight
 
 _LARGEST = float(np.finfo(np.float16).max)
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch.steps.staged import Stage
 from ip2pbatch.backends.recent import Recent
-from ip2pbatch.backends.steps.staged import Stage
 
 Replay = Callable[[], tuple[Tensor, ...]]
 Record = Callable[[Stage, Sequence[Tensor]], Replay]

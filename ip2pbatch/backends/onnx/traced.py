@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ip2pbatch.backends.pytorch import Parts, latents_of, vae_scale
+from ip2pbatch.backends.pytorch.backend import Parts, latents_of, vae_scale
 
 # Latent sizes (height, width) and rows of the probes. The first one is traced: a size that the UNet's downsampling
 # does not divide makes diffusers follow the shapes of the skip connections, which is right at every size.

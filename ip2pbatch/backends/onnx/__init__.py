@@ -1,0 +1,1 @@
+"""The networks exported to ONNX, on onnxruntime's CPU, CUDA and TensorRT providers."""

@@ -1,0 +1,1 @@
+"""Files that survive: whole or not there, append-only lines, digests. Knows nothing of recipes, pictures or runs."""
