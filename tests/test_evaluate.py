@@ -15,7 +15,8 @@ from PIL import Image
 from skimage import data
 from tiny_models import save_model
 
-from ip2pbatch.train.evaluate import (
+from ip2pbatch.measures.lpips import Lpips
+from ip2pbatch.train.judge.families import (
     Config,
     Judge,
     Sample,
@@ -32,9 +33,8 @@ from ip2pbatch.train.evaluate import (
     speed_figure,
     square,
 )
-from ip2pbatch.train.families import FAMILIES, held_out, target
-from ip2pbatch.train.families.wordings import Wordings, load
-from ip2pbatch.train.lpips import Lpips
+from ip2pbatch.train.pairs.families import FAMILIES, held_out, target
+from ip2pbatch.train.pairs.families.wordings import Wordings, load
 
 WORDINGS = Path(__file__).parents[1] / "training" / "tiny" / "instructions.yaml"
 FEW = ("night", "sepia", "invert", "emboss", "mosaic", "golden_hour")

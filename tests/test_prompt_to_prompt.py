@@ -29,14 +29,16 @@ from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import Ip2pError, MissingError, ModelError, RecipeError, ResourceError, UsageError
 from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.train import prompt_to_prompt as sharing_module
-from ip2pbatch.train import prompt_to_prompt_files, stages
-from ip2pbatch.train import prompt_to_prompt_pairs as stage
-from ip2pbatch.train import prompt_to_prompt_sampler as sampler_module
-from ip2pbatch.train.filter import Thresholds, select
-from ip2pbatch.train.prompt_to_prompt_bench import PublishedSampler, settings_of
-from ip2pbatch.train.prompt_to_prompt_files import PromptWork
-from ip2pbatch.train.prompt_to_prompt_sampler import (
+from ip2pbatch.train import stages
+from ip2pbatch.train.data.released import Prompt, Sample, jpeg, prompt_folders, read_prompt_folder
+from ip2pbatch.train.pairs.filter import Thresholds, select
+from ip2pbatch.train.pairs.prompt_to_prompt import attention_sharing as sharing_module
+from ip2pbatch.train.pairs.prompt_to_prompt import files as prompt_to_prompt_files
+from ip2pbatch.train.pairs.prompt_to_prompt import pair_sampler as sampler_module
+from ip2pbatch.train.pairs.prompt_to_prompt import stage
+from ip2pbatch.train.pairs.prompt_to_prompt.bench import PublishedSampler, settings_of
+from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
+from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import (
     NoiseSchedule,
     PairSampler,
     Settings,
@@ -45,8 +47,7 @@ from ip2pbatch.train.prompt_to_prompt_sampler import (
     is_shared,
     to_bytes,
 )
-from ip2pbatch.train.prompt_to_prompt_words import align
-from ip2pbatch.train.released import Prompt, Sample, jpeg, prompt_folders, read_prompt_folder
+from ip2pbatch.train.pairs.prompt_to_prompt.words import align
 
 STEPS = 4
 # As many words, a changed word longer than the one before; and an edit that adds words.

@@ -14,9 +14,9 @@ from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Guidance
-from ip2pbatch.train.finetune import PairBatches
-from ip2pbatch.train.grid import edit_square, held_out_squares
-from ip2pbatch.train.pack import read_shards
+from ip2pbatch.train.data.pack_latents import read_shards
+from ip2pbatch.train.fit.grid import edit_square, held_out_squares
+from ip2pbatch.train.fit.scratch import PairBatches
 from ip2pbatch.train.stages import StageStatus, digest_of_path, run
 
 CHAIN = {
@@ -132,7 +132,7 @@ def test_a_resumed_training_ends_in_the_same_weights(
 ) -> None:
     from safetensors.torch import load_file
 
-    from ip2pbatch.train import finetune
+    from ip2pbatch.train.fit import scratch as finetune
 
     inputs = {name: made[name].folder for name in ("captions", "tokenizer", "autoencoder", "pack")}
     settings = made["finetune"].config.settings
@@ -165,7 +165,7 @@ def test_a_resumed_training_ends_in_the_same_weights(
 def test_conditioning_is_dropped_as_often_as_asked(made: dict[str, StageStatus]) -> None:
     from transformers import CLIPTokenizer
 
-    from ip2pbatch.train.captions import read_captions
+    from ip2pbatch.train.captions.template import read_captions
 
     settings = made["finetune"].config.settings.model_copy(update={"windows": settings_of_many(made)})
     tokenizer = CLIPTokenizer.from_pretrained(made["tokenizer"].folder / "tokenizer")
@@ -180,7 +180,7 @@ def test_conditioning_is_dropped_as_often_as_asked(made: dict[str, StageStatus])
 def test_without_an_instruction_the_photo_may_stay_as_it_is(made: dict[str, StageStatus]) -> None:
     from transformers import CLIPTokenizer
 
-    from ip2pbatch.train.captions import read_captions
+    from ip2pbatch.train.captions.template import read_captions
 
     settings = made["finetune"].config.settings.model_copy(update={"windows": settings_of_many(made), "unchanged": 1.0})
     tokenizer = CLIPTokenizer.from_pretrained(made["tokenizer"].folder / "tokenizer")
@@ -198,7 +198,7 @@ def settings_of_many(made: dict[str, StageStatus]) -> tuple[object, ...]:
 
 
 def test_training_goes_on_from_a_model(folder: Path, made: dict[str, StageStatus], tmp_path: Path) -> None:
-    from ip2pbatch.train import finetune
+    from ip2pbatch.train.fit import scratch as finetune
 
     inputs = {name: made[name].folder for name in ("captions", "autoencoder", "pack")}
     settings = made["finetune"].config.settings
@@ -209,7 +209,7 @@ def test_training_goes_on_from_a_model(folder: Path, made: dict[str, StageStatus
 
 
 def test_training_does_not_go_on_from_what_does_not_fit(made: dict[str, StageStatus], tmp_path: Path) -> None:
-    from ip2pbatch.train.finetune import load_networks, load_tokenizer
+    from ip2pbatch.train.fit.scratch import load_networks, load_tokenizer
 
     model, settings = made["finetune"].folder / "model", made["finetune"].config.settings
     unet, text_encoder = load_networks(model, 16)

@@ -11,7 +11,7 @@ from tiny_clip import make_clip, save_clip
 from tiny_models import make_picture, make_tokenizer
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.train.clip import DEVIATION, MEAN, Clip, similarities, to_unit_range
+from ip2pbatch.measures.clip import DEVIATION, MEAN, Clip, similarities, to_unit_range
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from tiny_models import TOKENS, WIDTH, make_picture, make_text_encoder, make_tokenizer, make_vae
 
-from ip2pbatch.train.augment import augment, centre
-from ip2pbatch.train.edit_batches import Caches, EditBatches, Place, View
-from ip2pbatch.train.latents import Encoder, LatentCache, posteriors_of
-from ip2pbatch.train.objective import Dropout, dropped
-from ip2pbatch.train.pair_sets import PairSet
-from ip2pbatch.train.rowstore import RowStore
+from ip2pbatch.train.data.augment import augment, centre
+from ip2pbatch.train.data.pair_sets import PairSet
+from ip2pbatch.train.data.row_store import RowStore
+from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
+from ip2pbatch.train.fit.latents import Encoder, LatentCache, posteriors_of
+from ip2pbatch.train.fit.objective import Dropout, dropped
 
 PROMPTS, SIDE = 7, 32
 

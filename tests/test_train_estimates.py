@@ -24,11 +24,11 @@ from ip2pbatch.train.estimates import (
     rates,
     size_of,
 )
-from ip2pbatch.train.filter import Config as Filter
-from ip2pbatch.train.filter import Thresholds
-from ip2pbatch.train.prompt_to_prompt_bench import kept_models, measured_name
-from ip2pbatch.train.prompt_to_prompt_pairs import Config as Pairs
-from ip2pbatch.train.stable_diffusion import Config as FineTuning
+from ip2pbatch.train.fit.stable_diffusion import Config as FineTuning
+from ip2pbatch.train.pairs.filter import Config as Filter
+from ip2pbatch.train.pairs.filter import Thresholds
+from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
+from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
 from ip2pbatch.train.stages import load_config
 
 PAPER = Path(__file__).parents[1] / "training" / "paper"

@@ -14,13 +14,13 @@ from tiny_clip import make_clip, save_clip
 from tiny_models import make_picture
 
 from ip2pbatch.errors import RecipeError, UsageError
+from ip2pbatch.measures.clip import Similarities, to_unit_range
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.train import filter as filtering
-from ip2pbatch.train import scores
-from ip2pbatch.train.clip import Similarities, to_unit_range
-from ip2pbatch.train.filter import Config, PairFilter, Thresholds, select
-from ip2pbatch.train.pair_sets import open_pairs
-from ip2pbatch.train.released import Prompt, Sample, prompt_folders, read_prompt_folder, read_seeds, write_prompt
+from ip2pbatch.train.data.pair_sets import open_pairs
+from ip2pbatch.train.data.released import Prompt, Sample, prompt_folders, read_prompt_folder, read_seeds, write_prompt
+from ip2pbatch.train.pairs import filter as filtering
+from ip2pbatch.train.pairs import scores
+from ip2pbatch.train.pairs.filter import Config, PairFilter, Thresholds, select
 
 ALL = Thresholds(caption=-1, direction=-1, image=-1)
 

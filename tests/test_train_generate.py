@@ -18,11 +18,12 @@ from tiny_language import save_language_model
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import MissingError, ModelError, NothingMatchedError, RecipeError, UsageError
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.train import generate, stages
-from ip2pbatch.train.caption_files import choose, read_rows
-from ip2pbatch.train.generate import Config
-from ip2pbatch.train.language_model import Sampling
-from ip2pbatch.train.released import read_prompts
+from ip2pbatch.train import stages
+from ip2pbatch.train.captions import generate
+from ip2pbatch.train.captions.generate import Config
+from ip2pbatch.train.captions.language_model import Sampling
+from ip2pbatch.train.captions.sources import choose, read_rows
+from ip2pbatch.train.data.released import read_prompts
 
 WORDS = ["a house", "an unchanged tree", "two cats", "plain nonsense", "an endless road", "a rude man", "a boat"]
 

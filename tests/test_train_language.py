@@ -13,10 +13,10 @@ from tiny_language import save_language_model
 from transformers import AutoModelForCausalLM
 
 from ip2pbatch.errors import ModelError, RecipeError, ResourceError
-from ip2pbatch.train import language
-from ip2pbatch.train.completion import RejectedError, completion_text, parse, prompt_text
-from ip2pbatch.train.language_model import LanguageModel, RowSampler, Sampling, load_language_model
-from ip2pbatch.train.released import Prompt, read_prompts
+from ip2pbatch.train.captions import finetune as language
+from ip2pbatch.train.captions.completion import RejectedError, completion_text, parse, prompt_text
+from ip2pbatch.train.captions.language_model import LanguageModel, RowSampler, Sampling, load_language_model
+from ip2pbatch.train.data.released import Prompt, read_prompts
 
 TRIPLETS = [
     ("a house", "make it snow", "a house in snow"),

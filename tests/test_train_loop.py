@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 
 from ip2pbatch.errors import ModelError, ResourceError, TrainingError
-from ip2pbatch.train import checkpoints
-from ip2pbatch.train.loop import Batch, Health, Hooks, LoopSettings, make_accelerator, make_average, train
+from ip2pbatch.train.fit import checkpoints
+from ip2pbatch.train.fit.loop import Batch, Health, Hooks, LoopSettings, make_accelerator, make_average, train
 
 STEPS = 6
 

@@ -15,9 +15,9 @@ from tiny_models import make_picture, save_model
 from transformers import ViTConfig, ViTModel
 
 from ip2pbatch.errors import RecipeError
-from ip2pbatch.train import magicbrush
-from ip2pbatch.train.dino import Dino
-from ip2pbatch.train.magicbrush import (
+from ip2pbatch.measures.dino import Dino
+from ip2pbatch.train.judge import magicbrush
+from ip2pbatch.train.judge.magicbrush import (
     METRICS,
     Config,
     Task,
@@ -29,7 +29,7 @@ from ip2pbatch.train.magicbrush import (
     pixel_distances,
     read_sessions,
 )
-from ip2pbatch.train.methods import Sample, to_picture
+from ip2pbatch.train.judge.methods import Sample, to_picture
 
 TURNS = {"30": 1, "139": 2}
 

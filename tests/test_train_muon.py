@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ip2pbatch.train.loop import LoopSettings, lr_at, make_optimizer
-from ip2pbatch.train.muon import orthogonalise
+from ip2pbatch.train.fit.loop import LoopSettings, lr_at, make_optimizer
+from ip2pbatch.train.fit.muon import orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(24, 96), (96, 24), (32, 32)])

@@ -11,11 +11,12 @@ import webdataset
 from diffusers import AutoencoderDC, AutoencoderKL
 from training_photos import make_photos
 
-from ip2pbatch.train import pack, pairs
-from ip2pbatch.train.autoencoder import fold_standardisation
-from ip2pbatch.train.data import load_rgb, to_pixels, to_tensor
-from ip2pbatch.train.families import FAMILIES, held_out, target
-from ip2pbatch.train.finetune import draw
+from ip2pbatch.train.data import pack_latents as pack
+from ip2pbatch.train.data.photos import load_rgb, to_pixels, to_tensor
+from ip2pbatch.train.fit.autoencoder import fold_standardisation
+from ip2pbatch.train.fit.scratch import draw
+from ip2pbatch.train.pairs import procedural as pairs
+from ip2pbatch.train.pairs.families import FAMILIES, held_out, target
 
 FEW = ("night", "invert")
 

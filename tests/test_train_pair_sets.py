@@ -16,11 +16,11 @@ from PIL import Image
 from tiny_models import make_picture
 
 from ip2pbatch.errors import NothingMatchedError, RecipeError, ResourceError, UsageError
+from ip2pbatch.measures.clip import Similarities
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.train import shards
-from ip2pbatch.train.clip import Similarities
-from ip2pbatch.train.pair_sets import PairSet, open_pairs
-from ip2pbatch.train.released import Prompt, Sample, write_prompt
+from ip2pbatch.train.data import pack_pictures as shards
+from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
+from ip2pbatch.train.data.released import Prompt, Sample, write_prompt
 
 SEEDS = ((3, 8), (5,), (1, 2, 9))
 

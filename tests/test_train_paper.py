@@ -13,8 +13,8 @@ from tiny_clip import save_clip
 from tiny_language import save_language_model
 from tiny_models import save_text_to_image
 
-from ip2pbatch.train.completion import completion_text, prompt_text
-from ip2pbatch.train.released import Prompt
+from ip2pbatch.train.captions.completion import completion_text, prompt_text
+from ip2pbatch.train.data.released import Prompt
 from ip2pbatch.train.stages import StageStatus, in_order, load_config, run
 
 PAPER = Path(__file__).parents[1] / "training" / "paper"

@@ -11,9 +11,9 @@ from PIL import Image
 from tiny_models import make_picture
 
 from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.measures.clip import Similarities
 from ip2pbatch.run.layout import Shard
-from ip2pbatch.train.clip import Similarities
-from ip2pbatch.train.released import (
+from ip2pbatch.train.data.released import (
     Prompt,
     Sample,
     prompt_folders,

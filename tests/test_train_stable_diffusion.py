@@ -20,12 +20,12 @@ from tiny_models import make_unet, save_model, save_text_to_image
 from train_pairs import make_dataset
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError, UsageError
-from ip2pbatch.train import checkpoints, stable_diffusion
-from ip2pbatch.train.edit_batches import EditBatches
-from ip2pbatch.train.objective import grow_first_convolution
-from ip2pbatch.train.pair_sets import open_pairs
-from ip2pbatch.train.shards import write_shard
-from ip2pbatch.train.stable_diffusion import Config, InstructTask, Networks, parts_a_step
+from ip2pbatch.train.data.pack_pictures import write_shard
+from ip2pbatch.train.data.pair_sets import open_pairs
+from ip2pbatch.train.fit import checkpoints, stable_diffusion
+from ip2pbatch.train.fit.edit_batches import EditBatches
+from ip2pbatch.train.fit.objective import grow_first_convolution
+from ip2pbatch.train.fit.stable_diffusion import Config, InstructTask, Networks, parts_a_step
 from ip2pbatch.train.stages import run, status
 
 LOOP = {

@@ -10,7 +10,7 @@ from training_photos import make_photos
 
 from ip2pbatch.errors import LockedError, NothingMatchedError, RecipeError
 from ip2pbatch.run.one_writer import WriterLock
-from ip2pbatch.train import captions
+from ip2pbatch.train.captions import template as captions
 from ip2pbatch.train.stages import STAGES, in_order, load_config, plan, run, status
 
 TINY = Path(__file__).parents[1] / "training" / "tiny"

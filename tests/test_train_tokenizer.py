@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
-from ip2pbatch.train.captions import Config, make_captions, vary
-from ip2pbatch.train.families import FAMILIES
-from ip2pbatch.train.families.wordings import load
-from ip2pbatch.train.tokenizer import train_tokenizer
+from ip2pbatch.train.captions.template import Config, make_captions, vary
+from ip2pbatch.train.fit.tokenizer import train_tokenizer
+from ip2pbatch.train.pairs.families import FAMILIES
+from ip2pbatch.train.pairs.families.wordings import load
 
 WORDINGS = Path(__file__).parents[1] / "training" / "tiny" / "instructions.yaml"
 

@@ -18,12 +18,12 @@ from train_pairs import make_dataset
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.errors import NothingMatchedError, RecipeError, UsageError
-from ip2pbatch.train import tradeoff
-from ip2pbatch.train.bootstrap import Interval, intervals
-from ip2pbatch.train.methods import Instruct, InstructCurve, Sample, Setting, to_picture
-from ip2pbatch.train.sdedit import Denoising, sdedit
-from ip2pbatch.train.tradeoff import Config, Scorer
-from ip2pbatch.train.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
+from ip2pbatch.train.judge import tradeoff
+from ip2pbatch.train.judge.bootstrap import Interval, intervals
+from ip2pbatch.train.judge.methods import Instruct, InstructCurve, Sample, Setting, to_picture
+from ip2pbatch.train.judge.sdedit import Denoising, sdedit
+from ip2pbatch.train.judge.tradeoff import Config, Scorer
+from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
 
 SIDE = 32
 

@@ -8,7 +8,7 @@ import torch
 from tiny_models import TOKENS, WIDTH, make_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
-from ip2pbatch.train.clip import Clip
+from ip2pbatch.measures.clip import Clip
 
 
 def make_clip(seed: int = 0) -> Clip:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_models import make_picture
 
-from ip2pbatch.train.released import DATASET, Prompt, Sample, write_prompt, write_seeds
+from ip2pbatch.train.data.released import DATASET, Prompt, Sample, write_prompt, write_seeds
 
 
 def make_dataset(folder: Path, prompts: int = 20, side: int = 40) -> Path:

@@ -27,12 +27,12 @@ from diffusers.training_utils import EMAModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ip2pbatch.train.data import to_tensor
-from ip2pbatch.train.edit_batches import EditBatches, Place
-from ip2pbatch.train.loop import Hooks, make_accelerator, train
-from ip2pbatch.train.pair_sets import PairSet, open_pairs
-from ip2pbatch.train.released import DATASET, Prompt, Sample, write_prompt, write_seeds
-from ip2pbatch.train.stable_diffusion import Config, Networks, make_batches, make_task
+from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
+from ip2pbatch.train.data.photos import to_tensor
+from ip2pbatch.train.data.released import DATASET, Prompt, Sample, write_prompt, write_seeds
+from ip2pbatch.train.fit.edit_batches import EditBatches, Place
+from ip2pbatch.train.fit.loop import Hooks, make_accelerator, train
+from ip2pbatch.train.fit.stable_diffusion import Config, Networks, make_batches, make_task
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -214,7 +214,7 @@ def _no_checkpoint() -> Any:
     """The last step's checkpoint would be timed with it."""
     from unittest.mock import patch
 
-    return patch("ip2pbatch.train.checkpoints.save", lambda *_: None)
+    return patch("ip2pbatch.train.fit.checkpoints.save", lambda *_: None)
 
 
 def main() -> None:

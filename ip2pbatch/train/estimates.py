@@ -153,12 +153,12 @@ def measured(settings: Any, counts: Estimate) -> Estimate:
 
 
 MAKERS: Mapping[str, Callable[[Any, Estimate], Estimate]] = {
-    "ip2pbatch.train.generate": captions,
-    "ip2pbatch.train.prompt_to_prompt_pairs": drawn_pairs,
-    "ip2pbatch.train.filter": filtered,
-    "ip2pbatch.train.shards": packed,
-    "ip2pbatch.train.stable_diffusion": finetuned,
-    "ip2pbatch.train.tradeoff": measured,
+    "ip2pbatch.train.captions.generate": captions,
+    "ip2pbatch.train.pairs.prompt_to_prompt.stage": drawn_pairs,
+    "ip2pbatch.train.pairs.filter": filtered,
+    "ip2pbatch.train.data.pack_pictures": packed,
+    "ip2pbatch.train.fit.stable_diffusion": finetuned,
+    "ip2pbatch.train.judge.tradeoff": measured,
 }
 
 
@@ -207,13 +207,13 @@ def learn(config: Any, metrics: Mapping[str, float], device: str, processes: int
     """Keep the rate that a finished stage has measured, of one of its `processes`; nothing where it measured none."""
     code, settings = config.code, config.settings
     found: tuple[str, float] | None = None
-    if code == "ip2pbatch.train.generate" and settings.endpoint is None:
+    if code == "ip2pbatch.train.captions.generate" and settings.endpoint is None:
         found = TOKENS, metrics.get("tokens/s", 0.0)
-    if code == "ip2pbatch.train.prompt_to_prompt_pairs":
+    if code == "ip2pbatch.train.pairs.prompt_to_prompt.stage":
         found = PAIR_STEPS, metrics.get("pairs/s", 0.0) * pair_work(settings)
-    if code == "ip2pbatch.train.stable_diffusion":  # of its last session, as its seconds are
+    if code == "ip2pbatch.train.fit.stable_diffusion":  # of its last session, as its seconds are
         found = SAMPLES, metrics.get("samples_a_second", 0.0) * (settings.side / 256) ** 2 / processes
-    if code == "ip2pbatch.train.tradeoff":
+    if code == "ip2pbatch.train.judge.tradeoff":
         found = EDIT_STEPS, metrics.get("edits/s", 0.0) * edit_work(settings)
     if found and found[1] > 0:
         remember(device, found[0], model_of(config), found[1])

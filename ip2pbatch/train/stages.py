@@ -31,7 +31,7 @@ from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.yaml_source import read_yaml, suggest, validate
 from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.one_writer import WriterLock
-from ip2pbatch.train.data import find_photos
+from ip2pbatch.train.data.photos import find_photos
 from ip2pbatch.train.estimates import learn
 
 # Stage → maker → a module with Config, VERSION and run(config, inputs, folder, photos) -> metrics.
@@ -40,28 +40,30 @@ from ip2pbatch.train.estimates import learn
 # A module with DISTRIBUTED = True may be run by several processes at once, as torchrun starts them.
 STAGES: dict[str, dict[str, str]] = {
     "captions": {
-        "template": "ip2pbatch.train.captions",
-        "finetune": "ip2pbatch.train.language",
-        "generate": "ip2pbatch.train.generate",
+        "template": "ip2pbatch.train.captions.template",
+        "finetune": "ip2pbatch.train.captions.finetune",
+        "generate": "ip2pbatch.train.captions.generate",
     },
-    "tokenizer": {"clip": "ip2pbatch.train.tokenizer"},
+    "tokenizer": {"clip": "ip2pbatch.train.fit.tokenizer"},
     "pairs": {
-        "procedural": "ip2pbatch.train.pairs",
-        "prompt_to_prompt": "ip2pbatch.train.prompt_to_prompt_pairs",
+        "procedural": "ip2pbatch.train.pairs.procedural",
+        "prompt_to_prompt": "ip2pbatch.train.pairs.prompt_to_prompt.stage",
     },
-    "autoencoder": {"dc": "ip2pbatch.train.autoencoder"},
-    "scores": {"clip": "ip2pbatch.train.scores"},
-    "filter": {"clip": "ip2pbatch.train.filter"},
-    "pack": {"latents": "ip2pbatch.train.pack", "pictures": "ip2pbatch.train.shards"},
-    "finetune": {"scratch": "ip2pbatch.train.finetune", "stable_diffusion": "ip2pbatch.train.stable_diffusion"},
+    "autoencoder": {"dc": "ip2pbatch.train.fit.autoencoder"},
+    "scores": {"clip": "ip2pbatch.train.pairs.scores"},
+    "filter": {"clip": "ip2pbatch.train.pairs.filter"},
+    "pack": {"latents": "ip2pbatch.train.data.pack_latents", "pictures": "ip2pbatch.train.data.pack_pictures"},
+    "finetune": {"scratch": "ip2pbatch.train.fit.scratch", "stable_diffusion": "ip2pbatch.train.fit.stable_diffusion"},
     "evaluate": {
-        "families": "ip2pbatch.train.evaluate",
-        "tradeoff": "ip2pbatch.train.tradeoff",
-        "magicbrush": "ip2pbatch.train.magicbrush",
+        "families": "ip2pbatch.train.judge.families",
+        "tradeoff": "ip2pbatch.train.judge.tradeoff",
+        "magicbrush": "ip2pbatch.train.judge.magicbrush",
     },
 }
 # The others see the photos only through their inputs, or not at all.
-READ_PHOTOS = frozenset({"ip2pbatch.train.pairs", "ip2pbatch.train.autoencoder", "ip2pbatch.train.evaluate"})
+READ_PHOTOS = frozenset(
+    {"ip2pbatch.train.pairs.procedural", "ip2pbatch.train.fit.autoencoder", "ip2pbatch.train.judge.families"}
+)
 State = Literal["fresh", "stale", "missing"]
 
 

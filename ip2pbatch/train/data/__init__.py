@@ -1,0 +1,1 @@
+"""Photos, pairs and shards as the other stages read and write them."""

@@ -1,0 +1,167 @@
+"""Training pairs wherever they come from: a folder of pairs, WebDataset shards, or parquet files, read where they lie.
+
+`open_pairs` looks at what is there. Nothing is unpacked and no picture is opened before it is asked for. Threads may
+read at once.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.train.data.released import (
+    AFTER,
+    BEFORE,
+    INPUT_KEYS,
+    SEEDS,
+    PromptFolder,
+    dataset_of,
+    read_prompt_folder,
+    read_seeds,
+)
+
+Split = Literal["train", "val", "test", "all"]
+# The released loader's parts of seeds.json, in its order.
+SPLITS = {"train": (0.0, 0.9), "val": (0.9, 0.95), "test": (0.95, 1.0), "all": (0.0, 1.0)}
+
+
+class Store(Protocol):
+    """Where pairs lie. A pair is a number from 0; `groups` has the numbers of each prompt's pairs."""
+
+    groups: Sequence[Sequence[int]]
+
+    def row(self, pair: int) -> dict[str, Any]:
+        """`edit`, and as far as known `input`, `output`, `url`, `seed`, `p2p_threshold` and so on."""
+        ...
+
+    def files(self, pair: int) -> tuple[bytes, bytes]:
+        """The picture files before and after, as they are."""
+        ...
+
+    def key(self, pair: int) -> str:
+        """The pair's name in a shard: its prompt, a dash, and what tells it from the prompt's other pairs."""
+        ...
+
+    def place(self, pair: int) -> str:
+        """Where the pair lies, for a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Prompts with one or more pairs each; `prompts` are the pairs' numbers, which a part of a set keeps."""
+
+    store: Store
+    prompts: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def instruction(self, prompt: int) -> str:
+        """What is asked. RecipeError where a pair has no instruction."""
+        pair = self.prompts[prompt][0]
+        text = self.store.row(pair).get("edit")
+        if not isinstance(text, str):
+            raise RecipeError("has no instruction", file=self.store.place(pair), hint="a row has a text under `edit`")
+        return text
+
+    def captions(self, prompt: int) -> tuple[str, str] | None:
+        """What the pictures show before and after; None where the set has no captions."""
+        row = self.store.row(self.prompts[prompt][0])
+        texts = (next((row[key] for key in INPUT_KEYS if row.get(key)), None), row.get("output"))
+        return texts if all(isinstance(text, str) and text for text in texts) else None
+
+    def pairs(self, prompt: int) -> Sequence[int]:
+        """The numbers of its pairs, unique over all prompts."""
+        return self.prompts[prompt]
+
+    def pictures(self, pair: int) -> tuple[Image.Image, Image.Image]:
+        """Before and after. RecipeError with the place where one is no whole picture."""
+        return tuple(self._open(pair, side, data) for side, data in enumerate(self.store.files(pair)))
+
+    def _open(self, pair: int, side: int, data: bytes) -> Image.Image:
+        try:
+            with Image.open(io.BytesIO(data)) as opened:
+                return opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            which = f"its picture {('before', 'after')[side]} cannot be read ({error})"
+            hint = "fetch or make it again; the training goes on from its last checkpoint"
+            raise RecipeError(which, file=self.store.place(pair), hint=hint) from error
+
+    def part(self, split: Split) -> PairSet:
+        """Training, validation or test prompts as the released loader splits them: by their order, rounded down."""
+        begin, end = (math.floor(share * len(self)) for share in SPLITS[split])
+        return PairSet(self.store, self.prompts[begin:end])
+
+    def fraction(self, share: float) -> PairSet:
+        """Evenly spread prompts, `share` of all: the paper's ablation by 10 % and 1 % of the data."""
+        count = max(1, round(share * len(self)))
+        return PairSet(self.store, [self.prompts[index * len(self) // count] for index in range(count)])
+
+
+class FolderStore:
+    """The released layout. Prompts are read when they are asked for: half a million small files take minutes."""
+
+    def __init__(self, dataset: Path) -> None:
+        self.dataset = dataset
+        self.pairs: list[tuple[str, int]] = []
+        self.groups: list[range] = []
+        for name, seeds in read_seeds(dataset):
+            self.groups.append(range(len(self.pairs), len(self.pairs) + len(seeds)))
+            self.pairs += [(name, seed) for seed in seeds]
+        self._folder = lru_cache(maxsize=64)(self._read_folder)  # pairs of a prompt are mostly asked for in a row
+
+    def _read_folder(self, name: str) -> PromptFolder:
+        return read_prompt_folder(self.dataset / name)
+
+    def row(self, pair: int) -> dict[str, Any]:
+        """The prompt's row and the sample's."""
+        name, seed = self.pairs[pair]
+        found = self._folder(name)
+        sample = next((one for one in found.samples if one.seed == seed), None)
+        return found.prompt.row() | (sample.row() if sample else {"seed": seed})
+
+    def files(self, pair: int) -> tuple[bytes, bytes]:
+        """Both JPEGs."""
+        name, seed = self.pairs[pair]
+        try:
+            return tuple((self.dataset / name / f"{seed}{suffix}").read_bytes() for suffix in (BEFORE, AFTER))
+        except OSError as error:
+            hint = f"fetch it again, or delete {SEEDS}: it is then read from the folders"
+            raise RecipeError(f"cannot be read: {error.strerror or error}", file=error.filename, hint=hint) from error
+
+    def key(self, pair: int) -> str:
+        """0000012-7."""
+        return "{}-{}".format(*self.pairs[pair])
+
+    def place(self, pair: int) -> str:
+        """dataset/0000012/7."""
+        name, seed = self.pairs[pair]
+        return str(self.dataset / name / str(seed))
+
+
+def open_pairs(path: Path) -> PairSet:
+    """The pairs of a stage's folder (pairs, filter, pack), of a released folder, or of shards or parquet files in it.
+
+    NothingMatchedError where there are none.
+    """
+    from ip2pbatch.train.data.pack_pictures import ShardStore, shards_below
+    from ip2pbatch.train.data.parquet import ParquetStore, parquet_below
+
+    if shards := shards_below(path):
+        store: Store = ShardStore(shards)
+    elif files := parquet_below(path):
+        store = ParquetStore(files)
+    else:
+        store = FolderStore(dataset_of(path))
+    if not store.groups:
+        raise NothingMatchedError(f"{path} has no pair", hint="every pair was dropped, or its pictures are elsewhere")
+    return PairSet(store, store.groups)

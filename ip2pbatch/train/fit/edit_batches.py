@@ -1,0 +1,173 @@
+"""Batches of training pairs as a pure function of their number, whatever made it and on however many processes.
+
+Part p of process r of P holds the positions (p · P + r) · batch … of an endless walk through the prompts: a new seeded
+permutation an epoch, each prompt once in it, one of its pairs drawn each time (as the original does). All that is
+random about a sample hangs on (seed, epoch, prompt) alone, so a resumed training sees what it would have seen, and
+eight processes see what one with eight times the parts sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ip2pbatch.train.data.augment import augment
+from ip2pbatch.train.data.pair_sets import PairSet
+from ip2pbatch.train.data.row_store import RowStore
+from ip2pbatch.train.fit.latents import Encoder, LatentCache, encode_rows, posteriors_of
+from ip2pbatch.train.fit.loop import Batch
+from ip2pbatch.train.fit.objective import Dropout, dropped
+
+AHEAD = 2  # parts that are read while the network works
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures are augmented: `count` cached views of a pair, 0 for a new one each time."""
+
+    side: int = 256
+    resize: tuple[int, int] = (256, 288)
+    flip: float = 0.5
+    count: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample of the walk, and its own randomness."""
+
+    prompt: int
+    pair: int
+    view: int
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A part of a step without what the networks must make: cached rows, or pictures where there are none."""
+
+    draws: list[Draw]
+    rows: list[NDArray[np.float16] | None]
+    pictures: list[NDArray[np.uint8] | None]
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Latents by pair and view, and text embeddings by a prompt's first pair; None where nothing is cached."""
+
+    latents: LatentCache
+    texts: RowStore | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the others, and how many samples it takes at once."""
+
+    batch: int
+    process: int = 0
+    processes: int = 1
+
+
+class EditBatches:
+    """The batches of one training: call it with a part's number. `close` ends its threads."""
+
+    def __init__(
+        self, pairs: PairSet, encoder: Encoder, view: View, caches: Caches, place: Place, readers: int = 4
+    ) -> None:
+        self.pairs, self.encoder, self.view, self.caches, self.place = pairs, encoder, view, caches, place
+        self.dropout, self.levels = Dropout(), 1000
+        self._null = encoder.texts([""])[0].astype(np.float16)
+        self._order = lru_cache(maxsize=2)(self._permutation)
+        self._readers = ThreadPoolExecutor(readers, "pictures")
+        self._ahead: dict[int, Future[Prepared]] = {}
+        self._planner = ThreadPoolExecutor(1, "parts")
+
+    def __call__(self, part: int) -> Batch:
+        """Latents, conditioning, noise `[n, c, h, w]`, timesteps `[n]` and text `[n, tokens, width]`, in float32."""
+        return self.finish(self.prepared(part))
+
+    def prepared(self, part: int) -> Prepared:
+        """`prepare`, with the next parts begun in the background."""
+        for number in range(part, part + AHEAD + 1):
+            if number not in self._ahead:
+                self._ahead[number] = self._planner.submit(self.prepare, number)
+        for stale in [number for number in self._ahead if number < part]:
+            self._ahead.pop(stale).cancel()
+        return self._ahead.pop(part).result()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        for pool in (self._planner, self._readers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def draw(self, position: int) -> Draw:
+        """The sample at `position` of the walk."""
+        epoch, place = divmod(position, len(self.pairs))
+        prompt = int(self._order(epoch)[place])
+        rng = np.random.default_rng([self.view.seed, 1, epoch, prompt])
+        choices = self.pairs.pairs(prompt)
+        pair = int(choices[rng.integers(len(choices))])
+        return Draw(prompt, pair, epoch % self.view.count if self.view.count else epoch, rng)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.view.seed, 0, epoch]).permutation(len(self.pairs))
+
+    def prepare(self, part: int) -> Prepared:
+        """All of a part that needs no network; pictures are read in several threads."""
+        begin = (part * self.place.processes + self.place.process) * self.place.batch
+        draws = [self.draw(position) for position in range(begin, begin + self.place.batch)]
+        rows = [self.caches.latents.get(draw.pair, draw.view) for draw in draws]
+        read = [None if row is not None else self._readers.submit(self.read, draw)
+                for draw, row in zip(draws, rows, strict=True)]  # fmt: skip
+        return Prepared(draws, rows, [None if one is None else one.result() for one in read])
+
+    def read(self, draw: Draw) -> NDArray[np.uint8]:
+        """A pair's pictures in the sample's view, uint8 `[2, side, side, 3]`."""
+        view, rng = self.view, np.random.default_rng([self.view.seed, 2, draw.view, draw.pair])
+        return augment(self.pairs.pictures(draw.pair), view.side, view.resize, view.flip, rng)
+
+    def finish(self, prepared: Prepared) -> Batch:
+        """Encode what is missing, and draw noise, timesteps and dropout."""
+        draws = prepared.draws
+        found = posteriors_of(self.rows(prepared))
+        shape = found.mean.shape[1:]
+        uniform = np.array([draw.rng.random() for draw in draws])
+        timesteps = np.array([draw.rng.integers(self.levels) for draw in draws])
+        noises = np.stack([draw.rng.standard_normal((2, *shape), dtype=np.float32) for draw in draws], axis=1)
+        latents = (found.mean + np.exp(0.5 * found.log_variance) * noises[0]) * np.float32(self.encoder.scaling_factor)
+        no_text, no_image = dropped(uniform, self.dropout)
+        text, image = self.texts([draw.prompt for draw in draws]), found.image
+        text[no_text], image[no_image] = self._null, 0
+        arrays = {"latents": latents, "image": image, "noise": noises[1], "timesteps": timesteps, "text": text}
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+
+    def rows(self, prepared: Prepared) -> list[NDArray[np.float16]]:
+        """The part's latents, those that were missing encoded together and kept."""
+        missing = [index for index, row in enumerate(prepared.rows) if row is None]
+        rows = list(prepared.rows)
+        if missing:
+            made = encode_rows(self.encoder, np.stack([prepared.pictures[index] for index in missing]))
+            for index, row in zip(missing, made, strict=True):
+                rows[index] = row
+                self.caches.latents.put(prepared.draws[index].pair, prepared.draws[index].view, row)
+        return [row for row in rows if row is not None]
+
+    def texts(self, prompts: Sequence[int]) -> NDArray[np.float32]:
+        """The instructions' embeddings, from the cache where they are."""
+        store = self.caches.texts
+        keys = [self.pairs.pairs(prompt)[0] for prompt in prompts]
+        rows = [store.get(key) if store else None for key in keys]
+        missing = [index for index, row in enumerate(rows) if row is None]
+        if missing:
+            made = self.encoder.texts([self.pairs.instruction(prompts[index]) for index in missing])
+            for index, row in zip(missing, made.astype(np.float16), strict=True):
+                rows[index] = row
+                if store:
+                    store.put(keys[index], row)
+        return np.stack([row for row in rows if row is not None]).astype(np.float32)

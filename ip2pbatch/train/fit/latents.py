@@ -1,0 +1,121 @@
+"""What the frozen networks make of training pairs, cached where it is asked for twice: latents and text embeddings.
+
+A view is one seeded augmentation of one pair. With `views: K` a pair has K of them, cached as the mean of the first
+picture's posterior and the mean and log-variance of the second's; epoch e sees view e mod K, and draws the target
+latent from its posterior anew each time. With `views: 0` every epoch has a view of its own and nothing is cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ip2pbatch.train.data.photos import to_tensor
+from ip2pbatch.train.data.row_store import RowStore
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """n pairs' latents, unscaled, float32 `[n, c, h, w]`: the conditioning mode, and the target's distribution."""
+
+    image: Floats
+    mean: Floats
+    log_variance: Floats
+
+
+class Encoder:
+    """The frozen halves: an AutoencoderKL, a CLIP text encoder and its tokenizer, on one device.
+
+    Rows are encoded in calls of one fixed size, so that a row has the same bits whatever is encoded beside it, and an
+    interrupted training finds the latents that it would have made.
+    """
+
+    def __init__(self, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, device: torch.device) -> None:
+        self.vae = vae.eval().requires_grad_(False).to(device)
+        self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
+        self.tokenizer, self.device = tokenizer, device
+        self.at_once = 1 if device.type == "cpu" else 16
+        self.scaling_factor = float(vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def posteriors(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """uint8 `[n, H, W, 3]` → means and log-variances `[n, c, h, w]`; in half precision on a GPU if it is finite."""
+        means, log_variances = [], []
+        for part, count in fixed(pictures, self.at_once):
+            pixels = to_tensor(part).to(self.device)
+            with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+                found = self.vae.encode(pixels).latent_dist
+            if not found.mean.isfinite().all():
+                found = self.vae.encode(pixels).latent_dist
+            means.append(found.mean[:count].float().cpu().numpy())
+            log_variances.append(found.logvar[:count].float().cpu().numpy())
+        return np.concatenate(means), np.concatenate(log_variances)
+
+    @torch.inference_mode()
+    def texts(self, instructions: Sequence[str]) -> Floats:
+        """Embeddings `[n, tokens, width]`, padded and cut as diffusers' pipelines do."""
+        length = self.tokenizer.model_max_length
+        words = self.tokenizer(list(instructions), padding="max_length", max_length=length, truncation=True)
+        found = []
+        for part, count in fixed(np.asarray(words.input_ids), self.at_once):
+            states = self.text_encoder(torch.from_numpy(part).to(self.device)).last_hidden_state
+            found.append(states[:count].float().cpu().numpy())
+        return np.concatenate(found)
+
+
+def fixed(rows: NDArray[Any], size: int) -> list[tuple[NDArray[Any], int]]:
+    """`rows` in calls of exactly `size`, the last filled up with its last row, each with how many of them count."""
+    parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+    return [(np.concatenate([p, np.repeat(p[-1:], size - len(p), axis=0)]), len(p)) for p in parts]
+
+
+class LatentCache:
+    """Rows `[3c, h, w]` of (image mean, target mean, target log-variance), one a view of a pair."""
+
+    def __init__(self, path: Path, pairs: int, views: int, shape: tuple[int, int, int]) -> None:
+        self.views = views
+        channels, height, width = shape
+        self.store = RowStore(path, pairs * views, (3 * channels, height, width)) if views else None
+
+    def get(self, pair: int, view: int) -> NDArray[np.float16] | None:
+        """The row, where it has been encoded before."""
+        return self.store.get(pair * self.views + view) if self.store else None
+
+    def put(self, pair: int, view: int, row: NDArray[np.float16]) -> None:
+        """Keep the row."""
+        if self.store:
+            self.store.put(pair * self.views + view, row)
+
+
+def encode_rows(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """uint8 `[n, 2, H, W, 3]` → rows `[n, 3c, h, w]` as the cache keeps them.
+
+    Rounded to half precision even where nothing is cached, so that a cache changes no bit.
+    """
+    means, log_variances = encoder.posteriors(pictures.reshape(-1, *pictures.shape[2:]))
+    return np.concatenate([means[::2], means[1::2], log_variances[1::2]], axis=1).astype(np.float16)
+
+
+def posteriors_of(rows: Sequence[NDArray[np.float16]]) -> Posteriors:
+    """Rows `[3c, h, w]` as latents."""
+    image, mean, log_variance = np.split(np.stack(rows).astype(np.float32), 3, axis=1)
+    return Posteriors(image, mean, log_variance)
+
+
+def digest_of_weights(network: nn.Module) -> str:
+    """12 hex digits over a network's weights: what a cache of its outputs hangs on."""
+    total = hashlib.blake2b(digest_size=6)
+    for name, value in sorted(network.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,296 @@
+"""The training loop that every network shares: accelerate, tqdm, TensorBoard, EMA, checkpoints, exact resume.
+
+A task is a module whose `forward(**batch)` is the loss; `batch(part)` is a pure function of the part's number, so a
+checkpoint holds everything (weights, optimizer, schedule, EMA, RNG) and a resumed run sees the batches that it would
+have seen. A step is `accumulate` parts and one move of the optimizer and the average.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from ip2pbatch.errors import TrainingError
+from ip2pbatch.train.fit import checkpoints
+from ip2pbatch.train.fit.muon import Muon
+
+Batch = dict[str, torch.Tensor]
+
+
+class LoopSettings(BaseModel):
+    """How long and how fast: the part of a config that all training stages share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3  # AdamW's, which all but convolutions keep under Muon
+    muon_lr: float = 0.02  # of convolutions
+    warm_up: int = 100
+    lr_end: float = 0.05  # the last rate as a part of the first, on a cosine
+    hold: float = 0.0  # part of the steps at the full rate, before the cosine begins
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    clip: float = 1.0  # of the gradient's norm; 0 for none
+    accumulate: int = Field(1, ge=1)  # parts of a step, whose gradients are averaged
+    ema: float = 0.999
+    ema_warm_up: Literal["power", "original"] = "power"  # 1 − (1 + n)^−¾, or InstructPix2Pix's (1 + n) / (10 + n)
+    precision: str = "bf16"  # bf16 | fp16 | no: what accelerate calls mixed precision
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    keep: int = Field(1, ge=1, exclude=True)  # checkpoints that stay
+    sample_every: int = 500
+    loaders: int = Field(0, ge=0, exclude=True)  # threads that make batches ahead of a GPU; on a CPU they would compete
+    explode: float = Field(5.0, exclude=True)  # stop where 50 steps' mean loss is so many times the lowest; 0: never
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a stage adds to the loop: `batch(part)` makes the data, `sample(step)` looks at the EMA weights.
+
+    Part k of step s has the number s · accumulate + k; with `loaders`, several parts are made at once, in threads. A
+    picture that `sample` returns is shown.
+    """
+
+    batch: Callable[[int], Batch]
+    sample: Callable[[int], Image.Image | None]
+
+
+def lr_at(step: int, settings: LoopSettings) -> float:
+    """Factor on the learning rate: linear warm-up, full rate, then half a cosine down to `lr_end`."""
+    if step < settings.warm_up:
+        return (step + 1) / settings.warm_up
+    begin = max(settings.warm_up, settings.hold * settings.steps)
+    part = min(1.0, max(0.0, (step - begin) / max(1.0, settings.steps - begin)))
+    return settings.lr_end + (1 - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False) -> Accelerator:
+    """accelerate with TensorBoard below `folder`; one CPU, one GPU or several by how the program was started."""
+    # Without a GPU, accelerate takes several processes for several trainings unless it is told that it is on a CPU.
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return Accelerator(
+        mixed_precision=settings.precision,
+        cpu=cpu or (several and not torch.cuda.is_available()),
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        # The others wait while the main process draws samples, for longer than the ten minutes that are usual.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+    )
+
+
+def train(
+    task: torch.nn.Module, settings: LoopSettings, hooks: Hooks, accelerator: Accelerator, folder: Path
+) -> dict[str, float]:
+    """Train `task` for `settings.steps`, from the latest checkpoint below `folder` where there is one.
+
+    Leaves the EMA weights in `task`. Returns the mean loss of the first and the last tenth, the seconds taken
+    and the steps a second. Raises TrainingError where the loss is not finite or explodes, ResourceError where a
+    checkpoint has no room.
+    """
+    checkpoints.require_room(task, folder)
+    task.to(accelerator.device)
+    optimizer = make_optimizer(task, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, settings))
+    ema = make_average(task, settings, accelerator)
+    model, optimizer = accelerator.prepare(task, optimizer)
+    accelerator.register_for_checkpointing(ema, schedule)
+    accelerator.init_trackers(folder.name)
+    losses: list[float] = []
+    start = checkpoints.resume(accelerator, folder, losses)
+    health = Health(settings, losses)
+    began = time.monotonic()
+    progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, mininterval=10, smoothing=0.05)
+    parts = range(start * settings.accumulate, settings.steps * settings.accumulate)
+    with closing(ahead(hooks.batch, parts, settings.loaders)) as batches:
+        for step in progress:
+            losses.append(accumulate(model, batches, settings, accelerator))
+            norm = accelerator.clip_grad_norm_(weights_of(task), settings.clip or math.inf)
+            health.check(step, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradient overflowed
+                ema.step(task.parameters())
+            report(accelerator, progress, step, losses, settings, schedule.get_last_lr()[0])
+            done = step + 1
+            if done % settings.save_every == 0 or done == settings.steps:
+                checkpoints.save(accelerator, folder, done, losses, settings.keep)
+            if done % settings.sample_every == 0 and accelerator.is_main_process:
+                with ema_weights(ema, task):
+                    show(accelerator, hooks.sample(done), folder, done)
+    accelerator.end_training()
+    ema.copy_to(task.parameters())
+    seconds = time.monotonic() - began
+    return summary(losses, seconds) | {"rate": (settings.steps - start) / seconds}
+
+
+def ahead(batch: Callable[[int], Batch], parts: range, loaders: int) -> Generator[Batch]:
+    """`batch(part)` of each part in order, made in `loaders` threads while others are used; in this one where none."""
+    if not loaders:
+        yield from map(batch, parts)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(loaders, thread_name_prefix="batch") as pool:
+        for part in parts:
+            waiting.append(pool.submit(batch, part))
+            if len(waiting) > 2 * loaders:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def accumulate(
+    model: torch.nn.Module, batches: Iterator[Batch], settings: LoopSettings, accelerator: Accelerator
+) -> float:
+    """The gradients of one step, averaged over its parts and all processes; its mean loss over both."""
+    total = torch.zeros((), device=accelerator.device)
+    for part in range(settings.accumulate):
+        batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in next(batches).items()}
+        last = part == settings.accumulate - 1
+        with nullcontext() if last else accelerator.no_sync(model):  # gradients travel once a step
+            loss = model(**batch)
+            accelerator.backward(loss / settings.accumulate)
+        total += loss.detach().float() / settings.accumulate
+    return float(accelerator.reduce(total, "mean"))
+
+
+@dataclass
+class Health:
+    """Stops a training that goes wrong while its last checkpoint is still good: TrainingError, saying what to do."""
+
+    settings: LoopSettings
+    losses: list[float]
+    lowest: float = field(default=math.inf, init=False)
+    skipped: int = field(default=0, init=False)
+    window: int = field(default=50, init=False)
+
+    def __post_init__(self) -> None:
+        """Whatever went before a resume counts."""
+        for end in range(self.window, len(self.losses) + 1, self.window):
+            self.lowest = min(self.lowest, sum(self.losses[end - self.window : end]) / self.window)
+
+    def check(self, step: int, norm: torch.Tensor | float | None) -> None:
+        """After the gradients of `step`, before they move a weight."""
+        loss = self.losses[-1]
+        finite = norm is None or math.isfinite(float(norm))
+        if not math.isfinite(loss):
+            raise self.error(step, f"the loss is {loss}")
+        self.skipped = 0 if finite else self.skipped + 1
+        if not finite and (self.settings.precision != "fp16" or self.skipped > self.window):
+            raise self.error(step, "the gradient is not finite")
+        if (step + 1) % self.window or not self.settings.explode:
+            return
+        mean = sum(self.losses[-self.window :]) / self.window
+        if mean > self.settings.explode * self.lowest:
+            raise self.error(step, f"the mean loss of {self.window} steps is {mean:.3g}, and was {self.lowest:.3g}")
+        self.lowest = min(self.lowest, mean)
+
+    def error(self, step: int, what: str) -> TrainingError:
+        """Said with the step and with what usually helps."""
+        return TrainingError(
+            f"the training went wrong at step {step + 1}: {what}",
+            hint="lower `loop.lr`, clip the gradient with `loop.clip: 1.0`, or look at the data; the newest checkpoint "
+            "is from before this, and a run with other settings begins anew",
+        )
+
+
+def make_average(task: torch.nn.Module, settings: LoopSettings, accelerator: Accelerator) -> EMAModel:
+    """The moving average of the weights: decay min(`ema`, warm-up), once an optimizer step whatever `accumulate` is."""
+    power = settings.ema_warm_up == "power"
+    ema = EMAModel(
+        task.parameters(),
+        decay=settings.ema,
+        use_ema_warmup=power,
+        inv_gamma=1.0,
+        power=0.75 if power else 2 / 3,
+        foreach=accelerator.device.type == "cuda",
+    )
+    ema.to(accelerator.device)
+    return ema
+
+
+def weights_of(task: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The weights that learn."""
+    return [p for p in task.parameters() if p.requires_grad]
+
+
+def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the convolutions, which are most of the work, and AdamW for the rest."""
+    weights = weights_of(task)
+    if settings.optimizer == "adamw":
+        betas = (0.9, settings.beta2)
+        fused = weights[0].is_cuda  # one kernel a step instead of hundreds
+        return torch.optim.AdamW(weights, settings.lr, betas, weight_decay=settings.weight_decay, fused=fused)
+    matrices, others = [p for p in weights if p.ndim == 4], [p for p in weights if p.ndim != 4]
+    groups = [
+        {"params": matrices, "lr": settings.muon_lr, "muon": True},
+        {"params": others, "lr": settings.lr, "muon": False},
+    ]
+    return Muon(groups, beta2=settings.beta2, weight_decay=settings.weight_decay)
+
+
+def report(
+    accelerator: Accelerator, progress: tqdm, step: int, losses: list[float], settings: LoopSettings, lr: float
+) -> None:
+    """The mean loss of the last steps, to TensorBoard and beside the bar."""
+    if (step + 1) % settings.log_every:
+        return
+    mean = sum(losses[-settings.log_every :]) / settings.log_every
+    accelerator.log({"loss": mean, "lr": lr}, step=step + 1)
+    progress.set_postfix(loss=f"{mean:.4f}", refresh=False)
+
+
+def show(accelerator: Accelerator, sheet: Image.Image | None, folder: Path, step: int) -> None:
+    """A sample grid, where there is one, to samples/ and to TensorBoard."""
+    if sheet is None:
+        return
+    path = folder / "samples" / f"step-{step:06d}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, quality=92)
+    pixels = np.asarray(sheet.convert("RGB"))[None]
+    accelerator.get_tracker("tensorboard").log_images({"samples": pixels}, step, dataformats="NHWC")
+
+
+@contextmanager
+def ema_weights(ema: EMAModel, task: torch.nn.Module) -> Iterator[None]:
+    """The averaged weights in `task` for the length of a `with`."""
+    ema.store(task.parameters())
+    ema.copy_to(task.parameters())
+    training = task.training
+    task.eval()
+    try:
+        yield
+    finally:
+        ema.restore(task.parameters())
+        task.train(training)
+
+
+def summary(losses: list[float], seconds: float) -> dict[str, float]:
+    """First and last tenth's mean loss, steps and seconds."""
+    tenth = max(1, len(losses) // 10)
+    return {
+        "loss_first": sum(losses[:tenth]) / tenth,
+        "loss_last": sum(losses[-tenth:]) / tenth,
+        "steps": float(len(losses)),
+        "seconds": seconds,
+    }

@@ -1,0 +1,303 @@
+"""The finetune stage, `maker: stable_diffusion`: a text-to-image or editing model learns to edit (section 3.2).
+
+The autoencoder and the text encoder are frozen, so what they make of the data is cached (see `latents`); the UNet alone
+learns, in float32 under mixed precision. One process or many: the samples of a step are the same, because
+`effective_batch` and not the number of GPUs decides them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ip2pbatch.backends.quiet import quiet
+from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
+from ip2pbatch.train.data.augment import centre
+from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
+from ip2pbatch.train.data.row_store import RowStore
+from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
+from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights
+from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
+from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
+from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
+from ip2pbatch.train.fit.save_model import Defaults, write_model
+
+VERSION = 1
+DISTRIBUTED = True  # torchrun and accelerate may start it several times
+
+
+class Look(BaseModel):
+    """Sample grids: held-out pairs, edited with each of the image scales."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pairs: int = 8
+    side: int = 256
+    steps: int = 20
+    image: tuple[float, ...] = (1.2, 1.5, 1.8)
+
+
+class PaperLoop(LoopSettings):
+    """The paper's training: AdamW at a constant rate, no clipping, an average that is slow in the end."""
+
+    steps: int = 10_000
+    lr: float = 1e-4
+    warm_up: int = 0
+    lr_end: float = 1.0
+    beta2: float = 0.999
+    clip: float = 0.0
+    ema: float = 0.9999
+    ema_warm_up: Literal["power", "original"] = "original"
+    log_every: int = Field(10, exclude=True)
+    save_every: int = Field(500, exclude=True)
+    keep: int = Field(2, ge=1, exclude=True)
+    sample_every: int = Field(1000, exclude=True)
+
+
+class Config(BaseModel):
+    """What decides the fine-tuned model; the defaults are the paper's.
+
+    What only decides how fast it is made (`exclude`) may change between a stop and a restart: it changes the last bits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    maker: Literal["stable_diffusion"]
+    start: str  # a diffusers folder or a model of the hub
+    data: Path | None = None  # pairs made elsewhere; else those of the one input
+    split: Literal["train", "all"] = "train"  # all: a set whose test pairs are elsewhere
+    fraction: float = Field(1.0, gt=0, le=1)  # of these prompts
+    side: int = Field(256, ge=8)
+    resize: tuple[int, int] = (256, 288)
+    flip: float = Field(0.5, ge=0, le=1)
+    views: int = Field(8, ge=0)  # augmentations of a pair that are cached; 0: a new one each time, nothing cached
+    cache: Path | None = Field(None, exclude=True)  # of latents and texts; the stage's own folder where none is named
+    effective_batch: int = Field(1024, ge=1)  # samples an optimizer step, over all processes
+    batch: int = Field(32, ge=1, exclude=True)  # samples a process takes at once
+    gradient_checkpointing: bool = Field(False, exclude=True)
+    channels_last: bool = Field(True, exclude=True)
+    compile: bool = Field(False, exclude=True)
+    readers: int = Field(4, ge=1, exclude=True)
+    dropout: Dropout = Dropout()
+    loop: PaperLoop = PaperLoop()
+    look: Look = Look()
+    defaults: Defaults = Defaults()
+    card: Path | None = None  # a README.md that goes with the model
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if not self.side <= self.resize[0] <= self.resize[1]:
+            raise ValueError(f"resize is two lengths from side ({self.side}) up, the smaller first")
+        return self
+
+
+class InstructTask(nn.Module):
+    """Loss of one batch: squared error of the UNet's prediction, in the schedule's own prediction type."""
+
+    def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
+        super().__init__()
+        self.unet, self.schedule = unet, schedule
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        image: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+    ) -> torch.Tensor:
+        """`latents` (scaled), `image` (not scaled), `noise` `[n, c, h, w]`; `timesteps` `[n]`; `text` embeddings."""
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        predicted = self.unet(torch.cat([noisy, image], dim=1), timesteps, text).sample
+        return (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square().mean()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A model's parts, the UNet ready to see a photo; `schedule` is the noise schedule in diffusers' words."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: dict[str, Any]
+
+    @classmethod
+    def load(cls, start: str) -> Networks:
+        """The parts of a diffusers folder or a model of the hub (`owner/name@revision`), in float32.
+
+        ModelError says what does not fit.
+        """
+        model, _, revision = (start, "", "") if Path(start).exists() else start.partition("@")
+        place = {"revision": revision} if revision else {}
+
+        def part(kind: Any, name: str) -> Any:
+            return kind.from_pretrained(model, subfolder=name, use_safetensors=True, **place)
+
+        try:
+            with quiet():
+                unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
+                text_encoder = part(CLIPTextModel, "text_encoder")
+            tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", **place)
+            schedule = dict(DDPMScheduler.load_config(model, subfolder="scheduler", **place))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{start} cannot be trained from: {str(error).splitlines()[0]}",
+                hint="give a Stable Diffusion 1.x or InstructPix2Pix model in diffusers' layout, with safetensors",
+            ) from error
+        grow_first_convolution(unet, vae.config.latent_channels)
+        width = text_encoder.config.hidden_size
+        if unet.config.cross_attention_dim != width:
+            raise ModelError(f"{start}: the UNet reads text of width {unet.config.cross_attention_dim}, not {width}")
+        known = set(inspect.signature(EulerAncestralDiscreteScheduler.__init__).parameters) & set(schedule)
+        return cls(unet, vae, text_encoder, tokenizer, {name: schedule[name] for name in sorted(known)})
+
+    def parts(self) -> dict[str, Any]:
+        """Under the names of a model's folder."""
+        return {
+            "unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, "tokenizer": self.tokenizer,
+        }  # fmt: skip
+
+
+def parts_a_step(config: Config, processes: int) -> int:
+    """How often each process takes `batch` samples a step. RecipeError where `effective_batch` cannot be had so."""
+    together = config.batch * processes
+    if config.effective_batch % together:
+        raise RecipeError(
+            f"{config.effective_batch} samples a step are not a multiple of {config.batch} × {processes} processes",
+            file="finetune",
+            key="effective_batch",
+            hint=f"choose a batch that divides {config.effective_batch // processes or 1}",
+        )
+    return config.effective_batch // together
+
+
+def make_batches(
+    config: Config, networks: Networks, pairs: PairSet, place: Place, cache: Path, device: torch.device
+) -> EditBatches:
+    """The batches of one process, with caches that hang on the data and the networks that made them."""
+    encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, device)
+    view = View(config.side, config.resize, config.flip, config.views, config.loop.seed)
+    vae, text = networks.vae.config, networks.text_encoder
+    side = config.side // 2 ** (len(vae.block_out_channels) - 1)
+    data, count = identity(pairs)
+    facts = [data, digest_of_weights(networks.vae), config.side, *config.resize, config.flip, config.loop.seed]
+    latents = LatentCache(
+        cache / f"latents-{digest_of(*facts, config.views)}",
+        count,
+        config.views,
+        (vae.latent_channels, side, side),
+    )
+    shape = (networks.tokenizer.model_max_length, text.config.hidden_size)
+    name = f"texts-{digest_of(data, digest_of_weights(text))}"
+    texts = RowStore(cache / name, count, shape) if config.views else None
+    batches = EditBatches(pairs, encoder, view, Caches(latents, texts), place, config.readers)
+    batches.dropout, batches.levels = config.dropout, networks.schedule.get("num_train_timesteps", 1000)
+    return batches
+
+
+def identity(pairs: PairSet) -> tuple[str, int]:
+    """A digest of all pairs that the set is a part of, and their number: parts of one set share a cache."""
+    total, groups = hashlib.sha256(), pairs.store.groups
+    for group in groups:
+        total.update("".join(f"{pairs.store.key(pair)}\n" for pair in group).encode())
+    return total.hexdigest()[:12], 1 + max(group[-1] for group in groups)
+
+
+def digest_of(*facts: object) -> str:
+    """12 hex digits over a few facts: a cache's name."""
+    return hashlib.sha256(json.dumps([str(fact) for fact in facts]).encode()).hexdigest()[:12]
+
+
+def held_out(pairs: PairSet, look: Look) -> list[HeldOut]:
+    """The first pair of some test prompts, spread over all of them."""
+    chosen = range(0, len(pairs), max(1, len(pairs) // look.pairs))[: look.pairs] if look.pairs else []
+    found = []
+    for prompt in chosen:
+        before, after = pairs.pictures(pairs.pairs(prompt)[0])
+        found.append(HeldOut(centre(before, look.side), centre(after, look.side), pairs.instruction(prompt)))
+    return found
+
+
+def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None) -> dict[str, float]:
+    """Train, then write `model/`, a folder that any InstructPix2Pix loader reads; metrics: losses, prompts, seconds."""
+    every = open_pairs(config.data or only_input(inputs))
+    pairs = training_part(every, config)
+    watched = held_out(every.part("test"), config.look)
+    accelerator = make_accelerator(config.loop, folder)
+    first = accelerator.is_main_process  # after the training every process would say so
+    loop = config.loop.model_copy(update={"accumulate": parts_a_step(config, accelerator.num_processes)})
+    networks = Networks.load(config.start)
+    place = Place(config.batch, accelerator.process_index, accelerator.num_processes)
+    batches = make_batches(config, networks, pairs, place, config.cache or folder / "cache", accelerator.device)
+    task = make_task(config, networks)
+    card = config.card.read_text("utf-8") if config.card else ""
+
+    def write() -> None:
+        with quiet():  # it warns of casts that are meant
+            write_model(folder / "model", networks.parts(), networks.schedule, config.defaults.model_dump(), card)
+
+    def sample(step: int) -> Image.Image | None:
+        if not watched:
+            return None
+        write()
+        making = Making(config.defaults.text, config.look.image, config.look.steps, str(accelerator.device))
+        return draw_samples(watched, edit_held_out(folder / "model", watched, making), making, f"step {step:,}")
+
+    try:
+        metrics = train(task, loop, Hooks(batches, sample), accelerator, folder)
+    finally:
+        batches.close()
+    if first:
+        write()
+    return metrics | {"prompts": float(len(pairs)), "samples_a_second": config.effective_batch * metrics["rate"]}
+
+
+def training_part(every: PairSet, config: Config) -> PairSet:
+    """The prompts that are learned from. NothingMatchedError where there are none."""
+    train = every.part(config.split)
+    if not len(train):
+        raise NothingMatchedError(
+            f"{len(every)} prompts leave none to train on", hint="nine of ten are trained on: give ten or more"
+        )
+    return train.fraction(config.fraction)
+
+
+def make_task(config: Config, networks: Networks) -> InstructTask:
+    """The UNet behind its loss, as fast or as small as the config asks for."""
+    unet = networks.unet.train()
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.channels_last:
+        unet.to(memory_format=torch.channels_last)
+    if config.compile:
+        unet.compile()  # in place, so that the weights keep their names
+    return InstructTask(unet, DDPMScheduler(**training_schedule(networks.schedule)))
+
+
+def training_schedule(schedule: dict[str, Any]) -> dict[str, Any]:
+    """The part of a noise schedule that training knows of."""
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+             "rescale_betas_zero_snr")  # fmt: skip
+    return {name: schedule[name] for name in known if name in schedule}
+
+
+def only_input(inputs: dict[str, Path]) -> Path:
+    """The folder of pairs that a config without `data` builds on."""
+    if len(inputs) != 1:
+        raise RecipeError(
+            f"names {len(inputs)} inputs and no data", file="finetune", key="inputs",
+            hint="give one stage that makes pairs (pairs, filter or pack), or `data: FOLDER`",
+        )  # fmt: skip
+    return next(iter(inputs.values()))

@@ -1,0 +1,79 @@
+"""A trained model's folder as an evaluation sees it: pictures and instructions in, pictures out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ip2pbatch.backends.pytorch.backend import load
+from ip2pbatch.backends.weights import resolve
+from ip2pbatch.engine.editor import Editor
+from ip2pbatch.plan.edits import Guidance, make_edit
+from ip2pbatch.run.engine import Source
+from ip2pbatch.train.data.pack_latents import load_autoencoder
+from ip2pbatch.train.data.photos import to_pixels, to_tensor
+
+Rgb = NDArray[np.uint8]
+STEPS = 20
+SAMPLER = "euler_a"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model folder behind the same engine that edits folders of photos; `scales` are its own defaults s_T, s_I."""
+
+    folder: Path
+    device: str
+    digest: str
+    scales: tuple[float, float]
+    editor: Editor
+
+    @classmethod
+    def load(cls, folder: Path, precision: str) -> TrainedModel:
+        """The model on the GPU where there is one, else on the CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        defaults = json.loads((folder / "ip2pbatch.json").read_text("utf-8"))["defaults"]
+        editor = Editor(load(resolve(str(folder)), device, precision), determinism="fast")
+        return cls(folder, device, folder_digest(folder), (defaults["text"], defaults["image"]), editor)
+
+    def edit(
+        self, photos: list[Rgb], instructions: list[str], text: list[float], image: list[float], seeds: list[int]
+    ) -> list[Rgb]:
+        """Each photo edited by its instruction, in one batch; black where no picture came out."""
+        size = (photos[0].shape[1], photos[0].shape[0])
+        edits = [
+            make_edit(_name(photo), instruction, Guidance(s_t, s_i), seed, steps=STEPS, sampler=SAMPLER, size=size)
+            for photo, instruction, s_t, s_i, seed in zip(photos, instructions, text, image, seeds, strict=True)
+        ]
+        results = self.editor.edit(edits, [Source(pixels=photo) for photo in photos])
+        return [np.zeros_like(p) if r.image is None else r.image for p, r in zip(photos, results, strict=True)]
+
+    @torch.inference_mode()
+    def reconstruct(self, photos: list[Rgb]) -> list[Rgb]:
+        """Each photo through the autoencoder and back, by its posterior's mode."""
+        autoencoder = load_autoencoder(self.folder / "vae").float().to(self.device)
+        made = []
+        for photo in photos:
+            encoded = autoencoder.encode(to_tensor([photo]).to(self.device))
+            latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+            made += list(to_pixels(autoencoder.decode(latent).sample))
+        return made
+
+
+def folder_digest(folder: Path) -> str:
+    """16 hex digits over the names and bytes of a folder's files."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total.update(f"{file.relative_to(folder).as_posix()}:{hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return total.hexdigest()[:16]
+
+
+def _name(photo: Rgb) -> str:
+    # the editor keeps encoded photos by name
+    return hashlib.sha256(photo.tobytes()).hexdigest()[:32]

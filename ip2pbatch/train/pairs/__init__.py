@@ -1,0 +1,1 @@
+"""Pictures from captions or photos: drawn, scored and filtered."""

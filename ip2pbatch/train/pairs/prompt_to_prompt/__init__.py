@@ -1,0 +1,1 @@
+"""Pairs of pictures from pairs of captions, by Prompt-to-Prompt."""

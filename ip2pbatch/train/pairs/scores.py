@@ -1,0 +1,155 @@
+"""The scores stage: CLIP similarities of every pair that lies in files, once; thresholds then cost no GPU.
+
+    scores-1of4.jsonl   {"folder": "0000012", "samples": [{"seed": 7, "clip_sim_0": 0.25, …}, …]}, a line a prompt
+
+It is for pairs that were not judged while they were made, such as a released set, or by another CLIP than they were. A
+prompt has its line when all of its pairs are scored, whichever shard did it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.errors import RecipeError, UsageError
+from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
+from ip2pbatch.run.layout import Shard, suffix
+from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
+
+VERSION = 1
+SHARDED = True
+FILE = "scores"
+Scores = dict[str, dict[int, Similarities]]
+
+
+class Config(BaseModel):
+    """What decides the similarities; `batch` and `readers` do not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = VIT_L_14
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    source: Path | None = None  # a released folder instead of an input
+    batch: int = Field(64, ge=1, exclude=True)  # pairs a call
+    readers: int = Field(8, ge=1, exclude=True)  # threads that open pictures
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A prompt's pairs in memory: `before` and `after` are uint8 `[n, 3, h, w]`."""
+
+    folder: PromptFolder
+    seeds: list[int]
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+def load(path: Path) -> Loaded:
+    """A prompt's pictures. RecipeError where one is broken, or the prompt has no captions to compare with."""
+    folder = read_prompt_folder(path)
+    if not all(folder.prompt.captions):
+        hint = "CLIP compares pictures with captions: this set can be packed without a filter"
+        raise RecipeError("has no captions", file=path / "prompt.json", hint=hint)
+    seeds = sorted(folder.pictured)
+    sides = [[open_picture(folder.picture(seed, side)) for seed in seeds] for side in (0, 1)]
+    empty = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    stacked = (torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2) if one else empty for one in sides)
+    return Loaded(folder, seeds, *stacked)
+
+
+def open_picture(path: Path) -> np.ndarray:
+    """uint8 `[h, w, 3]`. RecipeError where the file is no whole picture."""
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        hint = "delete its prompt's folder and make it again, or fetch it again"
+        raise RecipeError(f"is no whole picture ({error})", file=path, hint=hint) from error
+
+
+def score(clip: Clip, loaded: Sequence[Loaded]) -> Iterator[dict[str, object]]:
+    """The lines of some prompts, their pairs judged together; pictures of another size are judged apart."""
+    for sizes in dict.fromkeys(one.before.shape[2:] for one in loaded):
+        group = [one for one in loaded if one.before.shape[2:] == sizes]
+        captions = [one.folder.prompt.captions for one in group for _ in one.seeds]
+        sides = [torch.cat([one.before for one in group]), torch.cat([one.after for one in group])]
+        found = iter(clip.score(*sides, captions) if captions else [])
+        for one in group:
+            samples = [{"seed": seed} | asdict(next(found)) for seed in one.seeds]
+            yield {"folder": one.folder.path.name, "samples": samples}
+
+
+def read_scores(folder: Path) -> Scores:
+    """What every shard has scored so far: folder's name → seed → similarities."""
+    found: Scores = {}
+    for path in sorted(folder.glob(f"{FILE}*.jsonl")):
+        for row in read_journal(path):
+            found[row["folder"]] = {
+                one["seed"]: Similarities(**{key: value for key, value in one.items() if key != "seed"})
+                for one in row["samples"]
+            }
+    return found
+
+
+def in_groups(folders: Sequence[Path], pairs: int) -> Iterator[list[Path]]:
+    """Prompts' folders, a few at a time: so many that they have about `pairs` pairs together."""
+    group: list[Path] = []
+    size = 0
+    for folder in folders:
+        count = sum(1 for _ in folder.glob("*_1.jpg"))
+        if group and size + count > pairs:
+            yield group
+            group, size = [], 0
+        group.append(folder)
+        size += count
+    if group:
+        yield group
+
+
+def run(
+    config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
+) -> dict[str, float] | None:
+    """Score what no shard has scored yet; metrics: prompts, pairs, pairs a second. None while parts are missing."""
+    source = config.source or inputs.get("pairs")
+    if source is None:
+        raise UsageError("scores has no pairs", hint="name an input `pairs`, or a released folder as `source`")
+    dataset = dataset_of(source)
+    known = read_scores(folder).keys()
+    todo = [path for path in prompt_folders(dataset, shard) if path.name not in known]
+    rate = score_all(config, todo, folder / f"{FILE}{suffix(shard)}.jsonl") if todo else 0.0
+    found = read_scores(folder)
+    if any(path.name not in found for path in prompt_folders(dataset)):
+        return None
+    pairs = sum(len(samples) for samples in found.values())
+    return {"prompts": float(len(found)), "pairs": float(pairs), "pairs/s": rate}
+
+
+def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
+    """Write the line of every prompt of `todo`, reading the next ones meanwhile; pairs a second."""
+    clip = Clip.load(config.model, precision=config.precision)
+    journal, began, pairs = Journal(path), time.monotonic(), 0
+    try:
+        with ThreadPoolExecutor(config.readers) as pool, tqdm(total=len(todo), desc="scores", mininterval=5) as bar:
+            ahead: list[list] = []
+            for group in [*in_groups(todo, config.batch), None]:
+                ahead.append([pool.submit(load, one) for one in group] if group else [])
+                if len(ahead) > 1:
+                    lines = list(score(clip, [one.result() for one in ahead.pop(0)]))
+                    journal.append(*lines)
+                    pairs += sum(len(line["samples"]) for line in lines)
+                    bar.update(len(lines))
+                    bar.set_postfix_str(f"{pairs / (time.monotonic() - began):.1f} pairs/s")
+    finally:
+        journal.close()
+    return pairs / max(1e-9, time.monotonic() - began)
