@@ -11,8 +11,9 @@ import pytest
 import torch
 from command import CommandLine
 
-from ip2pbatch.cli.engines import choose
-from ip2pbatch.cli.machine import (
+from ip2pbatch.errors import UsageError
+from ip2pbatch.jobs.engines import choose
+from ip2pbatch.run.machine import (
     Compile,
     Determinism,
     Machine,
@@ -22,7 +23,6 @@ from ip2pbatch.cli.machine import (
     interval_in,
     interval_of,
 )
-from ip2pbatch.errors import UsageError
 
 
 def test_a_batch_is_a_number_or_auto() -> None:

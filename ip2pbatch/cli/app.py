@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from ip2pbatch import __version__, errors
-from ip2pbatch.cli import bench, console, edit, export, lock, look, model, recipes, run, train, verify, watch
+from ip2pbatch.cli import bench, console, edit, export, lock, recipes, run, train, verify, watch
+from ip2pbatch.cli import looking as look
+from ip2pbatch.cli import models as model
 
 app = typer.Typer(
     name="ip2pbatch",

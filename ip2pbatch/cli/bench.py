@@ -11,7 +11,7 @@ import typer
 
 from ip2pbatch import errors
 from ip2pbatch.cli import console
-from ip2pbatch.cli.machine import device_of
+from ip2pbatch.run.machine import device_of
 
 if TYPE_CHECKING:
     from ip2pbatch.engine.bench.suites import Suite
@@ -110,13 +110,13 @@ def _measure(
 ) -> int:
     from platformdirs import user_cache_path
 
-    from ip2pbatch.cli.engines import device_name
-    from ip2pbatch.cli.machine import Machine
-    from ip2pbatch.cli.session import versions
     from ip2pbatch.engine.bench.measure import Clock, measure
     from ip2pbatch.engine.bench.page import missed, render
     from ip2pbatch.engine.bench.results import open_results
     from ip2pbatch.engine.bench.suites import find
+    from ip2pbatch.jobs.engines import device_name
+    from ip2pbatch.jobs.session import versions
+    from ip2pbatch.run.machine import Machine
 
     device = device_name(Machine(device=suite.device))
     identity = dataclasses.asdict(suite) | {

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ip2pbatch.cli.machine import Machine
-from ip2pbatch.cli.machine_flags import on_a_machine
+from ip2pbatch.cli.flags import on_a_machine
 from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
+from ip2pbatch.run.machine import Machine
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]
 Instruction = Annotated[
@@ -49,8 +49,8 @@ def edit(
     junit: Junit = None,
 ) -> None:
     """Edit photos by written instruction, without a recipe."""
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Selection, carry_out, make_job, recipe_text
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Selection, carry_out, make_job, recipe_text
     from ip2pbatch.plan.flags import Flags, recipe_from_flags
 
     recipe = recipe_from_flags(

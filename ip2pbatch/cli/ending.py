@@ -11,8 +11,8 @@ from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, duration
 
 if TYPE_CHECKING:
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Job
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Job
     from ip2pbatch.run.execute import Summary
 
 _MOST_CELLS = 4000  # drawn at the end of a run; above it sheets take minutes and are drawn when asked for

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.machine import Machine, Precision, Provider
-from ip2pbatch.cli.model import Name
+from ip2pbatch.cli.models import Name
+from ip2pbatch.run.machine import Machine, Precision, Provider
 
 app = typer.Typer(help="Export models to ONNX.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def onnx(
     """Write MODEL as ONNX to a folder that --model takes. Fails where a network is not what PyTorch makes of it."""
     from ip2pbatch.backends.onnx.providers import onnxruntime
     from ip2pbatch.backends.weights import resolve
-    from ip2pbatch.cli.onnx import place_of, refuse_bf16
+    from ip2pbatch.engine.on_onnx import place_of, refuse_bf16
 
     refuse_bf16(precision)
     onnxruntime()

@@ -15,11 +15,11 @@ from ip2pbatch.cli import console
 from ip2pbatch.errors import ModelError, StaleError, UsageError
 
 if TYPE_CHECKING:
-    from ip2pbatch.cli.machine import Machine
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Job
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Job
     from ip2pbatch.plan.edits import Plan
     from ip2pbatch.run.lock import Lock, Surroundings
+    from ip2pbatch.run.machine import Machine
     from ip2pbatch.run.stale import Difference
     from ip2pbatch.run.view import RunView
 
@@ -34,8 +34,8 @@ def lock(
     junit: Annotated[Path | None, typer.Option(help="With --check: write a JUnit file, a test case a topic.")] = None,
 ) -> None:
     """Write RECIPE.lock.yaml from a finished run: versions, model, device, photos, and a digest of every picture."""
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Selection, read
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Selection, read
     from ip2pbatch.run.lock import lock_path
     from ip2pbatch.show import ci
 
@@ -95,7 +95,7 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, outlets: Outlets) -> 
     What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
     measured and speed-ups that do not apply are not known.
     """
-    from ip2pbatch.cli.engines import choose, device_name
+    from ip2pbatch.jobs.engines import choose, device_name
     from ip2pbatch.run.lock import lock_path, read_lock
     from ip2pbatch.run.stale import other_shape
 
@@ -134,8 +134,8 @@ def refuse(
 
 def surroundings(job: Job, backend: str) -> Surroundings:
     """What the job's pictures hang on here and now. Loads and fetches nothing."""
-    from ip2pbatch.cli.files import settings_of
-    from ip2pbatch.cli.session import versions
+    from ip2pbatch.jobs.files import settings_of
+    from ip2pbatch.jobs.session import versions
     from ip2pbatch.run.lock import Surroundings
 
     output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}

@@ -104,8 +104,8 @@ def plan(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 4 when there is work left.")] = False,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    from ip2pbatch.cli import forecast
-    from ip2pbatch.cli.session import Selection, read
+    from ip2pbatch.jobs import forecast
+    from ip2pbatch.jobs.session import Selection, read
 
     job = read(recipe, Selection(out=out, only=only, limit=limit))
     cast = forecast.forecast(job)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ip2pbatch.cli.machine import Machine
-from ip2pbatch.cli.machine_flags import on_a_machine
+from ip2pbatch.cli.flags import on_a_machine
+from ip2pbatch.run.machine import Machine
 
 if TYPE_CHECKING:
     from ip2pbatch.run.ledger import Status
@@ -39,8 +39,8 @@ def run(
 ) -> None:
     """Make every picture a recipe asks for that is not made yet. Run it again to go on."""
     from ip2pbatch.cli.lock import refuse_stale
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Selection, carry_out, read
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Selection, carry_out, read
 
     job, outlets = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard)), Outlets(as_json, junit)
     agree = refuse_stale(recipe, job, machine, outlets) if locked else None
@@ -57,8 +57,8 @@ def retry(
     junit: Junit = None,
 ) -> None:
     """Try the failed, nan and flagged pictures of a recipe again, and whatever is left."""
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.session import Selection, carry_out, read
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.session import Selection, carry_out, read
 
     job = read(recipe, Selection(out=out, only=only))
     redo: frozenset[Status] = frozenset({"failed", "skipped", "nan", "flagged"})

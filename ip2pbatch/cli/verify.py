@@ -19,8 +19,8 @@ from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.scratch import Recorded
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.remake import Recorded
     from ip2pbatch.plan.edits import Plan
     from ip2pbatch.run.lock import Lock
     from ip2pbatch.run.verify import Case, Finding, LockWitness, RunWitness, Witness
@@ -81,7 +81,7 @@ def verify(
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file: a test case a comparison.")] = None,
 ) -> None:
     """Make the pictures of a finished run again in a temporary folder, and compare them. Exit 4 where any differs."""
-    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.machines import Outlets
     from ip2pbatch.run.verify import choose, compare
 
     outlets = Outlets(as_json, junit)
@@ -139,7 +139,7 @@ def _refuse_another_recipe(recipe: Path, made: Plan, outlets: Outlets) -> int:
     asks for others of the same photos: to verify the old ones would say nothing of it.
     """
     from ip2pbatch.cli import lock as locking
-    from ip2pbatch.cli.session import Selection, read
+    from ip2pbatch.jobs.session import Selection, read
     from ip2pbatch.run.stale import other_recipe
 
     try:
@@ -156,7 +156,7 @@ def _refuse_another_recipe(recipe: Path, made: Plan, outlets: Outlets) -> int:
 
 
 def _of_run(view: RunView) -> Subject:
-    from ip2pbatch.cli.scratch import Recorded
+    from ip2pbatch.jobs.remake import Recorded
     from ip2pbatch.pictures.deliver import DeliverySettings
     from ip2pbatch.run.lock import caveats, last_event, made_with
     from ip2pbatch.run.verify import RunWitness
@@ -177,9 +177,9 @@ def _of_run(view: RunView) -> Subject:
 
 def _of_lock(path: Path, lock: Lock, outlets: Outlets, remade: bool) -> Subject:
     from ip2pbatch.cli import lock as locking
-    from ip2pbatch.cli.files import settings_of
-    from ip2pbatch.cli.scratch import Recorded
-    from ip2pbatch.cli.session import Selection, read
+    from ip2pbatch.jobs.files import settings_of
+    from ip2pbatch.jobs.remake import Recorded
+    from ip2pbatch.jobs.session import Selection, read
     from ip2pbatch.pictures.deliver import DeliverySettings
     from ip2pbatch.plan.edits import Plan
     from ip2pbatch.run.verify import LockWitness
@@ -226,7 +226,7 @@ def _other(
     subject: Subject, cases: Sequence[Case], level: Level, against: Path | None, outlets: Outlets
 ) -> Iterator[tuple[Witness, str]]:
     """What to compare with, and in words where it comes from."""
-    from ip2pbatch.cli.scratch import made_again
+    from ip2pbatch.jobs.remake import made_again
     from ip2pbatch.run.verify import RunWitness, cut
     from ip2pbatch.run.view import read_run
 

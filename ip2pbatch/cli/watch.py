@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ip2pbatch.cli.machine import Machine
-from ip2pbatch.cli.machine_flags import on_a_machine
+from ip2pbatch.cli.flags import on_a_machine
 from ip2pbatch.cli.run import Out
 from ip2pbatch.errors import UsageError
+from ip2pbatch.run.machine import Machine
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.recipe import Recipe
@@ -61,9 +61,9 @@ def keep_watch(recipe: Recipe, text: str, machine: Machine, *, settle: float, on
     """Watch until a signal, or until nothing came for `once_idle` seconds; the exit code."""
     from ip2pbatch.cli.console import busy, talk
     from ip2pbatch.cli.ending import finish
-    from ip2pbatch.cli.engines import choose
-    from ip2pbatch.cli.outlets import Outlets
-    from ip2pbatch.cli.shift import Shift
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.engines import choose
+    from ip2pbatch.jobs.shift import Shift
     from ip2pbatch.run.arrivals import Arrivals
     from ip2pbatch.run.ledger import open_run
     from ip2pbatch.run.stop import listening

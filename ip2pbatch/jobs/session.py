@@ -17,11 +17,11 @@ from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from ip2pbatch.cli.machine import Machine
-    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.machines import Outlets
     from ip2pbatch.plan.names import Place
     from ip2pbatch.run.execute import EditEngine
     from ip2pbatch.run.ledger import EngineSpec, Invocation, Run, Status
+    from ip2pbatch.run.machine import Machine
 
     Agree = Callable[[Mapping[str, object]], None]
     """Hears what an engine is, as the run notes it, and raises where it must not make this run's pictures."""
@@ -108,9 +108,9 @@ def carry_out(
     """Make every picture of the job that is missing, deliver it, draw sheets and report; the exit code."""
     from ip2pbatch.cli.console import busy, is_terminal, talk
     from ip2pbatch.cli.ending import finish
-    from ip2pbatch.cli.engines import choose
-    from ip2pbatch.cli.files import options_of
     from ip2pbatch.cli.progress import watch
+    from ip2pbatch.jobs.engines import choose
+    from ip2pbatch.jobs.files import options_of
     from ip2pbatch.run.execute import run_plan
     from ip2pbatch.run.layout import Shard
     from ip2pbatch.run.ledger import open_run
@@ -139,7 +139,7 @@ def _opened(
     open_engine: Callable[[], EditEngine], machine: Machine, job: Job, run: Run, agree: Agree | None
 ) -> EditEngine:
     """The engine, written down in the run; one that makes nothing where nothing is left to make."""
-    from ip2pbatch.cli.engines import Idle, describe
+    from ip2pbatch.jobs.engines import Idle, describe
     from ip2pbatch.run.execute import already_done
 
     if len(already_done(job.plan, run)) == len(job.plan.edits):
@@ -163,10 +163,10 @@ def deliver_again(job: Job, output: Mapping[str, object], metadata: Mapping[str,
     """
     from ip2pbatch.cli.console import count, is_terminal, note, out, talk
     from ip2pbatch.cli.ending import finish
-    from ip2pbatch.cli.engines import Idle
-    from ip2pbatch.cli.files import options_of
-    from ip2pbatch.cli.outlets import Outlets
+    from ip2pbatch.cli.machines import Outlets
     from ip2pbatch.cli.progress import watch
+    from ip2pbatch.jobs.engines import Idle
+    from ip2pbatch.jobs.files import options_of
     from ip2pbatch.plan.flags import change_output
     from ip2pbatch.run.execute import run_plan
     from ip2pbatch.run.ledger import open_run

@@ -9,10 +9,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.engines import describe
-from ip2pbatch.cli.files import options_of
-from ip2pbatch.cli.session import Job, Selection, versions
 from ip2pbatch.errors import NothingMatchedError, PlanError
+from ip2pbatch.jobs.engines import describe
+from ip2pbatch.jobs.files import options_of
+from ip2pbatch.jobs.session import Job, Selection, versions
 from ip2pbatch.plan.edits import Edit, Plan, expand
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.photos import Broken, Scan, scan
@@ -25,7 +25,7 @@ from ip2pbatch.run.stop import Stop
 from ip2pbatch.run.view import read_run
 
 if TYPE_CHECKING:
-    from ip2pbatch.cli.machine import Machine
+    from ip2pbatch.run.machine import Machine
 
 _NOTHING = Scan(())
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ip2pbatch.cli.machine import (
+from ip2pbatch.run.machine import (
     BackendName,
     Compile,
     Determinism,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.machine import BackendName, Compile, Determinism, Machine, Precision
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
 from ip2pbatch.run.execute import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
+from ip2pbatch.run.machine import BackendName, Compile, Determinism, Machine, Precision
 
 if TYPE_CHECKING:
     from ip2pbatch.backends.pytorch.backend import TorchBackend
@@ -49,7 +49,7 @@ def _fake(model: str, machine: Machine) -> tuple[EngineSpec, Callable[[], EditEn
 def _onnx(
     model: str, machine: Machine, safety: bool, edits: Sequence[Edit]
 ) -> tuple[EngineSpec, Callable[[], EditEngine]]:
-    from ip2pbatch.cli.onnx import choose_onnx
+    from ip2pbatch.engine.on_onnx import choose_onnx
 
     spec, open_engine = choose_onnx(model, machine, safety, edits)
     return spec, lambda: _limited(open_engine(), machine.batch)
@@ -144,7 +144,7 @@ def device_name(machine: Machine) -> str:
 
     device = machine.device or pytorch.default_device()
     if machine.backend is BackendName.ONNX:
-        from ip2pbatch.cli.onnx import place_of
+        from ip2pbatch.engine.on_onnx import place_of
 
         place = place_of(machine)
         device = "cpu" if place.provider == "cpu" else f"cuda:{place.device}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.session import Job, file_names
+from ip2pbatch.jobs.session import Job, file_names
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
@@ -134,7 +134,7 @@ def _numbers(view: RunView, job: Job) -> dict[str, int]:
 
 def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[str]) -> int:
     """How many files a run would write: of edits that are left, and those due of edits that are done."""
-    from ip2pbatch.cli.files import settings_of
+    from ip2pbatch.jobs.files import settings_of
     from ip2pbatch.run.deliveries import is_due
 
     settings, skips, due = settings_of(job.recipe), job.recipe.output.on_conflict == "skip", 0

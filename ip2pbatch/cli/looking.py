@@ -16,7 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 def status(run: RunFolder, as_json: Json = False) -> None:
     """Show what of a run is done, failed or left, and why."""
-    from ip2pbatch.cli import standing
+    from ip2pbatch.jobs import standing
 
     view = standing.find(run)
     if as_json:
@@ -39,7 +39,7 @@ def deliver(
     ] = False,
 ) -> None:
     """Write the files of a finished run again, with other settings and without the model."""
-    from ip2pbatch.cli.session import Selection, deliver_again, read
+    from ip2pbatch.jobs.session import Selection, deliver_again, read
 
     job = read(recipe, Selection(out=out))
     output = {"format": format, "quality": quality, "full_resolution": full_resolution, "name": name}
@@ -54,7 +54,7 @@ def sheet(
     cell: Annotated[int, typer.Option(help="Long side of a cell in pixels.", min=64, max=2048)] = 384,
 ) -> None:
     """Draw the contact sheets of a run again, with other settings."""
-    from ip2pbatch.cli import standing
+    from ip2pbatch.jobs import standing
     from ip2pbatch.plan.recipe import Sheet
     from ip2pbatch.show.sheet import write_sheets
 
@@ -68,7 +68,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file.", show_default="RUN/report.html")] = None,
 ) -> None:
     """Write the HTML report of a run again."""
-    from ip2pbatch.cli import standing
+    from ip2pbatch.jobs import standing
     from ip2pbatch.show.report import write_report
 
     view = standing.find(run)

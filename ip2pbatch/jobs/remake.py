@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.machine import BackendName, Compile, Determinism, Machine, Precision, Provider, interval_in
 from ip2pbatch.errors import StaleError, UsageError
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.execute import EditEngine, Options, Summary
 from ip2pbatch.run.ledger import EngineSpec, Run
+from ip2pbatch.run.machine import BackendName, Compile, Determinism, Machine, Precision, Provider, interval_in
 from ip2pbatch.run.view import RunView
 
 
@@ -45,7 +45,7 @@ def made_again(recorded: Recorded, part: Plan, *, deliver: bool) -> Iterator[tup
 
     Raises StaleError where the engine is not what it was.
     """
-    from ip2pbatch.cli.engines import choose
+    from ip2pbatch.jobs.engines import choose
     from ip2pbatch.run.ledger import open_run
     from ip2pbatch.run.view import read_run
 
@@ -103,8 +103,8 @@ def _row_buckets(recorded: Recorded) -> dict[tuple[int, int], int]:
 
 def _unlike(recorded: Recorded, engine: EditEngine) -> Iterator[str]:
     """What is not as it was when the pictures were made, in plain sentences: first suspects where any differs."""
-    from ip2pbatch.cli.engines import device_name
-    from ip2pbatch.cli.session import versions
+    from ip2pbatch.jobs.engines import device_name
+    from ip2pbatch.jobs.session import versions
 
     device = device_name(_machine(recorded))
     if device != recorded.device:

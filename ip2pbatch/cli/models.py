@@ -71,8 +71,8 @@ def doctor(as_json: Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ip2pbatch.cli.doctor import as_json as rows
-    from ip2pbatch.cli.doctor import examine
+    from ip2pbatch.jobs.examination import as_json as rows
+    from ip2pbatch.jobs.examination import examine
 
     findings = examine()
     if as_json:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ip2pbatch.cli.machine import Compile, Determinism, Machine, Precision
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.execute import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
+from ip2pbatch.run.machine import Compile, Determinism, Machine, Precision
 
 if TYPE_CHECKING:
     from ip2pbatch.backends.onnx.artefact import Artefact
