@@ -13,7 +13,8 @@ from ip2pbatch.plan.edits import Edit, Plan, expand
 from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photos import scan
 from ip2pbatch.plan.recipe import load_recipe
-from ip2pbatch.run.execute import Options, Result, run_plan
+from ip2pbatch.run.engine import Result
+from ip2pbatch.run.execute import Options, run_plan
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
 from ip2pbatch.run.view import RunView, read_run
 

@@ -23,11 +23,11 @@ from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.photos import Photo
 from ip2pbatch.plan.recipe import Output
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run.deliveries import Deliverer
-from ip2pbatch.run.engine import Pending
-from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Result, Source, run_plan
+from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Result, Source
+from ip2pbatch.run.execute import Options, run_plan
 from ip2pbatch.run.fake import FakeEngine
-from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
 from ip2pbatch.run.stop import listening
 
@@ -89,7 +89,11 @@ class Wrapped:
         self.calls: list[tuple[str, ...]] = []
         self._before, self._after = before, after
 
-    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return ()
+
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
         self._before(edits)
         self.calls.append(tuple(edit.key for edit in edits))
         made = self._fake.edit(edits, sources)

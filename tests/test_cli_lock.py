@@ -22,9 +22,11 @@ from tiny_models import save_model
 
 from ip2pbatch.cli import app
 from ip2pbatch.errors import ResourceError
+from ip2pbatch.jobs import remake, session
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run import execute, ledger
 from ip2pbatch.run.ledger import open_run
+from ip2pbatch.run.stop import Stop
 from ip2pbatch.run.view import read_run
 
 RECIPE = """
@@ -322,12 +324,13 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]
     """The speed-ups and the rows of a call of every engine at work, in order."""
     seen = []
 
-    def spied(plan: Plan, run: ledger.Run, engine: Any, *more: Any) -> execute.Summary:
+    def spied(plan: Plan, run: ledger.Run, engine: Any, *more: Any, stop: Stop) -> execute.Summary:
         seen.append((engine.steps, engine.limits.row_bucket(plan.edits[0].size)))
-        return run_plan(plan, run, engine, *more)
+        return run_plan(plan, run, engine, *more, stop=stop)
 
     run_plan = execute.run_plan
-    monkeypatch.setattr(execute, "run_plan", spied)
+    for module in (session, remake):
+        monkeypatch.setattr(module, "run_plan", spied)
     return seen
 
 

@@ -17,10 +17,10 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.editor import Editor
-from ip2pbatch.engine.samplers import SAMPLERS
+from ip2pbatch.engine.samplers import SAMPLERS, make_sampler
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.execute import Result, Source
+from ip2pbatch.run.engine import Preview, Result, Source, Stopped
 
 SIZE = (64, 48)
 STEPS = 3
@@ -345,3 +345,57 @@ def test_what_cannot_run_together_or_at_all_is_refused(counting: Counting) -> No
     with pytest.raises(UsageError, match="60 × 48") as caught:
         edit(editor, [odd])
     assert "multiples of 8" in str(caught.value.hint)
+
+
+class Steps:
+    """A hook that looks at each step, and stops after `stop` of them."""
+
+    def __init__(self, stop: int = 99) -> None:
+        self.heard: list[tuple[int, int]] = []
+        self.seen: list[list[np.ndarray]] = []
+        self.stop = stop
+
+    def step(self, done: int, of: int, preview: Preview) -> bool:
+        self.heard.append((done, of))
+        self.seen.append(preview())
+        return done < self.stop
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hook_hears_of_every_step_and_changes_nothing(
+    backends: dict[str, pytorch.TorchBackend], kind: str
+) -> None:  # fmt: skip
+    edits, hook = [ask(*row) for row in MIXED], Steps()
+    sources = [SOURCES[int(edit.source[-1])] for edit in edits]
+    made = Editor(backends[kind]).begin(edits, sources, hook)()
+    alone = Editor(backends[kind]).edit(edits, sources)
+    assert hook.heard == [(1, 3), (2, 3), (3, 3)]
+    for one, without, last in zip(made, alone, hook.seen[-1], strict=True):
+        assert np.array_equal(one.image, without.image)
+        # The last step of Euler leads to x₀ itself.
+        assert np.abs(one.image.astype(int) - last).max() <= 1
+
+
+def test_a_hook_can_stop_between_two_steps(backends: dict[str, pytorch.TorchBackend]) -> None:
+    hook = Steps(stop=2)
+    with pytest.raises(Stopped):
+        Editor(backends["kl"]).begin([ask(*MIXED[0])], SOURCES[:1], hook)
+    assert hook.heard == [(1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_preview_finds_the_picture_in_its_noise(
+    backends: dict[str, pytorch.TorchBackend], name: str, predicts: str
+) -> None:
+    """diffusers noises a known picture; a network that knows the noise is asked at every step."""
+    config = dict(backends["kl"].scheduler_config) | {"prediction_type": predicts}
+    sampler = make_sampler(name, config, 6, [0], torch.device("cpu"))
+    picture, noise = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 8)
+    table = diffusers.DDPMScheduler.from_config(config)
+    for step, timestep in enumerate(sampler.timesteps):
+        at = torch.tensor([round(float(timestep))])
+        seen = table.add_noise(picture, noise, at)
+        output = noise if predicts == "epsilon" else table.get_velocity(picture, noise, at)
+        found = sampler.clean(step, output, seen)
+        assert float((found - picture).abs().max()) < (2e-3 if float(timestep).is_integer() else 0.2)

@@ -19,9 +19,11 @@ from ip2pbatch.errors import ModelError, ResourceError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.execute import EditEngine, Options, OutOfMemory, Quiet, Result, Summary, run_plan
+from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Preview, Result, Source, Stopped
+from ip2pbatch.run.execute import Options, Quiet, Summary, run_plan
 from ip2pbatch.run.fake import FakeEngine
 from ip2pbatch.run.ledger import EngineSpec, Record, open_run
+from ip2pbatch.run.stop import Stop
 from ip2pbatch.run.view import read_run
 
 
@@ -383,3 +385,31 @@ def test_a_run_that_ends_early_leaves_no_thread_that_writes(tmp_path: Path, monk
             run_plan(make_plan(photos), ledger, Wrapped(before=gone))
         assert over
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+
+
+def test_a_stop_between_two_steps_leaves_what_was_under_way_to_the_next_session(tmp_path: Path) -> None:
+    """An engine with steps asks its hook between them; what it had begun before is kept."""
+    plan, stop = make_plan(make_photos(tmp_path / "photos", 6)), Stop()
+
+    class Stepping(Wrapped):
+        def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
+            for step in (1, 2, 3):
+                if hook is not None and not hook.step(step, 3, list):
+                    raise Stopped
+            return super().begin(edits, sources, hook)
+
+    class Impatient(Quiet):
+        def __init__(self) -> None:
+            self.heard: list[tuple[int, int]] = []
+
+        def stepped(self, done: int, of: int, preview: Preview) -> None:
+            self.heard.append((done, of))
+            if len(self.heard) == 5:
+                stop.ask(now=True)
+
+    heard = Impatient()
+    with open_run(tmp_path / "out", SPEC) as ledger:
+        summary = run_plan(plan, ledger, Stepping(batch=2), None, heard, stop=stop)
+    assert heard.heard == [(1, 3), (2, 3), (3, 3), (1, 3), (2, 3)]
+    assert (summary.made, summary.states["left"], summary.exit_code) == (2, 4, 130)
+    assert run(tmp_path / "out", plan, Stepping(batch=2)).made == 4

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.execute import Source
+from ip2pbatch.run.engine import Source
 from ip2pbatch.run.fake import FakeEngine
 
 SIZE = (160, 96)

@@ -30,7 +30,7 @@ from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.precision import choose_precision
 from ip2pbatch.errors import MissingError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.execute import OutOfMemory, Source
+from ip2pbatch.run.engine import OutOfMemory, Source
 
 SIZE = (64, 48)
 

@@ -80,7 +80,7 @@ sys.path.insert(0, "tests")
 from faked_cuda import faked_cuda
 from test_steps import THREES, TWOS, load as on_cpu, predict
 from tiny_models import save_model
-from ip2pbatch.backends import pytorch
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 
 for kind, rows in (("kl", THREES), ("dc", TWOS)):

@@ -19,8 +19,9 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import LockedError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, Plan, Strip, make_edit
 from ip2pbatch.plan.photos import Photo
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run import clock
-from ip2pbatch.run.layout import Layout, Shard, run_folders, strip_key
+from ip2pbatch.run.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.ledger import Delivery, EngineSpec, Invocation, Run, open_run
 from ip2pbatch.run.view import read_run
 

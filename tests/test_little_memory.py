@@ -22,7 +22,7 @@ from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench.random_models import ARCHITECTURES
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.execute import Source
+from ip2pbatch.run.engine import Source
 
 
 class Meter(TorchDispatchMode):

@@ -65,10 +65,11 @@ def test_an_interval_is_a_part_of_the_steps() -> None:
 
 def test_an_approximate_speed_up_is_named_in_the_run_s_identity_and_read_from_it() -> None:
     machine = Machine(precision=Precision.FP32, device="cpu", interval=(0.1, 0.8))
-    spec, _ = choose("tiny", machine, safety=False)
+    spec, _ = choose("tiny", machine, safety=False, note=print)
     assert spec.approximations == ("guidance-interval 0.1..0.8",)
     assert interval_in(spec.approximations) == (0.1, 0.8)
-    assert choose("tiny", Machine(precision=Precision.FP32, device="cpu"), safety=False)[0].approximations == ()
+    plain = Machine(precision=Precision.FP32, device="cpu")
+    assert choose("tiny", plain, safety=False, note=print)[0].approximations == ()
     assert interval_in(()) is None
 
 
@@ -88,7 +89,7 @@ def as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_a_level_says_how_a_gpu_may_round(as_torch_was: None, level: str, rounds: bool, exact: bool) -> None:
     machine = Machine(precision=Precision.FP32, device="cpu", determinism=Determinism(level))
-    choose("tiny", machine, safety=False)[1]().close()
+    choose("tiny", machine, safety=False, note=print)[1]().close()
     assert torch.backends.cudnn.allow_tf32 == rounds
     assert torch.are_deterministic_algorithms_enabled() == exact
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == exact  # without it torch refuses to call cuBLAS then
@@ -98,15 +99,15 @@ def test_a_level_says_how_a_gpu_may_round(as_torch_was: None, level: str, rounds
 def test_what_hangs_on_a_measurement_is_not_bitwise(auto: dict[str, Any]) -> None:
     machine = Machine(precision=Precision.FP32, device="cpu", determinism=Determinism.BITWISE, **auto)
     with pytest.raises(UsageError, match="is bitwise") as caught:
-        choose("tiny", machine, safety=False)
+        choose("tiny", machine, safety=False, note=print)
     assert "--determinism stable" in str(caught.value.hint)
 
 
 def test_a_step_can_be_left_out_and_a_stranger_cannot() -> None:
     machine = Machine(precision=Precision.FP32, device="cpu", without=("time-table", "row-workers"))
-    _, open_engine = choose("tiny", machine, safety=False)
+    _, open_engine = choose("tiny", machine, safety=False, note=print)
     engine = open_engine()
     assert "text-memory" in engine.steps
     assert not {"time-table", "row-workers"} & set(engine.steps)
     with pytest.raises(UsageError, match="there is no step wings"):
-        choose("tiny", Machine(precision=Precision.FP32, device="cpu", without=("wings",)), safety=False)
+        choose("tiny", Machine(precision=Precision.FP32, device="cpu", without=("wings",)), safety=False, note=print)

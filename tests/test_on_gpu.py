@@ -29,7 +29,7 @@ from ip2pbatch.engine.calls import seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.run.execute import OutOfMemory, Source
+from ip2pbatch.run.engine import OutOfMemory, Source
 
 pytestmark = [
     pytest.mark.gpu,

@@ -22,7 +22,7 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.execute import OutOfMemory, Source
+from ip2pbatch.run.engine import OutOfMemory, Source
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")

@@ -158,7 +158,7 @@ def test_files_that_were_not_delivered_are_no_success_to_machines(
 def test_the_last_line_of_a_bug_has_its_exit_code(
     command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ip2pbatch.run.execute.run_plan", lambda *of: 1 / 0)
+    monkeypatch.setattr("ip2pbatch.jobs.session.run_plan", lambda *of, stop: 1 / 0)
     said = command("run", recipe, *FAKE, "--json")
     assert said.code == 1
     assert lines(said.out)[-1]["exit_code"] == 1

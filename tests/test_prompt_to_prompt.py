@@ -27,8 +27,8 @@ from ip2pbatch.backends.pytorch.backend import TorchBackend
 from ip2pbatch.cli.app import app
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import Ip2pError, MissingError, ModelError, RecipeError, ResourceError, UsageError
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run.engine import OutOfMemory
-from ip2pbatch.run.layout import Shard
 from ip2pbatch.train import stages
 from ip2pbatch.train.data.released import Prompt, Sample, jpeg, prompt_folders, read_prompt_folder
 from ip2pbatch.train.pairs.filter import Thresholds, select

@@ -21,7 +21,7 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import MissingError, ModelError
-from ip2pbatch.run.execute import OutOfMemory
+from ip2pbatch.run.engine import OutOfMemory
 
 
 def load(path: Path, precision: str = "fp32") -> pytorch.TorchBackend:
@@ -144,7 +144,7 @@ def test_memory_that_a_call_freed_is_used_again() -> None:
     code = """
 import resource
 import torch
-from ip2pbatch.backends import pytorch
+from ip2pbatch.backends.pytorch import backend as pytorch
 pytorch.configure()
 for call in range(12):
     if call == 2:

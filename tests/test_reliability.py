@@ -34,8 +34,8 @@ from runs import (
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.photos import Photo
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run.fake import FakeEngine
-from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.ledger import open_run
 from ip2pbatch.run.view import read_run
 

@@ -16,7 +16,7 @@ from PIL import Image
 from test_report import gallery_of, origin
 
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.run.execute import Result
+from ip2pbatch.run.engine import Result
 from ip2pbatch.run.view import RunView
 from ip2pbatch.show.report import draw_report, write_report
 

@@ -11,7 +11,7 @@ from command import CommandLine
 from runs import make_photos
 
 from ip2pbatch.disk.journal import read_journal
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 
 FAKE = ("--backend", "fake")
 

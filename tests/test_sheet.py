@@ -15,7 +15,7 @@ from PIL import Image
 
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.recipe import Sheet
-from ip2pbatch.run.execute import Result
+from ip2pbatch.run.engine import Result
 from ip2pbatch.run.view import RunView
 from ip2pbatch.show import lettering
 from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, mark_of, totals

@@ -81,7 +81,7 @@ def test_the_papers_chain_as_it_ships() -> None:
 
 def test_a_rate_is_learned_replaced_and_used() -> None:
     settings = Pairs(maker="prompt_to_prompt", steps=50, side=256)
-    config = stage("prompt_to_prompt_pairs", settings)
+    config = stage("pairs.prompt_to_prompt.stage", settings)
     learn(config, {"pairs/s": 8.0}, "cpu")
     assert [rate for rate in rates() if rate.device == "cpu"] == [
         Rate("cpu", estimates.PAIR_STEPS, SD1, 8 * 50 / 4, "measured on this machine")
@@ -94,17 +94,17 @@ def test_a_rate_is_learned_replaced_and_used() -> None:
 
 def test_a_small_models_rate_says_nothing_of_a_large_one() -> None:
     small = Pairs(maker="prompt_to_prompt", model="somebody/tiny")
-    learn(stage("prompt_to_prompt_pairs", small), {"pairs/s": 1000.0}, "cpu")
+    learn(stage("pairs.prompt_to_prompt.stage", small), {"pairs/s": 1000.0}, "cpu")
     assert not replace(drawn(), model=SD1).hours(rates())
     assert replace(drawn(), model="tiny").hours(rates())
-    learn(stage("prompt_to_prompt_pairs", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
+    learn(stage("pairs.prompt_to_prompt.stage", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
     assert len([rate for rate in rates() if rate.device == "cpu"]) == 2, "one does not replace the other"
 
 
 def test_a_fine_tunings_rate_is_that_of_its_last_session_and_of_one_process() -> None:
     settings = FineTuning(maker="stable_diffusion", start="a/stable-diffusion-v1-5")
     metrics = {"steps": 10_000.0, "seconds": 10.0, "samples_a_second": 8.0}  # nearly all steps were before a restart
-    learn(stage("stable_diffusion", settings), metrics, "cpu", 4)
+    learn(stage("fit.stable_diffusion", settings), metrics, "cpu", 4)
     assert rates()[-1] == Rate("cpu", estimates.SAMPLES, SD1, 2.0, "measured on this machine")
 
 

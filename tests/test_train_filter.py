@@ -15,7 +15,7 @@ from tiny_models import make_picture
 
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import Similarities, to_unit_range
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.data.released import Prompt, Sample, prompt_folders, read_prompt_folder, read_seeds, write_prompt
 from ip2pbatch.train.pairs import filter as filtering

@@ -17,7 +17,7 @@ from tiny_language import save_language_model
 
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import MissingError, ModelError, NothingMatchedError, RecipeError, UsageError
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train import stages
 from ip2pbatch.train.captions import generate
 from ip2pbatch.train.captions.generate import Config

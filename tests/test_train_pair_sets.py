@@ -17,7 +17,7 @@ from tiny_models import make_picture
 
 from ip2pbatch.errors import NothingMatchedError, RecipeError, ResourceError, UsageError
 from ip2pbatch.measures.clip import Similarities
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train.data import pack_pictures as shards
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.released import Prompt, Sample, write_prompt

@@ -12,7 +12,7 @@ from tiny_models import make_picture
 
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import Similarities
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train.data.released import (
     Prompt,
     Sample,

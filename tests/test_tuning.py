@@ -15,7 +15,7 @@ from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.execute import OutOfMemory
+from ip2pbatch.run.engine import OutOfMemory
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from runs import LONG, make_photos, many, strays
 
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.run.arrivals import Arrivals
-from ip2pbatch.run.execute import Result
+from ip2pbatch.run.engine import Result
 from ip2pbatch.run.fake import FakeEngine
 
 RECIPE = """

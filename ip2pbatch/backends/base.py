@@ -36,6 +36,11 @@ class Backend(Protocol):
     vae_scale: int
     scheduler_config: Mapping[str, Any]
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the speed-ups that are in."""
+        ...
+
     def encode_text(self, instructions: Sequence[str]) -> Tensor:
         """Text embeddings [n, tokens, width]."""
         ...

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ip2pbatch import __version__, errors
-from ip2pbatch.cli import bench, console, edit, export, lock, recipes, run, train, verify, watch
+from ip2pbatch.cli import bench, console, edit, export, lock, recipes, run, train, watch
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
 
@@ -52,7 +52,7 @@ app.command("deliver", rich_help_panel=LOOKING)(look.deliver)
 app.command("sheet", rich_help_panel=LOOKING)(look.sheet)
 app.command("report", rich_help_panel=LOOKING)(look.report)
 app.command("lock", rich_help_panel=TRUST)(lock.lock)
-app.command("verify", rich_help_panel=TRUST)(verify.verify)
+app.command("verify", rich_help_panel=TRUST)(lock.verify)
 app.command("init", rich_help_panel=RECIPES)(recipes.init)
 app.command("validate", rich_help_panel=RECIPES)(recipes.validate)
 app.command("schema", rich_help_panel=RECIPES)(recipes.schema)

@@ -115,7 +115,7 @@ def _measure(
     from ip2pbatch.engine.bench.results import open_results
     from ip2pbatch.engine.bench.suites import find
     from ip2pbatch.jobs.engines import device_name
-    from ip2pbatch.jobs.session import versions
+    from ip2pbatch.jobs.job import versions
     from ip2pbatch.run.machine import Machine
 
     device = device_name(Machine(device=suite.device))

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ip2pbatch import jobs
+from ip2pbatch.cli import ending
 from ip2pbatch.cli.flags import on_a_machine
 from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
+from ip2pbatch.cli.voice import Terminal
 from ip2pbatch.run.machine import Machine
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]
@@ -50,22 +53,11 @@ def edit(
 ) -> None:
     """Edit photos by written instruction, without a recipe."""
     from ip2pbatch.cli.machines import Outlets
-    from ip2pbatch.jobs.session import Selection, carry_out, make_job, recipe_text
-    from ip2pbatch.plan.flags import Flags, recipe_from_flags
 
-    recipe = recipe_from_flags(
-        Flags(
-            tuple(photos),
-            tuple(instruction),
-            out,
-            text=text,
-            image=image,
-            seed=seed,
-            steps=steps,
-            sampler=sampler,
-            size=size,
-            model=model,
-        )
-    )
-    job = make_job(recipe, recipe_text(recipe), Selection(only=only, limit=limit))
-    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), fresh=fresh))
+    outlets = Outlets(as_json, junit)
+    outlets.check()
+    outcome = jobs.edit(
+        photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
+        model=model, machine=machine, only=only, limit=limit, fresh=fresh, voice=Terminal(outlets),
+    )  # fmt: skip
+    raise typer.Exit(ending.show(outcome, outlets))

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ip2pbatch import jobs
 from ip2pbatch.cli import console
 from ip2pbatch.cli.models import Name
-from ip2pbatch.run.machine import Machine, Precision, Provider
+from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.run.machine import Precision, Provider
 
 app = typer.Typer(help="Export models to ONNX.", no_args_is_help=True)
 
@@ -37,19 +39,8 @@ def onnx(
     opset: Opset = 17,
 ) -> None:
     """Write MODEL as ONNX to a folder that --model takes. Fails where a network is not what PyTorch makes of it."""
-    from ip2pbatch.backends.onnx.providers import onnxruntime
-    from ip2pbatch.backends.weights import resolve
-    from ip2pbatch.engine.on_onnx import place_of, refuse_bf16
-
-    refuse_bf16(precision)
-    onnxruntime()
-    from ip2pbatch.backends.onnx import export
-
-    form = export.form_for(provider, None if precision is Precision.AUTO else str(precision), opset)
-    # A plain graph is compared with PyTorch on the CPU, a fused one where alone it runs.
-    compared = Provider.CUDA if form.graph == "fused" else Provider.CPU
-    made = export.export(resolve(model), out, form, place_of(Machine(provider=compared)), console.note)
-    for name, facts in made.networks.items():
-        words = f"{facts['psnr']:.0f} dB, largest difference {facts['max_relative']:.1g} of its range"
+    made = jobs.export(model, out, provider=provider, precision=precision, opset=opset, voice=Terminal())
+    for name, (psnr, difference) in made.networks.items():
+        words = f"{psnr:.0f} dB, largest difference {difference:.1g} of its range"
         console.out().print(f"{name.replace('_', ' ')}: {words}", markup=False)
-    console.out().print(f"exported {model} in {form.precision} to {out}; use it with --backend onnx --model {out}")
+    console.out().print(f"exported {model} in {made.precision} to {out}; use it with --backend onnx --model {out}")

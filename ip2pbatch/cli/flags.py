@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ip2pbatch.jobs.backends import BACKENDS
 from ip2pbatch.run.machine import (
-    BackendName,
     Compile,
     Determinism,
     Machine,
@@ -21,7 +22,10 @@ from ip2pbatch.run.machine import (
     interval_of,
 )
 
-Backend = Annotated[BackendName, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
+# typer takes its choices from an Enum, and these are a table's.
+Name = StrEnum("Name", {name.upper(): name for name in BACKENDS})  # type: ignore[misc]
+
+Backend = Annotated[Name, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the first GPU, else cpu")]
 ProviderFlag = Annotated[
     Provider | None,
@@ -44,7 +48,7 @@ Interval = Annotated[
 
 
 def machine_of(
-    backend: Backend = BackendName.TORCH,
+    backend: Backend = Name("torch"),
     provider: ProviderFlag = None,
     device: Device = None,
     precision: PrecisionFlag = Precision.AUTO,
@@ -56,7 +60,7 @@ def machine_of(
 ) -> Machine:
     """What the flags say. Raises UsageError."""
     return Machine(
-        backend, device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
+        str(backend), device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
         interval_of(interval), provider,
     )  # fmt: skip
 

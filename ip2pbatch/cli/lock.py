@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ip2pbatch import errors
+from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
-from ip2pbatch.errors import ModelError, StaleError, UsageError
+from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.errors import UsageError
+from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ip2pbatch.cli.machines import Outlets
-    from ip2pbatch.jobs.session import Job
-    from ip2pbatch.plan.edits import Plan
-    from ip2pbatch.run.lock import Lock, Surroundings
-    from ip2pbatch.run.machine import Machine
-    from ip2pbatch.run.stale import Difference
-    from ip2pbatch.run.view import RunView
+    from ip2pbatch.jobs.locking import Locked
+    from ip2pbatch.jobs.verifying import Verdict
+
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")]
+
+_MEANS = {
+    Level.BITWISE: "files equal to the bit",
+    Level.PIXELS: f"pictures within RMS {MAX_RMS:g} and {MAX_DIFFERENCE} of 255",
+    Level.PERCEPTUAL: f"pictures with SSIM {MIN_SSIM} or more",
+}
 
 
 def lock(
@@ -30,133 +36,109 @@ def lock(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; say what is stale and exit 4 when anything is.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")] = False,
+    as_json: Json = False,
     junit: Annotated[Path | None, typer.Option(help="With --check: write a JUnit file, a test case a topic.")] = None,
 ) -> None:
     """Write RECIPE.lock.yaml from a finished run: versions, model, device, photos, and a digest of every picture."""
     from ip2pbatch.cli.machines import Outlets
-    from ip2pbatch.jobs.session import Selection, read
-    from ip2pbatch.run.lock import lock_path
-    from ip2pbatch.show import ci
 
-    job = read(recipe, Selection(out=out))
-    path, outlets = lock_path(recipe), Outlets(as_json, junit)
-    if check:
-        raise typer.Exit(_check(job, path, outlets))
-    if junit is not None:
+    outlets = Outlets(as_json, junit)
+    if junit is not None and not check:
         raise UsageError("--junit is for lock --check", hint="add --check, or leave it out")
-    made = write(job, path, recipe.name)
-    for broken in job.scan.broken:
-        console.warn(f"not locked: {broken.name}: {broken.reason}")
-    counts = {"photos": len(made.photos), "pictures": len(made.edits), "files": len(made.files)}
-    words = f"locked {counts['pictures']} pictures and {counts['files']} files of {counts['photos']} photos in {path}"
-    (console.talk() if as_json else console.out()).print(words, markup=False)
-    outlets.compared([ci.verdict_line(str(path), counts, errors.DONE)], "", [])
-
-
-def _check(job: Job, path: Path, outlets: Outlets) -> int:
-    """Say what is stale, to people and machines; the exit code."""
-    from ip2pbatch.run.lock import read_lock
-    from ip2pbatch.show import ci
-
     outlets.check()
-    made = read_lock(path)
-    found = differences(made, job.whole, surroundings(job, made.engine.backend))
-    out = console.talk() if outlets.json else console.out()
-    for difference in found:
-        out.print(console.plain(str(difference)), markup=False)
-    out.print(
-        f"stale: {console.count(len(found), 'reason')} in {path}" if found else f"up to date: {path}", markup=False
-    )
-    code = errors.DIFFERS if found else errors.DONE
-    lines = [*map(ci.stale_line, found), ci.verdict_line(str(path), {"stale": len(found)}, code)]
-    outlets.compared(lines, ci.junit_of_lock(str(path), found), ci.github_stale(found, str(path)))
-    return code
+    found = jobs.lock(recipe, out=out, check=check, voice=Terminal())
+    out_ = console.talk() if as_json else console.out()
+    (_show_check if check else _show_lock)(found, outlets, out_)
+    raise typer.Exit(found.exit_code)
 
 
-def write(job: Job, path: Path, recipe: str) -> Lock:
-    """Write the lock of a job's finished run. Raises StaleError, UsageError."""
-    from ip2pbatch.run.lock import caveats, make_lock, write_lock
-    from ip2pbatch.run.view import read_run
-
-    view = read_run(job.out)
-    now = surroundings(job, view.spec.backend)
-    _refuse_another_model(view, job)
-    made = make_lock(view, job.whole, now, recipe)
-    for caveat in caveats(view):
-        console.warn(caveat)
-    write_lock(made, path)
-    return made
-
-
-def refuse_stale(recipe: Path, job: Job, machine: Machine, outlets: Outlets) -> Callable[[Mapping[str, Any]], None]:
-    """For `run --locked`: raises StaleError where anything differs from the lock, after naming it.
-
-    What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
-    measured and speed-ups that do not apply are not known.
-    """
-    from ip2pbatch.jobs.engines import choose, device_name
-    from ip2pbatch.run.lock import lock_path, read_lock
-    from ip2pbatch.run.stale import other_shape
-
-    path = lock_path(recipe)
-    made = read_lock(path)
-    spec, _ = choose(job.recipe.model, machine, safety=job.recipe.safety)
-    now = replace(surroundings(job, str(machine.backend)), spec=spec, device=device_name(machine))
-    hint = "run without --locked, look, and lock again; or undo the change"
-    refuse(path, differences(made, job.whole, now), outlets, hint)
-    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), outlets, hint)
-
-
-def differences(made: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
-    """What is not as it was locked; says so where the model is not here to be compared."""
-    from ip2pbatch.run.stale import stale
-
-    if now.weights is None:
-        console.warn(f"{plan.model} is not on this machine, so its files were not compared")
-    return stale(made, plan, now)
-
-
-def refuse(
-    path: Path, found: Sequence[Difference], outlets: Outlets, hint: str, verdict: str = "is stale"
-) -> None:  # fmt: skip
-    """Raises StaleError where anything was found, after naming it to people and machines."""
+def _show_lock(made: Locked, outlets: Outlets, out: Console) -> None:
     from ip2pbatch.show import ci
 
-    for difference in found:
-        console.warn(str(difference))
-    if found:
-        outlets.compared(
-            map(ci.stale_line, found), ci.junit_of_lock(str(path), found), ci.github_stale(found, str(path))
-        )
-        raise StaleError(f"{path} {verdict}: {console.count(len(found), 'reason')}", hint=hint)
+    for broken in made.broken:
+        console.warn(f"not locked: {broken.name}: {broken.reason}")
+    counts = made.counts
+    words = f"{counts['pictures']} pictures and {counts['files']} files of {counts['photos']} photos"
+    out.print(f"locked {words} in {made.path}", markup=False)
+    outlets.compared([ci.verdict_line(str(made.path), counts, errors.DONE)], "", [])
 
 
-def surroundings(job: Job, backend: str) -> Surroundings:
-    """What the job's pictures hang on here and now. Loads and fetches nothing."""
-    from ip2pbatch.jobs.files import settings_of
-    from ip2pbatch.jobs.session import versions
-    from ip2pbatch.run.lock import Surroundings
+def _show_check(found: Locked, outlets: Outlets, out: Console) -> None:
+    """Say what is stale, to people and machines."""
+    from ip2pbatch.show import ci
 
-    output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}
-    now = Surroundings(versions(backend), job.recipe.safety, output, revision="", weights={})
-    if backend == "fake":
-        return now
-    from ip2pbatch.backends.weights import file_digests, resolve
-
-    with suppress(ModelError):
-        folder = resolve(job.recipe.model, download=False)
-        return replace(now, revision=folder.revision, weights=file_digests(folder.path))
-    return replace(now, revision=None, weights=None)
+    number = len(found.differences)
+    for difference in found.differences:
+        out.print(console.plain(str(difference)), markup=False)
+    verdict = f"stale: {console.count(number, 'reason')} in" if number else "up to date:"
+    out.print(f"{verdict} {found.path}", markup=False)
+    line = ci.verdict_line(str(found.path), {"stale": number}, found.exit_code)
+    outlets.stale(str(found.path), found.differences, [line])
 
 
-def _refuse_another_model(view: RunView, job: Job) -> None:
-    if view.spec.backend == "fake":
-        return
-    from ip2pbatch.backends.weights import resolve
+def verify(
+    what: Annotated[
+        Path, typer.Argument(help="A run's output folder, its recipe, or a lock.", show_default=False, metavar="WHAT")
+    ],
+    against: Annotated[Path | None, typer.Option(help="Compare with this finished run; nothing is made again.")] = None,
+    level: Annotated[
+        Level | None, typer.Option(help="How equal is equal.", show_default="bitwise for a bitwise run, else pixels")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="Only N pictures, chosen by hash.", min=1)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for pictures of what differs.", show_default="within the run"),
+    ] = None,
+    as_json: Json = False,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit file: a test case a comparison.")] = None,
+) -> None:
+    """Make the pictures of a finished run again in a temporary folder, and compare them. Exit 4 where any differs."""
+    from ip2pbatch.cli.machines import Outlets
 
-    if resolve(job.recipe.model, download=False).digest != view.spec.model_digest:
-        raise StaleError(
-            f"{job.recipe.model} is not the model that the run in {view.root} was made with",
-            hint="make the pictures with it: run the recipe with --fresh",
-        )
+    outlets = Outlets(as_json, junit)
+    outlets.check()
+    with outlets.telling_stale():
+        verdict = jobs.verify(what, against=against, level=level, sample=sample, out=out, voice=Terminal())
+    if verdict.stopped:
+        console.talk().print("interrupted: nothing was compared")
+        outlets.interrupted(verdict.stopped)
+    else:
+        _show_verdict(verdict, console.talk() if as_json else console.out())
+        _tell(verdict, outlets)
+    raise typer.Exit(verdict.exit_code)
+
+
+def _show_verdict(verdict: Verdict, out: Console) -> None:
+    """A table of what differs, and a last line that tells the truth."""
+    from ip2pbatch.run.verify import titles
+
+    findings = verdict.findings
+    said = titles([finding.case for finding in findings])
+    wrong = [finding for finding in findings if finding.state != "equal"]
+    rows = [(f.state, f.case.photo, said[f.case], f.why) for f in wrong]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    for row in rows:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        out.print(console.plain(line.rstrip()), markup=False)
+    if shown := verdict.shown:
+        out.print(f"expected, actual and difference of {len(shown)}: {next(iter(shown.values())).parent}", markup=False)
+    kinds = Counter(finding.state for finding in findings)
+    counts = ", ".join(f"{kinds[state]} {state}" for state in ("differs", "absent") if kinds[state])
+    words = f"different: {counts} of {len(findings)}" if wrong else f"the same: all {len(findings)} compared"
+    means = "pictures equal to the pixel" if verdict.digests_only else _MEANS[verdict.level]
+    noun = "file" if verdict.level is Level.BITWISE else "picture"
+    more = f"; {console.count(verdict.left, noun)} not there yet" if verdict.left else ""
+    out.print(f"{words} ({means}), {verdict.name} {verdict.made}{more}", markup=False)
+
+
+def _tell(verdict: Verdict, outlets: Outlets) -> None:
+    """The same to machines."""
+    from ip2pbatch.show import ci
+
+    findings = verdict.findings
+    lines = [
+        *map(ci.warning_line, verdict.remarks), *map(ci.finding_line, findings),
+        ci.verdict_line(verdict.name, verdict.counts, verdict.exit_code),
+    ]  # fmt: skip
+    suite = ci.junit_of_findings(f"verify {verdict.name}", findings)
+    outlets.compared(lines, suite, ci.github_findings(findings))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ip2pbatch.cli import console
+from ip2pbatch import jobs
+from ip2pbatch.cli import console, ending
+from ip2pbatch.cli.console import count, plain
+from ip2pbatch.cli.voice import Terminal
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.standing import Standing, Unfinished
+
+_SHOWN = 20  # pictures and photos without a file that are listed before the rest is only counted
+_COLOURS = {"done": "green", "left": "cyan", "failed": "red", "nan": "red", "flagged": "yellow", "skipped": "yellow"}
 
 RunFolder = Annotated[Path, typer.Argument(help="The output folder of a run, or its recipe.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -16,13 +27,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 def status(run: RunFolder, as_json: Json = False) -> None:
     """Show what of a run is done, failed or left, and why."""
-    from ip2pbatch.jobs import standing
-
-    view = standing.find(run)
+    found = jobs.status(run)
     if as_json:
-        print(json.dumps(standing.as_json(view), indent=2))
+        print(json.dumps(found.as_json(), indent=2))
     else:
-        standing.show(view)
+        _show(found)
 
 
 def deliver(
@@ -39,11 +48,17 @@ def deliver(
     ] = False,
 ) -> None:
     """Write the files of a finished run again, with other settings and without the model."""
-    from ip2pbatch.jobs.session import Selection, deliver_again, read
+    from ip2pbatch.cli.machines import Outlets
 
-    job = read(recipe, Selection(out=out))
-    output = {"format": format, "quality": quality, "full_resolution": full_resolution, "name": name}
-    raise typer.Exit(deliver_again(job, output, {"gps": gps, "prompt": prompt}, tidy=tidy))
+    outcome = jobs.deliver(
+        recipe, out=out, format=format, quality=quality, full_resolution=full_resolution, name=name, gps=gps,
+        prompt=prompt, tidy=tidy, voice=Terminal(),
+    )  # fmt: skip
+    if outcome.unmade:
+        console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")
+    if outcome.removed is not None:
+        console.out().print(f"removed {count(len(outcome.removed), 'file')} delivered before under other names")
+    raise typer.Exit(ending.show(outcome, Outlets()))
 
 
 def sheet(
@@ -54,12 +69,7 @@ def sheet(
     cell: Annotated[int, typer.Option(help="Long side of a cell in pixels.", min=64, max=2048)] = 384,
 ) -> None:
     """Draw the contact sheets of a run again, with other settings."""
-    from ip2pbatch.jobs import standing
-    from ip2pbatch.plan.recipe import Sheet
-    from ip2pbatch.show.sheet import write_sheets
-
-    view = standing.find(run)
-    for page in write_sheets(view, out or view.root / "sheets", Sheet(cell=cell)):
+    for page in jobs.sheet(run, out=out, cell=cell):
         console.out().print(str(page))
 
 
@@ -68,8 +78,46 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file.", show_default="RUN/report.html")] = None,
 ) -> None:
     """Write the HTML report of a run again."""
-    from ip2pbatch.jobs import standing
-    from ip2pbatch.show.report import write_report
+    console.out().print(str(jobs.report(run, out=out)))
 
-    view = standing.find(run)
-    console.out().print(str(write_report(view, out or view.root / "report.html")))
+
+def _show(found: Standing) -> None:
+    """The same for a person."""
+    from rich.markup import escape
+
+    out = console.out()
+    out.print(f"[bold]{escape(found.name)}[/] in {escape(found.run)}")
+    out.print(f"{found.model} on {found.backend} in {found.precision}, {count(found.sessions, 'session')}")
+    states = [f"[{_COLOURS[state]}]{number} {state}[/]" for state, number in found.edits.items() if number]
+    delivered = count(found.delivered, "file")
+    out.print(f"{count(found.photos, 'photo')}, edits: {', '.join(states) or 'none'}; {delivered} delivered")
+    if kept := found.detail_kept:
+        out.print(
+            f"the photos' own fine detail in these files: {kept.median:.0%} (median), "
+            f"least {kept.least:.0%} in {escape(kept.least_in)}"
+        )
+    if earlier := found.leftovers:
+        out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
+    for line in [*_failures(found.unfinished), *_unread(found.broken)]:
+        out.print(escape(plain(line)))
+
+
+def _unread(broken: Mapping[str, str]) -> list[str]:
+    """A line for a photo that cannot be read."""
+    lines = [f"  not edited: {name}: {reason}" for name, reason in list(broken.items())[:_SHOWN]]
+    return lines + ([f"  and {len(broken) - _SHOWN} more that cannot be read"] if len(broken) > _SHOWN else [])
+
+
+def _failures(rows: Sequence[Unfinished]) -> list[str]:
+    """A line for what a photo's instruction came to: it fails alike with every seed and every scale."""
+    alike = Counter((row.state, row.photo, row.instruction, row.reason) for row in rows)
+    shown = list(alike.items())[:_SHOWN]
+    lines = []
+    for (state, photo, instruction, reason), times in shown:
+        why = reason.removeprefix(f"{photo.rpartition('/')[2]}: ")
+        lines.append(f"  {state}: {photo}: {instruction}: {why}" + (f" ({times} times)" if times > 1 else ""))
+    rest = Counter(row.state for row in rows)
+    rest.subtract({state: sum(n for (own, *_), n in shown if own == state) for state in rest})
+    if left := {state: number for state, number in rest.items() if number}:
+        lines.append("  and " + ", ".join(f"{number} more {state}" for state, number in left.items()))
+    return lines

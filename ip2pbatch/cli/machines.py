@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from ip2pbatch.show import ci
 
 if TYPE_CHECKING:
     from ip2pbatch.cli.progress import Watcher
+    from ip2pbatch.jobs.outcome import Outcome
     from ip2pbatch.plan.edits import Edit, Plan
     from ip2pbatch.plan.limits import Limits
-    from ip2pbatch.plan.photos import Broken
-    from ip2pbatch.run.execute import Events, Summary
+    from ip2pbatch.run.engine import Preview
+    from ip2pbatch.run.execute import Events
     from ip2pbatch.run.ledger import Delivery, Record
+    from ip2pbatch.run.stale import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,12 @@ class Outlets:
         """What hears of a run while it goes on: the person's watcher, and JSON lines where they are asked for."""
         return Lines(watcher, plan) if self.json else watcher
 
-    def finished(self, out: Path, summary: Summary, exit_code: int, broken: Sequence[Broken] = ()) -> None:
-        """Everything that is told once, at the end of a session of the run in `out`. Raises ResourceError."""
+    def finished(self, outcome: Outcome) -> None:
+        """Everything that is told once, at the end of a session. Raises ResourceError."""
         if self.junit is not None or _on_github():
-            self._show(out, summary, broken)
+            self._show(outcome)
         if self.json:
-            console.data(ci.summary_line(summary, exit_code, broken))
+            console.data(ci.summary_line(outcome.summary, outcome.exit_code, outcome.broken))
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:
         """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations.
@@ -63,6 +66,22 @@ class Outlets:
         _annotate(annotations)
         if self.json:
             console.data(*lines)
+
+    @contextmanager
+    def telling_stale(self) -> Iterator[None]:
+        """Around a job that refuses what its lock or recipe does not agree with: machines hear each reason."""
+        from ip2pbatch.jobs.locking import StaleLockError
+
+        try:
+            yield
+        except StaleLockError as error:
+            self.stale(str(error.path), error.differences, [])
+            raise
+
+    def stale(self, subject: str, found: Sequence[Difference], more: Sequence[str]) -> None:
+        """Why `subject` is not what it should be; `more` are JSON lines that follow."""
+        lines = [*map(ci.stale_line, found), *more]
+        self.compared(lines, ci.junit_of_lock(subject, found), ci.github_stale(found, subject))
 
     def interrupted(self, exit_code: int) -> None:
         """The last line of what was stopped before it had anything to tell."""
@@ -78,11 +97,10 @@ class Outlets:
         except OSError as error:
             raise _unwritable(self.junit, error) from error
 
-    def _show(self, out: Path, summary: Summary, broken: Sequence[Broken]) -> None:
-        from ip2pbatch.run.view import read_run
+    def _show(self, outcome: Outcome) -> None:
         from ip2pbatch.show.cells import gallery
 
-        cells, beside = gallery(read_run(out)), ci.beside(summary, broken)
+        cells, beside = gallery(outcome.view), ci.beside(outcome.summary, outcome.broken)
         self._write(ci.junit(cells, beside))
         _annotate(ci.github_annotations(cells, beside=beside))
         step = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -131,6 +149,9 @@ class Lines:
 
     def delivered(self, delivery: Delivery) -> None:
         self._watcher.delivered(delivery)
+
+    def stepped(self, done: int, of: int, preview: Preview) -> None:
+        self._watcher.stepped(done, of, preview)
 
     def shrunk(self, limits: Limits) -> None:
         console.data(ci.warning_line(f"out of memory: going on with {limits.batch} edits a call"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from ip2pbatch import errors
+from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
 
 app = typer.Typer(help="List, fetch and find models.", no_args_is_help=True)
@@ -71,12 +72,9 @@ def doctor(as_json: Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ip2pbatch.jobs.examination import as_json as rows
-    from ip2pbatch.jobs.examination import examine
-
-    findings = examine()
+    findings = jobs.doctor()
     if as_json:
-        print(json.dumps(rows(findings), indent=2))
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         colours = {"ok": "green", "note": "yellow", "problem": "red"}

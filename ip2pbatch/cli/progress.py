@@ -15,6 +15,7 @@ from rich.table import Column
 from ip2pbatch.cli.console import count, duration, plain
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.limits import Limits
+from ip2pbatch.run.engine import Preview
 from ip2pbatch.run.ledger import Delivery, Record
 
 _EVERY = 10.0  # seconds between two plain lines
@@ -69,6 +70,9 @@ class Watcher:
 
     def delivered(self, delivery: Delivery) -> None:
         """Nothing: a delivered file is seen where it is."""
+
+    def stepped(self, done: int, of: int, preview: Preview) -> None:
+        """Nothing: an edit is soon made."""
 
     def shrunk(self, limits: Limits) -> None:
         self._console.print(f"[yellow]out of memory:[/] going on with calls of {limits.default_rows} rows")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ip2pbatch import errors
+from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.forecast import Forecast
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -104,14 +107,36 @@ def plan(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 4 when there is work left.")] = False,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    from ip2pbatch.jobs import forecast
-    from ip2pbatch.jobs.session import Selection, read
-
-    job = read(recipe, Selection(out=out, only=only, limit=limit))
-    cast = forecast.forecast(job)
+    cast = jobs.plan(recipe, out=out, only=only, limit=limit)
     if as_json:
         print(json.dumps(cast.as_json(), indent=2))
     else:
-        forecast.show(cast)
+        _show(cast)
     if exit_code and (cast.edits_left or cast.files_left):
         raise typer.Exit(errors.DIFFERS)
+
+
+def _show(cast: Forecast) -> None:
+    """The counts for a person."""
+    from rich.markup import escape
+
+    out = console.out()
+    out.print(f"[bold]{escape(cast.name)}[/] with {escape(cast.model)} into {escape(cast.out)}")
+    made = f"{cast.edits_done:,} done, [bold]{cast.edits_left:,} to make[/]"
+    out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
+    if cast.edits_left:
+        saved = 1 - cast.rows / cast.rows_plain
+        fewer = f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else ""
+        out.print(f"{cast.rows:,} network rows{fewer}")
+        shares = ", ".join(f"{share:.0%} on a {kind.upper()}" for kind, share in cast.padding.items())
+        out.print(f"padding that fills calls: {shares} of all rows")
+        sizes = list(cast.sizes.items())
+        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
+        out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
+    disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
+    files = console.count(cast.files, "file")
+    out.print(f"{files}{f', {cast.files_left:,}' if cast.files_left < cast.files else ''} to deliver; {disk}")
+    for line in cast.broken:
+        console.warn(line)
+    for line in cast.notes:
+        console.note(line)

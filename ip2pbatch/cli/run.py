@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ip2pbatch import jobs
+from ip2pbatch.cli import ending
 from ip2pbatch.cli.flags import on_a_machine
+from ip2pbatch.cli.voice import Terminal
 from ip2pbatch.run.machine import Machine
-
-if TYPE_CHECKING:
-    from ip2pbatch.run.ledger import Status
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder instead of the recipe's.")]
@@ -38,13 +38,16 @@ def run(
     junit: Junit = None,
 ) -> None:
     """Make every picture a recipe asks for that is not made yet. Run it again to go on."""
-    from ip2pbatch.cli.lock import refuse_stale
     from ip2pbatch.cli.machines import Outlets
-    from ip2pbatch.jobs.session import Selection, carry_out, read
 
-    job, outlets = read(recipe, Selection(out=out, only=only, limit=limit, shard=shard)), Outlets(as_json, junit)
-    agree = refuse_stale(recipe, job, machine, outlets) if locked else None
-    raise typer.Exit(carry_out(job, machine, outlets, fresh=fresh, agree=agree))
+    outlets = Outlets(as_json, junit)
+    outlets.check()
+    with outlets.telling_stale():
+        outcome = jobs.run(
+            recipe, out=out, only=only, limit=limit, shard=shard, machine=machine, fresh=fresh, locked=locked,
+            voice=Terminal(outlets),
+        )  # fmt: skip
+    raise typer.Exit(ending.show(outcome, outlets))
 
 
 @on_a_machine
@@ -58,8 +61,8 @@ def retry(
 ) -> None:
     """Try the failed, nan and flagged pictures of a recipe again, and whatever is left."""
     from ip2pbatch.cli.machines import Outlets
-    from ip2pbatch.jobs.session import Selection, carry_out, read
 
-    job = read(recipe, Selection(out=out, only=only))
-    redo: frozenset[Status] = frozenset({"failed", "skipped", "nan", "flagged"})
-    raise typer.Exit(carry_out(job, machine, Outlets(as_json, junit), redo=redo))
+    outlets = Outlets(as_json, junit)
+    outlets.check()
+    outcome = jobs.retry(recipe, out=out, only=only, machine=machine, voice=Terminal(outlets))
+    raise typer.Exit(ending.show(outcome, outlets))

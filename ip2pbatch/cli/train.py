@@ -71,7 +71,7 @@ def plan(config: Config, photos: Photos = None, out: Out = Path("work"), as_json
 @app.command()
 def run(config: Config, photos: Photos = None, out: Out = Path("work"), shard: ShardFlag = None) -> None:
     """Bring a stage and all that it builds on up to date; an interrupted stage goes on where it was."""
-    from ip2pbatch.run.layout import Shard
+    from ip2pbatch.plan.shard import Shard
     from ip2pbatch.train import stages
 
     part = Shard.parse(shard) if shard else None

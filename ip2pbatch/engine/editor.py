@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.recent import Recent
-from ip2pbatch.engine.samplers import make_sampler
+from ip2pbatch.engine.samplers import Sampler, make_sampler
 from ip2pbatch.engine.transfer import fetch, send
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
-from ip2pbatch.run.engine import Pending, Result, Source
+from ip2pbatch.run.engine import Hook, Pending, Result, Source, Stopped
 from ip2pbatch.run.flat import EVEN, lacks_content
 
 Determinism = Literal["fast", "stable", "bitwise"]
@@ -55,22 +56,24 @@ class Editor:
         self._texts: Recent[Tensor] = Recent(_TEXTS)
         self._images: Recent[Tensor] = Recent(_IMAGES)
         self.limits = backend.limits
+        self.rows_asked = 0
+        """Network rows that calls had so far, those that fill them included."""
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The names of the backend's speed-ups that are in, where it has such."""
-        return tuple(getattr(getattr(self._backend, "site", None), "applied", ()))
+        """The names of the backend's speed-ups that are in."""
+        return self._backend.steps
 
     def edit(self, edits: Sequence[Edit], sources: Sequence[Source]) -> list[Result]:
         """One Result an Edit, in order; all edits share size, steps and sampler. Raises OutOfMemory."""
         return self.begin(edits, sources)()
 
     @torch.inference_mode()
-    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
         """All that a device does for these Edits is asked of it; a GPU is still at work when this returns."""
         self._check(edits)
         images = torch.cat([self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)])
-        drafts = self._develop(self.denoise(edits, images))
+        drafts = self._develop(self.denoise(edits, images, hook))
 
         @torch.inference_mode()
         def finish() -> list[Result]:
@@ -120,7 +123,7 @@ class Editor:
         """The embedding [1, tokens, width], encoded alone so that it hangs on no other instruction."""
         return self._texts.get(instruction, lambda: self._backend.encode_text([instruction]))
 
-    def denoise(self, edits: Sequence[Edit], images: Tensor) -> Tensor:
+    def denoise(self, edits: Sequence[Edit], images: Tensor, hook: Hook | None = None) -> Tensor:
         """Noise, and conditioning latents [n, c, h, w] → latents of that shape in float32, as the UNet knows them.
 
         A GPU may still be at work when this returns.
@@ -134,9 +137,18 @@ class Editor:
             start, end = self._interval
             guided = start <= step / first.steps < end
             plan = plan_rows(edits if guided else [dataclasses.replace(e, guidance=_UNGUIDED) for e in edits], step)
-            rows = self._predict(plan, sampler.scale(latents, timestep), timestep, images)
-            latents = sampler.step(combine(plan, rows), timestep, latents)
+            seen = sampler.scale(latents, timestep)
+            noise = combine(plan, self._predict(plan, seen, timestep, images))
+            latents = sampler.step(noise, timestep, latents)
+            if hook and not hook.step(step + 1, first.steps, partial(self._preview, sampler, step, noise, seen)):
+                raise Stopped(f"after step {step + 1} of {first.steps}")
         return latents
+
+    @torch.inference_mode()
+    def _preview(self, sampler: Sampler, step: int, noise: Tensor, seen: Tensor) -> list[NDArray[np.uint8]]:
+        """The pictures that this step's noise estimate leads to straight away."""
+        clean = sampler.clean(step, noise, seen)
+        return [to_uint8(self._backend.decode(one[None] / self._backend.scaling_factor)) for one in clean]
 
     def _predict(self, plan: RowPlan, latents: Tensor, timestep: Tensor, images: Tensor) -> list[Tensor]:
         """The network's answer [c, h, w] to each row of the plan, in calls of the bucket's size."""
@@ -146,6 +158,7 @@ class Editor:
         zeros = torch.zeros_like(images[0])
         answers: list[Tensor] = []
         for rows in fill(plan.rows, bucket if self._determinism != "fast" else min(bucket, len(plan.rows))):
+            self.rows_asked += len(rows)
             answers += self._backend.predict_noise(
                 torch.stack([latents[row.latent_of] for row in rows]),
                 timestep,

@@ -1,15 +1,15 @@
-"""The onnx backend behind the flags: which provider, which form of export, and where the export lies."""
+"""The backend `onnx`: which provider and which form of export the flags come to, and where the export lies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.run.execute import EditEngine
+from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.ledger import EngineSpec
-from ip2pbatch.run.machine import Compile, Determinism, Machine, Precision
+from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, Provider, interval_in
 
 if TYPE_CHECKING:
     from ip2pbatch.backends.onnx.artefact import Artefact
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ip2pbatch.backends.weights import ModelFolder
 
 
-def choose_onnx(
-    model: str, machine: Machine, safety: bool, edits: Sequence[Edit]
+def choose(
+    model: str, machine: Machine, *, safety: bool, edits: Sequence[Edit], note: Callable[[str], None]
 ) -> tuple[EngineSpec, Callable[[], EditEngine]]:
     """The engine's identity, and what opens it: an exported folder, or a model, exported into the cache on first use.
 
@@ -40,12 +40,11 @@ def choose_onnx(
     def open_engine() -> EditEngine:
         from ip2pbatch.backends.onnx import backend as ort
         from ip2pbatch.backends.pytorch import backend as pytorch
-        from ip2pbatch.cli import console
         from ip2pbatch.engine.editor import Editor
 
         pytorch.configure()
-        exported = _exported(folder, found, precision, place)
-        backend = ort.load(exported, place, [edit.size for edit in edits], console.note)
+        exported = _exported(folder, found, precision, place, note)
+        backend = ort.load(exported, place, [edit.size for edit in edits], note)
         return Editor(backend, determinism=machine.determinism.value, safety=safety, interval=machine.interval)
 
     return spec, open_engine
@@ -63,13 +62,14 @@ def place_of(machine: Machine) -> Place:
     return providers.Place(provider, device, torch.get_num_threads(), repeatable)
 
 
-def _exported(folder: ModelFolder, found: Artefact | None, precision: str, place: Place) -> Artefact:
+def _exported(
+    folder: ModelFolder, found: Artefact | None, precision: str, place: Place, note: Callable[[str], None]
+) -> Artefact:
     from ip2pbatch.backends.onnx import artefact, export
-    from ip2pbatch.cli import console
 
     form = export.form_for(place.provider, precision)
     if found is None:
-        return export.cached(folder, form, place, console.note)
+        return export.cached(folder, form, place, note)
     artefact.check(found, model_digest=folder.digest, precision=precision, graph=form.graph)
     return found
 
@@ -98,3 +98,47 @@ def _refuse_torch_flags(machine: Machine) -> None:
         raise UsageError("--compile on compiles the torch backend's network", hint="leave it out")
     if machine.without:
         raise UsageError("--without leaves out steps of the torch backend", hint="leave it out")
+
+
+def device_name(machine: Machine) -> str:
+    """The device that the provider works on."""
+    from ip2pbatch.engine.on_torch import torch_device_name
+
+    place = place_of(machine)
+    return torch_device_name("cpu" if place.provider == "cpu" else f"cuda:{place.device}", place.threads)
+
+
+def libraries() -> Mapping[str, str]:
+    """onnxruntime's version. Raises MissingError."""
+    from ip2pbatch.backends.onnx.providers import onnxruntime
+
+    return {"onnxruntime": onnxruntime().__version__}
+
+
+def files(model: str) -> tuple[str, str, Mapping[str, str]]:
+    """As torch has them: an export says whose weights it holds."""
+    from ip2pbatch.engine import on_torch
+
+    return on_torch.files(model)
+
+
+def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:
+    """The flags of a run that was made with it; it has providers where the others have devices."""
+    return Machine(
+        "onnx", None, Precision(spec.precision), Determinism(spec.determinism), batch,
+        interval=interval_in(spec.approximations), provider=Provider(spec.provider),
+    )  # fmt: skip
+
+
+def findings() -> Iterator[Finding]:
+    """Each provider of onnxruntime as a session finds it, which is not always as onnxruntime lists it."""
+    from ip2pbatch.backends.onnx import providers
+
+    try:
+        providers.onnxruntime()
+    except MissingError as error:
+        yield Finding("onnx backend", "missing", "note", f"optional: {error.hint}")
+        return
+    for name in providers.PROVIDERS:
+        reason = providers.why_not(name)
+        yield Finding(f"onnx {name}", "does not work" if reason else "works", "note" if reason else "ok", reason)

@@ -18,7 +18,7 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
-from ip2pbatch.run.execute import Source
+from ip2pbatch.run.engine import Source
 
 FLOOR = 40.0
 """Decibels of PSNR to float32 below which a cheaper format is not taken unasked."""

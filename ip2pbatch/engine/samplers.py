@@ -49,6 +49,23 @@ class Sampler:
         """The latents as the network wants to see them at `timestep`."""
         return self._scheduler.scale_model_input(latents, timestep)
 
+    def clean(self, step: int, output: Tensor, seen: Tensor) -> Tensor:
+        """x₀ as the network's `output` at `step` (from 0) has it, of latents `seen` as `scale` gives them.
+
+        With ᾱ the share of signal, seen = √ᾱ·x₀ + √(1−ᾱ)·ε, and v = √ᾱ·ε − √(1−ᾱ)·x₀ (Salimans and Ho 2022).
+        """
+        alpha = self._signal(step)
+        signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+        if self._scheduler.config.prediction_type == "v_prediction":
+            return signal * seen - noise * output
+        return (seen - noise * output) / signal
+
+    def _signal(self, step: int) -> float:
+        """ᾱ at `step`: from the noise level where the scheduler counts in those, else from its table by timestep."""
+        if (levels := getattr(self._scheduler, "sigmas", None)) is not None:
+            return 1 / (1 + float(levels[step]) ** 2)
+        return float(self._scheduler.alphas_cumprod[int(self.timesteps[step])])
+
     def step(self, noise: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
         """The latents one step on, each Edit's ancestral noise drawn from its own generator."""
         extra = {"generator": self._generators} if self._takes_generator else {}

@@ -22,7 +22,7 @@ from ip2pbatch.engine.calls import WORDS, seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.rows import count_rows
-from ip2pbatch.run.execute import OutOfMemory
+from ip2pbatch.run.engine import OutOfMemory
 
 _NEAR = 1.03  # a smaller bucket is taken where it is within this of the best: less padding, an earlier first picture
 _LARGE = 2000  # network rows below which no compiling was ever worth measuring for

@@ -1,1 +1,238 @@
-"""What each command does, without the terminal: also the Python API."""
+"""What the commands do, without a terminal: one function a command. This is also the Python API.
+
+    from ip2pbatch import jobs
+
+    outcome = jobs.edit("photos", "make it winter", out="winter")
+    for picture in outcome:
+        print(picture.photo, picture.state, picture.file)
+
+Each takes a `voice` that hears notes, warnings and progress and can ask for a stop; without one it is silent, and in a
+notebook a bar. What goes wrong is an Ip2pError of ip2pbatch/errors.py with a hint. Nothing heavy is imported before
+it is needed. The modules in here are never called like a function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ip2pbatch.plan.defaults import DEFAULT_MODEL
+from ip2pbatch.run.machine import Machine, Precision, Provider
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.exporting import Exported
+    from ip2pbatch.jobs.forecast import Forecast
+    from ip2pbatch.jobs.job import Selection
+    from ip2pbatch.jobs.locking import Locked
+    from ip2pbatch.jobs.outcome import Outcome
+    from ip2pbatch.jobs.standing import Standing
+    from ip2pbatch.jobs.verifying import Verdict
+    from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.run.machine import Finding
+
+__all__ = [
+    "Machine", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet", "status",
+    "verify", "watch",
+]  # fmt: skip
+
+AnyPath = str | PathLike[str]
+Numbers = float | Sequence[float] | str
+"""A number, several, or a text such as "5,7.5" or "1..2 by 0.25"."""
+
+
+def edit(
+    photos: AnyPath | Sequence[AnyPath], instructions: str | Sequence[str], out: AnyPath, *,
+    text: Numbers | None = None, image: Numbers | None = None, seed: Numbers | None = None, steps: int | None = None,
+    sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, machine: Machine | None = None,
+    only: str | None = None, limit: int | None = None, fresh: bool = False, voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
+
+    `text` and `image` are the two guidance scales, `size` the long side the model works at. Raises UsageError.
+    """
+    from ip2pbatch.jobs import job as jobs
+    from ip2pbatch.jobs.session import carry_out
+    from ip2pbatch.plan.flags import Flags, recipe_from_flags
+
+    paths = [photos] if isinstance(photos, (str, PathLike)) else photos
+    words = [instructions] if isinstance(instructions, str) else instructions
+    flags = Flags(
+        tuple(map(Path, paths)), tuple(words), Path(out), _text(text), _text(image), _text(seed), steps, sampler, size,
+        model,
+    )  # fmt: skip
+    recipe = recipe_from_flags(flags)
+    job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit))
+    return carry_out(job, machine or Machine(), _heard(voice), fresh=fresh)
+
+
+def run(
+    recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
+    shard: str | None = None, machine: Machine | None = None, fresh: bool = False, locked: bool = False,
+    voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Make every picture a recipe asks for that is not made yet; call it again to go on.
+
+    `shard` is a part such as "2/8"; `locked` refuses where anything differs from the recipe's lock.
+    """
+    from ip2pbatch.jobs import job as jobs
+    from ip2pbatch.jobs.session import carry_out
+
+    voice, machine = _heard(voice), machine or Machine()
+    job, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard)), None
+    if locked:
+        from ip2pbatch.jobs.locking import refuse_stale
+
+        agree = refuse_stale(Path(recipe), job, machine, voice)
+    return carry_out(job, machine, voice, fresh=fresh, agree=agree)
+
+
+def retry(
+    recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, machine: Machine | None = None,
+    voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Try the failed, nan and flagged pictures of a recipe again, and whatever is left."""
+    from ip2pbatch.jobs import job as jobs
+    from ip2pbatch.jobs.session import carry_out
+
+    job = jobs.read(Path(recipe), _selection(out, only))
+    redo = frozenset[Literal["failed", "skipped", "nan", "flagged"]]({"failed", "skipped", "nan", "flagged"})
+    return carry_out(job, machine or Machine(), _heard(voice), redo=redo)
+
+
+def watch(
+    folder: AnyPath, recipe: AnyPath, *, settle: float = 2.0, once_idle: float | None = None,
+    out: AnyPath | None = None, machine: Machine | None = None, voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Edit what arrives in a folder, each photo once, until the voice asks for a stop or nothing came for `once_idle`
+    seconds. A file is whole when it did not change for `settle` seconds.
+    """
+    from ip2pbatch.jobs.shift import keep_watch
+
+    return keep_watch(
+        Path(folder), Path(recipe), machine or Machine(), _heard(voice), out=None if out is None else Path(out),
+        settle=settle, once_idle=once_idle,
+    )  # fmt: skip
+
+
+def plan(
+    recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None
+) -> Forecast:  # fmt: skip
+    """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model."""
+    from ip2pbatch.jobs.forecast import forecast
+    from ip2pbatch.jobs.job import read
+
+    return forecast(read(Path(recipe), _selection(out, only, limit)))
+
+
+def status(run: AnyPath) -> Standing:
+    """What of a run is done, failed or left, and why; by its output folder or its recipe."""
+    from ip2pbatch.jobs.standing import find, standing
+
+    return standing(find(Path(run)))
+
+
+def deliver(
+    recipe: AnyPath, *, out: AnyPath | None = None, format: str | None = None, quality: int | None = None,
+    full_resolution: str | None = None, name: str | None = None, gps: str | None = None, prompt: bool | None = None,
+    tidy: bool = False, voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Write the files of a finished run again, with other settings and without the model.
+
+    `tidy` removes files that were delivered under other names before, where nobody changed them.
+    """
+    from ip2pbatch.jobs.job import read
+    from ip2pbatch.jobs.session import deliver_again
+
+    output = {"format": format, "quality": quality, "full_resolution": full_resolution, "name": name}
+    job = read(Path(recipe), _selection(out))
+    return deliver_again(job, output, {"gps": gps, "prompt": prompt}, _heard(voice), tidy=tidy)
+
+
+def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384) -> tuple[Path, ...]:
+    """Draw the contact sheets of a run again, cells `cell` pixels long; the pages."""
+    from ip2pbatch.jobs.standing import find
+    from ip2pbatch.plan.recipe import Sheet
+    from ip2pbatch.show.sheet import write_sheets
+
+    view = find(Path(run))
+    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), Sheet(cell=cell)))
+
+
+def report(run: AnyPath, *, out: AnyPath | None = None) -> Path:
+    """Write the HTML report of a run again; the file."""
+    from ip2pbatch.jobs.standing import find
+    from ip2pbatch.show.report import write_report
+
+    view = find(Path(run))
+    return write_report(view, view.root / "report.html" if out is None else Path(out))
+
+
+def lock(
+    recipe: AnyPath, *, out: AnyPath | None = None, check: bool = False, voice: Voice | None = None
+) -> Locked:  # fmt: skip
+    """Write the lock of a recipe's finished run, or with `check` only compare it with what would be made now."""
+    from ip2pbatch.jobs import locking
+    from ip2pbatch.jobs.job import read
+
+    job = read(Path(recipe), _selection(out))
+    return (locking.check if check else locking.write)(job, Path(recipe), _heard(voice))
+
+
+def verify(
+    what: AnyPath, *, against: AnyPath | None = None, level: str | None = None, sample: int | None = None,
+    out: AnyPath | None = None, voice: Voice | None = None,
+) -> Verdict:  # fmt: skip
+    """Make the pictures of a finished run, a recipe or a lock again in a temporary folder, and compare them.
+
+    `against` is another finished run to compare with instead, `level` bitwise, pixels or perceptual, `sample` how many
+    pictures, `out` the folder for pictures of what differs.
+    """
+    from ip2pbatch.jobs import verifying
+    from ip2pbatch.run.tolerance import Level
+
+    return verifying.verify(
+        Path(what), _heard(voice), against=None if against is None else Path(against),
+        level=None if level is None else Level(level), sample=sample, out=None if out is None else Path(out),
+    )  # fmt: skip
+
+
+def export(
+    model: str, out: AnyPath, *, provider: str = "cpu", precision: str = "auto", opset: int = 17,
+    voice: Voice | None = None,
+) -> Exported:  # fmt: skip
+    """Write a model as ONNX to a folder that `--backend onnx --model` takes, compared with PyTorch first."""
+    from ip2pbatch.jobs import exporting
+
+    return exporting.export(model, Path(out), Provider(provider), Precision(precision), opset, _heard(voice))
+
+
+def doctor() -> list[Finding]:
+    """Versions, devices and providers of this machine, and what an edit would use and why."""
+    from ip2pbatch.jobs.examination import examine
+
+    return examine()
+
+
+def _heard(voice: Voice | None) -> Voice:
+    """The voice that was given; without one bars for a person at a notebook, and silence elsewhere."""
+    if voice is not None:
+        return voice
+    from ip2pbatch.jobs.voice import Bars, Silent, in_notebook
+
+    return Bars() if in_notebook() else Silent()
+
+
+def _selection(
+    out: AnyPath | None = None, only: str | None = None, limit: int | None = None, shard: str | None = None
+) -> Selection:  # fmt: skip
+    from ip2pbatch.jobs.job import Selection
+
+    return Selection(None if out is None else Path(out), only, limit, shard)
+
+
+def _text(numbers: Numbers | None) -> str | None:
+    if numbers is None or isinstance(numbers, str):
+        return numbers
+    return ",".join(f"{number}" for number in (numbers if isinstance(numbers, Sequence) else (numbers,)))

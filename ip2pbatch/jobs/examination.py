@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ip2pbatch.jobs.backends import BACKENDS, backend
+from ip2pbatch.run.machine import Finding
 
 PACKAGES = (
     "torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface-hub", "pillow", "numpy",
@@ -16,24 +17,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's report: state is ok, note or problem."""
-
-    topic: str
-    value: str
-    state: str = "ok"
-    why: str = ""
-
-
 def examine() -> list[Finding]:
     """Every finding, in the order it is shown; each is something an edit depends on."""
-    return [*_system(), *_packages(), *_devices(), *_providers(), *_models()]
-
-
-def as_json(findings: list[Finding]) -> list[dict[str, str]]:
-    """The findings for `doctor --json`."""
-    return [asdict(finding) for finding in findings]
+    of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
+    return [*_system(), *_packages(), *of_backends, *_models()]
 
 
 def _system() -> Iterator[Finding]:
@@ -49,38 +36,6 @@ def _packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             if not name.startswith("onnxruntime"):
                 yield Finding(name, "missing", "problem", "pip install ip2pbatch brings it")
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    from ip2pbatch.backends.pytorch.backend import default_device
-    from ip2pbatch.engine.precision import describe
-
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        yield Finding(f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
-    device = default_device()
-    why = "the first CUDA device" if device.startswith("cuda") else "no CUDA device is visible to torch"
-    yield Finding("device used", device, "ok" if device != "cpu" else "note", why)
-    precision, reason = describe(device)
-    yield Finding("precision used", precision, why=reason)
-    yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
-
-
-def _providers() -> Iterator[Finding]:
-    """Each provider of onnxruntime as a session finds it, which is not always as onnxruntime lists it."""
-    from ip2pbatch.backends.onnx import providers
-    from ip2pbatch.errors import MissingError
-
-    try:
-        providers.onnxruntime()
-    except MissingError as error:
-        yield Finding("onnx backend", "missing", "note", f"optional: {error.hint}")
-        return
-    for name in providers.PROVIDERS:
-        reason = providers.why_not(name)
-        yield Finding(f"onnx {name}", "does not work" if reason else "works", "note" if reason else "ok", reason)
 
 
 def _models() -> Iterator[Finding]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ip2pbatch.jobs.session import file_names
+from ip2pbatch.jobs.job import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.likeness import compare
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import REDO, Options
 
 if TYPE_CHECKING:
-    from ip2pbatch.jobs.session import Job
+    from ip2pbatch.jobs.job import Job
     from ip2pbatch.plan.edits import Edit
     from ip2pbatch.plan.recipe import Recipe
     from ip2pbatch.run.ledger import Pixels, Run, Status

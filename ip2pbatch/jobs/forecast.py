@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ip2pbatch.cli import console
-from ip2pbatch.jobs.session import Job, file_names
+from ip2pbatch.jobs.job import Job, file_names
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
@@ -81,32 +80,6 @@ def forecast(job: Job) -> Forecast:
         sizes=dict(sizes.most_common()),
         disk=_disk(job, left), disk_free=_free(job.out),
     )  # fmt: skip
-
-
-def show(cast: Forecast) -> None:
-    """The counts for a person."""
-    from rich.markup import escape
-
-    out = console.out()
-    out.print(f"[bold]{escape(cast.name)}[/] with {escape(cast.model)} into {escape(cast.out)}")
-    made = f"{cast.edits_done:,} done, [bold]{cast.edits_left:,} to make[/]"
-    out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
-    if cast.edits_left:
-        saved = 1 - cast.rows / cast.rows_plain
-        fewer = f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else ""
-        out.print(f"{cast.rows:,} network rows{fewer}")
-        shares = ", ".join(f"{share:.0%} on a {kind.upper()}" for kind, share in cast.padding.items())
-        out.print(f"padding that fills calls: {shares} of all rows")
-        sizes = list(cast.sizes.items())
-        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
-        out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
-    disk = f"about {cast.disk / 1e6:,.0f} MB of disk, {cast.disk_free / 1e9:,.0f} GB free"
-    files = console.count(cast.files, "file")
-    out.print(f"{files}{f', {cast.files_left:,}' if cast.files_left < cast.files else ''} to deliver; {disk}")
-    for line in cast.broken:
-        console.warn(line)
-    for line in cast.notes:
-        console.note(line)
 
 
 def _view(out: Path) -> RunView | None:

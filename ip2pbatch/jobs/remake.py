@@ -8,15 +8,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ip2pbatch.cli import console
 from ip2pbatch.errors import StaleError, UsageError
+from ip2pbatch.jobs import engines
+from ip2pbatch.jobs.backends import backend
+from ip2pbatch.jobs.job import versions
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
-from ip2pbatch.run.execute import EditEngine, Options, Summary
-from ip2pbatch.run.ledger import EngineSpec, Run
-from ip2pbatch.run.machine import BackendName, Compile, Determinism, Machine, Precision, Provider, interval_in
-from ip2pbatch.run.view import RunView
+from ip2pbatch.run.clock import now
+from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.engine import EditEngine
+from ip2pbatch.run.execute import Options, Summary, run_plan
+from ip2pbatch.run.ledger import EngineSpec, Invocation, Run, open_run
+from ip2pbatch.run.view import RunView, read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.run.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +49,34 @@ class Recorded:
 
 
 @contextmanager
-def made_again(recorded: Recorded, part: Plan, *, deliver: bool) -> Iterator[tuple[RunView, Summary]]:
+def made_again(recorded: Recorded, part: Plan, voice: Voice, *, deliver: bool) -> Iterator[tuple[RunView, Summary]]:
     """A run of `part` of the plan in a folder that is gone afterwards; files are delivered where `deliver` says so.
 
-    Raises StaleError where the engine is not what it was.
+    Raises StaleError where the engine is not what it was, UsageError where its kind is not here.
     """
-    from ip2pbatch.jobs.engines import choose
-    from ip2pbatch.run.ledger import open_run
-    from ip2pbatch.run.view import read_run
-
-    spec, open_engine = choose(
-        recorded.spec.model, _machine(recorded), safety=recorded.safety, edits=recorded.plan.edits
+    machine = _machine(recorded)
+    spec, open_engine = engines.choose(
+        recorded.spec.model, machine, safety=recorded.safety, edits=recorded.plan.edits, note=voice.note
     )
     _refuse_another(recorded.spec, spec)
     with tempfile.TemporaryDirectory(prefix="ip2pbatch-verify-") as folder:
         with open_run(Path(folder), spec) as run:
-            _begin(run, recorded.plan)
+            run.begin_session(recorded.plan, Invocation(now().isoformat(timespec="seconds"), "verify"))
             engine = open_engine()
             engine.limits = dataclasses.replace(engine.limits, rows=_row_buckets(recorded))
-            for text in _unlike(recorded, engine):
-                console.warn(text)
+            for text in _unlike(recorded, engine, machine):
+                voice.warn(text)
             try:
-                summary = _make(recorded, run, engine, part, deliver)
+                summary = _make(recorded, run, engine, part, voice, deliver)
             finally:
                 engine.close()
         yield read_run(Path(folder)), summary
 
 
-def _make(recorded: Recorded, run: Run, engine: EditEngine, part: Plan, deliver: bool) -> Summary:
-    from ip2pbatch.cli.console import is_terminal, talk
-    from ip2pbatch.cli.progress import watch
-    from ip2pbatch.run.deliveries import Deliverer
-    from ip2pbatch.run.execute import run_plan
-
+def _make(recorded: Recorded, run: Run, engine: EditEngine, part: Plan, voice: Voice, deliver: bool) -> Summary:
     deliverer = Deliverer(run, _targets(recorded, part), recorded.delivery, "unique") if deliver else None
-    with watch(talk(), part.strips, terminal=is_terminal()) as events:
-        return run_plan(part, run, engine, Options(deliver=deliverer), events)
+    with voice.progress(part) as events, voice.stop() as stop:
+        return run_plan(part, run, engine, Options(deliver=deliverer), events, stop=stop)
 
 
 def _targets(recorded: Recorded, part: Plan) -> dict[tuple[int, int], str]:
@@ -88,71 +89,38 @@ def _targets(recorded: Recorded, part: Plan) -> dict[tuple[int, int], str]:
     return targets
 
 
-def _begin(run: Run, plan: Plan) -> None:
-    from ip2pbatch.run.clock import now
-    from ip2pbatch.run.ledger import Invocation
-
-    run.begin_session(plan, Invocation(now().isoformat(timespec="seconds"), "verify"))
-
-
 def _row_buckets(recorded: Recorded) -> dict[tuple[int, int], int]:
     """The rows of a call by size, which `--batch auto` may have measured: they decide a picture's last bits."""
     sizes = ((name.partition("x"), rows) for name, rows in recorded.rows.items())
     return {(int(width), int(height)): rows for (width, _, height), rows in sizes}
 
 
-def _unlike(recorded: Recorded, engine: EditEngine) -> Iterator[str]:
+def _unlike(recorded: Recorded, engine: EditEngine, machine: Machine) -> Iterator[str]:
     """What is not as it was when the pictures were made, in plain sentences: first suspects where any differs."""
-    from ip2pbatch.jobs.engines import device_name
-    from ip2pbatch.jobs.session import versions
-
-    device = device_name(_machine(recorded))
+    device = engines.device_name(machine)
     if device != recorded.device:
         yield f"the pictures were made on {recorded.device} and are made again on {device}"
-    now = versions(recorded.spec.backend)
+    here = versions(recorded.spec.backend)
     for name, version in recorded.versions.items():
-        if now.get(name) != version:
-            yield f"the pictures were made with {name} {version} and are made again with {now.get(name, 'none')}"
-    steps = getattr(engine, "steps", ())
-    if recorded.steps is not None and set(steps) != set(recorded.steps):
-        without, more = (
-            ", ".join(sorted(names)) for names in (set(recorded.steps) - {*steps}, set(steps) - {*recorded.steps})
-        )
+        if here.get(name) != version:
+            yield f"the pictures were made with {name} {version} and are made again with {here.get(name, 'none')}"
+    if recorded.steps is not None and set(engine.steps) != set(recorded.steps):
+        old, new = set(recorded.steps), set(engine.steps)
+        without, more = ", ".join(sorted(old - new)), ", ".join(sorted(new - old))
         changed = " and ".join([f"without {without}"] * bool(without) + [f"with {more}"] * bool(more))
         yield f"the pictures are made again {changed}, which was otherwise; see `ip2pbatch doctor`"
-
-
-def _left_out(recorded: Recorded) -> tuple[str, ...]:
-    """The speed-ups that were not in and would be."""
-    from ip2pbatch.backends.pytorch import steps
-
-    known = recorded.steps or ()
-    return tuple(step.name for step in steps.STEPS if not step.asked_for and step.name not in known)
 
 
 def _machine(recorded: Recorded) -> Machine:
     """The flags that make the pictures as they were made. Raises UsageError where there are none."""
     spec = recorded.spec
     try:
-        backend = BackendName(spec.backend)
-        precision = Precision.AUTO if backend is BackendName.FAKE else Precision(spec.precision)
-        interval = interval_in(spec.approximations)
-        # The onnx backend has providers where the others have devices.
-        provider = Provider(spec.provider) if backend is BackendName.ONNX else None
-        device = None if provider else spec.provider
-        machine = Machine(
-            backend, device, precision, Determinism(spec.determinism), recorded.batch, interval=interval,
-            provider=provider,
-        )  # fmt: skip
-    except ValueError as error:
+        return backend(spec.backend).as_made(spec, recorded.batch, recorded.steps)
+    except (ValueError, UsageError) as error:
         raise UsageError(
             f"pictures made with {spec.backend} on {spec.provider} in {spec.precision} cannot be made again here",
             hint="make them elsewhere and compare with --against FOLDER",
         ) from error
-    if backend is not BackendName.TORCH or recorded.steps is None:
-        return machine
-    compiled = Compile.ON if "compiled" in recorded.steps else Compile.OFF
-    return dataclasses.replace(machine, compile=compiled, without=_left_out(recorded))
 
 
 def _refuse_another(old: EngineSpec, new: EngineSpec) -> None:

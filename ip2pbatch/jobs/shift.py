@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ip2pbatch.cli import console
-from ip2pbatch.errors import NothingMatchedError, PlanError
-from ip2pbatch.jobs.engines import describe
+from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
+from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
-from ip2pbatch.jobs.session import Job, Selection, versions
+from ip2pbatch.jobs.job import Job, Selection
+from ip2pbatch.jobs.session import ended, invocation_of
 from ip2pbatch.plan.edits import Edit, Plan, expand
-from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.photos import Broken, Scan, scan
-from ip2pbatch.plan.recipe import Recipe
+from ip2pbatch.plan.recipe import Recipe, read_recipe
 from ip2pbatch.run.arrivals import Arrivals
-from ip2pbatch.run.clock import now
-from ip2pbatch.run.execute import EditEngine, Summary, run_plan
-from ip2pbatch.run.ledger import Delivery, Invocation, Record, Run
+from ip2pbatch.run.engine import EditEngine
+from ip2pbatch.run.execute import Summary, run_plan
+from ip2pbatch.run.ledger import Run, open_run
 from ip2pbatch.run.stop import Stop
 from ip2pbatch.run.view import read_run
 
 if TYPE_CHECKING:
+    from ip2pbatch.jobs.outcome import Outcome
+    from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.run.machine import Machine
 
 _NOTHING = Scan(())
+_PAUSE = 0.5  # seconds between two looks at the folder at most
+
+
+def keep_watch(
+    folder: Path, recipe: Path, machine: Machine, voice: Voice, *, out: Path | None, settle: float,
+    once_idle: float | None,
+) -> Outcome:  # fmt: skip
+    """Edit what arrives in `folder`, until `voice` is asked to stop or nothing came for `once_idle` seconds.
+
+    A file counts as whole after `settle` seconds without a change. Raises UsageError, RecipeError.
+    """
+    wanted, text = read_recipe(recipe)
+    wanted = watched(wanted, folder, out)
+    loading = f"loading {Path(wanted.model).name}"
+    with voice.busy(loading):
+        spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)
+    with open_run(wanted.output.folder, spec) as run:
+        with voice.busy(loading):
+            engine = open_engine()
+        try:
+            with voice.stop() as stop:
+                shift = Shift(wanted, text, machine, run, engine, voice)
+                shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
+        finally:
+            engine.close()
+    return ended(shift.job(), shift.summary(stop), voice)
+
+
+def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
+    """`recipe` with `folder` in the place of its photos; which files are meant stays as it says. Raises UsageError."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="watch takes the folder that photos arrive in")
+    first = recipe.photos[0]
+    if not recipe.edits or any(photos.instructions for photos in recipe.photos):
+        raise UsageError(
+            "watch edits every photo alike, and this recipe has instructions for single photos",
+            hint="use a recipe with edits and without instructions",
+        )
+    photos = first.model_copy(update={"folder": folder.absolute()})
+    output = recipe.output if out is None else recipe.output.model_copy(update={"folder": out.absolute()})
+    return recipe.model_copy(update={"photos": (photos,), "output": output})
 
 
 class Shift:
     """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there."""
 
-    def __init__(self, recipe: Recipe, text: str, machine: Machine, run: Run, engine: EditEngine) -> None:
+    def __init__(
+        self, recipe: Recipe, text: str, machine: Machine, run: Run, engine: EditEngine, voice: Voice
+    ) -> None:  # fmt: skip
         self.recipe, self.text, self.machine, self.run, self.engine = recipe, text, machine, run, engine
+        self._voice = voice
         self._begun = time.monotonic()
         self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
         self._broken: dict[str, Broken] = {}
@@ -74,7 +118,7 @@ class Shift:
         folder = self.recipe.photos[0].folder
         away = arrivals.polls > 0 and not folder.is_dir()
         if away and not self._away:
-            console.warn(f"{folder} is gone; waiting for it to come back")
+            self._voice.warn(f"{folder} is gone; waiting for it to come back")
         self._away = away
         try:
             with arrivals.poll() as ready:
@@ -116,21 +160,18 @@ class Shift:
         plan = expand(self.recipe, found)
         job = Job(self.recipe, self.text, found, plan, plan, plan, Selection())
         self._begin(plan)
-        engine = describe(self.engine, self.machine, plan)
-        self.run.note("engine", **engine, safety=self.recipe.safety)
+        described = engines.describe(self.engine, self.machine, plan)
+        self.run.note("engine", **described, safety=self.recipe.safety)
         options = options_of(job, self.run)
-        summary = run_plan(plan, self.run, self.engine, options, _Says())
+        with self._voice.progress(plan) as events:
+            summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)
         if options.deliver:
             for errand in options.deliver.errands(plan):  # what could not be delivered before was tried again
                 self._undelivered.pop(errand.target, None)
         self._count(plan, summary)
 
     def _begin(self, plan: Plan) -> None:
-        started, spec = now().isoformat(timespec="seconds"), self.run.spec
-        command = shlex.join(sys.argv)
-        self.run.begin_session(
-            plan, Invocation(started, command, self.text, versions(spec.backend), spec.provider, partial=True)
-        )
+        self.run.begin_session(plan, invocation_of(self.text, self.run.spec, partial=True))
         self._in_session = True
 
     def _count(self, plan: Plan, summary: Summary) -> None:
@@ -155,27 +196,7 @@ class Shift:
         if self._broken.get(str(broken.path)) == broken:
             return
         self._broken[str(broken.path)] = broken
-        console.warn(f"not edited: {broken.name}: {broken.reason}")
+        self._voice.warn(f"not edited: {broken.name}: {broken.reason}")
         if not self._in_session:  # a note belongs to a session, and nothing was edited in one yet
             self._begin(Plan(self.recipe.name, self.recipe.model, (), (), ()))
         self.run.note("broken", photo=broken.name, reason=broken.reason)
-
-
-class _Says:
-    """Tells of each delivered file on stdout, for whoever waits for it, and of each failure on stderr."""
-
-    def started(self, left: int, done: int) -> None:
-        """Nothing: a file that arrives is not worth a line before it is edited."""
-
-    def finished(self, edit: Edit, record: Record) -> None:
-        if record.status != "done":
-            console.warn(f"{record.status}: {edit.instruction}: {record.detail}")
-
-    def delivered(self, delivery: Delivery) -> None:
-        console.out().print(delivery.path, markup=False)
-
-    def shrunk(self, limits: Limits) -> None:
-        console.warn(f"out of memory: going on with calls of {limits.default_rows} rows")
-
-    def note(self, text: str) -> None:
-        console.warn(text)

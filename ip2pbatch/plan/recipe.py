@@ -29,7 +29,7 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.names import Template
 from ip2pbatch.plan.ranges import NUMBERS_SCHEMA, read_numbers
-from ip2pbatch.plan.yaml_source import Mistake, read_yaml, suggest, validate
+from ip2pbatch.plan.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
 Metric = Literal["l1", "ssim", "clip_image", "clip_direction"]
@@ -378,9 +378,19 @@ def _model_path(name: str, info: ValidationInfo) -> str:
 
 def load_recipe(path: Path) -> Recipe:
     """The Recipe in a YAML file; relative paths are from its folder. Raises RecipeError."""
-    data, locate = read_yaml(path)
+    return read_recipe(path)[0]
+
+
+def read_recipe(path: Path) -> tuple[Recipe, str]:
+    """The Recipe in a YAML file, and its text, each line ended as here. Raises RecipeError."""
+    text = read_text(path)
+    data, locate = parse_yaml(text, path)
     if isinstance(data, dict):
         if {"lock", "recipe"} <= data.keys():
             raise RecipeError("this is a lock and no recipe", file=path, hint=f"give {data['recipe']} instead")
         data = {"name": path.stem} | data
-    return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES)
+    return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES), _lines(text)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

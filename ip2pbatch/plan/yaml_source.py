@@ -80,7 +80,11 @@ class Locator:
 
 def read_yaml(path: Path) -> tuple[Any, Locator]:
     """The data of a YAML file and a Locator for it. Raises RecipeError for all that can be wrong with it."""
-    text = _read_text(path)
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: Path) -> tuple[Any, Locator]:
+    """The same of a file's text, which was read already."""
     try:
         root = _Builder(path, yaml.parse(text, Loader=_PARSER)).document()
     except yaml.MarkedYAMLError as error:
@@ -118,7 +122,7 @@ def suggest(word: str, known: Sequence[str]) -> str | None:
     return f"did you mean {near[0]!r}?" if near else None
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB, which no recipe is", file=path)

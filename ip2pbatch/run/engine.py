@@ -33,6 +33,9 @@ class Result:
     detail: str = ""
 
 
+Preview = Callable[[], list[NDArray[np.uint8]]]
+"""Makes, when it is called, the pictures [h, w, 3] that a batch is on its way to."""
+
 Pending = Callable[[], list[Result]]
 """Waits for what an engine has begun: one Result an Edit, in order. Raises OutOfMemory."""
 
@@ -41,16 +44,33 @@ class OutOfMemory(Exception):  # noqa: N818 (a condition that execute answers, n
     """An engine ran out of memory; execute halves its batch and tries again."""
 
 
+class Stopped(Exception):  # noqa: N818 (a condition that execute answers)
+    """A Hook asked an engine to stop between two steps: what it was at is not made."""
+
+
+class Hook(Protocol):
+    """What hears of a network step, and may stop between two of them."""
+
+    def step(self, done: int, of: int, preview: Preview) -> bool:
+        """Step `done` of `of` was asked of the device; `preview` is what the pictures are like so far. False: stop."""
+        ...
+
+
 class EditEngine(Protocol):
     """Pictures in, pictures out. Everything that diffusion needs is behind it."""
 
     limits: Limits
 
-    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
-        """Begin to make one Result an Edit; all edits share size, steps and sampler. Raises OutOfMemory.
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the speed-ups that are in."""
+        ...
+
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
+        """Begin to make one Result an Edit; all edits share size, steps and sampler. Raises OutOfMemory, Stopped.
 
         An engine whose limits say that it `overlaps` is still at work when this returns, and may be given the next
-        Edits before it is asked for these Results.
+        Edits before it is asked for these Results. `hook` hears of every network step, where the engine has such.
         """
         ...
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -25,14 +25,12 @@ from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.delivery_threads import Couriers
-from ip2pbatch.run.engine import EditEngine, OutOfMemory, Pending, Result, Source
+from ip2pbatch.run.engine import EditEngine, OutOfMemory, Pending, Preview, Result, Source, Stopped
 from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.ledger import Delivery, Pixels, Record, Run, Status
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
-
-__all__ = ["EditEngine", "Events", "Options", "OutOfMemory", "Quiet", "Result", "Source", "Summary", "run_plan"]
 
 _AHEAD = 2  # batches whose photos are being loaded while the engine works
 _BREAKS = 20  # calls that break one after another before the engine, and not the pictures, is to blame
@@ -66,6 +64,10 @@ class Events(Protocol):
         """Memory ran out and the engine now takes less at once."""
         ...
 
+    def stepped(self, done: int, of: int, preview: Preview) -> None:
+        """The network was asked for step `done` of `of` of a batch; `preview`, when called, shows it so far."""
+        ...
+
     def note(self, text: str) -> None:
         """Something a person may want to know, in one plain sentence."""
         ...
@@ -78,6 +80,7 @@ class Quiet:
     def finished(self, edit: Edit, record: Record) -> None: ...
     def delivered(self, delivery: Delivery) -> None: ...
     def shrunk(self, limits: Limits) -> None: ...
+    def stepped(self, done: int, of: int, preview: Preview) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -127,16 +130,18 @@ class Summary:
 
 
 def run_plan(
-    plan: Plan, run: Run, engine: EditEngine, options: Options | None = None, events: Events | None = None
-) -> Summary:
+    plan: Plan, run: Run, engine: EditEngine, options: Options | None = None, events: Events | None = None, *,
+    stop: Stop | None = None,
+) -> Summary:  # fmt: skip
     """Make every picture of `plan` that is not done yet, and deliver every kept one that is not delivered.
 
-    Raises ResourceError when the disk or memory runs out, and what the engine raises to end a run.
+    It ends early where `stop` is asked; without one it answers ^C and SIGTERM itself. Raises ResourceError when the
+    disk or memory runs out, and what the engine raises to end a run.
     """
-    with listening() as stop:
-        with _Workshop(plan, run, engine, options or Options(), events or Quiet()) as shop:
+    with listening() if stop is None else nullcontext(stop) as stop:
+        with _Workshop(plan, run, engine, options or Options(), events or Quiet(), stop) as shop:
             while not stop.asked.is_set() and (batch := shop.next_batch()) is not None:
-                for made in shop.make(shop.load(batch), stop):
+                for made in shop.make(shop.load(batch)):
                     shop.keep(*made)
             for made in shop.collect():  # of a run that was asked to stop: it is made already
                 shop.keep(*made)
@@ -156,8 +161,8 @@ class _UnderWay:
 class _Workshop:
     """The state of one `run_plan`: what is taken, what is being written, what went wrong."""
 
-    def __init__(self, plan: Plan, run: Run, engine: EditEngine, options: Options, events: Events) -> None:
-        self.plan, self.run, self.engine, self.options = plan, run, engine, options
+    def __init__(self, plan: Plan, run: Run, engine: EditEngine, options: Options, events: Events, stop: Stop) -> None:
+        self.plan, self.run, self.engine, self.options, self._stop = plan, run, engine, options, stop
         self._events, self._telling = events, threading.Lock()
         self._begun = options.clock()
         self._busy = Busy(options.clock)
@@ -240,14 +245,14 @@ class _Workshop:
                 self._fail(edit, "failed", f"its source could not be loaded: {error}")
         return jobs
 
-    def make(self, jobs: list[Job], stop: Stop) -> Iterator[Made]:
+    def make(self, jobs: list[Job]) -> Iterator[Made]:
         """Begin each job, and give what was begun before it; where the engine does not overlap, what is begun as well.
 
         Out of memory: smaller calls. A call that breaks: one by one.
         """
         if jobs:
             self._parts.append(jobs)
-        while not stop.asked.is_set() and (self._parts or (self._under_way and not jobs)):
+        while not self._stop.asked.is_set() and (self._parts or (self._under_way and not jobs)):
             begun = self._begin_next() if self._parts else None
             before, self._under_way = self._under_way, begun
             yield from self._results_of(before)
@@ -265,8 +270,13 @@ class _Workshop:
         self._parts.extendleft(part[start : start + limit] for start in reversed(range(limit, len(part), limit)))
         now, part, pending = self.options.clock(), part[:limit], None
         with self._answering(part), self._busy.at("model"):
-            pending = self.engine.begin([edit for edit, _ in part], [source for _, source in part])
+            pending = self.engine.begin([edit for edit, _ in part], [source for _, source in part], self)
         return _UnderWay(part, pending, now) if pending is not None else None
+
+    def step(self, done: int, of: int, preview: Preview) -> bool:
+        """Hear of a network step, as the engine's Hook: whether to go on to the next one."""
+        self._tell(self._events.stepped, done, of, preview)
+        return not self._stop.now.is_set()
 
     def _results_of(self, begun: _UnderWay | None) -> Iterator[Made]:
         """The Results of what was begun, and the seconds that each took."""
@@ -291,6 +301,8 @@ class _Workshop:
         except (OutOfMemory, MemoryError) as error:
             self._shrink(error)
             self._parts.appendleft(part)
+        except Stopped:
+            log.info("stopped between two steps of %d edits", len(part))
         except Ip2pError:
             raise
         except Exception as error:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.engine import Pending, Result, Source
+from ip2pbatch.run.engine import Hook, Pending, Result, Source
 
 Floats = NDArray[np.float32]
 
@@ -36,8 +36,10 @@ class FakeEngine:
         """One tinted, captioned picture an Edit; its latent is the tinted picture without the caption."""
         return [_fake(edit, source) for edit, source in zip(edits, sources, strict=True)]
 
-    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
-        """The same, done when this returns."""
+    steps: tuple[str, ...] = ()
+
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
+        """The same, done when this returns. It has no steps that a hook could hear of."""
         made = self.edit(edits, sources)
         return lambda: made
 

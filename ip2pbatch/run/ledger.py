@@ -33,7 +33,8 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.photos import Photo
-from ip2pbatch.run.layout import Layout, Shard, fresh_folder, run_folders
+from ip2pbatch.plan.shard import Shard
+from ip2pbatch.run.layout import Layout, fresh_folder, run_folders
 from ip2pbatch.run.log import RunLog
 from ip2pbatch.run.one_writer import WriterLock
 from ip2pbatch.run.stored_plans import store_plan

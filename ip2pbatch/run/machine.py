@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ip2pbatch.errors import UsageError
-
-
-class BackendName(StrEnum):
-    """What makes the pictures. `fake` tints and captions photos without a model, to try recipes, names and disk."""
-
-    TORCH = "torch"
-    ONNX = "onnx"
-    FAKE = "fake"
 
 
 class Provider(StrEnum):
@@ -52,15 +45,26 @@ class Compile(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that an edit depends on here, as `doctor` shows it: state is ok, note or problem."""
+
+    topic: str
+    value: str
+    state: str = "ok"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """The flags that say how fast and on what. Only `interval` asks for another picture: it is approximate, and named
     in the run's identity.
 
-    `batch` is the most Edits a call, or auto; `without` are speed-ups of the torch backend that are left out;
-    `interval` is the part of the steps that is guided, as (start, end) of 0…1; `provider` is the onnx backend's.
+    `backend` is a name of jobs/backends.py; `batch` is the most Edits a call, or auto; `without` are speed-ups of the
+    torch backend that are left out; `interval` is the part of the steps that is guided, as (start, end) of 0…1;
+    `provider` is the onnx backend's.
     """
 
-    backend: BackendName = BackendName.TORCH
+    backend: str = "torch"
     device: str | None = None
     precision: Precision = Precision.AUTO
     determinism: Determinism = Determinism.STABLE
@@ -70,6 +74,19 @@ class Machine:
     interval: tuple[float, float] | None = None
     provider: Provider | None = None
 
+    @classmethod
+    def of(
+        cls, *, backend: str = "torch", device: str | None = None, precision: str = "auto", determinism: str = "stable",
+        batch: str | int | None = None, compile: str = "auto", without: Sequence[str] = (),
+        guidance_interval: str | None = None, provider: str | None = None,
+    ) -> Machine:  # fmt: skip
+        """What the flags of these names say, as texts. Raises UsageError."""
+        return cls(
+            backend, device_of(device), _named(Precision, precision), _named(Determinism, determinism),
+            batch_of(None if batch is None else str(batch)), _named(Compile, compile), tuple(without),
+            interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
+        )  # fmt: skip
+
     @property
     def approximations(self) -> tuple[str, ...]:
         """The opt-in speed-ups that change pictures, as a run's identity and every file's metadata name them."""
@@ -77,6 +94,17 @@ class Machine:
 
 
 _INTERVAL = "guidance-interval"
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _named(kind: type[Choice], text: str) -> Choice:
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(kind)
+        raise UsageError(f"{text} is no {kind.__name__.lower()}", hint=f"use one of {known}") from None
 
 
 def batch_of(text: str | None) -> int | Literal["auto"] | None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import LockedError
-from ip2pbatch.run.layout import Shard, suffix
+from ip2pbatch.plan.shard import Shard, suffix
 
 _GATE_SECONDS = 120.0  # longer than any opening takes: a full scan of a million pictures
 

@@ -40,19 +40,24 @@ class Flag:
 
 
 class Stop:
-    """Whether the run was asked to stop, and by which signal; `exit_code` is the shell's for it."""
+    """Whether the run was asked to stop, and by which signal; `exit_code` is the shell's for it.
+
+    `asked` ends it after the batch at hand, `now` between two network steps, and what that batch was at is not made.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.asked = Flag()
+        self.asked, self.now = Flag(), Flag()
 
     @property
     def exit_code(self) -> int:
         return {0: 0, signal.SIGTERM: TERMINATED}.get(self.signal, INTERRUPTED)
 
-    def ask(self, number: int = signal.SIGINT) -> None:
+    def ask(self, number: int = signal.SIGINT, *, now: bool = False) -> None:
         """Ask for a stop, as the signal `number` would."""
         self.signal = self.signal or number
+        if now:
+            self.now.set()
         self.asked.set()
 
 

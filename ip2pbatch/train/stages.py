@@ -28,8 +28,8 @@ from pydantic import BaseModel
 from ip2pbatch.backends.pytorch.backend import default_device
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.errors import RecipeError, UsageError
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.yaml_source import read_yaml, suggest, validate
-from ip2pbatch.run.layout import Shard
 from ip2pbatch.run.one_writer import WriterLock
 from ip2pbatch.train.data.photos import find_photos
 from ip2pbatch.train.estimates import learn

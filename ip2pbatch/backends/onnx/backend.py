@@ -27,7 +27,7 @@ from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.run.execute import OutOfMemory
+from ip2pbatch.run.engine import OutOfMemory
 
 _EXACT = "vae_decoder_fp32"
 _SMALL = 512 << 20  # bytes of a UNet above which its kernels are long enough to be cut among cores themselves
@@ -36,6 +36,8 @@ _MEMORY = ("Failed to allocate memory", "out of memory", "bad allocation", "BFCA
 
 class OrtBackend:
     """The Backend on onnxruntime; see `load`."""
+
+    steps: tuple[str, ...] = ()
 
     def __init__(self, artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]], say: Callable[[str], None]):
         self.artefact = artefact

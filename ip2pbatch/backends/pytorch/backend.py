@@ -26,7 +26,7 @@ from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits, helpers_beside_gpu
 from ip2pbatch.plan.rows import Row
-from ip2pbatch.run.execute import OutOfMemory
+from ip2pbatch.run.engine import OutOfMemory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,6 +111,11 @@ class TorchBackend:
         steps.apply(chosen, self.site)
         self._encode = self.site.recorded(lambda pixels: (latents_of(parts.vae.encode(pixels)),))
         self._decode = self.site.recorded(lambda latents: (parts.vae.decode(latents, return_dict=False)[0],))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the steps that are in; compiling may come later."""
+        return tuple(self.site.applied)
 
     @torch.inference_mode()
     def encode_text(self, instructions: Sequence[str]) -> Tensor:

@@ -6,10 +6,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ from ip2pbatch.engine.tuning import tune_batch
 from ip2pbatch.errors import MissingError, ResourceError, UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.run.engine import Pending
-from ip2pbatch.run.execute import EditEngine, Result, Source, run_plan
+from ip2pbatch.run.engine import EditEngine, Hook, Pending, Result, Source
+from ip2pbatch.run.execute import run_plan
 from ip2pbatch.run.layout import Layout, run_folders
 from ip2pbatch.run.ledger import EngineSpec, Invocation, open_run
 
@@ -136,22 +136,18 @@ class Ours:
     """This package from files to files: `run_plan` over an Editor on any Backend, with ledger, prefetch and writers."""
 
     def __init__(
-        self, backend: Backend, spec: EngineSpec, *, tuned: bool = False, compiled: bool = False,
-        determinism: Determinism = "stable",
+        self, backend: Backend, spec: EngineSpec, *, determinism: Determinism = "stable",
+        prepare: Callable[[Editor, Sequence[Edit]], None] = lambda editor, edits: None,
     ) -> None:  # fmt: skip
-        self._backend, self._spec, self._determinism = backend, spec, determinism
-        self._tuned, self._compiled = tuned, compiled
+        self._backend, self._spec, self._determinism, self._prepare = backend, spec, determinism, prepare
         self.batch = backend.limits.batch
 
     def run(self, work: Work, out: Path) -> Pass:
-        plan, counted = work.plan(), _Counted(self._backend)
+        plan = work.plan()
         begun, busy = time.perf_counter(), time.process_time()
         # A new Editor a pass, so that no text and no photo is remembered from the pass before.
-        editor = Editor(counted, determinism=self._determinism, safety=False)  # type: ignore[arg-type]
-        if self._tuned:  # measured in the first pass, which warms up, and remembered
-            tune_batch(editor, self._backend, plan.edits, self._spec.model_digest)  # type: ignore[arg-type]
-        if self._compiled and (reason := compile_late(self._backend.site)):  # type: ignore[attr-defined]
-            raise MissingError(f"this network cannot be compiled: {reason}", hint="leave out +compiled")
+        editor = Editor(self._backend, determinism=self._determinism, safety=False)
+        self._prepare(editor, plan.edits)
         engine = _Timed(editor)
         with open_run(out, self._spec) as run:
             run.begin_session(plan, Invocation("", "bench"))
@@ -159,40 +155,25 @@ class Ours:
         seconds, busy = time.perf_counter() - begun, time.process_time() - busy
         if summary.exit_code:
             raise ResourceError(f"the run ended with {dict(summary.states)}", hint=f"its log is in {out}")
-        return Pass(seconds, engine.seconds, busy, counted.rows, len(work.edits))
+        return Pass(seconds, engine.seconds, busy, editor.rows_asked, len(work.edits))
 
     def picture(self, out: Path, key: str) -> Pixels:
         return np.asarray(Image.open(Layout(run_folders(out)[-1]).picture(key)))
 
 
-@dataclass
-class _Counted:
-    """A Backend that counts the rows it is asked for, padding included."""
-
-    backend: Backend
-    rows: int = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def predict_noise(self, latents: Any, *rest: Any, **named: Any) -> Any:
-        self.rows += len(latents)
-        return self.backend.predict_noise(latents, *rest, **named)
-
-
-@dataclass
 class _Timed:
     """An EditEngine that adds up the seconds that it is waited for; pictures come back on the host."""
 
-    engine: EditEngine
-    seconds: float = field(default=0.0)
+    def __init__(self, engine: EditEngine) -> None:
+        self._engine, self.limits, self.seconds = engine, engine.limits, 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return self._engine.steps
 
-    def begin(self, edits: Sequence[Edit], sources: Sequence[Source]) -> Pending:
+    def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
         begun = time.perf_counter()
-        pending = self.engine.begin(edits, sources)
+        pending = self._engine.begin(edits, sources, hook)
         self.seconds += time.perf_counter() - begun
 
         def wait() -> list[Result]:
@@ -203,13 +184,28 @@ class _Timed:
 
         return wait
 
+    def shrink(self) -> bool:
+        smaller = self._engine.shrink()
+        self.limits = self._engine.limits
+        return smaller
+
+    def close(self) -> None:
+        self._engine.close()
+
 
 def _ours(folder: ModelFolder, device: str, entry: Entry) -> Contender:
     pytorch.configure()  # as the command line does
     wanted = [name for name in entry.wanted if name != "compiled"]
     backend = pytorch.load(folder, device, entry.precision, wanted)
     spec = EngineSpec(folder.name, folder.digest, "torch", device, entry.precision, "stable")
-    return Ours(backend, spec, tuned=AUTO_BATCH in entry.named, compiled="compiled" in entry.wanted)
+
+    def prepare(editor: Editor, edits: Sequence[Edit]) -> None:
+        if AUTO_BATCH in entry.named:  # measured in the first pass, which warms up, and remembered
+            tune_batch(editor, backend, edits, folder.digest)
+        if "compiled" in entry.wanted and (reason := compile_late(backend.site)):
+            raise MissingError(f"this network cannot be compiled: {reason}", hint="leave out +compiled")
+
+    return Ours(backend, spec, prepare=prepare)
 
 
 def unoptimised(folder: ModelFolder, device: str) -> Contender:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.layout import Shard, suffix
+from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.train.captions.completion import RejectedError, parse, prompt_text
 from ip2pbatch.train.captions.endpoint import Endpoint, EndpointSource
 from ip2pbatch.train.captions.finetune import MODEL

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ip2pbatch.disk.atomic import disk_error, write_whole
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 
 VERSION = 1

@@ -24,7 +24,7 @@ from PIL import Image
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import Similarities
-from ip2pbatch.run.layout import Shard
+from ip2pbatch.plan.shard import Shard
 
 CAPTIONS, DATASET, SEEDS, PROMPT, METADATA = "captions.jsonl", "dataset", "seeds.json", "prompt.json", "metadata.jsonl"
 # Input caption, instruction, edited caption: the keys of the human-written file, and of the authors' generator.

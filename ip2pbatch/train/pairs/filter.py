@@ -29,7 +29,7 @@ from ip2pbatch.disk.atomic import disk_error, write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import Clip, Similarities
-from ip2pbatch.run.layout import Shard, suffix
+from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.train.data.photos import to_pixels
 from ip2pbatch.train.data.released import (
     AFTER,

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
-from ip2pbatch.run.layout import Shard, suffix
+from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
 
 VERSION = 1

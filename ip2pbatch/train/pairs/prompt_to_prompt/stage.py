@@ -33,8 +33,8 @@ from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.errors import ModelError, ResourceError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip
 from ip2pbatch.measures.pretrained import load_pretrained
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run.engine import OutOfMemory
-from ip2pbatch.run.layout import Shard
 from ip2pbatch.train.data.released import DATASET, Prompt, Sample, pictured_seeds, prompts_of, read_prompts, write_seeds
 from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared

@@ -1,0 +1,108 @@
+"""A recipe with its photos and plan, and the selection of them that a command is about."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ip2pbatch import __version__
+from ip2pbatch.plan.edits import Plan, expand
+from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from ip2pbatch.plan.names import Place
+
+DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The flags that say where, and which part: none of them changes a picture."""
+
+    out: Path | None = None
+    only: str | None = None
+    limit: int | None = None
+    shard: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether it cuts the recipe's photos down. A shard does not: the others make the rest of the same plan."""
+        return bool(self.only or self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recipe with its photos and plan. `text` is the recipe as written, kept in the run.
+
+    `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard.
+    """
+
+    recipe: Recipe
+    text: str
+    scan: Scan
+    whole: Plan
+    asked: Plan
+    plan: Plan
+    selection: Selection
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self.recipe.output.folder
+
+
+def read(path: Path, selection: Selection) -> Job:
+    """The job of a recipe file, which is read once. Raises RecipeError, PlanError, NothingMatchedError."""
+    recipe, text = read_recipe(path)
+    return make_job(recipe, text, selection)
+
+
+def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
+    """Scan and expand a recipe, cut down to what `selection` asks for."""
+    if selection.out is not None:
+        output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
+        recipe = recipe.model_copy(update={"output": output})
+    found = scan(recipe.photos, output=recipe.output.folder)
+    whole = expand(recipe, found)
+    if selection.only:
+        found = found.only([selection.only])
+    if selection.limit:
+        found = found.limit(selection.limit)
+    plan = asked = expand(recipe, found) if selection.partial else whole
+    if selection.shard:
+        from ip2pbatch.plan.shard import Shard
+
+        plan = Shard.parse(selection.shard).take(asked)
+    return Job(recipe, text, found, whole, asked, plan, selection)
+
+
+def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:
+    """The name of every file of the job. Raises PlanError where two results would have one name."""
+    from ip2pbatch.plan.names import Template, output_names
+
+    output, dates = job.recipe.output, {}
+    if "date" in Template.parse(output.name).fields:
+        from ip2pbatch.pictures.metadata import capture_date
+
+        dates = {photo.name: date for photo in job.whole.photos if (date := capture_date(photo.path))}
+    return output_names(job.plan, output, dates, numbers)
+
+
+def versions(backend: str = "torch") -> dict[str, str]:
+    """Of this package, Python, and every library that pictures of `backend` hang on."""
+    from ip2pbatch.jobs import backends
+
+    own = {"ip2pbatch": __version__, "python": sys.version.split()[0], **backends.backend(backend).libraries()}
+    return own | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe that came from flags, as a file that asks for the same pictures."""
+    import yaml
+
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,124 @@
+"""Is what would be made still what was made? Writes the lock of a finished run, and compares one with its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ip2pbatch import errors
+from ip2pbatch.errors import ModelError, StaleError
+from ip2pbatch.jobs import engines
+from ip2pbatch.jobs.backends import backend
+from ip2pbatch.jobs.files import settings_of
+from ip2pbatch.jobs.job import Job, versions
+from ip2pbatch.plan.photos import Broken
+from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
+from ip2pbatch.run.stale import Difference, other_shape, stale
+from ip2pbatch.run.view import RunView, read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.plan.edits import Plan
+    from ip2pbatch.run.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A lock and its recipe: as it was written, or compared. `differences` are why it is stale; empty where it is not,
+    and where it was only written. `broken` photos are not in it.
+    """
+
+    path: Path
+    lock: Lock
+    differences: tuple[Difference, ...] = ()
+    broken: tuple[Broken, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is in the lock."""
+        return {"photos": len(self.lock.photos), "pictures": len(self.lock.edits), "files": len(self.lock.files)}
+
+    @property
+    def exit_code(self) -> int:
+        """As the command ends with it."""
+        return errors.DIFFERS if self.differences else errors.DONE
+
+
+class StaleLockError(StaleError):
+    """A lock, or a run, that is not what its recipe asks for: what differs is in `differences`."""
+
+    def __init__(self, path: Path, differences: Sequence[Difference], hint: str, verdict: str) -> None:
+        number = len(differences)
+        reasons = f"{number:,} reason" if number == 1 else f"{number:,} reasons"
+        super().__init__(f"{path} {verdict}: {reasons}", hint=hint)
+        self.path, self.differences = path, tuple(differences)
+
+
+def write(job: Job, recipe: Path, voice: Voice) -> Locked:
+    """Write the lock of a job's finished run. Raises StaleError, UsageError, ModelError."""
+    view = read_run(job.out)
+    _refuse_another_model(view, job)
+    made = make_lock(view, job.whole, surroundings(job, view.spec.backend), recipe.name)
+    for caveat in caveats(view):
+        voice.warn(caveat)
+    write_lock(made, lock_path(recipe))
+    return Locked(lock_path(recipe), made, broken=job.scan.broken)
+
+
+def check(job: Job, recipe: Path, voice: Voice) -> Locked:
+    """Compare a job with its recipe's lock. Raises StaleError where there is none, or it cannot be read."""
+    made = read_lock(lock_path(recipe))
+    found = differences(made, job.whole, surroundings(job, made.engine.backend), voice)
+    return Locked(lock_path(recipe), made, tuple(found), job.scan.broken)
+
+
+def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> Callable[[Mapping[str, Any]], None]:
+    """For a run that has to be as locked: raises StaleLockError where anything differs from the lock.
+
+    What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
+    measured and speed-ups that do not apply are not known.
+    """
+    path = lock_path(recipe)
+    made = read_lock(path)
+    spec, _ = engines.choose(job.recipe.model, machine, safety=job.recipe.safety, note=voice.note)
+    now = replace(surroundings(job, machine.backend), spec=spec, device=engines.device_name(machine))
+    hint = "run without --locked, look, and lock again; or undo the change"
+    refuse(path, differences(made, job.whole, now, voice), voice, hint)
+    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), voice, hint)
+
+
+def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:
+    """What is not as it was locked; says so where the model is not here to be compared."""
+    if now.weights is None:
+        voice.warn(f"{plan.model} is not on this machine, so its files were not compared")
+    return stale(made, plan, now)
+
+
+def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, verdict: str = "is stale") -> None:
+    """Raises StaleLockError where anything was found, after naming it."""
+    for difference in found:
+        voice.warn(str(difference))
+    if found:
+        raise StaleLockError(path, found, hint, verdict)
+
+
+def surroundings(job: Job, name: str) -> Surroundings:
+    """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
+    output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}
+    now = Surroundings(versions(name), job.recipe.safety, output)
+    with suppress(ModelError):
+        _, revision, weights = backend(name).files(job.recipe.model)
+        return replace(now, revision=revision, weights=weights)
+    return now
+
+
+def _refuse_another_model(view: RunView, job: Job) -> None:
+    digest, _, _ = backend(view.spec.backend).files(job.recipe.model)
+    if digest != view.spec.model_digest:
+        raise StaleError(
+            f"{job.recipe.model} is not the model that the run in {view.root} was made with",
+            hint="make the pictures with it: run the recipe with --fresh",
+        )

@@ -1,0 +1,93 @@
+"""How a session that made or delivered pictures ended: its numbers, its files, and its pictures one by one."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ip2pbatch import errors
+from ip2pbatch.jobs.job import Job
+from ip2pbatch.plan.photos import Broken
+from ip2pbatch.run.execute import Summary
+from ip2pbatch.run.view import RunView
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One cell of a run: what was asked of which photo, and what became of it.
+
+    `path` is the lossless picture at model size, `file` what was delivered of it; None where there is none. `detail`
+    says why a picture is not there.
+    """
+
+    photo: str
+    instruction: str
+    text: float
+    image: float
+    seed: int
+    state: str
+    detail: str
+    path: Path | None
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a session. `view` is the run directory as it is now; `earlier` are files of it under older names.
+
+    `unmade` are edits of the recipe that were not made, where pictures are only delivered; `removed` the files that
+    were tidied away, None where nobody asked.
+    """
+
+    job: Job
+    summary: Summary
+    view: RunView
+    sheets: tuple[Path, ...]
+    report: Path | None
+    earlier: tuple[str, ...] = ()
+    unmade: int = 0
+    removed: tuple[str, ...] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.job.out
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """Photos that cannot be read."""
+        return self.job.scan.broken
+
+    @property
+    def exit_code(self) -> int:
+        """As the command ends with it."""
+        code = self.summary.exit_code
+        return errors.UNFINISHED if code == errors.DONE and self.broken else code
+
+    def __iter__(self) -> Iterator[Picture]:
+        return self.pictures()
+
+    def pictures(self) -> Iterator[Picture]:
+        """Every cell that this session was about, in the plan's order."""
+        for strip in self.job.plan.strips:
+            for edit in strip.edits:
+                record = self.view.record(edit.key)
+                yield Picture(
+                    strip.photo.name, edit.instruction, edit.guidance.text, edit.guidance.image, edit.seed,
+                    record.status if record else "left", record.detail if record else "",
+                    self.view.picture_path(edit.key), self.view.delivered_path(strip, edit),
+                )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the states, and the first contact sheet."""
+        states = ", ".join(f"{count:,} {state}" for state, count in self.summary.states.items() if count)
+        name, folder = html.escape(self.job.recipe.name), html.escape(str(self.folder))
+        head = f"<p><b>{name}</b>: {states or 'nothing to make'} in {folder}</p>"
+        if not self.sheets or not self.sheets[0].is_file():
+            return head
+        data = base64.b64encode(self.sheets[0].read_bytes()).decode()
+        more = f"<p>and {len(self.sheets) - 1} more sheets</p>" if len(self.sheets) > 1 else ""
+        return f'{head}<img style="max-width:100%" src="data:image/png;base64,{data}" alt="contact sheet">{more}'
