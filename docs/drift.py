@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from ip2pbatch.pictures.likeness import ssim
-from ip2pbatch.run.view import RunView, read_run
+from ip2pbatch.run.directory.view import RunView, read_run
 
 LINKS = ["make it warmer", "make it cooler"] * 4
 CARRIES = ("latent", "pixels")

@@ -16,5 +16,5 @@ import pytest
 if __name__ == "__main__":
     os.environ["IP2P_SOAK"] = "1"
     here = Path(__file__).parent
-    files = sorted(path for path in here.glob("test_*.py") if re.search(r"\bmany\(", path.read_text("utf-8")))
+    files = sorted(path for path in here.rglob("test_*.py") if re.search(r"\bmany\(", path.read_text("utf-8")))
     raise SystemExit(pytest.main(["-v", "--timeout=21600", *map(str, files), *sys.argv[1:]]))

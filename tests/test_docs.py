@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ip2pbatch.plan.recipe import load_recipe
+from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.show.ci import LINE
 
 ROOT = Path(__file__).parent.parent

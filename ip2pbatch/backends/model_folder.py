@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from ip2pbatch.backends.onnx import artefact
+from ip2pbatch.backends import artefact
 from ip2pbatch.errors import ModelError
 
 # What a model does: edit a photo that its UNet sees beside the noisy latent, or draw from text alone.

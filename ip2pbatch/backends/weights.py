@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ip2pbatch.backends import model_folder
-from ip2pbatch.backends.onnx import artefact
+from ip2pbatch.backends import artefact, model_folder
 from ip2pbatch.errors import ModelError
 
 TINY = "tiny"

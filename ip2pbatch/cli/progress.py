@@ -15,8 +15,8 @@ from rich.table import Column
 from ip2pbatch.cli.console import count, duration, plain
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.limits import Limits
+from ip2pbatch.run.directory.ledger import Delivery, Record
 from ip2pbatch.run.engine import Preview
-from ip2pbatch.run.ledger import Delivery, Record
 
 _EVERY = 10.0  # seconds between two plain lines
 

@@ -50,9 +50,9 @@ def validate(
 
 def _check(path: Path) -> int:
     """Check one recipe and say that it is right; how many warnings it has. Raises RecipeError, PlanError."""
-    from ip2pbatch.plan.advice import advise
     from ip2pbatch.plan.photos import refuse_output
-    from ip2pbatch.plan.recipe import load_recipe
+    from ip2pbatch.plan.written.advice import advise
+    from ip2pbatch.plan.written.recipe import load_recipe
 
     recipe = load_recipe(path)
     try:
@@ -69,7 +69,7 @@ def _check(path: Path) -> int:
 
 def schema() -> None:
     """Print the JSON Schema of recipes, for completion in an editor."""
-    from ip2pbatch.plan.schema import schema as recipe_schema
+    from ip2pbatch.plan.written.schema import schema as recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))
 
@@ -84,7 +84,7 @@ def init(
     """Write a commented starter recipe."""
     from importlib.resources import files
 
-    from ip2pbatch.plan.recipe import load_recipe
+    from ip2pbatch.plan.written.recipe import load_recipe
 
     if file.exists():
         raise errors.UsageError(f"{file} is already there", hint="name another file, or remove it first")

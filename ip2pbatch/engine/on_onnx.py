@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.run.directory.ledger import EngineSpec
 from ip2pbatch.run.engine import EditEngine
-from ip2pbatch.run.ledger import EngineSpec
 from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, Provider, interval_in
 
 if TYPE_CHECKING:
-    from ip2pbatch.backends.onnx.artefact import Artefact
+    from ip2pbatch.backends.artefact import Artefact
     from ip2pbatch.backends.onnx.providers import Place
     from ip2pbatch.backends.weights import ModelFolder
 
@@ -24,7 +24,8 @@ def choose(
 
     Raises ModelError, MissingError (6) and UsageError.
     """
-    from ip2pbatch.backends.onnx import artefact, providers
+    from ip2pbatch.backends import artefact
+    from ip2pbatch.backends.onnx import providers
     from ip2pbatch.backends.weights import resolve
 
     _refuse_torch_flags(machine)
@@ -65,7 +66,8 @@ def place_of(machine: Machine) -> Place:
 def _exported(
     folder: ModelFolder, found: Artefact | None, precision: str, place: Place, note: Callable[[str], None]
 ) -> Artefact:
-    from ip2pbatch.backends.onnx import artefact, export
+    from ip2pbatch.backends import artefact
+    from ip2pbatch.backends.onnx import export
 
     form = export.form_for(place.provider, precision)
     if found is None:

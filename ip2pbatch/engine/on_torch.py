@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.run.directory.ledger import EngineSpec
 from ip2pbatch.run.engine import EditEngine
-from ip2pbatch.run.ledger import EngineSpec
 from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, interval_in
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def edit(
     """
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out
-    from ip2pbatch.plan.flags import Flags, recipe_from_flags
+    from ip2pbatch.plan.written.flags import Flags, recipe_from_flags
 
     paths = [photos] if isinstance(photos, (str, PathLike)) else photos
     words = [instructions] if isinstance(instructions, str) else instructions
@@ -153,7 +153,7 @@ def deliver(
 def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384) -> tuple[Path, ...]:
     """Draw the contact sheets of a run again, cells `cell` pixels long; the pages."""
     from ip2pbatch.jobs.standing import find
-    from ip2pbatch.plan.recipe import Sheet
+    from ip2pbatch.plan.written.recipe import Sheet
     from ip2pbatch.show.sheet import write_sheets
 
     view = find(Path(run))

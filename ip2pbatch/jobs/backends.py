@@ -15,14 +15,14 @@ from ip2pbatch.errors import UsageError
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Edit
+    from ip2pbatch.run.directory.ledger import EngineSpec
     from ip2pbatch.run.engine import EditEngine
-    from ip2pbatch.run.ledger import EngineSpec
     from ip2pbatch.run.machine import Finding, Machine
 
 BACKENDS: dict[str, str] = {
     "torch": "ip2pbatch.engine.on_torch",
     "onnx": "ip2pbatch.engine.on_onnx",
-    "fake": "ip2pbatch.run.on_fake",
+    "fake": "ip2pbatch.engine.on_fake",
 }
 
 

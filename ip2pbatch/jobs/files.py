@@ -14,8 +14,8 @@ from ip2pbatch.run.execute import REDO, Options
 if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
     from ip2pbatch.plan.edits import Edit
-    from ip2pbatch.plan.recipe import Recipe
-    from ip2pbatch.run.ledger import Pixels, Run, Status
+    from ip2pbatch.plan.written.recipe import Recipe
+    from ip2pbatch.run.directory.ledger import Pixels, Run, Status
 
 
 def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Options:

@@ -17,7 +17,7 @@ from ip2pbatch.plan.schedule import padding
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
-    from ip2pbatch.run.view import RunView
+    from ip2pbatch.run.directory.view import RunView
 
 # Bytes a pixel, as measured on edited photos: the lossless picture, the kept latent, a delivered JPEG at quality 95.
 _LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
@@ -84,12 +84,12 @@ def forecast(job: Job) -> Forecast:
 
 def _view(out: Path) -> RunView | None:
     """What was made before, None where nothing was."""
-    from ip2pbatch.run.layout import run_folders
+    from ip2pbatch.run.directory.layout import run_folders
 
     if not run_folders(out):  # most plans are of something new: numpy need not come for that
         return None
     from ip2pbatch.errors import UsageError
-    from ip2pbatch.run.view import read_run
+    from ip2pbatch.run.directory.view import read_run
 
     try:
         return read_run(out)
@@ -99,7 +99,7 @@ def _view(out: Path) -> RunView | None:
 
 def _numbers(view: RunView, job: Job) -> dict[str, int]:
     """The `{n}` that a run would give."""
-    from ip2pbatch.run.ledger import give_numbers
+    from ip2pbatch.run.directory.ledger import give_numbers
 
     given = give_numbers(view.numbers, (photo.name for photo in job.whole.photos))
     return {**view.numbers, **given}

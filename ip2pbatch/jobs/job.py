@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
-from ip2pbatch.plan.edits import Plan, expand
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, scan
-from ip2pbatch.plan.recipe import Recipe, read_recipe
+from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -83,7 +84,8 @@ def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
 
 def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:
     """The name of every file of the job. Raises PlanError where two results would have one name."""
-    from ip2pbatch.plan.names import Template, output_names
+    from ip2pbatch.plan.names import output_names
+    from ip2pbatch.plan.written.template import Template
 
     output, dates = job.recipe.output, {}
     if "date" in Template.parse(output.name).fields:

@@ -15,9 +15,9 @@ from ip2pbatch.jobs.backends import backend
 from ip2pbatch.jobs.files import settings_of
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.plan.photos import Broken
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
 from ip2pbatch.run.stale import Difference, other_shape, stale
-from ip2pbatch.run.view import RunView, read_run
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice

@@ -11,8 +11,8 @@ from pathlib import Path
 from ip2pbatch import errors
 from ip2pbatch.jobs.job import Job
 from ip2pbatch.plan.photos import Broken
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.execute import Summary
-from ip2pbatch.run.view import RunView
 
 
 @dataclass(frozen=True, slots=True)

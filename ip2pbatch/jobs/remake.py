@@ -18,10 +18,10 @@ from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, Run, open_run
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.execute import Options, Summary, run_plan
-from ip2pbatch.run.ledger import EngineSpec, Invocation, Run, open_run
-from ip2pbatch.run.view import RunView, read_run
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice

@@ -13,10 +13,10 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.outcome import Outcome
 from ip2pbatch.run.clock import now
+from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, Run, Status, open_run
+from ip2pbatch.run.directory.renamed import leftovers, remove_leftovers
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
-from ip2pbatch.run.ledger import EngineSpec, Invocation, Run, Status, open_run
-from ip2pbatch.run.renamed import leftovers, remove_leftovers
-from ip2pbatch.run.view import RunView, read_run
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -86,7 +86,7 @@ def deliver_again(
     `tidy` removes the files that earlier deliveries left under other names.
     """
     from ip2pbatch.jobs.files import options_of
-    from ip2pbatch.plan.flags import change_output
+    from ip2pbatch.plan.written.flags import change_output
 
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:

@@ -12,15 +12,16 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
 from ip2pbatch.jobs.job import Job, Selection
 from ip2pbatch.jobs.session import ended, invocation_of
-from ip2pbatch.plan.edits import Edit, Plan, expand
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Broken, Scan, scan
-from ip2pbatch.plan.recipe import Recipe, read_recipe
+from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.execute import Summary, run_plan
-from ip2pbatch.run.ledger import Run, open_run
 from ip2pbatch.run.stop import Stop
-from ip2pbatch.run.view import read_run
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.outcome import Outcome

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from ip2pbatch.errors import UsageError
-from ip2pbatch.run.renamed import leftovers
-from ip2pbatch.run.view import RunView, read_run
+from ip2pbatch.run.directory.renamed import leftovers
+from ip2pbatch.run.directory.view import RunView, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def find(run: Path) -> RunView:
     if run.is_dir():
         return read_run(run)
     if run.is_file():
-        from ip2pbatch.plan.recipe import load_recipe
+        from ip2pbatch.plan.written.recipe import load_recipe
 
         return read_run(load_recipe(run).output.folder)
     raise UsageError(f"there is no run at {run}", hint="give the output folder of a run, or its recipe")

@@ -18,12 +18,12 @@ from ip2pbatch.jobs.remake import Recorded, made_again
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import safe_path
-from ip2pbatch.plan.recipe import load_recipe
-from ip2pbatch.run.layout import run_folders
+from ip2pbatch.plan.written.recipe import load_recipe
+from ip2pbatch.run.directory.layout import run_folders
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.lock import Lock, caveats, last_event, lock_path, made_with, read_lock
 from ip2pbatch.run.tolerance import Level
 from ip2pbatch.run.verify import Case, Finding, LockWitness, RunWitness, Witness, choose, compare, cut, titles
-from ip2pbatch.run.view import RunView, read_run
 from ip2pbatch.show.triptych import draw_triptych
 
 if TYPE_CHECKING:

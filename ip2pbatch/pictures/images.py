@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -268,3 +269,8 @@ def _is_deep(image: Image.Image) -> bool:
 def _frame_notes(image: Image.Image) -> list[str]:
     frames = int(getattr(image, "n_frames", 1))
     return [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
+
+
+def pixel_digest(path: Path) -> str:
+    """The sha256 of a lossless picture's RGB bytes. Raises PhotoError where it cannot be read."""
+    return hashlib.sha256(load(path).pixels.tobytes()).hexdigest()

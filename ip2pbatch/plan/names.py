@@ -7,64 +7,27 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import PlanError
 from ip2pbatch.plan.edits import Plan, Strip
-from ip2pbatch.plan.yaml_source import Mistake, suggest
+from ip2pbatch.plan.written.template import FORBIDDEN, UNDATED, Template
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.recipe import Output
+    from ip2pbatch.plan.written.recipe import Output
 
-FIELDS = ("folder", "stem", "edit", "text", "image", "seed", "link", "n", "date")
 SHEETS = "sheets"  # the folder of contact sheets beside the delivered files
-UNDATED = "undated"
 MAX_BYTES = 255  # of one part of a path, on all common file systems
 _ROOM = 20  # of those, for what others add: a suffix, `-2`, a temporary name
 
 # What varies a picture, in the order in which it is appended to a name that does not mention it.
 _AXES = {"text": "_t{text}", "image": "_i{image}", "seed": "_s{seed}", "link": "_{link}"}
 _EXTENSIONS = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_SPECS = {
-    "number": re.compile(r"0?\d{0,2}(?:\.\d{1,2})?[fdg]?"),
-    "date": re.compile(r"(?:%[YmdHMSyjb]|[-_. ]|\w)*"),
-}
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\/\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 # (strip's index in the plan, link counted from 1) → something about that picture
 Place = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A parsed name template: texts and (field, format spec) pairs in turn. Nothing in it is ever evaluated."""
-
-    parts: tuple[str | tuple[str, str], ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Template:
-        """Raises Mistake for an unknown field or a format spec that its field has not."""
-        parts: list[str | tuple[str, str]] = []
-        last = 0
-        for match in _FIELD.finditer(text):
-            parts.append(text[last : match.start()])
-            last = match.end()
-            if match[1] is None and match[0] in ("{", "}"):
-                raise Mistake(f"a single {match[0]} in {text!r}", hint="write {{ or }} for a brace")
-            parts.append(match[0][0] if match[1] is None else _field(match[1], text))
-        return cls((*parts, text[last:]))
-
-    @property
-    def fields(self) -> set[str]:
-        return {part[0] for part in self.parts if isinstance(part, tuple)}
-
-    def fill(self, values: Mapping[str, object]) -> str:
-        """The name, still as a path with forward slashes, each value made safe within its part of the path."""
-        return "".join(part if isinstance(part, str) else _filled(*part, values[part[0]]) for part in self.parts)
 
 
 def output_names(
@@ -110,7 +73,7 @@ def safe_path(path: str, end: str) -> str:
 
 
 def _safe_part(part: str, end: str) -> str:
-    text = _FORBIDDEN.sub("-", unicodedata.normalize("NFC", part)).strip().rstrip(". ")
+    text = FORBIDDEN.sub("-", unicodedata.normalize("NFC", part)).strip().rstrip(". ")
     if text.startswith("."):
         text = "_" + text[1:]  # hidden files would be lost from sight, and .ip2pbatch is the run's own
     room = MAX_BYTES - _ROOM - len(end.encode())
@@ -120,39 +83,6 @@ def _safe_part(part: str, end: str) -> str:
     if _RESERVED.match(text + end):
         text = "_" + text
     return (text or "photo") + end
-
-
-def _field(inner: str, template: str) -> tuple[str, str]:
-    name, _, spec = inner.partition(":")
-    if name not in FIELDS:
-        hint = suggest(name, FIELDS) or f"known are: {', '.join('{' + field + '}' for field in FIELDS)}"
-        raise Mistake(f"{{{inner}}} in {template!r} is not known", hint=hint)
-    if name == "date":
-        fits = _SPECS["date"].fullmatch(spec) is not None
-    else:
-        fits = not spec or (name not in ("folder", "stem", "edit") and bool(_SPECS["number"].fullmatch(spec)))
-        fits = fits and not (name in ("seed", "link", "n") and ("." in spec or spec.endswith(("f", "g"))))
-        fits = fits and not (name in ("text", "image") and spec.endswith("d"))
-    if not fits:
-        raise Mistake(f"{spec!r} is no format of {{{name}}}", hint="such as {n:04d}, {text:.1f}, {date:%Y%m%d}")
-    return name, spec
-
-
-def _filled(name: str, spec: str, value: object) -> str:
-    if isinstance(value, datetime):
-        text = value.strftime(spec or "%Y%m%d")
-    elif isinstance(value, str) or (isinstance(value, float) and not spec):
-        text = value if isinstance(value, str) else _number(value)
-    else:
-        text = format(value, spec)
-    if name == "folder":
-        return "/".join(_FORBIDDEN.sub("-", part) for part in text.split("/") if part.strip(" ."))
-    return _FORBIDDEN.sub("-", text)
-
-
-def _number(value: float) -> str:
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
 
 
 def _values(strip: Strip) -> dict[str, object]:

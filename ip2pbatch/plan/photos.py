@@ -12,32 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
+from ip2pbatch.plan.edits import Photo
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.photo_digests import Look, look
-from ip2pbatch.plan.yaml_source import suggest
+from ip2pbatch.plan.written.yaml_source import suggest
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.instructions import Instruction
     from ip2pbatch.plan.memory import Memory
-    from ip2pbatch.plan.recipe import PhotoFolder
+    from ip2pbatch.plan.written.instructions import Instruction
+    from ip2pbatch.plan.written.recipe import PhotoFolder
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"))
 RUN_FOLDER = ".ip2pbatch"
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """One photograph as a recipe sees it.
-
-    `name` is the path relative to its folder with forward slashes, in NFC, unique in a plan. `digest` covers the bytes
-    that pixels depend on, the orientation and the ICC profile, so that a new rating or keyword asks for no new
-    picture. `size` is (width, height) in pixels after the EXIF orientation.
-    """
-
-    name: str
-    path: Path
-    digest: str
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +264,7 @@ def _instructions(folders: Sequence[PhotoFolder], names: set[str], prefixed: boo
     for folder in folders:
         if folder.instructions is None:
             continue
-        from ip2pbatch.plan.instructions import read_instructions
+        from ip2pbatch.plan.written.instructions import read_instructions
 
         prefix = f"{folder.folder.resolve().name}/" if prefixed and folder.folder.is_dir() else ""
         for row in read_instructions(folder.instructions):

@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ip2pbatch.errors import UsageError
-from ip2pbatch.plan.edits import Plan
-from ip2pbatch.plan.photos import Photo
+from ip2pbatch.plan.edits import Photo, Plan
 
 
 @dataclass(frozen=True, slots=True)

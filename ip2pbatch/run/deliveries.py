@@ -14,14 +14,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import Ip2pError, ResourceError
 from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Place, deliver
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Plan, Strip
-from ip2pbatch.run.digests import file_digest
-from ip2pbatch.run.layout import strip_key
-from ip2pbatch.run.ledger import Delivery, Run
+from ip2pbatch.run.directory.layout import strip_key
+from ip2pbatch.run.directory.ledger import Delivery, Run
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 log = logging.getLogger("ip2pbatch.run")

@@ -20,11 +20,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import StaleError
+from ip2pbatch.pictures.images import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.run.digests import file_digest, pixel_digest
-from ip2pbatch.run.ledger import EngineSpec
-from ip2pbatch.run.view import RunView, Session
+from ip2pbatch.run.directory.ledger import EngineSpec
+from ip2pbatch.run.directory.view import RunView, Session
 
 _HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"
 _DEPTH = 8

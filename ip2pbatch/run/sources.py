@@ -11,11 +11,10 @@ from contextlib import suppress
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
-from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.edits import Edit, Photo
 from ip2pbatch.plan.photo_digests import look
-from ip2pbatch.plan.photos import Photo
+from ip2pbatch.run.directory.ledger import Pixels, Run
 from ip2pbatch.run.engine import Source
-from ip2pbatch.run.ledger import Pixels, Run
 
 log = logging.getLogger("ip2pbatch.run")
 

@@ -16,15 +16,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
+from ip2pbatch.pictures.images import pixel_digest
 from ip2pbatch.pictures.likeness import ssim
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.run.digests import file_digest, pixel_digest
-from ip2pbatch.run.ledger import Pixels
+from ip2pbatch.run.directory.ledger import Pixels
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, LockedFile
 from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
-from ip2pbatch.run.view import RunView
 
 State = Literal["equal", "differs", "absent"]
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
 from ip2pbatch.run import clock
-from ip2pbatch.run.view import RunView
+from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from ip2pbatch.plan.edits import photo_seed
+from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import MAX_LENGTH
-from ip2pbatch.plan.recipe import DEFAULT_SEED
-from ip2pbatch.run.view import RunView
+from ip2pbatch.plan.written.recipe import DEFAULT_SEED
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import Cell, today
 
 # JSON is YAML but for these characters, which YAML wants escaped.

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ip2pbatch.disk.atomic import write_atomic
-from ip2pbatch.run.view import RunView
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import METRICS, STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ip2pbatch.disk.atomic import write_atomic
-from ip2pbatch.plan.recipe import Sheet
-from ip2pbatch.run.view import RunView
+from ip2pbatch.plan.written.recipe import Sheet
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import METRICS, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals
 from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
 from ip2pbatch.show.table import Row, Table, draw_page, page_size

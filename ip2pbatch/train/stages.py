@@ -27,10 +27,10 @@ from pydantic import BaseModel
 
 from ip2pbatch.backends.pytorch.backend import default_device
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.plan.shard import Shard
-from ip2pbatch.plan.yaml_source import read_yaml, suggest, validate
-from ip2pbatch.run.one_writer import WriterLock
+from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.written.yaml_source import read_yaml, suggest, validate
 from ip2pbatch.train.data.photos import find_photos
 from ip2pbatch.train.estimates import learn
 
@@ -213,7 +213,7 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
     if rank:  # the first process holds the lock and writes the records
         module.run(one.config.settings, inputs, one.folder, photos)
         return True
-    lock = WriterLock(one.folder, shard)
+    lock = WriterLock(one.folder, suffix(shard))
     with lock.gate():
         lock.acquire()
     try:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends.artefact import Artefact, check_files
 from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.backends.onnx import providers, tensorrt
-from ip2pbatch.backends.onnx.artefact import Artefact, check_files
 from ip2pbatch.backends.onnx.providers import Place
 from ip2pbatch.backends.pytorch.backend import limits_of, load_checker
 from ip2pbatch.backends.pytorch.steps.workers import parts_of

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from ip2pbatch.backends import artefact as artefacts
 from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.artefact import Artefact
 from ip2pbatch.backends.model_folder import Layout
-from ip2pbatch.backends.onnx import artefact as artefacts
 from ip2pbatch.backends.onnx import external_weights, graphs, parity, providers
-from ip2pbatch.backends.onnx.artefact import Artefact
 from ip2pbatch.backends.onnx.fp16 import to_half
 from ip2pbatch.backends.onnx.providers import Place
 from ip2pbatch.backends.onnx.traced import Network, networks

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ip2pbatch.backends.artefact import Artefact
 from ip2pbatch.backends.onnx import providers
-from ip2pbatch.backends.onnx.artefact import Artefact
 from ip2pbatch.errors import UsageError
 
 _LIBRARY = "libnvinfer.so.10"

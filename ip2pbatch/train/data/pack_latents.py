@@ -22,8 +22,8 @@ from diffusers import AutoencoderDC
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
 from ip2pbatch.train.data.photos import load_rgb, to_tensor
-from ip2pbatch.train.pairs.procedural import PairFolder, find_pairs
 
 VERSION = 1
 

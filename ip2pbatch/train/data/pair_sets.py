@@ -153,8 +153,8 @@ def open_pairs(path: Path) -> PairSet:
 
     NothingMatchedError where there are none.
     """
-    from ip2pbatch.train.data.pack_pictures import ShardStore, shards_below
     from ip2pbatch.train.data.parquet import ParquetStore, parquet_below
+    from ip2pbatch.train.data.shard_store import ShardStore, shards_below
 
     if shards := shards_below(path):
         store: Store = ShardStore(shards)

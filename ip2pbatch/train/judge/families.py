@@ -26,10 +26,10 @@ from tqdm import tqdm
 from ip2pbatch.errors import NothingMatchedError
 from ip2pbatch.measures import lpips
 from ip2pbatch.measures.lpips import Lpips
-from ip2pbatch.train.data.photos import find_photos, load_rgb, split_photos
+from ip2pbatch.train.data.photos import find_photos, held_out, load_rgb, split_photos
 from ip2pbatch.train.judge.scorecard import Evaluation, Figure, Outcome
 from ip2pbatch.train.judge.trained import TrainedModel
-from ip2pbatch.train.pairs.families import FAMILIES, held_out, target
+from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.pairs.families.raster import luma, slopes, to_float
 from ip2pbatch.train.pairs.families.separation import distances, embed
 from ip2pbatch.train.pairs.families.wordings import Wordings, load

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -42,18 +41,6 @@ class Config(BaseModel):
     seed: int = 0
     workers: int = 2
     limit: int | None = None  # only so many photos
-
-
-@dataclass(frozen=True)
-class PairFolder:
-    """One crop with its edits: `names` are the families whose pictures are there."""
-
-    path: Path
-    names: tuple[str, ...]
-
-    def picture(self, name: str) -> Path:
-        """The JPEG of `source` or of a family."""
-        return self.path / f"{name}.jpg"
 
 
 def crop_of(pixels: np.ndarray, config: Config, rng: np.random.Generator) -> np.ndarray:
@@ -90,12 +77,6 @@ def make_pairs(photo: TrainingPhoto, variant: int, config: Config, folder: Path)
 def save(pixels: np.ndarray, path: Path, quality: int) -> None:
     """A JPEG without chroma subsampling: pop art and halftones live in the colour."""
     Image.fromarray(pixels).save(path, quality=quality, subsampling=0)
-
-
-def find_pairs(folder: Path) -> list[PairFolder]:
-    """Every finished crop below `folder`, in the order of the names."""
-    finished = sorted(note.parent for note in folder.glob("[0-9a-f]*/pair.json"))
-    return [PairFolder(path, tuple(json.loads((path / "pair.json").read_text())["strengths"])) for path in finished]
 
 
 def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> dict[str, float]:

@@ -90,8 +90,3 @@ FAMILIES: dict[str, Family] = dict(
 def target(family: Family, photo: NDArray[np.uint8], strength: float = 1.0, seed: int = 0) -> NDArray[np.uint8]:
     """The photo (rgb uint8 [h, w, 3]) after the edit; equal arguments give equal bytes."""
     return family.edit(photo, strength, np.random.default_rng(seed))
-
-
-def held_out(digest: str) -> bool:
-    """Whether the photo with this sha256 (hex) is kept out of training: 21 of 256 first bytes, about 8 %."""
-    return int(digest[:2], 16) < 21

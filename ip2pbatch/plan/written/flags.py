@@ -1,0 +1,97 @@
+"""A Recipe put together from the flags of `ip2pbatch edit`: the same recipe that a file would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ip2pbatch.errors import UsageError
+from ip2pbatch.plan.defaults import DEFAULT_MODEL
+from ip2pbatch.plan.written.ranges import parse_numbers
+from ip2pbatch.plan.written.recipe import Recipe
+from ip2pbatch.plan.written.yaml_source import Mistake, reword
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The flags of `edit`, as given: numbers are still texts such as `5,7.5` or `1..2 by 0.25`; None is the default."""
+
+    photos: tuple[Path, ...]
+    instructions: tuple[str, ...]
+    out: Path
+    text: str | None = None
+    image: str | None = None
+    seed: str | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    size: int | None = None
+    model: str = DEFAULT_MODEL
+
+
+# The flag that a part of the recipe came from, for messages.
+_FLAGS = {
+    "photos": "PHOTOS", "edits": "-i", "text": "--text", "image": "--image", "seeds": "--seed", "steps": "--steps",
+    "sampler": "--sampler", "size": "--size", "output": "--out", "model": "--model",
+}  # fmt: skip
+
+
+def change_output(recipe: Recipe, output: Mapping[str, object], metadata: Mapping[str, object]) -> Recipe:
+    """`recipe` with those settings of its files that are not None. Raises UsageError."""
+    parts = {}
+    for part, changes in (("output", output), ("metadata", metadata)):
+        old: BaseModel = getattr(recipe, part)
+        given = {key: value for key, value in changes.items() if value is not None}
+        try:
+            parts[part] = type(old).model_validate(old.model_dump() | given, context=Path.cwd())
+        except ValidationError as error:
+            one = error.errors(include_url=False)[0]
+            flag = "--" + str(one["loc"][0]).replace("_", "-") if one["loc"] else part
+            why, hint = reword(dict(one))
+            raise UsageError(f"{flag}: {why}", hint=hint) from None
+    return recipe.model_copy(update=parts)
+
+
+def recipe_from_flags(flags: Flags) -> Recipe:
+    """The recipe that `flags` stand for; paths are relative to the working folder. Raises UsageError naming the flag.
+
+    `--seed` gives every photo exactly those seeds; without it each photo has its own, as in a recipe.
+    """
+    data: dict[str, Any] = {
+        "name": (len(flags.instructions) == 1 and flags.instructions[0][:200]) or "edits",
+        "model": flags.model,
+        "photos": list(flags.photos),
+        "edits": list(dict.fromkeys(flags.instructions)),
+        "guidance": {axis: value for axis in ("text", "image") if (value := getattr(flags, axis)) is not None},
+        "output": {"folder": flags.out},
+        "steps": flags.steps,
+        "sampler": flags.sampler,
+        "size": flags.size and {"long_side": flags.size},
+    }
+    if flags.seed is not None:
+        data["seeds"] = {"fixed": _seeds(flags.seed)}
+    try:
+        return Recipe.model_validate(data, context=Path.cwd())
+    except ValidationError as error:
+        one = error.errors(include_url=False)[0]
+        cause = one.get("ctx", {}).get("error")
+        (why, hint), path = reword(dict(one)), one["loc"]
+        if isinstance(cause, Mistake):
+            why, hint, path = cause.why, cause.hint, path + cause.at
+        flag = next((_FLAGS[str(part)] for part in reversed(path) if part in _FLAGS), "")
+        if "taken by edit" in why:
+            why, hint = "two instructions have the same short name in file names", "put them in a recipe, with ids"
+        raise UsageError(f"{flag}: {why}" if flag else why, hint=hint) from None
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = parse_numbers(text)
+    except Mistake as mistake:
+        raise UsageError(f"--seed: {mistake.why}", hint="for example --seed 7 or --seed 1,2,3") from None
+    if any(number != int(number) for number in numbers):
+        raise UsageError(f"--seed: {text!r} is not of whole numbers")
+    return [int(number) for number in numbers]

@@ -1,0 +1,95 @@
+"""Instructions for single photos, from a CSV: columns photo and instruction, and optionally id, text and image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ip2pbatch.errors import RecipeError
+from ip2pbatch.plan.written.recipe import EditSpec
+from ip2pbatch.plan.written.yaml_source import Mistake, suggest
+
+COLUMNS = ("photo", "instruction", "id", "text", "image")
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One row: an edit for the photo of that name; `file` and `line` are for messages."""
+
+    photo: str
+    edit: EditSpec
+    file: Path
+    line: int
+
+
+def read_instructions(path: Path) -> list[Instruction]:
+    """The rows of an instructions file, in order. Raises RecipeError with the line.
+
+    Comma, semicolon or tab separate the columns (spreadsheets write all three); empty lines and rows without an
+    instruction are skipped, so that a list of all photos can be filled in here and there.
+    """
+    rows = _rows(path)
+    header = [cell.strip().lower() for cell in next(rows, (1, []))[1]]
+    for place, name in enumerate(header):
+        if name not in COLUMNS:
+            hint = suggest(name, COLUMNS) or f"known are: {', '.join(COLUMNS)}"
+            column = 1 + sum(len(before) + 1 for before in header[:place])
+            raise RecipeError(f"unknown column {name!r}", file=path, line=1, column=column, hint=hint)
+    missing = [name for name in COLUMNS[:2] if name not in header]
+    if missing:
+        raise RecipeError(f"no column {missing[0]!r}", file=path, line=1, hint="the first line is: photo,instruction")
+    found = []
+    for line, cells in rows:
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
+        if len(cells) > len(header):
+            raise RecipeError(
+                f"{len(cells)} cells, the header has {len(header)}", file=path, line=line, hint="quote commas in text"
+            )
+        if "instruction" in row:
+            found.append(_instruction(row, path, line))
+    return found
+
+
+def _instruction(row: dict[str, str], path: Path, line: int) -> Instruction:
+    photo = unicodedata.normalize("NFC", row.pop("photo", "").replace("\\", "/").removeprefix("./"))
+    if not photo:
+        raise RecipeError("an instruction without a photo", file=path, line=line)
+    try:
+        return Instruction(photo, EditSpec.model_validate(row), path, line)
+    except ValidationError as error:
+        one = error.errors(include_url=False)[0]
+        cause = one.get("ctx", {}).get("error")
+        why, hint = (cause.why, cause.hint) if isinstance(cause, Mistake) else (str(one["msg"]), None)
+        key = next((str(part) for part in one["loc"] if part in COLUMNS), "")
+        raise RecipeError(why, file=path, line=line, column=1, key=key, hint=hint) from None
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every row that is not empty."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise RecipeError("not UTF-8 text", file=path, line=line, column=1, hint="save it as CSV UTF-8") from None
+    if len(raw) > MAX_BYTES:
+        raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB", file=path)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise RecipeError(str(error), file=path, line=max(reader.line_num, 1), column=1) from None

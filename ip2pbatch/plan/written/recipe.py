@@ -1,0 +1,396 @@
+"""A recipe: what pictures should exist, as a person wrote it, read from YAML or put together from flags.
+
+Every shorthand (a string for an edit, a number for seeds, a range for a scale) is brought to one form while it is
+read, so that nobody further on asks which form it was. A mistake is a RecipeError with its place and a hint.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from ip2pbatch.errors import RecipeError
+from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
+from ip2pbatch.plan.edits import Carry
+from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
+from ip2pbatch.plan.written.template import Template
+from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
+
+Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
+Metric = Literal["l1", "ssim", "clip_image", "clip_direction"]
+Pair = Literal["product", "zip"]
+
+MAX_SEED = 2**63 - 1
+DEFAULT_SEED = 1371
+MAX_INSTRUCTION = 2000
+PHOTO_GLOBS = ("**/*.jpg", "**/*.jpeg", "**/*.png", "**/*.tif", "**/*.tiff", "**/*.webp")
+
+# What other tools call it, for the hint at an unknown key.
+OTHER_NAMES = {
+    "scheduler": "sampler", "prompt": "instruction", "edit": "edits", "num_inference_steps": "steps",
+    "resolution": "size", "input": "photos", "inputs": "photos",
+    "cfg_text": "guidance: {text: 7.5}", "text_cfg": "guidance: {text: 7.5}", "guidance_scale": "guidance: {text: 7.5}",
+    "cfg_image": "guidance: {image: 1.5}", "image_cfg": "guidance: {image: 1.5}",
+    "image_guidance_scale": "guidance: {image: 1.5}",
+}  # fmt: skip
+
+Scales = Annotated[tuple[float, ...], BeforeValidator(read_numbers), WithJsonSchema(NUMBERS_SCHEMA)]
+Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
+Steps = Annotated[StrictInt, Field(ge=1, le=1000)]
+
+
+def _scale(value: Any) -> float:
+    numbers = read_numbers(value)
+    if len(numbers) != 1:
+        raise Mistake("one number here: a link of a chain has no grid of its own", hint="put the grid in guidance")
+    return numbers[0]
+
+
+Scale = Annotated[float, BeforeValidator(_scale), WithJsonSchema({"type": "number"})]
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    """A path as written → absolute, relative ones from the recipe's folder (the validation context)."""
+    if not isinstance(value, (str, Path)) or not str(value).strip():
+        raise Mistake("should be a path")
+    if "\0" in str(value):
+        raise Mistake("a path cannot hold a NUL character")
+    base = info.context if isinstance(info.context, Path) else Path.cwd()
+    return Path(_normalised(base / Path(value).expanduser()))
+
+
+def _normalised(path: Path) -> str:
+    import os.path  # normpath has no pathlib form: it takes `..` away without asking the disk
+
+    return os.path.normpath(path)
+
+
+RecipePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+def _some(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+class _Written(BaseModel):
+    """What every part of a recipe has in common: frozen, and an unknown key is an error."""
+
+    # Built once, inside Recipe, at its first use: half the start-up time of every command.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class PhotoFolder(_Written):
+    """One folder of photos, or one photo. Globs are relative to the folder; `**` crosses folders."""
+
+    folder: RecipePath = Field(description="a folder, read recursively, or one photo; relative to the recipe")
+    include: tuple[str, ...] = Field(
+        default=PHOTO_GLOBS, description="globs of the photos wanted, case does not matter"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="globs of photos or folders to leave out")
+    instructions: RecipePath | None = Field(
+        None, description="CSV with the columns photo, instruction (and id, text, image): edits for single photos"
+    )
+    follow_links: StrictBool = Field(
+        default=False, description="whether links that lead out of the folder are followed"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, (str, Path)):
+            return {"folder": value}
+        if isinstance(value, dict):
+            return value | {key: [value[key]] for key in ("include", "exclude") if isinstance(value.get(key), str)}
+        raise Mistake("should be a folder or a photo, a list of them, or a mapping", hint="photos: {folder: shoot}")
+
+
+class Link(_Written):
+    """One instruction of a chain, with what it does differently from the rest."""
+
+    instruction: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION)]
+    text: Scale | None = Field(default=None, description="its own text scale")
+    image: Scale | None = Field(default=None, description="its own image scale")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"instruction": value} if isinstance(value, str) else value
+
+
+class EditSpec(_Written):
+    """One edit of a recipe: a chain of links, most often of one. `keep` holds the delivered links, counted from 1."""
+
+    ALSO_WRITTEN: ClassVar = ("instruction",)
+
+    id: Annotated[str, Field(min_length=1, max_length=80)] = Field(description="its name in file names and on sheets")
+    chain: tuple[Link, ...] = Field(min_length=1, max_length=64)
+    keep: tuple[int, ...]
+    carry: Carry | None = Field(
+        default=None, description="what a link hands to the next: its latent (drifts less) or pixels"
+    )
+    text: Scales | None = Field(default=None, description="its own text scales instead of guidance.text")
+    image: Scales | None = Field(default=None, description="its own image scales instead of guidance.image")
+    seeds: Seeds | None = Field(default=None, description="its own seeds")
+    steps: Steps | None = Field(default=None, description="its own step count")
+    sampler: Sampler | None = Field(default=None, description="its own sampler")
+    photos: Annotated[tuple[str, ...], BeforeValidator(_some), Field(min_length=1)] | None = Field(
+        default=None, description="globs of the photos that get it, instead of all"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"instruction": value}
+        elif isinstance(value, list):
+            value = {"chain": value}
+        if not isinstance(value, dict):
+            raise Mistake("an edit is an instruction, a list of links or a mapping", hint="put numbers in quotes")
+        if ("instruction" in value) == ("chain" in value):
+            for key in value:
+                if key not in cls.model_fields and suggest(str(key), ("instruction", "chain")):
+                    raise Mistake("unknown key", hint=suggest(key, ("instruction", "chain")), at=(key,))
+            raise Mistake("an edit has either an instruction or a chain", hint="{instruction: make it winter}")
+        return _chain(value) if "chain" in value else _single(value)
+
+
+def _single(value: dict[str, Any]) -> dict[str, Any]:
+    for key in ("keep", "carry"):
+        if key in value:
+            raise Mistake("belongs to a chain, this edit is a single instruction", at=(key,))
+    rest = {key: item for key, item in value.items() if key != "instruction"}
+    words = value["instruction"]
+    if not isinstance(words, str) or not words.strip():
+        raise Mistake(
+            "an instruction is a text, such as make it winter", hint="put numbers in quotes", at=("instruction",)
+        )
+    if len(words) > MAX_INSTRUCTION:
+        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
+    return {"id": slug(words), **rest, "chain": [{"instruction": words}], "keep": (1,)}
+
+
+def _chain(value: dict[str, Any]) -> dict[str, Any]:
+    links = value["chain"]
+    if not isinstance(links, list) or not links:
+        raise Mistake("a chain is a list of instructions", at=("chain",))
+    for place, link in enumerate(links):
+        if not isinstance(link, (str, dict)) or link == "":
+            raise Mistake("a link is an instruction, or a mapping with one", at=("chain", place))
+    rest = {key: item for key, item in value.items() if key not in ("chain", "keep")}
+    words = [link if isinstance(link, str) else str(link.get("instruction", "")) for link in links]
+    name = "-then-".join(slug(one, most=24) for one in dict.fromkeys((words[0], words[-1])))
+    return {"id": name, **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
+
+
+def _keep(keep: Any, links: int) -> tuple[int, ...]:
+    if keep == "last":
+        return (links,)
+    if keep == "all":
+        return tuple(range(1, links + 1))
+    numbers = keep if isinstance(keep, list) else [keep]
+    for place, number in enumerate(numbers):
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= links:
+            at: tuple[str | int, ...] = ("keep", place) if isinstance(keep, list) else ("keep",)
+            raise Mistake(
+                f"{number!r} is not a link from 1 to {links}", hint="numbers of links, `all` or `last`", at=at
+            )
+    if not numbers:
+        raise Mistake("keeps no link", hint="numbers of links, `all` or `last`", at=("keep",))
+    return tuple(sorted(set(numbers)))
+
+
+def slug(instruction: str, most: int = 40) -> str:
+    """A short name for an instruction: `make it winter, please` → `make-it-winter-please`; letters of any script."""
+    text = unicodedata.normalize("NFC", instruction).lower()
+    words = re.findall(r"[^\W_]+", text)
+    name = words[0][:most] if words else "edit"
+    for word in words[1:]:
+        if len(name) + 1 + len(word) > most:
+            break
+        name += "-" + word
+    return name
+
+
+class GuidanceSpec(_Written):
+    """The scales of every edit that has none of its own; None is the model's default."""
+
+    text: Scales | None = Field(default=None, description="s_T: higher follows the instruction more (7.5)")
+    image: Scales | None = Field(default=None, description="s_I: higher keeps the photo more (1.5)")
+    pair: Pair = Field(
+        default="product", description="every text with every image, or the first with the first and so on"
+    )
+
+
+class Seeds(_Written):
+    """`fixed`: every photo gets exactly these. `per_photo`: each photo gets its own, made from these numbers."""
+
+    fixed: tuple[Seed, ...] = Field(default=(), description="seeds that every photo gets, as in diffusers")
+    per_photo: tuple[Seed, ...] = Field(default=(), description="numbers from which each photo's own seed is made")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"per_photo": [value]}
+        if isinstance(value, list):
+            return {"fixed": value}
+        if isinstance(value, dict):
+            return {key: [item] if isinstance(item, int) else item for key, item in value.items()}
+        raise Mistake("should be a number, a list of numbers, or {fixed: …} or {per_photo: …}", hint="seeds: 7")
+
+    @model_validator(mode="after")
+    def _either(self) -> Seeds:
+        if bool(self.fixed) == bool(self.per_photo):
+            raise Mistake("either fixed or per_photo, with at least one number", hint="seeds: 7, or seeds: [1, 2, 3]")
+        return self
+
+
+class Size(_Written):
+    """The size the model works at: never cropped, never squashed, the photo's own aspect. One of the two is set."""
+
+    long_side: Annotated[StrictInt, Field(ge=16, le=8192)] | None = Field(
+        default=None, description="pixels of the long side"
+    )
+    megapixels: Annotated[float, Field(gt=0, le=64)] | None = Field(
+        default=None, description="area in millions of pixels"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"long_side": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _either(self) -> Size:
+        if (self.long_side is None) == (self.megapixels is None):
+            raise Mistake("either long_side or megapixels", hint="size: {long_side: 768}")
+        return self
+
+
+def _template(name: str) -> str:
+    Template.parse(name)
+    return name
+
+
+class Output(_Written):
+    """Where delivered files go and what they are. Changing it asks for no new picture of the model."""
+
+    folder: RecipePath = Field(validate_default=True, default=Path("out"), description="relative to the recipe")
+    name: Annotated[str, AfterValidator(_template)] = Field(
+        default="{folder}/{stem}_{edit}", min_length=1, max_length=500, description="template of file names"
+    )
+    format: Literal["same", "jpeg", "png", "tiff", "webp"] = Field(default="same", description="same: as the photo")
+    quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description="of JPEG and WebP")
+    full_resolution: Annotated[
+        Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+    ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
+    on_conflict: Literal["unique", "skip", "overwrite", "error"] = Field(
+        default="unique", description="a name that is taken"
+    )
+
+
+class Metadata(_Written):
+    """What a delivered file says. EXIF, ICC and XMP of the photo are always kept, and that it is AI-edited is added."""
+
+    gps: Literal["keep", "strip"] = Field(default="keep", description="where it was taken")
+    prompt: bool = Field(default=True, description="write instruction, scales and seed into the file")
+
+
+class Sheet(_Written):
+    """How contact sheets and the report look."""
+
+    cell: Annotated[StrictInt, Field(ge=64, le=2048)] = Field(default=384, description="long side of a cell in pixels")
+    metrics: tuple[Metric, ...] = Field(default=("l1", "ssim"), description="numbers beside a cell")
+
+
+class Recipe(_Written):
+    """What pictures should exist. Paths are absolute; every shorthand is spelled out; None is the model's default."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        default="edits", description="title of sheets and report"
+    )
+    model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        DEFAULT_MODEL, description="hub id (@revision pins it), folder, or tiny"
+    )
+    photos: Annotated[tuple[PhotoFolder, ...], BeforeValidator(_some), Field(min_length=1)]
+    edits: Annotated[tuple[EditSpec, ...], BeforeValidator(_some)] = ()
+    guidance: GuidanceSpec = Field(default_factory=GuidanceSpec)
+    seeds: Seeds = Field(default=Seeds(per_photo=(DEFAULT_SEED,)))
+    steps: Steps | None = Field(default=None, description="network steps a picture")
+    sampler: Sampler | None = Field(default=None, description="as named in diffusers")
+    size: Size | None = Field(default=None, description="the size the model works at")
+    output: Output = Field(default_factory=dict, validate_default=True)
+    metadata: Metadata = Field(default_factory=Metadata)
+    safety: bool = Field(default=True, description="run the model's safety checker where it ships one")
+    sheet: Sheet = Field(default_factory=Sheet)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("model"), str):
+            return value | {"model": _model_path(value["model"], info)}
+        return value
+
+    @model_validator(mode="after")
+    def _edits(self) -> Recipe:
+        if not self.edits and not any(folder.instructions for folder in self.photos):
+            raise Mistake("no edit", hint="edits: [make it winter], or photos: {…, instructions: notes.csv}")
+        seen: dict[str, int] = {}
+        for place, spec in enumerate(self.edits):
+            self._pairs(spec)
+            if spec.id in seen:
+                why = f"the id {spec.id!r} is taken by edit {seen[spec.id] + 1}"
+                raise Mistake(why, hint="give one of them another id", at=("edits", place, "id"))
+            seen[spec.id] = place
+        return self
+
+    def _pairs(self, spec: EditSpec) -> None:
+        texts, images = spec.text or self.guidance.text or (0,), spec.image or self.guidance.image or (0,)
+        if self.guidance.pair == "zip" and 1 not in (len(texts), len(images)) and len(texts) != len(images):
+            why = f"{spec.id} has {len(texts)} text and {len(images)} image scales, which do not pair"
+            raise Mistake(
+                why, hint="give both one length, or leave `pair` out for all with all", at=("guidance", "pair")
+            )
+
+
+def _model_path(name: str, info: ValidationInfo) -> str:
+    """A model that is a folder beside the recipe or is written like a path becomes absolute; hub ids stay."""
+    base = info.context if isinstance(info.context, Path) else Path.cwd()
+    path = base / Path(name).expanduser()
+    written = name.startswith(("./", "../", "/", "~"))
+    return _normalised(path) if written or (name != TINY and path.is_dir()) else name
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The Recipe in a YAML file; relative paths are from its folder. Raises RecipeError."""
+    return read_recipe(path)[0]
+
+
+def read_recipe(path: Path) -> tuple[Recipe, str]:
+    """The Recipe in a YAML file, and its text, each line ended as here. Raises RecipeError."""
+    text = read_text(path)
+    data, locate = parse_yaml(text, path)
+    if isinstance(data, dict):
+        if {"lock", "recipe"} <= data.keys():
+            raise RecipeError("this is a lock and no recipe", file=path, hint=f"give {data['recipe']} instead")
+        data = {"name": path.stem} | data
+    return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES), _lines(text)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

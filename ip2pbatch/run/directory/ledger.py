@@ -1,0 +1,408 @@
+"""The one owner of a run directory: header, results, deliveries, locks. See DESIGN.md, "The run directory".
+
+    with open_run(Path("out"), spec) as run:
+        run.begin_session(plan, invocation)
+        run.commit(edit, image, latent, seconds=1.2)       # picture first, record second
+        run.fail(edit.key, "failed", "the photo cannot be read")
+
+Done means that the lossless picture is on the disk, whole: a record whose picture is missing, or has another size in
+bytes than was written, does not count. `--fresh` opens another run directory beside the old one (`.ip2pbatch-2`, then
+`-3`): readers use the newest, and the files that an older one delivered are then strangers to it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ip2pbatch.disk.atomic import Anchor, disk_error, sweep, write_atomic, write_whole
+from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.one_writer import WriterLock
+from ip2pbatch.errors import UsageError
+from ip2pbatch.pictures import images
+from ip2pbatch.plan.edits import Photo, Plan
+from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
+from ip2pbatch.run.directory.log import RunLog
+from ip2pbatch.run.directory.stored_plans import store_plan
+
+Status = Literal["done", "failed", "nan", "flagged", "skipped"]
+Pixels = NDArray[np.uint8]
+Latent = NDArray[np.float32]
+
+FORMAT = 1
+_LATENT = "latent"  # the name in the file
+_STALE = 3600.0  # seconds after which a temp file is nobody's work even where other shards may be writing
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """The identity of a run: reopening it with another one is refused, naming the field.
+
+    `determinism` is fast, stable or bitwise; `approximations` are the opt-in speed-ups that change pictures.
+    """
+
+    model: str
+    model_digest: str
+    backend: str
+    provider: str
+    precision: str
+    determinism: str
+    approximations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of results.jsonl: what became of an Edit. `metrics` are the numbers beside its cell (see metrics.py).
+
+    `bytes` is the size of the picture's file, by which an opened run knows that it is whole.
+    """
+
+    edit: str
+    status: Status
+    seconds: float
+    detail: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One line of deliveries.jsonl: which file was written for which Edit, with which settings.
+
+    `strip` is `layout.strip_key`; `path` is relative to the output folder, with forward slashes. `gate` is the share
+    of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known.
+    """
+
+    edit: str
+    strip: str
+    path: str
+    settings: str
+    sha256: str
+    gate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What a session says about itself: the command line, the recipe's text, versions, device; time is an argument.
+
+    `started` is ISO 8601 in UTC. `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`).
+    """
+
+    started: str
+    command: str
+    recipe: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    partial: bool = False
+
+
+def open_run(root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False) -> Run:
+    """Open the newest run in the output folder `root` for writing, or start one; `fresh` starts another beside it.
+
+    Raises LockedError where another process writes to it, UsageError where it was made with another engine, and
+    ResourceError where the disk refuses.
+    """
+    if fresh and shard is not None:
+        raise UsageError(
+            "--fresh and --shard do not go together: every shard would start a run of its own",
+            hint="give the shards another --out",
+        )
+    folders = run_folders(root)
+    layout = Layout(fresh_folder(root) if fresh or not folders else folders[-1])
+    try:
+        layout.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, layout.folder) from error
+    lock = WriterLock(layout.folder, suffix(shard))
+    with lock.gate():
+        lock.acquire()
+        try:
+            return Run(root, layout, _checked(layout, spec), shard, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+
+def _checked(layout: Layout, spec: EngineSpec) -> EngineSpec:
+    """The run's own spec: written into a new run; another engine than an old run's is refused.
+
+    A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
+    """
+    if not layout.header.exists():
+        row = {"format": FORMAT, "engine": asdict(spec)}
+        write_whole(layout.header, json.dumps(row, indent=2).encode() + b"\n")
+        return spec
+    made_by = read_spec(layout)
+    if spec.model_digest and spec.model_digest == made_by.model_digest:
+        spec = replace(spec, model=made_by.model)
+    for name in sorted((part.name for part in fields(EngineSpec)), key=lambda name: name != "backend"):
+        old, new = getattr(made_by, name), getattr(spec, name)
+        if old != new:
+            raise UsageError(
+                f"this run was made with {name.replace('_', ' ')} {_say(old)}, not {_say(new)}",
+                hint="use the same settings, another --out, or --fresh to start a run beside it",
+            )
+    return made_by
+
+
+def _say(value: object) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
+
+
+def read_spec(layout: Layout) -> EngineSpec:
+    """The engine that a run was made with. Raises UsageError where the header is of another version or unreadable."""
+    try:
+        header = json.loads(layout.header.read_text("utf-8"))
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}")
+        row = header["engine"]
+        return EngineSpec(**{**row, "approximations": tuple(row["approximations"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{layout.header} was not written by this version ({error})", hint="use another --out, or --fresh"
+        ) from error
+
+
+def read_records(layout: Layout, complaints: list[str] | None = None) -> dict[str, Record]:
+    """The last Record of every Edit, all shards together; where two shards differ, the one that is done counts.
+
+    A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made.
+    """
+    merged: dict[str, Record] = {}
+    whole = pictures_on_disk(layout)
+    for path in sorted(layout.folder.glob("results*.jsonl")):
+        own: dict[str, Record] = {}
+        for row in read_journal(path, complaints):
+            own[row["edit"]] = Record(**row)
+        for key, record in own.items():
+            if record.status == "done" and whole.get(key) != record.bytes:
+                continue
+            if key not in merged or merged[key].status != "done":
+                merged[key] = record
+    return merged
+
+
+def read_deliveries(layout: Layout, complaints: list[str] | None = None) -> dict[tuple[str, str], Delivery]:
+    """The last Delivery of every (strip key, edit key), all shards together."""
+    return _Books.of(layout, complaints).delivered
+
+
+def delivery_rows(layout: Layout, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The lines about delivered files, all shards together, oldest first: `turn` counts the openings of the run."""
+    journals = [read_journal(path, complaints) for path in sorted(layout.folder.glob("deliveries*.jsonl"))]
+    return heapq.merge(*journals, key=lambda row: row.get("turn", 0))
+
+
+@dataclass(slots=True)
+class _Books:
+    """What was delivered last of every (strip key, edit key); what was announced after that and never confirmed, for a
+    process was killed there; the sha256 of files that have another name since, by that name; the last turn.
+    """
+
+    delivered: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    announced: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    earlier: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    turn: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout, complaints: list[str] | None) -> _Books:
+        books = cls()
+        for row in delivery_rows(layout, complaints):
+            books.turn = row.pop("turn", 0)
+            begun, place = row.pop("begun", False), (row["strip"], row["edit"])
+            books.announced.pop(place, None)
+            if begun:
+                books.announced[place] = Delivery(**row)
+                continue
+            last = books.delivered.get(place)
+            if last is not None and last.path != row["path"]:
+                books.earlier.setdefault(place, {})[last.path] = last.sha256
+            books.delivered[place] = Delivery(**row)
+        return books
+
+
+def pictures_on_disk(layout: Layout) -> dict[str, int]:
+    """Size in bytes of every lossless picture in a run, by key: one pass over the folders, no file is opened."""
+    sizes: dict[str, int] = {}
+    for folder in _listing(layout.edits):
+        for entry in _listing(Path(folder.path)):
+            if entry.name.endswith(".png"):
+                sizes[entry.name[:-4]] = entry.stat().st_size
+    return sizes
+
+
+def _listing(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+class Run:
+    """An open run directory with this process as the one writer of its shard. `commit` and `deliver` may be called
+    from several threads; everything returns only when it is on the disk.
+    """
+
+    def __init__(self, root: Path, layout: Layout, spec: EngineSpec, shard: Shard | None, lock: WriterLock) -> None:
+        self.root, self.layout, self.spec, self.shard, self._lock = root, layout, spec, shard, lock
+        self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
+        self.complaints: list[str] = []
+        self._sweep(layout.folders())
+        self.records = read_records(layout, self.complaints)
+        books = _Books.of(layout, self.complaints)
+        self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
+        self._turn = books.turn + 1
+        self.done = {key for key, record in self.records.items() if record.status == "done"}
+        self._results = Journal(layout.results(shard))
+        self._delivered = Journal(layout.deliveries(shard))
+        self._sessions = Journal(layout.sessions(shard))
+        self._log = RunLog(layout.log(shard))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def failed(self) -> dict[str, Record]:
+        """The Edits that were tried and have no picture, with their last Record."""
+        return {key: record for key, record in self.records.items() if record.status != "done"}
+
+    def begin_session(self, plan: Plan, invocation: Invocation) -> None:
+        """Note that a command starts on `plan`; the plan itself is kept, so that sheets need nothing else.
+
+        A shard passes the plan of all shards: what another one was to make and never did is then known to be left.
+        """
+        self._sessions.append({"event": "begin", **asdict(invocation), "plan": store_plan(self.layout, plan)})
+
+    def note(self, event: str, **detail: Any) -> None:
+        """Add something that happened to this session's lines: a back-off, its end."""
+        self._sessions.append({"event": event, **detail})
+
+    def sweep(self, folders: Iterable[Path]) -> None:
+        """Remove what killed processes left half-written in `folders`; what another shard may be writing stays."""
+        with self._lock.gate():
+            self._sweep(folders)
+
+    def _sweep(self, folders: Iterable[Path]) -> None:
+        sweep(folders, older_than=None if self._lock.alone() else time.time() - _STALE)
+
+    def number(self, photos: Sequence[Photo]) -> dict[str, int]:
+        """The `{n}` of each photo by name: given once, in this order, when the photo first enters the run, then kept.
+
+        Shards must pass the photos of the whole plan, so that they agree.
+        """
+        with self._lock.gate():
+            known = {row["photo"]: int(row["n"]) for row in read_journal(self.layout.numbers, self.complaints)}
+            given = give_numbers(known, (photo.name for photo in photos))
+            if given:
+                journal = Journal(self.layout.numbers)
+                journal.append(*({"photo": name, "n": n} for name, n in given.items()))
+                journal.close()
+        return known | given
+
+    def commit(
+        self, key: str, image: Pixels, latent: Latent | None = None, *, seconds: float,
+        metrics: Mapping[str, float] | None = None, detail: str = "",
+    ) -> Record:  # fmt: skip
+        """Keep the picture of an Edit, then its record; `latent` where a later link starts from it."""
+        if latent is not None:
+            data = safetensors.numpy.save({_LATENT: latent})
+            write_atomic(self.layout.latent(key), data, root=self._inside)
+        size = self._write_png(self.layout.picture(key), image)
+        numbers = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+        record = Record(key, "done", round(seconds, 4), detail, numbers, size)
+        self._record(record)
+        self.done.add(key)
+        return record
+
+    def fail(self, key: str, status: Status, detail: str, *, seconds: float = 0.0) -> Record:
+        """Record why an Edit has no picture. Saying the same thing again adds no line."""
+        record = Record(key, status, round(seconds, 4), detail)
+        old = self.records.get(key)
+        if old is None or (old.status, old.detail) != (status, detail):
+            self._record(record)
+        self.done.discard(key)
+        return record
+
+    def _record(self, record: Record) -> None:
+        self._results.append(asdict(record))
+        self.records[record.edit] = record
+
+    def announce(self, delivery: Delivery) -> None:
+        """Record that this file is about to appear, so that it is known for ours whatever happens then."""
+        self._delivered.append({**asdict(delivery), "turn": self._turn, "begun": True})
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Record that a file was delivered."""
+        self._delivered.append({**asdict(delivery), "turn": self._turn})
+        self.deliveries[(delivery.strip, delivery.edit)] = delivery
+
+    def picture(self, key: str) -> Pixels:
+        """The lossless picture of a done Edit, uint8 [h, w, 3]."""
+        return _read_png(self.layout.picture(key))
+
+    def latent(self, key: str) -> Latent:
+        """The kept latent of a done Edit, float32 [c, h, w]. Raises FileNotFoundError where none was kept."""
+        # Not np.load: it parses its header with `ast`, which in CPython 3.11 fails now and then where threads meet
+        # in it ("recursion depth mismatch"), and sources are loaded by several threads.
+        latent: Latent = safetensors.numpy.load(self.layout.latent(key).read_bytes())[_LATENT]
+        return latent
+
+    def has_latent(self, key: str) -> bool:
+        """Whether a latent was kept for this Edit."""
+        return self.layout.latent(key).is_file()
+
+    def source(self, digest: str, size: tuple[int, int]) -> Pixels | None:
+        """The photo as the model saw it, uint8 [h, w, 3] at `size` (width, height); None where it was not kept yet."""
+        path = self.layout.source(digest, size)
+        return _read_png(path) if path.is_file() else None
+
+    def keep_source(self, digest: str, size: tuple[int, int], pixels: Pixels) -> None:
+        """Keep a photo at model size, for sheets, reports and the next session."""
+        self._write_png(self.layout.source(digest, size), pixels)
+
+    def _write_png(self, path: Path, pixels: Pixels) -> int:
+        """The size of the file in bytes. Never written outside the run directory that was opened."""
+        images.save_png(pixels, path, root=self._inside)
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def close(self) -> None:
+        """Close the files and let go of the lock; safe to call twice."""
+        self._log.close()
+        for journal in (self._results, self._delivered, self._sessions):
+            journal.close()
+        for anchor in (self.anchor, self._inside):
+            anchor.close()
+        self._lock.release()
+
+
+def give_numbers(known: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    """Numbers for the names that have none yet: the next free ones, in order."""
+    following = max(known.values(), default=0) + 1
+    new = dict.fromkeys(name for name in names if name not in known)
+    return {name: number for number, name in enumerate(new, start=following)}
+
+
+def _read_png(path: Path) -> Pixels:
+    return images.load(path).pixels

@@ -1,0 +1,44 @@
+"""Delivered files that bear an older name: found, told, and removed only where somebody asks for it.
+
+A file's name changes with the template, the format, or an axis that begins to vary. The picture is then delivered under
+its new name, and the earlier file stays: somebody may have linked to it or sent it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.run.directory.ledger import delivery_rows
+from ip2pbatch.run.directory.view import RunView
+
+
+def leftovers(view: RunView) -> list[str]:
+    """The files of a run whose pictures were delivered again elsewhere, and that are still as they were written.
+
+    Paths are relative to the output folder, with forward slashes. A file that somebody changed is theirs.
+    """
+    now = {delivery.path for delivery in view.deliveries.values()}
+    earlier = {path: sha256 for path, sha256 in _delivered(view) if path not in now}
+    return sorted(path for path, sha256 in earlier.items() if file_digest(view.root / path) == sha256)
+
+
+def remove_leftovers(view: RunView) -> list[str]:
+    """Remove them; the paths that are gone. A folder that is a link by now is not entered."""
+    gone = []
+    for name in leftovers(view):
+        path = view.root / name
+        if path.parent.resolve() == view.root.resolve() / Path(name).parent:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                gone.append(name)
+    return gone
+
+
+def _delivered(view: RunView) -> Iterator[tuple[str, str]]:
+    """(path, sha256) of everything that was ever delivered of a picture that has a delivery now, oldest first."""
+    for row in delivery_rows(view.layout):
+        if not row.get("begun") and (row["strip"], row["edit"]) in view.deliveries:
+            yield row["path"], row["sha256"]

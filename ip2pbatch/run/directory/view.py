@@ -1,0 +1,193 @@
+"""Reading a run directory without touching it: what sheets, reports, `status` and `verify` look at.
+
+    view = read_run(Path("out"))
+    for strip in view.strips:
+        before = view.source_path(strip)
+        for edit in strip.edits:
+            record, picture = view.record(edit.key), view.picture_path(edit.key)
+            delivered = view.delivered_path(strip, edit)
+
+No lock is taken, so a run may be looked at while it is being made. Shards are read as one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ip2pbatch.disk.journal import read_journal
+from ip2pbatch.errors import UsageError
+from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
+from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
+from ip2pbatch.run.directory.ledger import Delivery, EngineSpec, Record, read_deliveries, read_records, read_spec
+from ip2pbatch.run.directory.stored_plans import load_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
+
+    `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
+    `events` are what happened on the way (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
+    """
+
+    started: str
+    command: str
+    recipe: str
+    versions: Mapping[str, str]
+    device: str
+    plan: str
+    partial: bool
+    events: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run directory as it is now. `strips` are what the recipe of the newest session asks for, in its order.
+
+    Sessions of some photos only are joined with the earlier ones of the same recipe, back to the last whole one; of a
+    photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read.
+    """
+
+    root: Path
+    layout: Layout
+    spec: EngineSpec
+    sessions: tuple[Session, ...]
+    plan: Plan
+    records: Mapping[str, Record]
+    deliveries: Mapping[tuple[str, str], Delivery]
+    numbers: Mapping[str, int]
+    complaints: tuple[str, ...] = field(default=())
+
+    @property
+    def strips(self) -> tuple[Strip, ...]:
+        return self.plan.strips
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        return self.plan.photos
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Photos that could not even be planned, by name: files that are damaged, with the reason."""
+        planned = {photo.name for photo in self.photos}
+        events = (event for session in _joined(self.sessions) for event in reversed(session.events))
+        found = {row["photo"]: row["reason"] for row in reversed([*events]) if row["event"] == "broken"}
+        return {name: reason for name, reason in found.items() if name not in planned}
+
+    def record(self, key: str) -> Record | None:
+        """What became of an Edit; None where it was not yet tried, or its picture is gone."""
+        return self.records.get(key)
+
+    def is_done(self, key: str) -> bool:
+        """Whether the Edit's picture is there to be looked at."""
+        return self.picture_path(key) is not None
+
+    def picture_path(self, key: str) -> Path | None:
+        """The lossless picture at model size (PNG, RGB); None where the Edit is not done."""
+        record = self.records.get(key)
+        return self.layout.picture(key) if record is not None and record.status == "done" else None
+
+    def source_path(self, strip: Strip) -> Path | None:
+        """The strip's photo as the model saw it (PNG, RGB, model size); None before it was first loaded."""
+        path = self.layout.source(strip.photo.digest, strip.edits[0].size)
+        return path if path.is_file() else None
+
+    def delivery(self, strip: Strip, edit: Edit) -> Delivery | None:
+        """The line about the delivered file of this link of this strip; None where none was delivered."""
+        return self.deliveries.get((strip_key(strip), edit.key))
+
+    def delivered_path(self, strip: Strip, edit: Edit) -> Path | None:
+        """The delivered file, where it was delivered and still exists."""
+        delivery = self.delivery(strip, edit)
+        path = self.root / delivery.path if delivery else None
+        return path if path is not None and path.is_file() else None
+
+    def kept(self, strip: Strip) -> Iterator[tuple[int, Edit]]:
+        """The links of a strip that are delivered: (number of the link from 1, Edit)."""
+        return ((link, strip.edits[link - 1]) for link in strip.keep)
+
+    def counts(self) -> dict[str, int]:
+        """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left."""
+        states = Counter(record.status if (record := self.records.get(e.key)) else "left" for e in self.plan.edits)
+        return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
+
+
+def read_run(root: Path) -> RunView:
+    """The newest run under `root`, an output folder (or a run directory itself).
+
+    Raises UsageError where there is none.
+    """
+    layout = _find(root)
+    complaints: list[str] = []
+    sessions = _sessions(layout, complaints)
+    return RunView(
+        root=layout.folder.parent,
+        layout=layout,
+        spec=read_spec(layout),
+        sessions=sessions,
+        plan=_join(layout, sessions),
+        records=read_records(layout, complaints),
+        deliveries=read_deliveries(layout, complaints),
+        numbers={row["photo"]: row["n"] for row in read_journal(layout.numbers, complaints)},
+        complaints=tuple(complaints),
+    )
+
+
+def _find(root: Path) -> Layout:
+    folders = [root] if (root / "run.json").is_file() else run_folders(root)
+    if not folders or not Layout(folders[-1]).header.is_file():
+        raise UsageError(f"{root} holds no run", hint="give the output folder of an earlier `ip2pbatch run` or `edit`")
+    return Layout(folders[-1])
+
+
+def _sessions(layout: Layout, complaints: list[str]) -> tuple[Session, ...]:
+    """All sessions of all shards, oldest first.
+
+    Within a file their order is that of the lines: a time may be an older one, from SOURCE_DATE_EPOCH or a clock that
+    was set back, and the newest session says what the run is asked for.
+    """
+    sessions: list[tuple[str, Session]] = []
+    for path in sorted(layout.folder.glob("sessions*.jsonl")):
+        own: list[dict[str, Any]] = []
+        for row in read_journal(path, complaints):
+            if row.get("event") == "begin":
+                own.append({**row, "events": []})
+            elif own:
+                own[-1]["events"].append(row)
+        newest = ""
+        for row in own:
+            row.pop("event")
+            newest = max(newest, row["started"])
+            sessions.append((newest, Session(**{**row, "events": tuple(row["events"])})))
+    return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
+
+
+def _joined(sessions: Sequence[Session]) -> Iterator[Session]:
+    """The newest session and where that was a part, its sisters of the same recipe, newest first."""
+    for session in reversed(sessions):
+        if session.recipe == sessions[-1].recipe:
+            yield session
+            if not session.partial:
+                return
+
+
+def _join(layout: Layout, sessions: tuple[Session, ...]) -> Plan:
+    """The plan of the newest session, and where that was a part, with its sisters of the same recipe."""
+    digests = dict.fromkeys(session.plan for session in _joined(sessions))
+    plans = [load_plan(path) for path in map(layout.plan, digests) if path.is_file()]
+    if len(plans) == 1:
+        return plans[0]
+    newest: dict[str, int] = {}
+    for number, plan in enumerate(plans):
+        for photo in plan.photos:
+            newest.setdefault(photo.name, number)
+    strips = (strip for n, plan in enumerate(plans) for strip in plan.strips if newest[strip.photo.name] == n)
+    ordered = sorted(strips, key=lambda strip: strip.photo.name)
+    photos = {strip.photo.name: strip.photo for strip in ordered}
+    edits = {edit.key: edit for strip in ordered for edit in strip.edits}
+    name, model = (plans[0].name, plans[0].model) if plans else ("", "")
+    return Plan(name, model, tuple(photos.values()), tuple(ordered), tuple(edits.values()))

@@ -1,0 +1,92 @@
+"""What a person sees while a run goes on, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from runs import make_photos, make_plan
+
+from ip2pbatch.cli import console
+from ip2pbatch.cli.progress import Watcher, watch
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.run.directory.ledger import Record
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(make_photos(tmp_path, 3), ["make it winter", "make it night"])
+
+
+def watcher_of(plan: Plan, width: int, *, terminal: bool) -> tuple[Watcher, io.StringIO]:
+    said = io.StringIO()
+    talk = Console(file=said, width=width, force_terminal=terminal, soft_wrap=True, highlight=False)
+    return watch(talk, plan.strips, terminal=terminal), said
+
+
+def test_a_damaged_photo_is_told_once_and_the_links_after_it_not_at_all(plan: Plan) -> None:
+    watcher, said = watcher_of(plan, 200, terminal=False)
+    watcher.started(6, 0)
+    first, second = plan.strips[0].edits
+    for _ in range(2):
+        watcher.finished(first, Record(first.key, "failed", 0, "0000.jpg: the file is damaged or cut off"))
+        watcher.finished(second, Record(second.key, "skipped", 0, "not tried"))
+    other = plan.strips[1].edits[0]
+    watcher.finished(other, Record(other.key, "nan", 0, "not a number"))
+    assert said.getvalue().splitlines() == [
+        "6 edits to make",
+        "failed day0/0000.jpg: make it winter: the file is damaged or cut off",
+        "nan day1/0001.jpg: make it winter: not a number",
+    ]
+
+
+def test_plain_lines_come_now_and_then_with_the_time_that_is_left(plan: Plan) -> None:
+    now = [0.0]
+    said = io.StringIO()
+    names = {edit.key: ("a.jpg", edit.instruction) for edit in plan.edits}
+    watcher = Watcher(Console(file=said, width=80), names, clock=lambda: now[0])
+    watcher.started(4, 2)
+    for edit in plan.edits[:3]:
+        now[0] += 6
+        watcher.finished(edit, Record(edit.key, "done", 6))
+    assert said.getvalue().splitlines() == ["4 edits to make, 2 done before", "2 of 4 edits, about 12 s left"]
+
+
+def test_the_bar_shows_a_name_without_what_commands_a_terminal(plan: Plan) -> None:
+    (strip, *others), (edit, *_) = plan.strips, plan.edits
+    hostile = replace(strip, photo=replace(strip.photo, name="a\x1b]0;owned\x07.jpg"))
+    watcher, said = watcher_of(replace(plan, strips=(hostile, *others)), 200, terminal=True)
+    with watcher:
+        watcher.started(6, 0)
+        watcher.finished(edit, Record(edit.key, "done", 1))
+        watcher._progress.refresh()  # type: ignore[attr-defined]
+    assert "a\ufffd]0;owned\ufffd.jpg: make it winter" in said.getvalue()
+    assert "\x1b]0;" not in said.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_bar_fits_its_terminal(plan: Plan, width: int) -> None:
+    watcher, said = watcher_of(plan, width, terminal=True)
+    with watcher:
+        watcher.started(6, 0)
+        for edit in plan.edits[:3]:
+            watcher.finished(edit, Record(edit.key, "done", 1))
+        watcher._progress.refresh()  # type: ignore[attr-defined]
+        shown = Console(file=io.StringIO(), width=width)
+        shown.print(watcher._progress.get_renderable())  # type: ignore[attr-defined]
+        lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 1
+    assert len(lines[0].rstrip()) <= width - 3, "a terminal has room for its ^C"
+    assert "3/6" in lines[0]
+    assert "6 edits to make" in said.getvalue()
+
+
+def test_an_interruption_says_what_it_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    console.talk.cache_clear()
+    with pytest.raises(KeyboardInterrupt), console.busy("loading tiny"):
+        raise KeyboardInterrupt
+    console.talk.cache_clear()
+    assert capsys.readouterr().err == "interrupted while loading tiny\n"

@@ -1,0 +1,196 @@
+"""A million edits with the fake engine: planning, ledger, resume, status and report, in time and memory.
+
+python tests/helpers/scale.py                 a million; minutes, and 5 GB of small files in a temporary folder
+python tests/helpers/scale.py 100000 DIR      so many, in DIR
+
+Prints a table for BENCHMARKS.md. Each stage is a process of its own, as a command is, so that its seconds and its peak
+memory are its own. Seconds are of processor time: on a busy machine the clock tells nothing. The pictures of a full run
+would take hours to make, so all but the last thousand are put there beforehand, as the ledger writes them, and so are
+the files that were delivered of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+from runs import SPEC, fork, make_photos
+
+from ip2pbatch.disk.journal import Journal
+from ip2pbatch.engine.fake import FakeEngine
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.plan.edits import Photo, Plan
+from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.photos import Scan
+from ip2pbatch.plan.written.recipe import Recipe
+from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.ledger import Invocation, Record, Run, open_run
+from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.execute import Options, run_plan
+
+EDITS = ["make it winter", "make it night", "make it rain", "as a watercolour"]
+INVOCATION = Invocation("2026-01-01T00:00:00Z", "run")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took: seconds of processor time, and the largest resident memory in bytes."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where and how much: `edits` of `edits // 4` photos. The edits of the last `rest` photos are left to be made."""
+
+    folder: Path
+    edits: int
+    rest: int = 250
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def photos(self) -> tuple[Photo, ...]:
+        real = make_photos(self.folder / "in", self.rest)
+        made = (
+            Photo(f"roll{n // 1000:04d}/{n:07d}.jpg", self.folder / "gone.jpg", _digest(n), (96, 64))
+            for n in range(self.edits // len(EDITS) - self.rest)
+        )
+        return (*made, *real)
+
+    def plan(self) -> Plan:
+        plan = expand(self.recipe(), Scan(self.photos()))
+        assert len(plan.edits) == self.edits
+        return plan
+
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate({"photos": "in", "edits": EDITS, "size": 64, "output": {"folder": self.out}})
+
+    def deliverer(self, run: Run, plan: Plan) -> Deliverer:
+        names = output_names(plan, self.recipe().output, numbers=run.number(plan.photos))
+        assert len(names) == self.edits
+        return Deliverer(run, names, DeliverySettings(), "unique")
+
+
+def measure(work: Callable[[], object], seconds: float = 7200) -> Cost:
+    """Do `work` in a forked process, at most `seconds`. What this one holds is counted in, so it holds little."""
+    child = fork(seconds)
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status, usage = os.wait4(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, "a stage failed"
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def planning(field: Field) -> None:
+    """The plan, its names, and its copy in the run directory."""
+    plan = field.plan()
+    with open_run(field.out, SPEC) as run:
+        run.begin_session(plan, INVOCATION)
+        field.deliverer(run, plan)
+
+
+def filling(field: Field) -> None:
+    """All pictures but the last ones, their records and files, without asking the disk after each whether it has it."""
+    plan, layout = field.plan(), Layout(field.out / ".ip2pbatch")
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
+    data, rows = buffer.getvalue(), []
+    journal = Journal(layout.results(None))
+    for edit in plan.edits[: -field.rest * len(EDITS)]:
+        path = layout.picture(edit.key)
+        try:
+            path.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(data)
+        rows.append(asdict(Record(edit.key, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(data))))
+        if len(rows) == 10_000:
+            journal.append(*rows)
+            rows.clear()
+    journal.append(*rows)
+    journal.close()
+    _delivering(field, plan)
+
+
+def _delivering(field: Field, plan: Plan) -> None:
+    """Empty files under the names of all pictures but the last ones, announced and recorded."""
+    rows, last = [], {edit.key for edit in plan.edits[-field.rest * len(EDITS) :]}
+    with open_run(field.out, SPEC) as run:
+        deliverer, journal = field.deliverer(run, plan), Journal(run.layout.deliveries(None))
+        for errand in deliverer.errands(plan):
+            if errand.edit.key in last:
+                continue
+            path = field.out / errand.target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            row = asdict(deliverer._row(errand, path, "0" * 64, 0.5)) | {"turn": 1}
+            rows += [row | {"begun": True}, row]
+            if len(rows) == 10_000:
+                journal.append(*rows)
+                rows.clear()
+        journal.append(*rows)
+        journal.close()
+
+
+def resume(field: Field) -> None:
+    """What `run` does when it is started again: plan, open, and make and deliver what is left."""
+    plan = field.plan()
+    with open_run(field.out, SPEC) as run:
+        run.begin_session(plan, INVOCATION)
+        summary = run_plan(plan, run, FakeEngine(), Options(deliver=field.deliverer(run, plan)))
+    assert summary.made == summary.delivered == field.rest * len(EDITS)
+    assert summary.states == {"done": field.edits}
+
+
+def status(field: Field) -> None:
+    view = read_run(field.out)
+    assert view.counts()["done"] == len(view.deliveries) == field.edits
+
+
+def report(field: Field) -> None:
+    from ip2pbatch.show.report import write_report
+
+    assert write_report(read_run(field.out), field.out / "report.html").stat().st_size < 100 << 20
+
+
+STAGES: dict[str, Callable[[Field], None]] = {
+    "planning, with names and the plan's copy": planning,
+    "filling the run directory (preparation)": filling,
+    "resume: plan, open, make and deliver the last thousand": resume,
+    "status": status,
+    "report": report,
+}
+
+
+def _digest(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
+
+
+def main(edits: int = 1_000_000, folder: str = "") -> None:
+    """Print a row a stage."""
+    with tempfile.TemporaryDirectory(dir=folder or None) as place:
+        print(f"| {edits:,} edits with the fake engine | seconds of processor time | peak memory |\n|---|---|---|")
+        for name, stage in STAGES.items():
+            cost = measure(lambda stage=stage: stage(Field(Path(place), edits)))
+            print(f"| {name} | {cost.seconds:.1f} | {cost.peak / (1 << 30):.2f} GiB |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*(int(text) if text.isdigit() else text for text in sys.argv[1:]))

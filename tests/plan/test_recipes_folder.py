@@ -1,0 +1,63 @@
+"""Every recipe in recipes/ loads, fits the schema, and asks for as many pictures as its comments promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ip2pbatch.plan.edits import Photo
+from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.photos import Scan
+from ip2pbatch.plan.written.recipe import load_recipe
+from ip2pbatch.plan.written.schema import schema
+from ip2pbatch.plan.written.yaml_source import read_yaml
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+# pictures to make for the seven photos of the demo
+PICTURES = {
+    "demo": 37,
+    "seasons": 28,
+    "weather": 42,
+    "materials": 35,
+    "styles": 42,
+    "backgrounds": 112,
+    "hair": 70,
+    "makeup": 70,
+    "clothes": 210,
+    "grid": 140,
+    "chain": 21,
+}
+DEMO_PHOTOS = ("astronaut.jpg", "cat.jpg", "coffee.jpg", "motorcycle.png", "rocket.jpg", "travel/china.jpg")
+DEMO = Scan(
+    tuple(
+        Photo(name, FOLDER / name, f"digest of {name}", (640, 427))
+        for name in sorted((*DEMO_PHOTOS, "travel/flower.jpg"))
+    )
+)
+
+
+def test_every_recipe_is_counted_here() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(PICTURES)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_recipe_asks_for_its_pictures(name: str) -> None:
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    plan = expand(recipe, DEMO)
+    assert recipe.name == name
+    assert len(plan.edits) == PICTURES[name]
+    assert len(set(output_names(plan, recipe.output).values())) == sum(len(strip.keep) for strip in plan.strips)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_recipe_fits_the_schema(name: str) -> None:
+    data, _ = read_yaml(FOLDER / f"{name}.yaml")
+    jsonschema.Draft202012Validator(schema()).validate(data)
+
+
+def test_the_demo_is_small_enough() -> None:
+    assert PICTURES["demo"] <= 40

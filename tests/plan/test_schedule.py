@@ -1,0 +1,183 @@
+"""The order of a run: parents first, one kind a batch, network calls well filled, the same every time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
+from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits
+from ip2pbatch.plan.rows import plan_rows
+from ip2pbatch.plan.schedule import Schedule, padding
+
+
+def photo(name: str) -> Photo:
+    return Photo(name, Path(name), f"digest-{name}", (64, 64))
+
+
+def link(source: str, instruction: str, *, image: float = 1.5, size: int = 64, child: bool = False) -> Edit:
+    carry = "latent" if child else None
+    return make_edit(
+        source, instruction, Guidance(7.5, image), 1, steps=4, sampler="ddim", size=(size, size), carry=carry
+    )
+
+
+def plan_of(*chains: list[Edit]) -> Plan:
+    edits = {edit.key: edit for chain in chains for edit in chain}
+    strips = tuple(Strip(photo("a"), "x", Guidance(7.5, 1.5), 1, tuple(chain), (1,)) for chain in chains)
+    return Plan("p", "tiny", (photo("a"),), strips, tuple(edits.values()))
+
+
+def chain(name: str, links: int, size: int = 64) -> list[Edit]:
+    edits = [link(name, "1", size=size)]
+    for number in range(2, links + 1):
+        edits.append(link(edits[-1].key, str(number), size=size, child=True))
+    return edits
+
+
+def run(schedule: Schedule) -> list[list[Edit]]:
+    batches = []
+    while batch := schedule.take():
+        batches.append(batch)
+        for edit in batch:
+            schedule.finish(edit.key)
+    return batches
+
+
+def test_everything_runs_once_and_parents_before_children() -> None:
+    plan = plan_of(*(chain(f"photo-{i}", 1 + i % 4, size=64 + 8 * (i % 3)) for i in range(20)))
+    schedule = Schedule(plan, set(), set(), Limits(batch=4, default_rows=6))
+    order = [edit for batch in run(schedule) for edit in batch]
+    assert sorted(edit.key for edit in order) == sorted(edit.key for edit in plan.edits)
+    made = set()
+    for edit in order:
+        assert edit.carry is None or edit.source in made
+        made.add(edit.key)
+    assert schedule.left == 0
+
+
+def test_a_batch_is_of_one_kind_and_within_the_limit() -> None:
+    plan = plan_of(*([link(f"p{i}", "x", size=64 + 8 * (i % 2))] for i in range(30)))
+    batches = run(Schedule(plan, set(), set(), Limits(batch=5, default_rows=15)))
+    assert all(len({edit.size for edit in batch}) == 1 for batch in batches)
+    assert max(len(batch) for batch in batches) == 5
+
+
+def test_the_order_does_not_depend_on_how_done_is_stored() -> None:
+    plan = plan_of(*(chain(f"p{i}", 3) for i in range(10)))
+    done = [plan.edits[i].key for i in (0, 3, 4, 12)]
+    runs = [run(Schedule(plan, set(kind), set(), Limits(batch=4))) for kind in (done, done[::-1])]
+    assert runs[0] == runs[1]
+    assert not {edit.key for batch in runs[0] for edit in batch} & set(done)
+
+
+def test_a_child_of_a_finished_parent_is_ready_at_once() -> None:
+    links = chain("p", 3)
+    schedule = Schedule(plan_of(links), {links[0].key}, set(), Limits())
+    assert schedule.take() == [links[1]]
+
+
+def test_a_failed_edit_names_its_descendants_and_nobody_waits_for_them() -> None:
+    first, second, third = chain("p", 3)
+    branch = link(first.key, "other", child=True)
+    alone = link("q", "x")
+    schedule = Schedule(plan_of([first, second, third], [first, branch], [alone]), set(), set(), Limits())
+    assert schedule.take() == [first, alone]
+    assert schedule.fail(first.key) == [second, branch, third]
+    schedule.finish(alone.key)
+    assert schedule.left == 0
+    assert schedule.take() == []
+
+
+def test_failures_of_an_earlier_session_are_not_handed_out() -> None:
+    links, alone = chain("p", 3), link("q", "x")
+    schedule = Schedule(plan_of(links, [alone]), set(), {links[0].key}, Limits())
+    assert schedule.skipped == tuple(links[1:])
+    assert run(schedule) == [[alone]]
+
+
+def test_an_edit_may_fail_before_it_is_taken() -> None:
+    edits = [link(f"p{i}", "x") for i in range(4)]
+    schedule = Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits())
+    schedule.fail(edits[2].key)
+    assert [edit for batch in run(schedule) for edit in batch] == [edits[0], edits[1], edits[3]]
+
+
+def test_what_is_given_back_is_taken_again_in_its_place() -> None:
+    edits = [link(f"p{i}", "x") for i in range(6)]
+    schedule = Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits(batch=4, default_rows=12))
+    schedule.give_back(schedule.take())
+    assert schedule.take(2) == edits[:2]
+    assert [edit for batch in run(schedule) for edit in batch] == edits[2:]
+
+
+def test_looking_ahead_changes_nothing() -> None:
+    plan = plan_of(*([link(f"p{i}", "x", size=64 + 8 * (i % 2))] for i in range(10)))
+    schedule = Schedule(plan, set(), set(), Limits(batch=4))
+    assert schedule.ahead(5) == list(plan.edits[:5])
+    assert schedule.peek() == schedule.peek() == schedule.take()
+
+
+@pytest.mark.parametrize(("bucket", "batch"), [(12, 8), (8, 8), (6, 5), (12, 16)])
+def test_batches_fill_the_row_bucket(bucket: int, batch: int) -> None:
+    choose = random.Random(3)
+    edits = [link(f"p{i}", "x", image=choose.choice([1.0, 1.5])) for i in range(60)]  # 2 or 3 rows each
+    batches = run(
+        Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits(batch=batch, default_rows=bucket))
+    )
+    rows = [len(plan_rows(one, 1).rows) for one in batches]
+    computed = sum(-(-count // bucket) * bucket for count in rows)
+    assert sum(rows) / computed > 0.85
+
+
+DEVICES = {"cpu": cpu_limits(), **{f"gpu of {gib} GiB": gpu_limits(gib << 30) for gib in (4, 8, 12, 24, 80)}}
+
+
+@pytest.mark.parametrize("images", [(1.5,), (1.0,), (1.0, 1.5), (1.0, 1.5, 7.5)], ids=str)
+@pytest.mark.parametrize("size", [(256, 256), (512, 512), (768, 512), (640, 384)], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_long_run_pads_little_whatever_its_edits_need(
+    device: str, size: tuple[int, int], images: Sequence[float]
+) -> None:
+    edits = [
+        make_edit(f"p{i}", "x", Guidance(7.5, images[i % len(images)]), i, steps=20, sampler="euler_a", size=size)
+        for i in range(1000)
+    ]
+    plan = plan_of(*([edit] for edit in edits))
+    share = padding(plan, DEVICES[device])
+    assert share <= 0.03
+    batches = run(Schedule(plan, set(), set(), DEVICES[device]))
+    assert sorted(edit.key for batch in batches for edit in batch) == sorted(edit.key for edit in edits)
+    bucket = DEVICES[device].row_bucket(size)
+    steps = [(len(plan_rows(batch, step).rows), times) for batch in batches for step, times in ((0, 1), (1, 19))]
+    computed = sum(-(-rows // bucket) * bucket * times for rows, times in steps)
+    assert share == pytest.approx(1 - sum(rows * times for rows, times in steps) / computed)
+
+
+def test_an_engine_that_overlaps_is_given_one_whole_call_at_a_time() -> None:
+    limits = gpu_limits(80 << 30)
+    plan = plan_of(*([link(f"p{i}", "x", size=512)] for i in range(20)))
+    assert [len(batch) for batch in run(Schedule(plan, set(), set(), limits))] == [8, 8, 4]
+    few = plan_of(*([link(f"p{i}", "x", image=1.0, size=512)] for i in range(30)))
+    assert [len(batch) for batch in run(Schedule(few, set(), set(), limits))] == [12, 12, 6]
+
+
+def test_edits_that_are_passed_over_come_next() -> None:
+    edits = [link(f"p{i}", "x", image=image) for i, image in enumerate((1.5, 1.0, 1.5, 1.0, 1.5, 1.0, 1.0))]
+    schedule = Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits(batch=6, default_rows=6))
+    first = schedule.take()
+    assert first == [edits[0], edits[1], edits[2], edits[3], edits[5]]  # 12 rows; all six would be 15
+    for edit in first:
+        schedule.finish(edit.key)
+    assert schedule.take() == [edits[4], edits[6]]
+
+
+def test_a_child_waits_until_its_parent_is_reported() -> None:
+    links = chain("p", 2)
+    schedule = Schedule(plan_of(links), set(), set(), Limits())
+    assert schedule.take() == [links[0]]
+    assert schedule.take() == []
+    assert schedule.left == 2

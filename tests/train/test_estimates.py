@@ -1,0 +1,173 @@
+"""What a chain will take: the releases' and the paper's figures, rates that are learned, and the table of `plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny_models import save_text_to_image
+
+from ip2pbatch.cli.app import app
+from ip2pbatch.train import estimates, stages
+from ip2pbatch.train.estimates import (
+    SD1,
+    Estimate,
+    Rate,
+    estimate,
+    hours_of,
+    learn,
+    model_name,
+    model_of,
+    rates,
+    size_of,
+)
+from ip2pbatch.train.fit.stable_diffusion import Config as FineTuning
+from ip2pbatch.train.pairs.filter import Config as Filter
+from ip2pbatch.train.pairs.filter import Thresholds
+from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
+from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
+from ip2pbatch.train.stages import load_config
+
+PAPER = Path(__file__).parents[2] / "training" / "paper"
+COUNTS = Estimate("", prompts=451_990)
+
+
+def drawn(**settings: object) -> Estimate:
+    return estimates.drawn_pairs(Pairs(maker="prompt_to_prompt", **settings), COUNTS)  # type: ignore[arg-type]
+
+
+def stage(name: str, settings: object) -> SimpleNamespace:
+    return SimpleNamespace(code=f"ip2pbatch.train.{name}", settings=settings, inputs={})
+
+
+def test_pictures_take_what_the_released_sets_take_but_for_the_colour() -> None:
+    random = drawn(samples=4)
+    assert (random.bytes - random.pairs * estimates.LINE) / estimates.FULL_COLOUR == pytest.approx(727e9)
+    filtered = drawn(samples=100, thresholds=Thresholds())
+    lines = 451_990 * 100 * estimates.LINE
+    assert (filtered.bytes - lines) / estimates.FULL_COLOUR == pytest.approx(436e9)
+    assert filtered.pairs < 4 * 313_010, "no more than four of each prompt that is in the released set"
+
+
+def test_work_grows_with_samples_steps_and_area() -> None:
+    work = drawn().work
+    assert work == 451_990 * 100 * 100
+    assert drawn(samples=50).work == drawn(steps=50).work == work / 2
+    assert drawn(side=256).work == work / 4
+    assert drawn(limit=10).work == 10 * 100 * 100
+
+
+def test_a_filter_keeps_no_more_than_there_is() -> None:
+    there = replace(COUNTS, pairs=1000.0)
+    assert estimates.filtered(Filter(), there).pairs == 1000
+    plenty = replace(COUNTS, pairs=1e9)
+    assert estimates.filtered(Filter(), plenty).pairs == pytest.approx(451_990 * 2.4, rel=0.01)
+    assert estimates.filtered(Filter(choose="random"), plenty).pairs == 451_990 * 4
+
+
+def test_the_papers_chain_as_it_ships() -> None:
+    chain = stages.status(PAPER / "evaluate.yaml", out=Path("nowhere"))
+    found = {made.stage: made for made in estimate(chain).values()}
+    assert list(found) == ["captions", "pairs", "filter", "pack", "finetune", "evaluate"]
+    assert 4e7 < found["pairs"].work / 100 < 5e7
+    assert 5e11 < found["pairs"].bytes < 8e11
+    assert found["finetune"].hours(rates()) == {"NVIDIA A100-SXM4-40GB": pytest.approx(25.5 * 8)}
+    assert found["evaluate"].work == 5000 * 14 * 100
+    assert hours_of(found["pairs"], rates()) == "no rate measured: `train bench-pairs` does"
+
+
+def test_a_rate_is_learned_replaced_and_used() -> None:
+    settings = Pairs(maker="prompt_to_prompt", steps=50, side=256)
+    config = stage("pairs.prompt_to_prompt.stage", settings)
+    learn(config, {"pairs/s": 8.0}, "cpu")
+    assert [rate for rate in rates() if rate.device == "cpu"] == [
+        Rate("cpu", estimates.PAIR_STEPS, SD1, 8 * 50 / 4, "measured on this machine")
+    ]
+    learn(config, {"pairs/s": 16.0}, "cpu")
+    learn(config, {"pairs/s": 0.0}, "cpu")  # nothing was left to make
+    work = replace(drawn(limit=72, samples=100, steps=100), model=SD1)
+    assert work.hours(rates())["cpu"] == pytest.approx(72 * 100 * 100 / 200 / 3600)
+
+
+def test_a_small_models_rate_says_nothing_of_a_large_one() -> None:
+    small = Pairs(maker="prompt_to_prompt", model="somebody/tiny")
+    learn(stage("pairs.prompt_to_prompt.stage", small), {"pairs/s": 1000.0}, "cpu")
+    assert not replace(drawn(), model=SD1).hours(rates())
+    assert replace(drawn(), model="tiny").hours(rates())
+    learn(stage("pairs.prompt_to_prompt.stage", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
+    assert len([rate for rate in rates() if rate.device == "cpu"]) == 2, "one does not replace the other"
+
+
+def test_a_fine_tunings_rate_is_that_of_its_last_session_and_of_one_process() -> None:
+    settings = FineTuning(maker="stable_diffusion", start="a/stable-diffusion-v1-5")
+    metrics = {"steps": 10_000.0, "seconds": 10.0, "samples_a_second": 8.0}  # nearly all steps were before a restart
+    learn(stage("fit.stable_diffusion", settings), metrics, "cpu", 4)
+    assert rates()[-1] == Rate("cpu", estimates.SAMPLES, SD1, 2.0, "measured on this machine")
+
+
+def test_models_are_known_by_what_tells_their_size() -> None:
+    assert model_name("stable-diffusion-v1-5/stable-diffusion-v1-5@abc") == SD1
+    assert model_name("/models/instruct-pix2pix") == SD1
+    assert model_name("Qwen/Qwen2.5-7B") == "Qwen2.5-7B"
+    assert model_name("work/finetune/1/model") == "work/finetune/1/model"
+    assert measured_name(str(kept_models() / "sd15-random-1-text")) == SD1
+    assert measured_name(str(kept_models() / "small-random-1-text")) == "small"
+    evaluate, captions = load_config(PAPER / "evaluate.yaml"), load_config(PAPER / "captions.yaml")
+    assert model_of(evaluate) == SD1, "that of the fine-tuning, and SDEdit's"
+    assert model_of(captions) == "Qwen2.5-7B", "that of the taught model"
+
+
+def test_a_broken_file_of_rates_is_as_good_as_none() -> None:
+    estimates.rates_file().parent.mkdir(parents=True, exist_ok=True)
+    estimates.rates_file().write_text('[["cpu"')
+    assert rates() == list(estimates.PUBLISHED)
+    estimates.remember("cpu", estimates.TOKENS, "Qwen2.5-7B", 3.0)
+    assert len(rates()) == len(estimates.PUBLISHED) + 1
+
+
+@pytest.mark.parametrize(("size", "said"), [(0, ""), (250e6, "250 MB"), (436e9, "436 GB"), (26.7e12, "26.7 TB")])
+def test_sizes_are_said_as_a_person_would(size: float, said: str) -> None:
+    assert size_of(size) == said
+
+
+def test_validate_looks_at_the_files_after_a_wrong_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("stage: pack\nmaker: pictures\nshard_bites: 5\n")
+    with pytest.raises(SystemExit) as ended:
+        app(["train", "validate", str(wrong), str(PAPER / "pairs.yaml")])
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert f"{wrong}:3:1: shard_bites: unknown key" in said.err
+    assert "pairs.yaml: ok, captions-finetune → captions → pairs" in said.out
+
+
+def test_plan_prints_estimates_and_after_a_run_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_text_to_image(tmp_path / "model")
+    (tmp_path / "captions.jsonl").write_text('{"input": "a dog", "edit": "a cat", "output": "a cat"}\n' * 3)
+    keys = {
+        "stage": "pairs", "maker": "prompt_to_prompt", "model": str(model), "captions": "captions.jsonl", "samples": 2,
+        "steps": 1, "side": 32, "precision": "fp32",
+    }  # fmt: skip
+    (tmp_path / "pairs.yaml").write_text(json.dumps(keys))
+    (tmp_path / "pack.yaml").write_text("stage: pack\nmaker: pictures\ninputs: {pairs: pairs.yaml}\n")
+
+    def say(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            app(["train", *words, "--out", str(tmp_path / "out")])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    told = " ".join(say("plan", str(tmp_path / "pack.yaml")).split())
+    assert "6 samples, 6 pairs written" in told
+    assert "no rate measured" in told
+    assert "together" in told
+    say("run", str(tmp_path / "pairs.yaml"))
+    (row,) = json.loads(say("plan", str(tmp_path / "pack.yaml"), "--json"))
+    assert row["stage"] == "pack"
+    assert row["estimate"]["pairs"] == 6
+    (tmp_path / "pairs.yaml").write_text(json.dumps(keys | {"steps": 2}))
+    pairs, _ = json.loads(say("plan", str(tmp_path / "pack.yaml"), "--json"))
+    assert pairs["estimate"]["hours"]["cpu"] > 0
