@@ -367,8 +367,8 @@ def test_a_hook_hears_of_every_step_and_changes_nothing(
 ) -> None:  # fmt: skip
     edits, hook = [ask(*row) for row in MIXED], Steps()
     sources = [SOURCES[int(edit.source[-1])] for edit in edits]
-    made = Editor(backends[kind]).begin(edits, sources, hook)()
-    alone = Editor(backends[kind]).edit(edits, sources)
+    made = Editor(backends[kind], safety=False).begin(edits, sources, hook)()
+    alone = Editor(backends[kind], safety=False).edit(edits, sources)
     assert hook.heard == [(1, 3), (2, 3), (3, 3)]
     for one, without, last in zip(made, alone, hook.seen[-1], strict=True):
         assert np.array_equal(one.image, without.image)

@@ -249,9 +249,9 @@ def test_a_hundred_thousand_photos() -> None:
     program = (
         "import re, time\n"
         "from pathlib import Path\n"
-        "from ip2pbatch.plan.edits import expand\n"
+        "from ip2pbatch.plan.expand import expand\n"
         "from ip2pbatch.plan.names import output_names\n"
-        "from ip2pbatch.plan.photos import Photo, Scan\n"
+        "from ip2pbatch.plan.edits import Photo\nfrom ip2pbatch.plan.photos import Scan\n"
         "from ip2pbatch.plan.written.recipe import Recipe\n"
         "names = [f'd/{i:06d}.jpg' for i in range(25_000)]\n"
         "photos = tuple(Photo(name, Path('/p') / name, f'{name:0>32}', (6000, 4000)) for name in names)\n"

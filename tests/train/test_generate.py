@@ -74,7 +74,7 @@ def test_moderation_refuses_captions_and_answers(tmp_path: Path, server: Asked) 
     metrics = generate.run(config_for(server, captions, moderation="endpoint"), {}, tmp_path / "a", None)
     assert metrics["moderated"] == 1
     assert "a rude man" not in server.captions(), "a refused caption is not even asked about"
-    config = config_for(server, captions, moderation="test_train_generate:snow_or_boats")
+    config = config_for(server, captions, moderation="test_generate:snow_or_boats")
     metrics = generate.run(config, {}, tmp_path / "b", None)
     assert (metrics["prompts"], metrics["moderated"]) == (0, 4)
     assert (tmp_path / "b" / "captions.jsonl").read_bytes() == b""

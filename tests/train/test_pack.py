@@ -12,6 +12,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from training_photos import make_photos
 
 from ip2pbatch.train.data import pack_latents as pack
+from ip2pbatch.train.data.pair_folder import find_pairs
 from ip2pbatch.train.data.photos import held_out, load_rgb, to_pixels, to_tensor
 from ip2pbatch.train.fit.autoencoder import fold_standardisation
 from ip2pbatch.train.fit.scratch import draw
@@ -37,7 +38,7 @@ def small_dc() -> AutoencoderDC:
 
 
 def test_pairs_are_edits_of_the_crop_they_lie_beside(tmp_path: Path) -> None:
-    found = pairs.find_pairs(make_pairs(tmp_path) / "pairs")
+    found = find_pairs(make_pairs(tmp_path) / "pairs")
     assert len(found) == 3
     for pair in found:
         assert not held_out(pair.path.name)
@@ -67,7 +68,7 @@ def test_shards_give_back_the_latents_and_are_webdataset(tmp_path: Path) -> None
     assert metrics["latents"] == 9
     crops = pack.read_shards(tmp_path / "pack" / "shards")
     assert [crop.names for crop in crops] == [("source", *FEW)] * 3
-    pair = next(pair for pair in pairs.find_pairs(folder / "pairs") if pair.path.name == crops[0].key)
+    pair = next(pair for pair in find_pairs(folder / "pairs") if pair.path.name == crops[0].key)
     with torch.no_grad():
         expected = small_dc().encode(to_tensor([load_rgb(pair.picture("night"))])).latent[0].numpy()
     assert np.allclose(draw(crops[0], "night", None), expected, atol=2e-2)
@@ -82,7 +83,7 @@ def test_a_posterior_is_kept_as_mean_and_log_variance(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=2).eval()
     folder = make_pairs(tmp_path)
-    pack.write_shard(vae, pairs.find_pairs(folder / "pairs")[:1], tmp_path / "latents-00000.tar", "no")
+    pack.write_shard(vae, find_pairs(folder / "pairs")[:1], tmp_path / "latents-00000.tar", "no")
     (crop,) = pack.read_shards(tmp_path)
     assert crop.posterior
     assert crop.latents.shape[1] == 4
