@@ -5,17 +5,16 @@ The hub's cache is asked first and the network last; nothing but safetensors, JS
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.backends import artefact, model_folder
+from ip2pbatch.disk.digests import digest_of, file_sha256
+from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.errors import ModelError
 
 TINY = "tiny"
@@ -86,8 +85,7 @@ def list_models() -> list[KnownModel]:
 
 def digest(path: Path, files: tuple[str, ...]) -> str:
     """sha256 over the names and sha256s of `files` below `path`."""
-    text = "".join(f"{name}\0{value}\n" for name, value in file_digests(path, files).items())
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(file_digests(path, files))
 
 
 def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, str]:
@@ -95,10 +93,7 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     if files is None:
         exported = artefact.is_artefact(path)
         files = tuple(artefact.read(path).files) if exported else model_folder.check(path).files
-    memory = _DigestMemory.open()
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        hashes = list(pool.map(lambda name: memory.sha256(path / name), files))
-    memory.save()
+    hashes = _sha256s([path / name for name in files])
     for name, value in zip(files, hashes, strict=True):
         # The hub's cache names large files by their sha256, so that a damaged one gives itself away.
         promised = (path / name).resolve().name
@@ -229,38 +224,17 @@ def _known(name: str, path: Path, revision: str) -> list[KnownModel]:
     return [KnownModel(name, path, revision, sum((path / file).stat().st_size for file in files))]
 
 
-@dataclass(slots=True)
-class _DigestMemory:
-    """sha256 by path, size and mtime, so that gigabytes are hashed once; a cache that can be deleted at any time."""
-
-    file: Path
-    known: dict[str, str]
-    grown: bool = False
-
-    @classmethod
-    def open(cls) -> _DigestMemory:
-        from platformdirs import user_cache_path
-
-        file = user_cache_path("ip2pbatch") / "model-digests.json"
-        return cls(file, {k: v for k, v in model_folder.read_json_or_empty(file).items() if isinstance(v, str)})
-
-    def sha256(self, path: Path) -> str:
-        real = path.resolve()
-        facts = real.stat()
-        key = f"{real}|{facts.st_size}|{facts.st_mtime_ns}"
-        if key not in self.known:
-            with real.open("rb") as stream:
-                self.known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-            self.grown = True
-        return self.known[key]
-
-    def save(self) -> None:
-        if not self.grown:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, delete=False, encoding="utf-8") as stream:
-                json.dump(self.known, stream)
-            Path(stream.name).replace(self.file)
-        except OSError:
-            return  # a cache that cannot be written costs time, never the run
+def _sha256s(paths: Sequence[Path]) -> list[str]:
+    """The sha256 of each file; of gigabytes once, as long as size and modification time stay."""
+    kept = Remembered("sha256")
+    stamps = {str(real): [real.stat().st_size, real.stat().st_mtime_ns] for real in (p.resolve() for p in paths)}
+    known = {
+        path: row[2] for path, row in kept.recall(stamps).items()
+        if isinstance(row, list) and len(row) == 3 and row[:2] == stamps[path]
+    }  # fmt: skip
+    missing = [path for path in stamps if path not in known]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = dict(zip(missing, pool.map(lambda path: file_sha256(Path(path)), missing), strict=True))
+    if found:
+        kept.keep({path: [*stamps[path], value] for path, value in found.items()})
+    return [(known | found)[str(path.resolve())] for path in paths]

@@ -108,8 +108,7 @@ def slug(device: str) -> str:
 def _measure(
     name: str, suite: Suite, photos: Path | None, folder: Path, anew: bool, budget: float | None, remark: str | None
 ) -> int:
-    from platformdirs import user_cache_path
-
+    from ip2pbatch.disk.remembered import cache_folder
     from ip2pbatch.engine.bench.measure import Clock, measure
     from ip2pbatch.engine.bench.page import missed, render
     from ip2pbatch.engine.bench.results import open_results
@@ -128,7 +127,7 @@ def _measure(
         file.unlink(missing_ok=True)
     found = open_results(file, name, identity)
     say = console.talk().print
-    done = measure(suite, found, file, user_cache_path("ip2pbatch") / "bench", photos, Clock(budget), say)
+    done = measure(suite, found, file, cache_folder() / "bench", photos, Clock(budget), say)
     print(render(found))
     for line in missed(found, suite) if identity["as_defined"] else ():
         console.warn(f"floor missed: {line}")

@@ -6,16 +6,13 @@ pictures stay within 40 dB of float32, with the autoencoder in float32 either wa
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ip2pbatch.backends.model_folder import read_json_or_empty
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
+from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
@@ -31,12 +28,11 @@ def choose_precision(folder: ModelFolder, device: str) -> tuple[str, str]:
     """The precision for `folder` on `device`, and why. The first call on a CPU with bf16 measures, for seconds."""
     if device.startswith("cuda") or not has_bf16():
         return describe(device)
-    known = _memory()
-    key = f"{folder.digest} {device} torch {torch.__version__}"
-    found = read_json_or_empty(known).get(key)
+    known, key = Remembered("precision"), f"{folder.digest} {device} torch {torch.__version__}"
+    found = known.get(key)
     psnr = float(found) if isinstance(found, (int, float)) else measure(folder, device)
     if found is None:
-        _remember(known, key, psnr)
+        known.keep({key: round(psnr, 2)})
     if psnr >= FLOOR:
         return "bf16", f"this processor has it, and pictures are within {psnr:.0f} dB of fp32"
     return "fp32", f"in bf16 this model's pictures are only within {psnr:.0f} dB of fp32"
@@ -89,17 +85,3 @@ def _psnr(a: NDArray[np.uint8] | None, b: NDArray[np.uint8] | None) -> float:
         return 0.0
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
-
-
-def _memory() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ip2pbatch") / "precisions.json"
-
-
-def _remember(file: Path, key: str, psnr: float) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(read_json_or_empty(file) | {key: round(psnr, 2)}), encoding="utf-8")
-    except OSError:
-        return  # a cache that cannot be written costs the measurement again

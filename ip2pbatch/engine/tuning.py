@@ -7,17 +7,15 @@ noise: a size keeps the row bucket that it was once given on this machine, with 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from ip2pbatch.backends.model_folder import read_json_or_empty
 from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.pytorch.backend import TorchBackend
 from ip2pbatch.backends.pytorch.steps import compiled
+from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.engine.calls import WORDS, seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
@@ -35,17 +33,17 @@ def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], nam
 
     A size that does not fit into memory at a row count is not tried at a larger one.
     """
-    known = _memory("batches")
+    known = Remembered("rows a call")
     notes, rows = [], dict(editor.limits.rows)
     for size in sorted({edit.size for edit in edits}):
         key = f"{name} {_where(backend)} {backend.precision} {size[0]}x{size[1]}"
-        found = read_json_or_empty(known).get(key)
+        found = known.get(key)
         if not isinstance(found, int):
             found = best_rows(
                 lambda count, size=size: seconds_of_step(editor, backend, size, count), _MOST[backend.provider]
             )
             backend.site.release()  # what was recorded of the other row counts
-            _remember(known, key, found)
+            known.keep({key: found})
         rows[size] = found
         notes.append(f"{found} network rows a call at {size[0]} × {size[1]}")
     edits_a_call = max(6, max(rows.values(), default=0) // 2)
@@ -109,17 +107,3 @@ def _where(backend: TorchBackend) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} torch {torch.__version__}"
     return f"{torch.get_num_threads()} threads torch {torch.__version__}"
-
-
-def _memory(name: str) -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ip2pbatch") / f"{name}.json"
-
-
-def _remember(file: Path, key: str, value: int) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(read_json_or_empty(file) | {key: value}), encoding="utf-8")
-    except OSError:
-        return  # a cache that cannot be written costs the measurement again

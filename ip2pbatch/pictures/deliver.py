@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.disk.digests import file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
 from ip2pbatch.pictures.containers import DEEP, Format, Raster
@@ -98,7 +99,7 @@ def deliver(
     target = _choose(place, source.path)
     if target is None:
         taken = _path(place)
-        return Delivered(taken, _sha256(taken), None, False)
+        return Delivered(taken, file_sha256(taken), None, False)
     rendered = render(source, edited, settings, provenance)
     digest = hashlib.sha256(rendered.data).hexdigest()
     announce(target, digest)
@@ -144,7 +145,7 @@ def _choose(place: Place, source: Path) -> Path | None:
             if place.on_conflict == "unique":
                 continue
             raise PhotoError(f"{path}: that is the photo itself", hint="write to another folder; originals are kept")
-        if place.ours is not None and path.is_file() and not path.is_symlink() and _sha256(path) == place.ours:
+        if place.ours is not None and path.is_file() and not path.is_symlink() and file_sha256(path) == place.ours:
             return path
         if place.on_conflict == "skip":
             return None
@@ -169,8 +170,3 @@ def _path(place: Place) -> Path:
     if name.is_absolute() or not name.parts or ".." in name.parts or "\0" in place.name:
         raise PhotoError(f"{place.name!r} leads outside the output folder", hint="check output.name in the recipe")
     return place.root.joinpath(*name.parts)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,59 +1,29 @@
-"""A small memory of photos' digests and sizes, so that a folder is hashed once."""
+"""What photos' headers said before, so that a folder is hashed once."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 
+from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.plan.photo_digests import DIGEST_VERSION, Look
 
 
 class Memory:
-    """What `look` found before, by path, size and modification time, in one SQLite file that any process may share.
+    """What `look` found before, by path, size and modification time; in this user's cache or in the file `path`."""
 
-    It only saves time: where it cannot be read or written, photos are looked at again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | None = None) -> None:
+        self._kept = Remembered(f"photos {DIGEST_VERSION}", path)
 
     def recall(self, files: Iterable[tuple[str, int, int]]) -> dict[str, Look]:
         """The Looks of those of `files` (path, bytes, mtime in ns) that have not changed since, by path."""
-        try:
-            with closing(self._connect()) as database:
-                select = "SELECT digest, width, height FROM looks WHERE path = ? AND bytes = ? AND mtime_ns = ?"
-                rows = ((file[0], database.execute(select, file).fetchone()) for file in files)
-                return {path: Look(row[0], (row[1], row[2])) for path, row in rows if row}
-        except (sqlite3.Error, OSError):
-            return {}
+        stamps = {path: [size, changed] for path, size, changed in files}
+        known = self._kept.recall(stamps)
+        return {
+            path: Look(row[2], (row[3], row[4])) for path, row in known.items()
+            if isinstance(row, list) and len(row) == 5 and row[:2] == stamps[path]
+        }  # fmt: skip
 
     def keep(self, looks: Mapping[tuple[str, int, int], Look]) -> None:
         """Remember `looks`, keyed as in `recall`."""
-        rows = [(*file, found.digest, *found.size) for file, found in looks.items()]
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._connect()) as database, database:
-                database.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.OperationalError:
-            return  # locked, read-only or full: the next scan looks again
-        except sqlite3.DatabaseError:
-            self._path.unlink(missing_ok=True)  # not a database (any more)
-        except OSError:
-            return
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=2)
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS looks (path TEXT PRIMARY KEY, bytes INT, mtime_ns INT, digest TEXT, width INT, "
-            "height INT) WITHOUT ROWID"
-        )
-        return database
-
-
-def default_memory() -> Memory:
-    """The Memory in this user's cache folder; nothing is made before something is kept."""
-    import platformdirs
-
-    return Memory(Path(platformdirs.user_cache_dir("ip2pbatch")) / f"photos-{DIGEST_VERSION}.sqlite")
+        self._kept.keep({path: [*stamp, found.digest, *found.size] for (path, *stamp), found in looks.items()})

@@ -219,9 +219,9 @@ class _FolderWalk:
 
 def _look_at(files: Sequence[_File], memory: Memory | None) -> tuple[tuple[Photo, ...], list[Broken]]:
     """Digests and sizes of `files`, remembered ones first, the others in threads."""
-    from ip2pbatch.plan.memory import default_memory  # brings a database along, which `--help` does not need
+    from ip2pbatch.plan.memory import Memory  # brings a database along, which `--help` does not need
 
-    memory = memory or default_memory()
+    memory = memory or Memory()
     stamps = {path: (path, status.st_size, status.st_mtime_ns) for _, path, status in files}
     known = memory.recall(stamps.values())
     fresh, reasons = _look_in_threads([path for path in stamps if path not in known])

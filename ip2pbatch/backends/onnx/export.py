@@ -6,7 +6,6 @@ is a model of its own.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from ip2pbatch.backends.onnx.traced import Network, networks
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
+from ip2pbatch.disk.digests import file_sha256
 from ip2pbatch.errors import ResourceError, UsageError
 
 OPSET = 17
@@ -86,7 +86,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
         made = Artefact(
             model.name, model.digest, form.precision, form.graph, form.opset, model_folder.latent_channels(checked),
             float(parts.vae.config.scaling_factor), pytorch.vae_scale(parts.vae), described,
-            {name: _sha256(staging / name) for name in sorted(set(files))}, _versions(),
+            {name: file_sha256(staging / name) for name in sorted(set(files))}, _versions(),
         )  # fmt: skip
         artefacts.write(made, staging)
     return artefacts.read(folder)
@@ -95,9 +95,10 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
 def cached(model: ModelFolder, form: Form, place: Place, say: Say) -> Artefact:
     """The export of `model` in this user's cache, made there on first use. Raises as `export` does."""
     from filelock import FileLock
-    from platformdirs import user_cache_path
 
-    root = user_cache_path("ip2pbatch") / "onnx"
+    from ip2pbatch.disk.remembered import cache_folder
+
+    root = cache_folder() / "onnx"
     root.mkdir(parents=True, exist_ok=True)
     name = f"{model.digest[:16]}-{form.precision}-{form.graph}-opset{form.opset}-v{artefacts.FORMAT}"
     with FileLock(root / f"{name}.lock"):
@@ -187,11 +188,6 @@ def _copied(checked: Layout, staging: Path) -> list[str]:
 
 def _written(staging: Path) -> list[str]:
     return [path.relative_to(staging).as_posix() for path in staging.glob("*/*") if path.suffix in (".onnx", ".data")]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

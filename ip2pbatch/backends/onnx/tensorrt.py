@@ -72,7 +72,7 @@ def options(artefact: Artefact, network: str, shapes: Mapping[str, str], cache: 
 
 def cache_folder(artefact: Artefact, network: str, shapes: Mapping[str, str], machine: Mapping[str, str]) -> Path:
     """Where the engine of `network` lies: a folder named by a hash of everything that the engine hangs on."""
-    from platformdirs import user_cache_path
+    from ip2pbatch.disk.remembered import cache_folder
 
     name = str(artefact.networks[network]["file"])
     facts = {
@@ -84,7 +84,7 @@ def cache_folder(artefact: Artefact, network: str, shapes: Mapping[str, str], ma
         "machine": dict(machine),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return user_cache_path("ip2pbatch") / "tensorrt" / key[:32]
+    return cache_folder() / "tensorrt" / key[:32]
 
 
 def machine_facts(device: int) -> dict[str, str]:

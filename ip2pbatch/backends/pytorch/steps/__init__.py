@@ -157,10 +157,10 @@ def _record(site: Site) -> None:
 
 def artefacts_of(site: Site) -> compiled.Artefacts:
     """Where this network's compiled code is kept between runs."""
-    from platformdirs import user_cache_path
+    from ip2pbatch.disk.remembered import cache_folder
 
     identity = compiled.identity_of(site.unet, site.device, site.dtype)
-    return compiled.Artefacts(user_cache_path("ip2pbatch") / "compiled", identity)
+    return compiled.Artefacts(cache_folder() / "compiled", identity)
 
 
 def _offload(site: Site) -> None:

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from ip2pbatch.backends.pytorch.steps.staged import Stage
+from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.remembered import Remembered
+from ip2pbatch.errors import ResourceError
 
 GPU_OPTIONS: Mapping[str, Any] = {"conv_1x1_as_mm": True, "coordinate_descent_tuning": True, "epilogue_fusion": False}
 """Inductor's options on a GPU, those of diffusers' guide to fast inference; none of them is set globally."""
@@ -65,16 +68,15 @@ class Artefacts:
     def __init__(self, root: Path, identity: Mapping[str, object]) -> None:
         text = json.dumps(dict(identity), sort_keys=True, default=str)
         self._code = root / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.bin"
-        self._notes = self._code.with_suffix(".json")
+        self._prices = Remembered("compiling")
 
     def price(self, device: torch.device) -> Price:
         """What compiling will cost here: measured where it was done before."""
         expected = EXPECTED[device.type]
-        try:
-            known = json.loads(self._notes.read_text(encoding="utf-8"))
-            return Price(float(known["seconds"]), float(known.get("saved", expected.saved)), self._code.exists())
-        except (OSError, ValueError, KeyError, TypeError):
+        seconds = self._prices.get(self._code.stem)
+        if not isinstance(seconds, (int, float)):
             return expected
+        return Price(float(seconds), expected.saved, self._code.exists())
 
     def load(self) -> bool:
         """Hand kept artefacts to the compiler; False where there are none or they do not fit."""
@@ -88,11 +90,11 @@ class Artefacts:
         found = torch.compiler.save_cache_artifacts()
         try:
             self._code.parent.mkdir(parents=True, exist_ok=True)
-            if not self._notes.exists():
-                self._notes.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
+            if self._prices.get(self._code.stem) is None:
+                self._prices.keep({self._code.stem: round(seconds, 1)})
             if found is not None:
-                self._code.write_bytes(found[0])
-        except OSError:
+                write_atomic(self._code, found[0])
+        except (OSError, ResourceError):
             return  # a cache that cannot be written costs the next run the compilation again
 
 
