@@ -9,15 +9,14 @@ A rate is of a device and of a model: what a tiny one measured says nothing of S
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 
-from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.remembered import Remembered
 
 RELEASED_PROMPTS = 451_990
 RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px
@@ -37,6 +36,9 @@ PAIR_STEPS, SAMPLES, EDIT_STEPS, TOKENS = (
     "edit steps at 512 px",
     "tokens",
 )
+
+
+_RATES = "training rates"  # the topic under which rates are remembered
 
 
 @dataclass(frozen=True)
@@ -89,77 +91,12 @@ def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
             prompts=max((other.prompts for other in before), default=0.0),
             pairs=max((other.pairs for other in before), default=0.0),
         )
-        maker = MAKERS.get(one.config.code)
-        made = maker(one.config.settings, counts) if maker else counts
+        made = one.config.module.estimate(one.config.settings, counts)
         known = {name: one.metrics[name] for name in ("prompts", "pairs") if name in one.metrics}
         if one.state == "fresh" and known:
             made = replace(made, **known)
         found[one.config.path] = replace(made, model=model_of(one.config) if made.work else "")
     return {path: made for path, made in found.items() if made.makes}
-
-
-def captions(settings: Any, counts: Estimate) -> Estimate:
-    """A completion for each caption that is asked about, of which most become a prompt."""
-    there = count_lines(settings.captions)
-    asked = min(there or RELEASED_PROMPTS / ACCEPTED, settings.limit or RELEASED_PROMPTS / ACCEPTED)
-    prompts = asked * ACCEPTED
-    return replace(
-        counts, prompts=prompts, makes=f"{asked:,.0f} captions asked about, {prompts:,.0f} prompts",
-        bytes=asked * CAPTION * 2, work=asked * COMPLETION, unit=TOKENS,
-    )  # fmt: skip
-
-
-def drawn_pairs(settings: Any, counts: Estimate) -> Estimate:
-    """Samples by Prompt-to-Prompt, and of them what is written."""
-    prompts = (count_lines(settings.captions) if settings.captions else counts.prompts) or RELEASED_PROMPTS
-    prompts = min(prompts, settings.limit or prompts)
-    samples = prompts * settings.samples
-    kept = samples if settings.thresholds is None else prompts * kept_of(settings.samples, settings.thresholds.keep)
-    return replace(
-        counts, prompts=prompts, pairs=kept, makes=f"{samples:,.0f} samples, {kept:,.0f} pairs written",
-        bytes=kept * pair_bytes(settings.side) + samples * LINE, work=samples * pair_work(settings), unit=PAIR_STEPS,
-    )  # fmt: skip
-
-
-def filtered(settings: Any, counts: Estimate) -> Estimate:
-    """Hard links to what is kept: no bytes of their own."""
-    keep = settings.thresholds.keep
-    kept = min(counts.pairs, counts.prompts * (keep if settings.choose == "random" else kept_of(100, keep)))
-    return replace(counts, pairs=kept, makes=f"{kept:,.0f} pairs kept")
-
-
-def packed(settings: Any, counts: Estimate) -> Estimate:
-    """The same pictures again, in shards."""
-    return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
-
-
-def finetuned(settings: Any, counts: Estimate) -> Estimate:
-    """Optimizer steps of the effective batch; checkpoints, and latents and texts where they are cached."""
-    samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
-    pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
-    texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
-    cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
-    return replace(
-        counts, makes=f"{settings.loop.steps:,} steps, {samples:,} samples",
-        bytes=(settings.loop.keep + 1) * CHECKPOINT + cache, work=samples * larger, unit=SAMPLES,
-    )  # fmt: skip
-
-
-def measured(settings: Any, counts: Estimate) -> Estimate:
-    """The trade-off curve: every test pair at every point of every curve that a model draws."""
-    points = sum(len(curve.values) for curve in settings.curves if curve.method != "folder")
-    edits = points * settings.samples
-    return replace(counts, makes=f"{edits:,} edits", work=edits * edit_work(settings), unit=EDIT_STEPS)
-
-
-MAKERS: Mapping[str, Callable[[Any, Estimate], Estimate]] = {
-    "ip2pbatch.train.captions.generate": captions,
-    "ip2pbatch.train.pairs.prompt_to_prompt.stage": drawn_pairs,
-    "ip2pbatch.train.pairs.filter": filtered,
-    "ip2pbatch.train.data.pack_pictures": packed,
-    "ip2pbatch.train.fit.stable_diffusion": finetuned,
-    "ip2pbatch.train.judge.tradeoff": measured,
-}
 
 
 def model_of(config: Any) -> str:
@@ -203,32 +140,6 @@ def count_lines(path: Path | None) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def learn(config: Any, metrics: Mapping[str, float], device: str, processes: int = 1) -> None:
-    """Keep the rate that a finished stage has measured, of one of its `processes`; nothing where it measured none."""
-    code, settings = config.code, config.settings
-    found: tuple[str, float] | None = None
-    if code == "ip2pbatch.train.captions.generate" and settings.endpoint is None:
-        found = TOKENS, metrics.get("tokens/s", 0.0)
-    if code == "ip2pbatch.train.pairs.prompt_to_prompt.stage":
-        found = PAIR_STEPS, metrics.get("pairs/s", 0.0) * pair_work(settings)
-    if code == "ip2pbatch.train.fit.stable_diffusion":  # of its last session, as its seconds are
-        found = SAMPLES, metrics.get("samples_a_second", 0.0) * (settings.side / 256) ** 2 / processes
-    if code == "ip2pbatch.train.judge.tradeoff":
-        found = EDIT_STEPS, metrics.get("edits/s", 0.0) * edit_work(settings)
-    if found and found[1] > 0:
-        remember(device, found[0], model_of(config), found[1])
-
-
-def pair_work(settings: Any) -> float:
-    """What one sample of a pairs config is of `PAIR_STEPS`."""
-    return settings.steps * (settings.side / 512) ** 2
-
-
-def edit_work(settings: Any) -> float:
-    """What one edit of a trade-off config is of `EDIT_STEPS`."""
-    return settings.steps * (settings.side / 512) ** 2
-
-
 def device_name(device: str) -> str:
     """The name of a GPU as its driver gives it; `cpu` for a processor."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
@@ -236,35 +147,18 @@ def device_name(device: str) -> str:
 
 def remember(device: str, unit: str, model: str, per_second: float) -> None:
     """Keep a rate that was measured on this machine for later estimates; a newer one of the model replaces it."""
-    known = {(rate.device, rate.unit, rate.model): rate for rate in remembered()}
-    rate = Rate(device_name(device), unit, model, per_second, "measured on this machine")
-    known[rate.device, rate.unit, rate.model] = rate
-    rows = [[one.device, one.unit, one.model, one.per_second] for one in known.values()]
-    try:
-        rates_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(rates_file(), json.dumps(rows, indent=1).encode())
-    except OSError:
-        return  # a rate that cannot be kept costs an estimate, never the stage
+    Remembered(_RATES).keep({json.dumps([device_name(device), unit, model]): per_second})
 
 
 def remembered() -> list[Rate]:
     """The rates measured on this machine."""
-    try:
-        rows = json.loads(rates_file().read_bytes())
-        here = "measured on this machine"
-        return [Rate(str(device), str(unit), str(model), float(rate), here) for device, unit, model, rate in rows]
-    except (OSError, ValueError, TypeError):
-        return []
+    rows = ((json.loads(key), value) for key, value in Remembered(_RATES).everything().items())
+    return [Rate(*of, float(value), "measured on this machine") for of, value in rows]
 
 
 def rates() -> list[Rate]:
     """What is known of devices: published figures, and what was measured here."""
     return [*PUBLISHED, *remembered()]
-
-
-def rates_file() -> Path:
-    """Where rates are kept between runs."""
-    return user_cache_path("ip2pbatch") / "training-rates.json"
 
 
 def size_of(count: float) -> str:
@@ -287,3 +181,15 @@ def hours_of(found: Estimate, known: Sequence[Rate]) -> str:
         EDIT_STEPS: ": a run with `samples: 50` does",
     }  # fmt: skip
     return "no rate measured" + how.get(found.unit, "")
+
+
+def learn(config: Any, metrics: Mapping[str, float], device: str, processes: int = 1) -> None:
+    """Keep the rate that a finished stage has measured, of one of its `processes`; nothing where it measured none."""
+    unit, per_second = config.module.rate(config.settings, metrics)
+    if per_second > 0:
+        remember(device, unit, model_of(config), per_second / processes)
+
+
+def work_of(steps: int, side: int) -> float:
+    """What one sample or edit of so many steps at `side` pixels is of steps at 512 pixels."""
+    return steps * (side / 512) ** 2

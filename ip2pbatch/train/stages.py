@@ -2,7 +2,7 @@
 
 A config is YAML: `stage:` and `maker:` name a module of `STAGES` (the first maker where none is named), `inputs:` other
 configs, the rest is the module's own `Config`. Its fingerprint covers the settings, the files they name, the photos,
-the inputs' fingerprints and the module's VERSION; every fingerprint has its own folder: nothing that was made is
+the inputs' fingerprints and the module's version; every fingerprint has its own folder: nothing that was made is
 overwritten, an interrupted stage goes on where it was.
 
     OUT/<config's name>/<fingerprint>/   what the stage writes
@@ -20,24 +20,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
 from ip2pbatch.backends.pytorch.backend import default_device
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.digests import file_sha256, folder_digest
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import read_yaml, suggest, validate
 from ip2pbatch.train.data.photos import find_photos
 from ip2pbatch.train.estimates import learn
+from ip2pbatch.train.stage import Stage
 
-# Stage → maker → a module with Config, VERSION and run(config, inputs, folder, photos) -> metrics.
-# A Config that has a `maker` field is handed it; for the others it is only this table's word.
-# A module with SHARDED = True has run(…, shard), which makes its part and returns None while other parts are not made.
-# A module with DISTRIBUTED = True may be run by several processes at once, as torchrun starts them.
+# Stage → maker → a module with a STAGE (see stage.py). A maker is a module and a line here.
 STAGES: dict[str, dict[str, str]] = {
     "captions": {
         "template": "ip2pbatch.train.captions.template",
@@ -60,10 +58,6 @@ STAGES: dict[str, dict[str, str]] = {
         "magicbrush": "ip2pbatch.train.judge.magicbrush",
     },
 }
-# The others see the photos only through their inputs, or not at all.
-READ_PHOTOS = frozenset(
-    {"ip2pbatch.train.pairs.procedural", "ip2pbatch.train.fit.autoencoder", "ip2pbatch.train.judge.families"}
-)
 State = Literal["fresh", "stale", "missing"]
 
 
@@ -83,9 +77,14 @@ class StageConfig:
         return self.path.stem
 
     @property
-    def module(self) -> ModuleType:
+    def module(self) -> Stage:
         """The stage itself."""
-        return importlib.import_module(self.code)
+        return stage_of(self.code)
+
+
+def stage_of(code: str) -> Stage:
+    """What the module of that name says of itself."""
+    return cast(Stage, importlib.import_module(code).STAGE)
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def load_config(path: Path, _open: tuple[Path, ...] = ()) -> StageConfig:
             "must map a stage to a config", file=path, line=line, column=column, key="inputs", hint="pairs: pairs.yaml"
         )
     code = module_of(stage, data, path, locate)
-    settings = validate(importlib.import_module(code).Config, data, locate)
+    settings = validate(stage_of(code).config, data, locate)
     inputs = {name: load_config(path.parent / str(file), (*_open, path)) for name, file in named.items()}
     return StageConfig(path, stage, code, with_paths_beside(settings, path.parent), inputs)
 
@@ -133,7 +132,7 @@ def module_of(stage: str, data: dict[str, Any], path: Path, locate: Callable[...
         hint = suggest(str(maker), list(makers)) or f"{stage} can be made by {', '.join(makers)}"
         said = f"{maker!r} is no way to make {stage}"
         raise RecipeError(said, file=path, line=line, column=column, key="maker", hint=hint)
-    if "maker" not in importlib.import_module(makers[maker]).Config.model_fields:
+    if "maker" not in stage_of(makers[maker]).config.model_fields:
         data.pop("maker", None)
     return makers[maker]
 
@@ -166,7 +165,7 @@ def in_order(config: StageConfig) -> Iterator[StageConfig]:
 def status(config_path: Path, *, photos: Path | None = None, out: Path) -> list[StageStatus]:
     """Every stage of the chain, inputs first: fresh, stale or missing, and why. UsageError where photos are needed."""
     chain = list(in_order(load_config(config_path)))
-    reader = next((config for config in chain if config.code in READ_PHOTOS), None)
+    reader = next((config for config in chain if config.module.reads_photos), None)
     if reader and photos is None:
         raise UsageError(f"{reader.path} reads photos", hint="give a folder of photos with --photos")
     photos_digest = digest_of_photos(photos) if reader and photos else ""
@@ -202,11 +201,10 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
     LockedError where another process is at it.
     """
     module, (rank, count) = one.config.module, process()
-    parts = getattr(module, "SHARDED", False)
-    if count > 1 and not getattr(module, "DISTRIBUTED", False):
+    if count > 1 and not module.distributed:
         hint = f"bring it up to date with one process first: ip2pbatch train run {one.config.path}"
         raise UsageError(f"{one.config.name} is not fresh and cannot be made by {count} processes", hint=hint)
-    if shard and not parts:
+    if shard and not module.sharded:
         hint = f"bring it up to date without --shard first: ip2pbatch train run {one.config.path}"
         raise UsageError(f"{one.config.name} is not fresh and cannot be split into shards", hint=hint)
     one.folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +217,7 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
     try:
         write_json(one.folder / "started.json", one.facts)
         began = time.monotonic()
-        metrics = module.run(one.config.settings, inputs, one.folder, photos, *((shard,) if parts else ()))
+        metrics = module.run(one.config.settings, inputs, one.folder, photos, *((shard,) if module.sharded else ()))
         if metrics is None:
             return False
         seconds = round(time.monotonic() - began, 1)
@@ -238,9 +236,9 @@ def process() -> tuple[int, int]:
 def status_of(config: StageConfig, inputs: Mapping[str, StageStatus], photos_digest: str, out: Path) -> StageStatus:
     """One stage's status, its inputs' being known."""
     facts = {
-        "version": config.module.VERSION,
+        "version": config.module.version,
         "settings": recorded_settings(config.settings),
-        "photos": photos_digest if config.code in READ_PHOTOS else "",
+        "photos": photos_digest if config.module.reads_photos else "",
         "inputs": {name: one.fingerprint for name, one in inputs.items()},
     }
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -266,18 +264,10 @@ def recorded_settings(settings: BaseModel) -> dict[str, Any]:
 def digest_of_path(path: Path) -> str:
     """Of a file or of a model's folder, by what is in them; the name of any other folder, which may hold a data set."""
     if path.is_file():
-        return digest_of_file(path)
+        return file_sha256(path)[:16]
     if not any((path / name).is_file() for name in ("config.json", "model_index.json")):
         return path.name
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    listing = "\n".join(f"{file.relative_to(path).as_posix()} {digest_of_file(file)}" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
-
-
-def digest_of_file(path: Path) -> str:
-    """16 hex digits over the bytes of a file, which may be larger than memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return folder_digest(path)[:16]
 
 
 def why_not_fresh(folder: Path, facts: dict[str, Any]) -> tuple[State, str]:

@@ -25,22 +25,24 @@ from ip2pbatch.train.estimates import (
     size_of,
 )
 from ip2pbatch.train.fit.stable_diffusion import Config as FineTuning
+from ip2pbatch.train.pairs import filter as filtering
 from ip2pbatch.train.pairs.filter import Config as Filter
 from ip2pbatch.train.pairs.filter import Thresholds
+from ip2pbatch.train.pairs.prompt_to_prompt import stage as prompt_to_prompt
 from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
 from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
-from ip2pbatch.train.stages import load_config
+from ip2pbatch.train.stages import load_config, stage_of
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
 COUNTS = Estimate("", prompts=451_990)
 
 
 def drawn(**settings: object) -> Estimate:
-    return estimates.drawn_pairs(Pairs(maker="prompt_to_prompt", **settings), COUNTS)  # type: ignore[arg-type]
+    return prompt_to_prompt.estimate(Pairs(maker="prompt_to_prompt", **settings), COUNTS)  # type: ignore[arg-type]
 
 
 def stage(name: str, settings: object) -> SimpleNamespace:
-    return SimpleNamespace(code=f"ip2pbatch.train.{name}", settings=settings, inputs={})
+    return SimpleNamespace(module=stage_of(f"ip2pbatch.train.{name}"), settings=settings, inputs={})
 
 
 def test_pictures_take_what_the_released_sets_take_but_for_the_colour() -> None:
@@ -62,10 +64,10 @@ def test_work_grows_with_samples_steps_and_area() -> None:
 
 def test_a_filter_keeps_no_more_than_there_is() -> None:
     there = replace(COUNTS, pairs=1000.0)
-    assert estimates.filtered(Filter(), there).pairs == 1000
+    assert filtering.estimate(Filter(), there).pairs == 1000
     plenty = replace(COUNTS, pairs=1e9)
-    assert estimates.filtered(Filter(), plenty).pairs == pytest.approx(451_990 * 2.4, rel=0.01)
-    assert estimates.filtered(Filter(choose="random"), plenty).pairs == 451_990 * 4
+    assert filtering.estimate(Filter(), plenty).pairs == pytest.approx(451_990 * 2.4, rel=0.01)
+    assert filtering.estimate(Filter(choose="random"), plenty).pairs == 451_990 * 4
 
 
 def test_the_papers_chain_as_it_ships() -> None:
@@ -118,14 +120,6 @@ def test_models_are_known_by_what_tells_their_size() -> None:
     evaluate, captions = load_config(PAPER / "evaluate.yaml"), load_config(PAPER / "captions.yaml")
     assert model_of(evaluate) == SD1, "that of the fine-tuning, and SDEdit's"
     assert model_of(captions) == "Qwen2.5-7B", "that of the taught model"
-
-
-def test_a_broken_file_of_rates_is_as_good_as_none() -> None:
-    estimates.rates_file().parent.mkdir(parents=True, exist_ok=True)
-    estimates.rates_file().write_text('[["cpu"')
-    assert rates() == list(estimates.PUBLISHED)
-    estimates.remember("cpu", estimates.TOKENS, "Qwen2.5-7B", 3.0)
-    assert len(rates()) == len(estimates.PUBLISHED) + 1
 
 
 @pytest.mark.parametrize(("size", "said"), [(0, ""), (250e6, "250 MB"), (436e9, "436 GB"), (26.7e12, "26.7 TB")])

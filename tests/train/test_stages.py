@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,10 @@ def test_a_file_that_a_setting_names_counts_by_its_content(chain: Path) -> None:
 
 def test_new_code_makes_a_stage_stale(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(chain / "tokenizer.yaml", photos=chain / "photos", out=chain / "out")
-    monkeypatch.setattr(captions, "VERSION", captions.VERSION + 1)
+    monkeypatch.setattr(captions, "STAGE", replace(captions.STAGE, version=captions.VERSION + 1))
     assert states(chain)["captions"] == (
         "stale",
-        f"the stage's code is version {captions.VERSION}, was {captions.VERSION - 1}",
+        f"the stage's code is version {captions.VERSION + 1}, was {captions.VERSION}",
     )
 
 
@@ -105,7 +106,7 @@ def test_an_interrupted_stage_says_so_and_goes_on(chain: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(captions, "run", dies)
+        patch.setattr(captions, "STAGE", replace(captions.STAGE, run=dies))
         with pytest.raises(KeyboardInterrupt):
             run(chain / "captions.yaml", photos=chain / "photos", out=chain / "out")
     assert states(chain)["captions"] == ("missing", "was interrupted and will go on")

@@ -32,6 +32,7 @@ from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.captions.language_model import load_language_model
 from ip2pbatch.train.data.photos import step_rng
 from ip2pbatch.train.data.released import Prompt, read_prompts
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 MODEL = "model"
@@ -275,3 +276,6 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     with quiet():
         model.eval().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+STAGE = Stage(Config, run, VERSION)

@@ -15,7 +15,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +32,10 @@ from ip2pbatch.train.captions.finetune import MODEL
 from ip2pbatch.train.captions.language_model import Completion, LanguageModel, Sampling, Source
 from ip2pbatch.train.captions.sources import Row, choose
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
+from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_lines
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-SHARDED = True
 WINDOW = 8  # batches that are sorted by length together, so that little is padded
 LONGEST = 1000  # characters of a caption
 Flagged = Callable[[Sequence[str]], Sequence[bool]]
@@ -235,3 +236,22 @@ def ask(config: Config, inputs: Mapping[str, Path], rows: Sequence[Row], path: P
     finally:
         journal.close()
     return progress.rate
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """A completion for each caption that is asked about, of which most become a prompt."""
+    there = count_lines(settings.captions)
+    asked = min(there or RELEASED_PROMPTS / ACCEPTED, settings.limit or RELEASED_PROMPTS / ACCEPTED)
+    prompts = asked * ACCEPTED
+    return replace(
+        counts, prompts=prompts, makes=f"{asked:,.0f} captions asked about, {prompts:,.0f} prompts",
+        bytes=asked * CAPTION * 2, work=asked * COMPLETION, unit=TOKENS,
+    )  # fmt: skip
+
+
+def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Tokens a second of a model that runs here."""
+    return TOKENS, metrics.get("tokens/s", 0.0) if settings.endpoint is None else 0.0
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate)

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ip2pbatch.train.pairs.families.wordings import Wordings, load
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 FILE = "captions.jsonl"
@@ -97,3 +98,6 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     trained = sum(line.split == "train" for line in lines)
     families = len({line.family for line in lines})
     return {"families": float(families), "train": float(trained), "held_out": float(len(lines) - trained)}
+
+
+STAGE = Stage(Config, run, VERSION)

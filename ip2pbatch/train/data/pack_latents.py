@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
 from ip2pbatch.train.data.photos import load_rgb, to_tensor
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 
@@ -146,3 +147,6 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
         "mean": float(looked.mean()),
         "deviation": float(looked.std()),
     }
+
+
+STAGE = Stage(Config, run, VERSION)

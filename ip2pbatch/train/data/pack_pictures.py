@@ -13,6 +13,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +25,10 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, scan
+from ip2pbatch.train.estimates import Estimate, pair_bytes
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-SHARDED = True
 
 
 class Config(BaseModel):
@@ -78,3 +80,11 @@ def run(
     count = sum(len(pairs.pairs(prompt)) for prompt in range(len(pairs)))
     size = sum(path.stat().st_size for path in paths)
     return {"prompts": float(len(pairs)), "pairs": float(count), "shards": float(len(paths)), "GB": size / 1e9}
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """The same pictures again, in shards."""
+    return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate)

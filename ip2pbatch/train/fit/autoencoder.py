@@ -25,6 +25,7 @@ from ip2pbatch.train.data.photos import (
     training_photos,
 )
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
+from ip2pbatch.train.stage import Stage
 
 VERSION = 2  # 2: statistics are folded in from photos and edits, not from photos alone
 
@@ -215,3 +216,6 @@ def save_grid(rows: list[torch.Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [np.concatenate(list(to_pixels(row)), axis=1) for row in rows]
     Image.fromarray(np.concatenate(lines, axis=0)).save(path)
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True)

@@ -26,6 +26,7 @@ from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, dropped
 from ip2pbatch.train.fit.save_model import Defaults, write_model
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 
@@ -306,3 +307,6 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     metrics = train(task, config.loop, hooks, accelerator, folder)
     write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card)
     return metrics | {"crops": float(len(crops))}
+
+
+STAGE = Stage(Config, run, VERSION)

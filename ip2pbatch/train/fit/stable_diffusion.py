@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +27,16 @@ from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
+from ip2pbatch.train.estimates import CHECKPOINT, KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-DISTRIBUTED = True  # torchrun and accelerate may start it several times
 
 
 class Look(BaseModel):
@@ -301,3 +303,23 @@ def only_input(inputs: dict[str, Path]) -> Path:
             hint="give one stage that makes pairs (pairs, filter or pack), or `data: FOLDER`",
         )  # fmt: skip
     return next(iter(inputs.values()))
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Optimizer steps of the effective batch; checkpoints, and latents and texts where they are cached."""
+    samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
+    pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
+    texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
+    cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
+    return replace(
+        counts, makes=f"{settings.loop.steps:,} steps, {samples:,} samples",
+        bytes=(settings.loop.keep + 1) * CHECKPOINT + cache, work=samples * larger, unit=SAMPLES,
+    )  # fmt: skip
+
+
+def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Samples at 256 pixels a second, of the last session, as its seconds are."""
+    return SAMPLES, metrics.get("samples_a_second", 0.0) * (settings.side / 256) ** 2
+
+
+STAGE = Stage(Config, run, VERSION, distributed=True, estimate=estimate, rate=rate)

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from ip2pbatch.train.captions.template import read_captions
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -60,3 +61,6 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     tokenizer.save_pretrained(folder / "tokenizer")
     longest = max(len(tokenizer(caption.instruction).input_ids) for caption in captions)
     return {"size": float(len(tokenizer)), "longest_instruction": float(longest)}
+
+
+STAGE = Stage(Config, run, VERSION)

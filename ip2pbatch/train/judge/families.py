@@ -33,6 +33,7 @@ from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.pairs.families.raster import luma, slopes, to_float
 from ip2pbatch.train.pairs.families.separation import distances, embed
 from ip2pbatch.train.pairs.families.wordings import Wordings, load
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 
@@ -343,3 +344,6 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
 
 def _digest(photo: Rgb, rest: tuple[object, ...]) -> str:
     return hashlib.sha256(photo.tobytes() + repr((photo.shape, *rest)).encode()).hexdigest()[:32]
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True)

@@ -38,6 +38,7 @@ from ip2pbatch.measures.dino import Dino
 from ip2pbatch.pictures.images import save_png
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 VIT_B_32, VIT_S_16 = "openai/clip-vit-base-patch32", "facebook/dino-vits16"
@@ -277,3 +278,6 @@ def to_markdown(found: Mapping[str, NDArray[np.float64]], resamples: int) -> str
         cells = [f"{one.mean:.4f} ± {(one.high - one.low) / 2:.4f}" for one in intervals(scores, resamples)]
         lines.append(f"| {names[name]} | {len(scores)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+STAGE = Stage(Config, run, VERSION)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +33,11 @@ from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities, similarities
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.pair_sets import PairSet, Split, open_pairs
+from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 
@@ -257,3 +259,20 @@ def metrics_of(curves: Sequence[CurvePoints], samples: int) -> dict[str, float]:
         best = max(curve.points, key=lambda point: point.direction.mean)
         found |= {f"{curve.name}: direction": best.direction.mean, f"{curve.name}: image": best.image.mean}
     return found
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """The trade-off curve: every test pair at every point of every curve that a model draws."""
+    points = sum(len(curve.values) for curve in settings.curves if curve.method != "folder")
+    edits = points * settings.samples
+    return replace(
+        counts, makes=f"{edits:,} edits", work=edits * work_of(settings.steps, settings.side), unit=EDIT_STEPS
+    )
+
+
+def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Steps of edits at 512 pixels a second."""
+    return EDIT_STEPS, metrics.get("edits/s", 0.0) * work_of(settings.steps, settings.side)
+
+
+STAGE = Stage(Config, run, VERSION, estimate=estimate, rate=rate)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
+from ip2pbatch.disk.digests import folder_digest
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
@@ -64,14 +65,6 @@ class TrainedModel:
             latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
             made += list(to_pixels(autoencoder.decode(latent).sample))
         return made
-
-
-def folder_digest(folder: Path) -> str:
-    """16 hex digits over the names and bytes of a folder's files."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        total.update(f"{file.relative_to(folder).as_posix()}:{hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
-    return total.hexdigest()[:16]
 
 
 def _name(photo: Rgb) -> str:

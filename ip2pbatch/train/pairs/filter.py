@@ -48,11 +48,12 @@ from ip2pbatch.train.data.released import (
     read_prompt_folder,
     write_seeds,
 )
+from ip2pbatch.train.estimates import Estimate, kept_of
 from ip2pbatch.train.pairs.filter_report import Judged, draw_report
 from ip2pbatch.train.pairs.scores import Scores, read_scores
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-SHARDED = True
 DROPPED, EXAMPLES = "dropped", 4  # of the pairs stage's folder; as many of each threshold
 AT_ONCE = 64  # prompts a line on the disk is waited for
 MOST_IN_REPORT = 20_000  # prompts, spread evenly: reading all of half a million again takes minutes
@@ -297,3 +298,13 @@ def totals(judged: dict[str, dict[str, Any]]) -> dict[str, float]:
         "prompts": float(prompts), "pairs": float(kept), "prompts_judged": float(len(judged)),
         "pairs_judged": float(pairs), "kept": kept / max(1, pairs), "without_picture": float(lost),
     }  # fmt: skip
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Hard links to what is kept: no bytes of their own."""
+    keep = settings.thresholds.keep
+    kept = min(counts.pairs, counts.prompts * (keep if settings.choose == "random" else kept_of(100, keep)))
+    return replace(counts, pairs=kept, makes=f"{kept:,.0f} pairs kept")
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate)

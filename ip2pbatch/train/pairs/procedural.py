@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ip2pbatch.train.data.photos import TrainingPhoto, load_rgb, training_photos
 from ip2pbatch.train.pairs.families import FAMILIES, target
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
 
@@ -102,3 +103,6 @@ def drain(results: Iterable[None], total: int) -> None:
     """Wait for every result, with a bar."""
     for _ in tqdm(results, total=total, desc="pairs", mininterval=5):
         pass
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True)

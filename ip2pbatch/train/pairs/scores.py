@@ -26,9 +26,9 @@ from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-SHARDED = True
 FILE = "scores"
 Scores = dict[str, dict[int, Similarities]]
 
@@ -153,3 +153,6 @@ def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
     finally:
         journal.close()
     return pairs / max(1e-9, time.monotonic() - began)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True)

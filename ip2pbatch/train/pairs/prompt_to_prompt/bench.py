@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
+from ip2pbatch.disk.remembered import cache_folder
 from ip2pbatch.engine.bench import random_models
 from ip2pbatch.errors import UsageError
-from ip2pbatch.train.estimates import PAIR_STEPS, model_name, pair_work, remember
+from ip2pbatch.train.estimates import PAIR_STEPS, model_name, remember, work_of
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import SELF, Sharing
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import PairSampler
 from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config, load_sampler
@@ -147,7 +147,7 @@ def compare(config: Config, device: str, batches: Sequence[int], rounds: int = 2
     )
     found = Comparison(tuple(rates), round(likeness, 1))
     best = max(rate.pairs_per_second for rate in found.rates)
-    remember(device, PAIR_STEPS, measured_name(config.model), best * pair_work(config))
+    remember(device, PAIR_STEPS, measured_name(config.model), best * work_of(config.steps, config.side))
     return found
 
 
@@ -187,7 +187,7 @@ def timed(sampler: PairSampler) -> tuple[float, int]:
 
 def kept_models() -> Path:
     """Where models with random weights are kept."""
-    return user_cache_path("ip2pbatch") / "bench-models"
+    return cache_folder() / "bench-models"
 
 
 def random_model(name: str, root: Path) -> Path:

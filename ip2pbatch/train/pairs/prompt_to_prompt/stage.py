@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -36,13 +36,23 @@ from ip2pbatch.measures.pretrained import load_pretrained
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.train.data.released import DATASET, Prompt, Sample, pictured_seeds, prompts_of, read_prompts, write_seeds
+from ip2pbatch.train.estimates import (
+    LINE,
+    PAIR_STEPS,
+    RELEASED_PROMPTS,
+    Estimate,
+    count_lines,
+    kept_of,
+    pair_bytes,
+    work_of,
+)
 from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
 from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import Compat, PairSampler, Settings, draw, to_bytes
+from ip2pbatch.train.stage import Stage
 
 VERSION = 1
-SHARDED = True
 STEPS = ("rowwise", "channels-last")  # of the backend's; the others stand where attention is shared
 STRIDE = 0x9E3779B1  # odd, so that a prompt's seeds differ; they are spread over all 32 bits
 
@@ -269,3 +279,24 @@ def finish(dataset: Path, prompts: Sequence[Prompt], config: Config, rate: float
         "pairs": float(sum(len(found) for found in seeds.values())),
         "pairs/s": round(rate, 3),
     }
+
+
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Samples by Prompt-to-Prompt, and of them what is written."""
+    prompts = (count_lines(settings.captions) if settings.captions else counts.prompts) or RELEASED_PROMPTS
+    prompts = min(prompts, settings.limit or prompts)
+    samples = prompts * settings.samples
+    kept = samples if settings.thresholds is None else prompts * kept_of(settings.samples, settings.thresholds.keep)
+    work = samples * work_of(settings.steps, settings.side)
+    return replace(
+        counts, prompts=prompts, pairs=kept, makes=f"{samples:,.0f} samples, {kept:,.0f} pairs written",
+        bytes=kept * pair_bytes(settings.side) + samples * LINE, work=work, unit=PAIR_STEPS,
+    )  # fmt: skip
+
+
+def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Steps of samples at 512 pixels a second."""
+    return PAIR_STEPS, metrics.get("pairs/s", 0.0) * work_of(settings.steps, settings.side)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate)
