@@ -15,7 +15,7 @@ from rich.table import Column
 from ip2pbatch.cli.console import count, duration, plain
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.directory.ledger import Delivery, Record
+from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.engine import Preview
 
 _EVERY = 10.0  # seconds between two plain lines

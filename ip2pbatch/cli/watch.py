@@ -19,7 +19,7 @@ from ip2pbatch.run.machine import Machine
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Edit, Plan
     from ip2pbatch.plan.limits import Limits
-    from ip2pbatch.run.directory.ledger import Delivery, Record
+    from ip2pbatch.run.directory.lines import Delivery, Record
     from ip2pbatch.run.engine import Preview
     from ip2pbatch.run.execute import Events
     from ip2pbatch.run.stop import Stop

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.run.directory.ledger import EngineSpec
+from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.machine import Determinism, Finding, Machine, Precision, interval_in
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.run.directory.ledger import EngineSpec
+from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, interval_in
 

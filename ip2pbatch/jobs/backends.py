@@ -15,7 +15,7 @@ from ip2pbatch.errors import UsageError
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Edit
-    from ip2pbatch.run.directory.ledger import EngineSpec
+    from ip2pbatch.run.directory.lines import EngineSpec
     from ip2pbatch.run.engine import EditEngine
     from ip2pbatch.run.machine import Finding, Machine
 

@@ -9,7 +9,7 @@ from ip2pbatch.jobs.backends import backend
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
-from ip2pbatch.run.directory.ledger import EngineSpec
+from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine, Pending
 from ip2pbatch.run.machine import Machine
 

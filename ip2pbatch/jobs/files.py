@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
     from ip2pbatch.plan.edits import Edit
     from ip2pbatch.plan.written.recipe import Recipe
-    from ip2pbatch.run.directory.ledger import Pixels, Run, Status
+    from ip2pbatch.run.directory.ledger import Pixels, Run
+    from ip2pbatch.run.directory.lines import Status
 
 
 def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Options:

@@ -18,7 +18,8 @@ from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.deliveries import Deliverer
-from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, Run, open_run
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.execute import Options, Summary, run_plan

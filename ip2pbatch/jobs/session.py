@@ -13,7 +13,8 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.outcome import Outcome
 from ip2pbatch.run.clock import now
-from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, Run, Status, open_run
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Status
 from ip2pbatch.run.directory.renamed import leftovers, remove_leftovers
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan

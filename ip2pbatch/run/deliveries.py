@@ -21,7 +21,8 @@ from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Plan, Strip
 from ip2pbatch.run.directory.layout import strip_key
-from ip2pbatch.run.directory.ledger import Delivery, Run
+from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import Delivery
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 log = logging.getLogger("ip2pbatch.run")

@@ -25,7 +25,8 @@ from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.delivery_threads import Couriers
-from ip2pbatch.run.directory.ledger import Delivery, Pixels, Record, Run, Status
+from ip2pbatch.run.directory.ledger import Pixels, Run
+from ip2pbatch.run.directory.lines import Delivery, Record, Status
 from ip2pbatch.run.engine import EditEngine, OutOfMemory, Pending, Preview, Result, Source, Stopped
 from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.sources import Sources

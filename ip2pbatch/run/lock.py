@@ -24,7 +24,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import StaleError
 from ip2pbatch.pictures.images import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.run.directory.ledger import EngineSpec
+from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.view import RunView, Session
 
 _HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"

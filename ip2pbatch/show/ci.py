@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.photos import Broken
-from ip2pbatch.run.directory.ledger import Record
+from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.stale import Difference
 from ip2pbatch.run.verify import Finding, titles

@@ -27,6 +27,7 @@ from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run import execute
 from ip2pbatch.run.directory import ledger
 from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.stop import Stop
 
@@ -188,7 +189,7 @@ def kill_on_the_way(arguments: list[str]) -> None:
     def work() -> int:
         commit = ledger.Run.commit
 
-        def kill(run: ledger.Run, *of: Any, **more: Any) -> ledger.Record:
+        def kill(run: ledger.Run, *of: Any, **more: Any) -> Record:
             record = commit(run, *of, **more)
             if len(run.done) >= 2:  # or more: two threads write
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -245,7 +246,7 @@ def stop_short(command: CommandLine, monkeypatch: pytest.MonkeyPatch, *arguments
     """A command line that breaks off when it has recorded its fourth picture."""
     commit = ledger.Run.commit
 
-    def limited(run: ledger.Run, *of: Any, **more: Any) -> ledger.Record:
+    def limited(run: ledger.Run, *of: Any, **more: Any) -> Record:
         if len(run.done) >= 4:  # two writers may finish at once
             raise ResourceError("the power went")
         return commit(run, *of, **more)

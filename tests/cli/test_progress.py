@@ -13,7 +13,7 @@ from runs import make_photos, make_plan
 from ip2pbatch.cli import console
 from ip2pbatch.cli.progress import Watcher, watch
 from ip2pbatch.plan.edits import Plan
-from ip2pbatch.run.directory.ledger import Record
+from ip2pbatch.run.directory.lines import Record
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photos import scan
 from ip2pbatch.plan.written.recipe import load_recipe
-from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.engine import Result
 from ip2pbatch.run.execute import Options, run_plan

@@ -25,7 +25,8 @@ from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Output
 from ip2pbatch.run.deliveries import Deliverer
-from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Result, Source
 from ip2pbatch.run.execute import Options, run_plan
 from ip2pbatch.run.stop import listening

@@ -33,7 +33,8 @@ from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.recipe import Recipe
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.ledger import Invocation, Record, Run, open_run
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.lines import Invocation, Record
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.execute import Options, run_plan
 

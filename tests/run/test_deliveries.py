@@ -19,7 +19,8 @@ from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.plan.written.recipe import Output
 from ip2pbatch.run.deliveries import Deliverer
-from ip2pbatch.run.directory.ledger import Delivery, open_run
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import Delivery
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.execute import Options, Summary, run_plan
 

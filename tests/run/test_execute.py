@@ -20,7 +20,8 @@ from ip2pbatch.errors import ModelError, ResourceError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.directory.ledger import EngineSpec, Record, open_run
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Record
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Preview, Result, Source, Stopped
 from ip2pbatch.run.execute import Options, Quiet, Summary, run_plan
@@ -191,7 +192,7 @@ def test_out_of_memory_halves_the_batch_and_loses_no_photo(tmp_path: Path, room:
 
 
 def test_back_off_is_recorded_in_the_session(tmp_path: Path) -> None:
-    from ip2pbatch.run.directory.ledger import Invocation
+    from ip2pbatch.run.directory.lines import Invocation
 
     plan = make_plan(make_photos(tmp_path / "in", 9))
     with open_run(tmp_path / "out", SPEC) as ledger:

@@ -21,7 +21,8 @@ from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
-from ip2pbatch.run.directory.ledger import Delivery, EngineSpec, Invocation, Run, open_run
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation
 from ip2pbatch.run.directory.view import read_run
 
 SPEC = EngineSpec("tiny", "a1b2", "fake", "cpu", "float32", "stable")

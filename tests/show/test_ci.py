@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_sheet import a_cell, a_gallery
 
 from ip2pbatch.plan.edits import Guidance, Photo, Plan, make_edit
-from ip2pbatch.run.directory.ledger import Record
+from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.stale import Difference
 from ip2pbatch.run.verify import Case, Distance, Finding

@@ -28,7 +28,8 @@ from ip2pbatch.errors import MissingError, ResourceError, UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.layout import Layout, run_folders
-from ip2pbatch.run.directory.ledger import EngineSpec, Invocation, open_run
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.engine import EditEngine, Hook, Pending, Result, Source
 from ip2pbatch.run.execute import run_plan
 

@@ -12,16 +12,14 @@ bytes than was written, does not count. `--fresh` opens another run directory be
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -35,78 +33,16 @@ from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
+from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
+from ip2pbatch.run.directory.reading import FORMAT, Books, read_records, read_spec
 from ip2pbatch.run.directory.stored_plans import store_plan
 
-Status = Literal["done", "failed", "nan", "flagged", "skipped"]
 Pixels = NDArray[np.uint8]
 Latent = NDArray[np.float32]
 
-FORMAT = 1
 _LATENT = "latent"  # the name in the file
 _STALE = 3600.0  # seconds after which a temp file is nobody's work even where other shards may be writing
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """The identity of a run: reopening it with another one is refused, naming the field.
-
-    `determinism` is fast, stable or bitwise; `approximations` are the opt-in speed-ups that change pictures.
-    """
-
-    model: str
-    model_digest: str
-    backend: str
-    provider: str
-    precision: str
-    determinism: str
-    approximations: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One line of results.jsonl: what became of an Edit. `metrics` are the numbers beside its cell (see metrics.py).
-
-    `bytes` is the size of the picture's file, by which an opened run knows that it is whole.
-    """
-
-    edit: str
-    status: Status
-    seconds: float
-    detail: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One line of deliveries.jsonl: which file was written for which Edit, with which settings.
-
-    `strip` is `layout.strip_key`; `path` is relative to the output folder, with forward slashes. `gate` is the share
-    of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known.
-    """
-
-    edit: str
-    strip: str
-    path: str
-    settings: str
-    sha256: str
-    gate: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What a session says about itself: the command line, the recipe's text, versions, device; time is an argument.
-
-    `started` is ISO 8601 in UTC. `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`).
-    """
-
-    started: str
-    command: str
-    recipe: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    device: str = ""
-    partial: bool = False
 
 
 def open_run(root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False) -> Run:
@@ -162,96 +98,6 @@ def _say(value: object) -> str:
     return ", ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
-def read_spec(layout: Layout) -> EngineSpec:
-    """The engine that a run was made with. Raises UsageError where the header is of another version or unreadable."""
-    try:
-        header = json.loads(layout.header.read_text("utf-8"))
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']}")
-        row = header["engine"]
-        return EngineSpec(**{**row, "approximations": tuple(row["approximations"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{layout.header} was not written by this version ({error})", hint="use another --out, or --fresh"
-        ) from error
-
-
-def read_records(layout: Layout, complaints: list[str] | None = None) -> dict[str, Record]:
-    """The last Record of every Edit, all shards together; where two shards differ, the one that is done counts.
-
-    A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made.
-    """
-    merged: dict[str, Record] = {}
-    whole = pictures_on_disk(layout)
-    for path in sorted(layout.folder.glob("results*.jsonl")):
-        own: dict[str, Record] = {}
-        for row in read_journal(path, complaints):
-            own[row["edit"]] = Record(**row)
-        for key, record in own.items():
-            if record.status == "done" and whole.get(key) != record.bytes:
-                continue
-            if key not in merged or merged[key].status != "done":
-                merged[key] = record
-    return merged
-
-
-def read_deliveries(layout: Layout, complaints: list[str] | None = None) -> dict[tuple[str, str], Delivery]:
-    """The last Delivery of every (strip key, edit key), all shards together."""
-    return _Books.of(layout, complaints).delivered
-
-
-def delivery_rows(layout: Layout, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The lines about delivered files, all shards together, oldest first: `turn` counts the openings of the run."""
-    journals = [read_journal(path, complaints) for path in sorted(layout.folder.glob("deliveries*.jsonl"))]
-    return heapq.merge(*journals, key=lambda row: row.get("turn", 0))
-
-
-@dataclass(slots=True)
-class _Books:
-    """What was delivered last of every (strip key, edit key); what was announced after that and never confirmed, for a
-    process was killed there; the sha256 of files that have another name since, by that name; the last turn.
-    """
-
-    delivered: dict[tuple[str, str], Delivery] = field(default_factory=dict)
-    announced: dict[tuple[str, str], Delivery] = field(default_factory=dict)
-    earlier: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    turn: int = 0
-
-    @classmethod
-    def of(cls, layout: Layout, complaints: list[str] | None) -> _Books:
-        books = cls()
-        for row in delivery_rows(layout, complaints):
-            books.turn = row.pop("turn", 0)
-            begun, place = row.pop("begun", False), (row["strip"], row["edit"])
-            books.announced.pop(place, None)
-            if begun:
-                books.announced[place] = Delivery(**row)
-                continue
-            last = books.delivered.get(place)
-            if last is not None and last.path != row["path"]:
-                books.earlier.setdefault(place, {})[last.path] = last.sha256
-            books.delivered[place] = Delivery(**row)
-        return books
-
-
-def pictures_on_disk(layout: Layout) -> dict[str, int]:
-    """Size in bytes of every lossless picture in a run, by key: one pass over the folders, no file is opened."""
-    sizes: dict[str, int] = {}
-    for folder in _listing(layout.edits):
-        for entry in _listing(Path(folder.path)):
-            if entry.name.endswith(".png"):
-                sizes[entry.name[:-4]] = entry.stat().st_size
-    return sizes
-
-
-def _listing(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 class Run:
     """An open run directory with this process as the one writer of its shard. `commit` and `deliver` may be called
     from several threads; everything returns only when it is on the disk.
@@ -263,7 +109,7 @@ class Run:
         self.complaints: list[str] = []
         self._sweep(layout.folders())
         self.records = read_records(layout, self.complaints)
-        books = _Books.of(layout, self.complaints)
+        books = Books.of(layout, self.complaints)
         self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
         self._turn = books.turn + 1
         self.done = {key for key, record in self.records.items() if record.status == "done"}

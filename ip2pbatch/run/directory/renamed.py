@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
-from ip2pbatch.run.directory.ledger import delivery_rows
+from ip2pbatch.run.directory.reading import delivery_rows
 from ip2pbatch.run.directory.view import RunView
 
 

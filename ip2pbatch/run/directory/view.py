@@ -22,7 +22,8 @@ from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
-from ip2pbatch.run.directory.ledger import Delivery, EngineSpec, Record, read_deliveries, read_records, read_spec
+from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
+from ip2pbatch.run.directory.reading import read_deliveries, read_records, read_spec
 from ip2pbatch.run.directory.stored_plans import load_plan
 
 
