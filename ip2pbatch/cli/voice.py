@@ -11,7 +11,7 @@ from ip2pbatch.cli import console
 if TYPE_CHECKING:
     from ip2pbatch.cli.machines import Outlets
     from ip2pbatch.plan.edits import Plan
-    from ip2pbatch.run.execute import Events
+    from ip2pbatch.run.events import Events
     from ip2pbatch.run.stop import Stop
 
 

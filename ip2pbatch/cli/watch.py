@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.limits import Limits
     from ip2pbatch.run.directory.lines import Delivery, Record
     from ip2pbatch.run.engine import Preview
-    from ip2pbatch.run.execute import Events
+    from ip2pbatch.run.events import Events
     from ip2pbatch.run.stop import Stop
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that photos arrive in.", show_default=False)]

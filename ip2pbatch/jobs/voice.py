@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import Record
-from ip2pbatch.run.execute import Events, Quiet
+from ip2pbatch.run.events import Events, Quiet
 from ip2pbatch.run.stop import Stop, insisting, listening
 
 if TYPE_CHECKING:

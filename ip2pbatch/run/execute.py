@@ -10,79 +10,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
 
 from ip2pbatch import errors
 from ip2pbatch.errors import Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import Schedule
+from ip2pbatch.run.calls import Calls, Job
 from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.delivery_threads import Couriers
 from ip2pbatch.run.directory.ledger import Pixels, Run
-from ip2pbatch.run.directory.lines import Delivery, Record, Status
-from ip2pbatch.run.engine import EditEngine, OutOfMemory, Pending, Preview, Result, Source, Stopped
+from ip2pbatch.run.directory.lines import Status
+from ip2pbatch.run.engine import EditEngine, Result, Source
+from ip2pbatch.run.events import Events, OneAtATime, Quiet
 from ip2pbatch.run.flat import is_flat
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
 
 _AHEAD = 2  # batches whose photos are being loaded while the engine works
-_BREAKS = 20  # calls that break one after another before the engine, and not the pictures, is to blame
 _UNWRITTEN = 32  # finished pictures that may wait for the disk before the engine waits for it
 
 REDO: frozenset[Status] = frozenset({"failed", "skipped"})
 """What is tried again by default. A nan or flagged picture would come out the same: only `retry` asks for it again."""
 
 Score = Callable[[Edit, Pixels, Pixels], Mapping[str, float]]
-Job = tuple[Edit, Source]
-Made = tuple[Edit, Source, Result, float]
 log = logging.getLogger("ip2pbatch.run")
-
-
-class Events(Protocol):
-    """What a run tells while it goes on. Called from several threads, one at a time; keep it short."""
-
-    def started(self, left: int, done: int) -> None:
-        """So many Edits are left to make, and so many were done before."""
-        ...
-
-    def finished(self, edit: Edit, record: Record) -> None:
-        """An Edit is on the disk, or has failed."""
-        ...
-
-    def delivered(self, delivery: Delivery) -> None:
-        """A file is in the photographer's folder."""
-        ...
-
-    def shrunk(self, limits: Limits) -> None:
-        """Memory ran out and the engine now takes less at once."""
-        ...
-
-    def stepped(self, done: int, of: int, preview: Preview) -> None:
-        """The network was asked for step `done` of `of` of a batch; `preview`, when called, shows it so far."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a person may want to know, in one plain sentence."""
-        ...
-
-
-class Quiet:
-    """Events that nobody listens to."""
-
-    def started(self, left: int, done: int) -> None: ...
-    def finished(self, edit: Edit, record: Record) -> None: ...
-    def delivered(self, delivery: Delivery) -> None: ...
-    def shrunk(self, limits: Limits) -> None: ...
-    def stepped(self, done: int, of: int, preview: Preview) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,36 +100,25 @@ def run_plan(
     with listening() if stop is None else nullcontext(stop) as stop:
         with _Workshop(plan, run, engine, options or Options(), events or Quiet(), stop) as shop:
             while not stop.asked.is_set() and (batch := shop.next_batch()) is not None:
-                for made in shop.make(shop.load(batch)):
+                for made in shop.calls.make(shop.load(batch)):
                     shop.keep(*made)
-            for made in shop.collect():  # of a run that was asked to stop: it is made already
+            for made in shop.calls.collect():  # of a run that was asked to stop: it is made already
                 shop.keep(*made)
             shop.finish(stop)
         return shop.summary(stop)  # last, so that a signal that came while the run was being closed counts
-
-
-@dataclass(frozen=True, slots=True)
-class _UnderWay:
-    """Jobs that an engine has begun, when, and what waits for their Results."""
-
-    jobs: list[Job]
-    pending: Pending
-    at: float
 
 
 class _Workshop:
     """The state of one `run_plan`: what is taken, what is being written, what went wrong."""
 
     def __init__(self, plan: Plan, run: Run, engine: EditEngine, options: Options, events: Events, stop: Stop) -> None:
-        self.plan, self.run, self.engine, self.options, self._stop = plan, run, engine, options, stop
-        self._events, self._telling = events, threading.Lock()
+        self.plan, self.run, self.engine, self.options = plan, run, engine, options
+        self._events, self._counting = OneAtATime(events), threading.Lock()
         self._begun = options.clock()
         self._busy = Busy(options.clock)
         self._trouble: BaseException | None = None
-        self._made = self._delivered = self._shrunk = self._breaks = 0
-        self._parts: deque[list[Job]] = deque()
-        self._under_way: _UnderWay | None = None
-        self._read = self._begun
+        self._made = self._delivered = 0
+        self.calls = Calls(engine, run, self._events, stop, self._busy, options.clock, self._unmade)
         self._edits = {edit.key: edit for edit in plan.edits}
         self._origin = {edit.key: strip.photo.digest for strip in plan.strips for edit in strip.edits}
         self._carried = {edit.source for edit in plan.edits if edit.carry == "latent"}
@@ -192,7 +139,7 @@ class _Workshop:
                 self._errands[errand.edit.key].append(errand)
             backlog = options.deliver.outstanding(plan, done)
         self._couriers = Couriers(self._deliver, backlog, threads=options.couriers or engine.limits.helpers)
-        self._tell(self._events.started, self._schedule.left, len(done))
+        self._events.started(self._schedule.left, len(done))
         log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
 
     def __enter__(self) -> _Workshop:
@@ -204,7 +151,7 @@ class _Workshop:
         """Whatever ended the run: what is finished is written, and nothing else is begun."""
         if isinstance(error, Exception) and not self._trouble:
             with suppress(Exception):  # the one that ended the run is the one to tell
-                for made in self.collect():
+                for made in self.calls.collect():
                     self.keep(*made)
         self._couriers.abandon()
         self._writers.shutdown(wait=True)
@@ -228,7 +175,7 @@ class _Workshop:
         batch = [(edit, self._sources.fetch(edit)) for edit in self._schedule.take(most)]
         for edit in self._schedule.ahead(_AHEAD * most):
             self._sources.foresee(edit)
-        return batch if batch or self._under_way else None
+        return batch if batch or self.calls.waiting else None
 
     def load(self, batch: list[tuple[Edit, Callable[[], Source]]]) -> list[Job]:
         """Wait for the Sources of a batch; an Edit whose photo cannot be read becomes a failed row."""
@@ -245,70 +192,6 @@ class _Workshop:
                 log.exception("loading for edit %s", edit.key)
                 self._fail(edit, "failed", f"its source could not be loaded: {error}")
         return jobs
-
-    def make(self, jobs: list[Job]) -> Iterator[Made]:
-        """Begin each job, and give what was begun before it; where the engine does not overlap, what is begun as well.
-
-        Out of memory: smaller calls. A call that breaks: one by one.
-        """
-        if jobs:
-            self._parts.append(jobs)
-        while not self._stop.asked.is_set() and (self._parts or (self._under_way and not jobs)):
-            begun = self._begin_next() if self._parts else None
-            before, self._under_way = self._under_way, begun
-            yield from self._results_of(before)
-            if not self.engine.limits.overlaps:
-                yield from self.collect()
-
-    def collect(self) -> Iterator[Made]:
-        """What is under way."""
-        before, self._under_way = self._under_way, None
-        yield from self._results_of(before)
-
-    def _begin_next(self) -> _UnderWay | None:
-        """Have the engine begin the first part; None where it has to be made in another way first."""
-        part, limit = self._parts.popleft(), max(1, self.engine.limits.batch)
-        self._parts.extendleft(part[start : start + limit] for start in reversed(range(limit, len(part), limit)))
-        now, part, pending = self.options.clock(), part[:limit], None
-        with self._answering(part), self._busy.at("model"):
-            pending = self.engine.begin([edit for edit, _ in part], [source for _, source in part], self)
-        return _UnderWay(part, pending, now) if pending is not None else None
-
-    def step(self, done: int, of: int, preview: Preview) -> bool:
-        """Hear of a network step, as the engine's Hook: whether to go on to the next one."""
-        self._tell(self._events.stepped, done, of, preview)
-        return not self._stop.now.is_set()
-
-    def _results_of(self, begun: _UnderWay | None) -> Iterator[Made]:
-        """The Results of what was begun, and the seconds that each took."""
-        results: list[Result] | None = None
-        if begun is not None:
-            with self._answering(begun.jobs), self._busy.at("model"):
-                results = begun.pending()
-        if begun is None or results is None:
-            return
-        self._breaks = 0
-        now = self.options.clock()
-        seconds = (now - max(begun.at, self._read)) / len(results)
-        self._read = now
-        for (edit, source), result in zip(begun.jobs, results, strict=True):
-            yield edit, source, result, seconds
-
-    @contextmanager
-    def _answering(self, part: list[Job]) -> Iterator[None]:
-        """Have a part that ran out of memory, or that broke, made again in another way: it comes first then."""
-        try:
-            yield
-        except (OutOfMemory, MemoryError) as error:
-            self._shrink(error)
-            self._parts.appendleft(part)
-        except Stopped:
-            log.info("stopped between two steps of %d edits", len(part))
-        except Ip2pError:
-            raise
-        except Exception as error:
-            self._broken(part, error)
-            self._parts.extendleft([job] for job in reversed(part) if len(part) > 1)
 
     def keep(self, edit: Edit, source: Source, result: Result, seconds: float) -> None:
         """Have a Result written and delivered, or record why it is no picture."""
@@ -337,7 +220,7 @@ class _Workshop:
             made=self._made,
             delivered=self._delivered,
             undelivered=tuple(deliver.refused) if deliver else (),
-            shrunk=self._shrunk,
+            shrunk=self.calls.shrunk,
             seconds=self._seconds(),
             stopped=stop.exit_code,
             busy=self._busy.shares(),
@@ -354,7 +237,7 @@ class _Workshop:
                 edit.key, result.image, latent, seconds=seconds, metrics=numbers, detail=result.detail
             )
             self._sources.release(edit.key)
-            self._tell(self._events.finished, edit, record)
+            self._events.finished(edit, record)
             self._couriers.send(self._errands.get(edit.key, ()))
         # The main thread must hear of anything: an exception in a thread is otherwise lost.
         except BaseException as error:
@@ -377,54 +260,28 @@ class _Workshop:
         assert self.options.deliver is not None
         delivery = self.options.deliver.deliver(errand)
         if delivery is not None:
-            with self._telling:
+            with self._counting:
                 self._delivered += 1
-            self._tell(self._events.delivered, delivery)
+            self._events.delivered(delivery)
 
     def _fail(self, edit: Edit, status: Status, detail: str, seconds: float = 0.0) -> None:
         """Record why an Edit has no picture, and that the links after it were not tried."""
         log.warning("%s (%s) is %s: %s", edit.key, edit.instruction, status, detail)
-        self._tell(self._events.finished, edit, self.run.fail(edit.key, status, detail, seconds=seconds))
+        self._events.finished(edit, self.run.fail(edit.key, status, detail, seconds=seconds))
         for later in self._schedule.fail(edit.key):
-            self._tell(self._events.finished, later, self.run.fail(later.key, "skipped", self._why_skipped(later)))
+            self._events.finished(later, self.run.fail(later.key, "skipped", self._why_skipped(later)))
+
+    def _unmade(self, edit: Edit, detail: str) -> None:
+        self._fail(edit, "failed", detail)
 
     def _why_skipped(self, edit: Edit) -> str:
         parent = self._edits[edit.source]
         return f"not tried: it starts from “{parent.instruction}”, which is {self.run.records[parent.key].status}"
 
-    def _broken(self, part: list[Job], error: Exception) -> None:
-        """The engine broke on a call: alone, that is a failed row; too often in a row, it is the end of the run."""
-        log.exception("editing %s", ", ".join(edit.key for edit, _ in part))
-        self._breaks += 1
-        if len(part) == 1:
-            self._fail(part[0][0], "failed", f"the engine failed: {error or type(error).__name__}")
-        if self._breaks >= _BREAKS:
-            raise error
-
-    def _shrink(self, error: BaseException) -> None:
-        """Have the engine take less at once. Raises ResourceError where it cannot, or where that is not allowed."""
-        if self.run.spec.determinism == "bitwise":
-            raise ResourceError(
-                "out of memory, and a smaller batch would change the pictures",
-                hint="use a smaller --batch from the start, a smaller size, or --determinism stable",
-            ) from error
-        if not self.engine.shrink():
-            raise ResourceError(
-                "out of memory at the smallest batch", hint="choose a smaller size, or close other programs"
-            ) from error
-        self._shrunk += 1
-        self.run.note("shrunk", batch=self.engine.limits.batch, rows=self.engine.limits.default_rows)
-        log.warning("out of memory (%s): now %d edits a call", error, self.engine.limits.batch)
-        self._tell(self._events.shrunk, self.engine.limits)
-
     def _raise_trouble(self) -> None:
         trouble = self._trouble or self._couriers.trouble
         if trouble is not None:
             raise trouble
-
-    def _tell(self, event: Callable[..., None], *about: object) -> None:
-        with self._telling:
-            event(*about)
 
     def _seconds(self) -> float:
         return self.options.clock() - self._begun

@@ -24,7 +24,8 @@ from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Record
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Preview, Result, Source, Stopped
-from ip2pbatch.run.execute import Options, Quiet, Summary, run_plan
+from ip2pbatch.run.events import Quiet
+from ip2pbatch.run.execute import Options, Summary, run_plan
 from ip2pbatch.run.stop import Stop
 
 
