@@ -14,6 +14,7 @@ from ip2pbatch import jobs
 from ip2pbatch.cli import console, ending
 from ip2pbatch.cli.console import count, plain
 from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.plan.formats import listed, lossy_titles, written
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.standing import Standing, Unfinished
@@ -37,8 +38,8 @@ def status(run: RunFolder, as_json: Json = False) -> None:
 def deliver(
     recipe: Annotated[Path, typer.Argument(help="The recipe of a finished run.", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's output folder.")] = None,
-    format: Annotated[str | None, typer.Option(help="same, jpeg, png, tiff or webp.")] = None,
-    quality: Annotated[int | None, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = None,
+    format: Annotated[str | None, typer.Option(help=f"{listed(['same', *written()], 'or')}.")] = None,
+    quality: Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100)] = None,
     full_resolution: Annotated[str | None, typer.Option(help="auto or off.")] = None,
     name: Annotated[str | None, typer.Option(help="The name template.")] = None,
     gps: Annotated[str | None, typer.Option(help="keep or strip.")] = None,

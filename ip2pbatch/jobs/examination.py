@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ip2pbatch.jobs.backends import BACKENDS, backend
+from ip2pbatch.plan.formats import FORMATS
 from ip2pbatch.run.machine import Finding
 
 PACKAGES = (
@@ -20,7 +21,7 @@ PACKAGES = (
 def examine() -> list[Finding]:
     """Every finding, in the order it is shown; each is something an edit depends on."""
     of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
-    return [*_system(), *_packages(), *of_backends, *_models()]
+    return [*_system(), *_packages(), *_formats(), *of_backends, *_models()]
 
 
 def _system() -> Iterator[Finding]:
@@ -36,6 +37,12 @@ def _packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             if not name.startswith("onnxruntime"):
                 yield Finding(name, "missing", "problem", "pip install ip2pbatch brings it")
+
+
+def _formats() -> Iterator[Finding]:
+    for one in FORMATS.values():
+        how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered].title}"
+        yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
 
 
 def _models() -> Iterator[Finding]:

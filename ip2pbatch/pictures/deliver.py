@@ -17,10 +17,11 @@ from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.digests import file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
-from ip2pbatch.pictures.containers import DEEP, Format, Raster
+from ip2pbatch.pictures.containers import Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.plan.formats import FORMATS
 
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
@@ -32,7 +33,7 @@ DELIVERY_VERSION = 2  # raise it when the same settings make another file
 class DeliverySettings:
     """How pictures become files. `digest` changes with anything that would change a file."""
 
-    format: Literal["same", "jpeg", "png", "tiff", "webp"] = "same"
+    format: str = "same"
     quality: int = 95
     full_resolution: Literal["auto", "off"] = "auto"
     gps: Literal["keep", "strip"] = "keep"
@@ -68,7 +69,7 @@ class Rendered:
     """A file's bytes; `gate` is the share of the photo's detail that came back, None where nothing was lifted."""
 
     data: bytes
-    format: Format
+    format: str
     gate: float | None
     notes: tuple[str, ...]
 
@@ -111,11 +112,11 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
     photo = source.picture
     size = (edited.shape[1], edited.shape[0])
-    kind: Format = photo.format if settings.format == "same" else settings.format
+    kind = FORMATS[photo.format].delivered if settings.format == "same" else settings.format
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
     raster, gate = Raster(own, photo.alpha, photo.icc), None
     if settings.full_resolution == "auto":
-        whole = photo.deep if photo.deep is not None and kind in DEEP else photo.pixels
+        whole = photo.deep if photo.deep is not None and FORMATS[kind].deep else photo.pixels
         pixels, gate = fullres.lift(own, source.seen(size), whole)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
@@ -125,7 +126,7 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
         (raster.pixels.shape[1], raster.pixels.shape[0]), srgb=not source.managed,
     )  # fmt: skip
     data = containers.encode(raster, blocks, kind, settings.quality)
-    return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes))
+    return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes, *_read_only(photo, settings)))
 
 
 def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
@@ -134,6 +135,13 @@ def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
         yield images.SHALLOW
     elif photo.deep is not None and photo.alpha is not None:
         yield images.SHALLOW_ALPHA
+
+
+def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:
+    """That `same` could not be had, where the photo's format is one that is not written."""
+    own = FORMATS[photo.format]
+    if settings.format == "same" and not own.encode:
+        yield f"{own.title} is read only: delivered as {FORMATS[own.delivered].title}"
 
 
 def _choose(place: Place, source: Path) -> Path | None:

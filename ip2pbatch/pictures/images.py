@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif
-from ip2pbatch.pictures.containers import Format, read_blocks, sniff
+from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
+from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
 from ip2pbatch.plan.photo_digests import MAX_PIXELS
 
 Pixels = NDArray[np.uint8]
@@ -30,14 +31,6 @@ _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 # One kernel, down and up. Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
 _KERNEL = Image.Resampling.BICUBIC
 
-# Called directly instead of through Image.open: no other decoder can ever be reached, and Pillow's own limit, a
-# setting shared by the whole process, need not be changed to let a 151-megapixel camera pass.
-_OPENERS: dict[Format, Callable[..., Image.Image]] = {
-    "jpeg": JpegImagePlugin.jpeg_factory,
-    "png": PngImagePlugin.PngImageFile,
-    "tiff": TiffImagePlugin.TiffImageFile,
-    "webp": WebPImagePlugin.WebPImageFile,
-}
 _INKS = {"L": "grey", "CMYK": "CMYK inks"}
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,7 +54,7 @@ class Picture:
 
     pixels: Pixels
     alpha: Pixels | None
-    format: Format
+    format: str
     icc: bytes | None = None
     notes: tuple[str, ...] = ()
     deep: DeepPixels | None = None
@@ -92,14 +85,14 @@ def _decoded(path: Path) -> tuple[Picture, int | None]:
     """
     with _opened(path) as (image, kind):
         turn, declared = _by_exif(path)
-        turn = 1 if kind == "tiff" else turn  # Pillow turns a TIFF by itself
+        turn = 1 if kind.upright else turn
         wide, notes = _is_deep(image), _frame_notes(image)
         with _decoding(path):
             image.load()
             opaque, alpha = _split_alpha(image)
             pixels, icc, remarks = _rgb(opaque, image.info.get("icc_profile") or declared)
     upright = None if alpha is None else _turn(np.asarray(alpha), turn)
-    picture = Picture(_turn(pixels, turn), upright, kind, icc, (*notes, *remarks))
+    picture = Picture(_turn(pixels, turn), upright, kind.name, icc, (*notes, *remarks))
     as_stored = opaque.mode == "RGB" and _ONE_WAY not in remarks
     return picture, (turn if as_stored else 0) if wide else None
 
@@ -174,14 +167,12 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
     except OSError as error:
         raise PhotoError(f"{path.name}: cannot be opened ({error.strerror})") from None
     with file:
-        kind = sniff(file.read(16))
+        kind = recognised(file.read(HEAD))
         file.seek(0)
         if kind is None:
-            raise PhotoError(
-                f"{path.name}: not a JPEG, PNG, TIFF or WebP picture", hint="convert it to one of them first"
-            )
+            raise PhotoError(f"{path.name}: not a {titles('or')} picture", hint="convert it to one of them first")
         with _decoding(path):
-            image = _OPENERS[kind](file)
+            image: Image.Image = kind.open(file)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise PhotoError(

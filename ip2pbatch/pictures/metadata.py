@@ -11,15 +11,13 @@ from typing import Literal
 
 from ip2pbatch import __version__
 from ip2pbatch.pictures import exif, xmp
-from ip2pbatch.pictures.containers import Blocks, Format, read_blocks
+from ip2pbatch.pictures.containers import Blocks, read_blocks
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.formats import FORMATS, Format
 
 # https://cv.iptc.org/newscodes/digitalsourcetype: a photograph edited using generative AI.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 SOFTWARE = f"ip2pbatch {__version__}"
-
-_LONGEST_EXIF = 65_527  # bytes in a JPEG segment, less its header
-_LONGEST_IPTC = 65_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def _date(text: str) -> datetime | None:
 
 
 def merge(
-    blocks: Blocks, provenance: Provenance, policy: Policy, kind: Format, size: tuple[int, int], *, srgb: bool
+    blocks: Blocks, provenance: Provenance, policy: Policy, kind: str, size: tuple[int, int], *, srgb: bool
 ) -> tuple[Blocks, tuple[str, ...]]:
     """The photo's blocks with ours added, ready for a file of `kind` and `size`; and what had to be left out, in words.
 
@@ -112,21 +110,22 @@ def merge(
     are written in sRGB, whatever the photo's were. Damaged blocks are left out whole.
     """
     notes: list[str] = []
+    takes = FORMATS[kind]
     settings = provenance.settings(prompt=policy.prompt)
     block = _merged_exif(blocks.exif, settings, policy, size, srgb=srgb, notes=notes)
-    if kind == "jpeg" and len(block) > _LONGEST_EXIF:
+    if len(block) > takes.most_exif:
         notes.append("EXIF of more than 64 KB left out")
         block = _merged_exif(b"", settings, policy, size, srgb=srgb, notes=notes)
-    packet, extended = _merged_xmp(blocks, provenance, policy, kind, notes)
-    iptc = blocks.iptc if kind == "tiff" or (kind == "jpeg" and len(blocks.iptc) <= _LONGEST_IPTC) else b""
+    packet, extended = _merged_xmp(blocks, provenance, policy, takes, notes)
+    iptc = blocks.iptc if len(blocks.iptc) <= takes.most_iptc else b""
     if blocks.iptc and not iptc:
         notes.append("IPTC block left out: it has no place in this file (XMP is kept)")
     if blocks.c2pa:
         notes.append("Content Credentials (C2PA) left out: their signature is of the photo as it was")
-    text = _png_text(blocks.text, settings) if kind == "png" else ()
+    text = _png_text(blocks.text, settings) if takes.text else ()
     merged = replace(
         blocks, exif=block, xmp=packet, xmp_extended=extended, iptc=iptc, text=text,
-        comment=blocks.comment if kind == "jpeg" else b"",
+        comment=blocks.comment if takes.comment else b"",
     )  # fmt: skip
     return merged, tuple(notes)
 
@@ -173,13 +172,13 @@ def _old_comment(block: exif.Block) -> str:
 
 
 def _merged_xmp(
-    blocks: Blocks, provenance: Provenance, policy: Policy, kind: Format, notes: list[str]
+    blocks: Blocks, provenance: Provenance, policy: Policy, takes: Format, notes: list[str]
 ) -> tuple[bytes, bytes]:
     try:
         packet = xmp.Packet(blocks.xmp, blocks.xmp_extended)
         packet.clean(strip_gps=policy.gps == "strip")
         packet.put(_properties(provenance, packet, policy))
-        return packet.split() if kind == "jpeg" else (packet.tobytes(), b"")
+        return packet.split() if takes.extended_xmp else (packet.tobytes(), b"")
     except (xmp.XmpError, RecursionError) as error:
         notes.append(f"damaged XMP left out: {error}")
         packet = xmp.Packet()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import PlanError
 from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.formats import FORMATS, by_suffix
 from ip2pbatch.plan.written.template import FORBIDDEN, UNDATED, Template
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ _ROOM = 20  # of those, for what others add: a suffix, `-2`, a temporary name
 
 # What varies a picture, in the order in which it is appended to a name that does not mention it.
 _AXES = {"text": "_t{text}", "image": "_i{image}", "seed": "_s{seed}", "link": "_{link}"}
-_EXTENSIONS = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
 
 # (strip's index in the plan, link counted from 1) → something about that picture
@@ -46,7 +46,7 @@ def output_names(
     names: dict[Place, str] = {}
     taken: dict[str, Place] = {}
     for index, strip in enumerate(plan.strips):
-        extension = _EXTENSIONS.get(output.format) or _suffix(strip.photo.name)
+        extension = _extension(output.format, strip.photo.name)
         shared = _values(strip) | {
             "n": numbers[strip.photo.name], "date": (dates or {}).get(strip.photo.name, UNDATED)
         }  # fmt: skip
@@ -95,6 +95,15 @@ def _values(strip: Strip) -> dict[str, object]:
 def _suffix(name: str) -> str:
     dot = name.rfind(".")
     return name[dot:] if dot > name.rfind("/") + 1 else ""
+
+
+def _extension(format: str, photo: str) -> str:
+    """Of a file delivered in `format`: with `same` the photo's own, or that of what is written in its stead."""
+    if format != "same":
+        return FORMATS[format].suffixes[0]
+    own = _suffix(photo)
+    kind = by_suffix(own)
+    return own if kind is None or kind.delivered == kind.name else FORMATS[kind.delivered].suffixes[0]
 
 
 def _row(strip: Strip) -> tuple[str, str]:

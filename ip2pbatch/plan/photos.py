@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
 from ip2pbatch.plan.edits import Photo
+from ip2pbatch.plan.formats import suffixes, titles
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.plan.written.yaml_source import suggest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.written.instructions import Instruction
     from ip2pbatch.plan.written.recipe import PhotoFolder
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"))
+SUFFIXES = frozenset(suffixes())
 RUN_FOLDER = ".ip2pbatch"
 
 
@@ -129,7 +130,7 @@ class _Walk:
         elif root.suffix.lower() in SUFFIXES:
             self.files.append((_nfc(root.name), str(root.absolute()), status))
         else:
-            self.broken.append(Broken(_nfc(root.name), root, "is not a JPEG, PNG, TIFF or WebP file"))
+            self.broken.append(Broken(_nfc(root.name), root, f"is not a {titles('or')} file"))
 
     def notes(self) -> tuple[str, ...]:
         if not self.outside:
@@ -313,7 +314,7 @@ def _below(globs: Sequence[str]) -> list[str]:
 
 def _passed_over(others: Counter[str]) -> str | None:
     kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3)]
-    return f"passed over: {', '.join(kinds)}; JPEG, PNG, TIFF and WebP are read" if kinds else None
+    return f"passed over: {', '.join(kinds)}; {titles('and')} are read" if kinds else None
 
 
 def _nfc(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ from pydantic import (
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
+from ip2pbatch.plan.formats import lossy_titles, suffixes, written
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
@@ -34,11 +35,15 @@ from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, s
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
 Metric = Literal["l1", "ssim", "clip_image", "clip_direction"]
 Pair = Literal["product", "zip"]
+if TYPE_CHECKING:
+    OutputFormat = str
+else:  # a checker cannot follow a table
+    OutputFormat = Literal[("same", *written())]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
 MAX_INSTRUCTION = 2000
-PHOTO_GLOBS = ("**/*.jpg", "**/*.jpeg", "**/*.png", "**/*.tif", "**/*.tiff", "**/*.webp")
+PHOTO_GLOBS = tuple(f"**/*{suffix}" for suffix in suffixes())
 
 # What other tools call it, for the hint at an unknown key.
 OTHER_NAMES = {
@@ -294,8 +299,8 @@ class Output(_Written):
     name: Annotated[str, AfterValidator(_template)] = Field(
         default="{folder}/{stem}_{edit}", min_length=1, max_length=500, description="template of file names"
     )
-    format: Literal["same", "jpeg", "png", "tiff", "webp"] = Field(default="same", description="same: as the photo")
-    quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description="of JPEG and WebP")
+    format: OutputFormat = Field(default="same", description="same: as the photo")
+    quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description=f"of {lossy_titles()}")
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")

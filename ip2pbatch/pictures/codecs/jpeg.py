@@ -1,0 +1,129 @@
+"""JPEG: segments before the pixels, and a file of 4:4:4 with every block in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Iterator
+from typing import IO
+
+from ip2pbatch.pictures.codecs.through_pillow import saved
+from ip2pbatch.pictures.containers import Blocks, Raster
+from ip2pbatch.plan.photo_digests import hash_rest
+
+_XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
+_EXTENDED_HEAD = b"http://ns.adobe.com/xmp/extension/\0"
+_PHOTOSHOP_HEAD = b"Photoshop 3.0\0"
+_SEGMENT = 65_533  # bytes of content in a segment
+
+
+def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
+    """All segments but APP0-13, APP15 and comments; from the first scan on everything."""
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        marker, length = head[1], struct.unpack(">H", head[2:])[0]
+        if marker == 0xFF:  # fill bytes before a marker
+            file.seek(-3, 1)
+        elif (0xE0 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
+            file.seek(max(length - 2, 0), 1)
+        else:
+            into.update(head + file.read(max(length - 2, 0)))
+        if marker == 0xDA:
+            break
+    return hash_rest(file, into)
+
+
+def read_blocks(file: IO[bytes]) -> Blocks:
+    """The APPn segments and the comment; more than one EXIF or Photoshop segment is joined."""
+    found: dict[str, bytes] = {}
+    extended: dict[int, bytes] = {}
+    photoshop = b""
+    for marker, data in _segments(file):
+        if marker == 0xE1 and data.startswith(b"Exif\0\0"):
+            found["exif"] = found.get("exif", b"") + data[6:]  # some cameras go on in a second segment
+        elif marker == 0xE1 and data.startswith(_XMP_HEAD):
+            found.setdefault("xmp", data[len(_XMP_HEAD) :])
+        elif marker == 0xE1 and data.startswith(_EXTENDED_HEAD):
+            at = len(_EXTENDED_HEAD) + 32  # after the digest that names the whole
+            extended[struct.unpack_from(">I", data, at + 4)[0]] = data[at + 8 :]
+        elif marker == 0xED and data.startswith(_PHOTOSHOP_HEAD):
+            photoshop += data[len(_PHOTOSHOP_HEAD) :]
+        elif marker == 0xEB and data[:2] == b"JP" and b"c2pa" in data[:64]:
+            found["c2pa"] = data
+        elif marker == 0xFE:
+            found["comment"] = data
+        elif marker == 0xE0 and data.startswith(b"JFIF\0"):
+            found["density"] = data[7:12]
+    return Blocks(
+        found.get("exif", b""),
+        found.get("xmp", b""),
+        b"".join(extended[offset] for offset in sorted(extended)),
+        _iptc(photoshop),
+        found.get("comment", b""),
+        dpi=_density(found.get("density", b"")),
+        c2pa="c2pa" in found,
+    )
+
+
+def _segments(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of a JPEG's segments up to its pixels."""
+    file.read(2)
+    while (head := file.read(2)) and len(head) == 2 and head[0] == 0xFF:
+        marker = head[1]
+        if marker == 0xFF:  # padding
+            file.seek(-1, io.SEEK_CUR)
+            continue
+        if marker in (0xD9, 0xDA):
+            return
+        (length,) = struct.unpack(">H", file.read(2))
+        yield marker, file.read(length - 2)
+
+
+def _density(jfif: bytes) -> tuple[float, float]:
+    if len(jfif) < 5 or jfif[0] not in (1, 2):
+        return 0.0, 0.0
+    x, y = struct.unpack(">HH", jfif[1:5])
+    unit = 1.0 if jfif[0] == 1 else 2.54
+    return x * unit, y * unit
+
+
+def _iptc(resources: bytes) -> bytes:
+    """The IPTC datasets among Photoshop's image resources (which may also hold a thumbnail of the old picture)."""
+    at = 0
+    while resources[at : at + 4] == b"8BIM":
+        (number,) = struct.unpack_from(">H", resources, at + 4)
+        name = 1 + resources[at + 6]
+        at += 6 + name + name % 2
+        (length,) = struct.unpack_from(">I", resources, at)
+        if number == 0x0404:
+            return resources[at + 4 : at + 4 + length]
+        at += 4 + length + length % 2
+    return b""
+
+
+def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
+    """A file without chroma subsampling; alpha is laid on white."""
+    return saved(
+        "JPEG", raster, blocks, alpha=False, quality=quality, subsampling=0, comment=blocks.comment,
+        extra=_extra(blocks),
+    )  # fmt: skip
+
+
+def _extra(blocks: Blocks) -> bytes:
+    segments = []
+    if blocks.xmp:
+        segments.append((0xE1, _XMP_HEAD + blocks.xmp))
+    digest = _digest(blocks.xmp_extended)
+    step = _SEGMENT - len(_EXTENDED_HEAD) - 40
+    for at in range(0, len(blocks.xmp_extended), step):
+        head = _EXTENDED_HEAD + digest + struct.pack(">II", len(blocks.xmp_extended), at)
+        segments.append((0xE1, head + blocks.xmp_extended[at : at + step]))
+    if blocks.iptc:
+        resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(blocks.iptc)) + blocks.iptc + bytes(len(blocks.iptc) % 2)
+        segments.append((0xED, _PHOTOSHOP_HEAD + resource))
+    return b"".join(struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data for marker, data in segments)
+
+
+def _digest(extended: bytes) -> bytes:
+    return hashlib.md5(extended, usedforsecurity=False).hexdigest().upper().encode()

@@ -1,0 +1,39 @@
+"""What the formats that Pillow writes have in common."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from ip2pbatch.pictures.containers import Blocks, Raster
+
+
+def saved(kind: str, raster: Raster, blocks: Blocks, *, alpha: bool = True, dpi: bool = True, **options: Any) -> bytes:
+    """The file that Pillow's writer called `kind` makes of eight-bit pixels, with profile and EXIF.
+
+    Without `alpha` the picture is laid on white; `dpi` says that the format has a place for it.
+    """
+    options["icc_profile"] = raster.icc
+    if blocks.exif:
+        options["exif"] = b"Exif\0\0" + blocks.exif
+    if dpi and min(blocks.dpi) > 0:
+        options["dpi"] = blocks.dpi
+    buffer = io.BytesIO()
+    _image(raster, alpha).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _image(raster: Raster, alpha: bool) -> Image.Image:
+    import numpy as np
+
+    if raster.alpha is None:
+        return Image.fromarray(raster.pixels)
+    image = Image.fromarray(np.dstack([raster.pixels, raster.alpha]))
+    if alpha:
+        return image
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=image.getchannel("A"))
+    return paper

@@ -1,0 +1,126 @@
+"""The formats of photos that are read and written: one table. Adding one is a module in pictures/codecs and a line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, cast
+
+from ip2pbatch.plan.named import named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.ImageFile import ImageFile
+
+HEAD = 16  # bytes at a file's start that tell its format
+ANY = 1 << 31  # no limit that a picture could meet
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format, as recipes (`name`) and messages (`title`) call it. Functions are named as "module:function".
+
+    `suffixes` are lower-case, the first is given to files that are delivered in it; `head` is a pattern for a file's
+    first HEAD bytes. `opener` is called with the file and returns Pillow's image of it; `header` does the same where
+    only the header is wanted, and is the opener where it is empty.
+
+    `digest(file, hash) -> bytes` feeds the hash with what the pixels depend on, from the file's start, and returns
+    EXIF that the opener did not find. `blocks(file) -> Blocks` reads metadata; `encode(raster, blocks, quality) ->
+    bytes` makes a whole file. A format without `encode` is read only, and `format: same` delivers `written_as` then.
+
+    `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel. `lossy`: asks for a quality. The rest
+    is what a file takes: pixels a side, bytes of EXIF and IPTC, a comment, PNG's texts, XMP in two parts.
+    """
+
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    head: bytes
+    opener: str
+    blocks: str
+    encode: str = ""
+    header: str = ""
+    digest: str = "ip2pbatch.plan.photo_digests:hash_rest"
+    written_as: str = "jpeg"
+    upright: bool = False
+    deep: bool = False
+    lossy: bool = False
+    longest_side: int = ANY
+    most_exif: int = ANY
+    most_iptc: int = 0
+    comment: bool = False
+    text: bool = False
+    extended_xmp: bool = False
+
+    def open(self, file: IO[bytes], *, whole: bool = True) -> ImageFile:
+        """Pillow's image of an open file, nothing decoded. Raises whatever a broken header leads the opener to.
+
+        The format's own class is called rather than Image.open: no other decoder can ever be reached, and Pillow's
+        limit of pixels, which is lower than ours and shared by the whole process, need not be changed.
+        """
+        return cast("ImageFile", named((not whole and self.header) or self.opener)(file))
+
+    @property
+    def delivered(self) -> str:
+        """The name of the format that a photo of this one is delivered in where nothing else is asked for."""
+        return self.name if self.encode else self.written_as
+
+
+_CODECS = "ip2pbatch.pictures.codecs"
+FORMATS: dict[str, Format] = {
+    "jpeg": Format(
+        "jpeg", "JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:jpeg_factory",
+        f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header="PIL.JpegImagePlugin:JpegImageFile",
+        digest=f"{_CODECS}.jpeg:digest", lossy=True, longest_side=65_500,
+        most_exif=65_527,  # a segment, less its header
+        most_iptc=65_000, comment=True, extended_xmp=True,
+    ),
+    "png": Format(
+        "png", "PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin:PngImageFile",
+        f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, text=True,
+    ),
+    "tiff": Format(
+        "tiff", "TIFF", (".tif", ".tiff"), rb"II\*\0|MM\0\*", "PIL.TiffImagePlugin:TiffImageFile",
+        f"{_CODECS}.tiff:read_blocks", f"{_CODECS}.tiff:encode", upright=True, deep=True, most_iptc=ANY,
+    ),
+    "webp": Format(
+        "webp", "WebP", (".webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile",
+        f"{_CODECS}.webp:read_blocks", f"{_CODECS}.webp:encode", lossy=True, longest_side=16_383,
+    ),
+}  # fmt: skip
+
+
+def recognised(head: bytes) -> Format | None:
+    """The format that a file's first HEAD bytes announce: a file's suffix is only a promise."""
+    return next((one for one in FORMATS.values() if re.match(one.head, head, re.DOTALL)), None)
+
+
+def by_suffix(suffix: str) -> Format | None:
+    """The format that a suffix such as ".JPG" promises."""
+    return next((one for one in FORMATS.values() if suffix.lower() in one.suffixes), None)
+
+
+def suffixes() -> tuple[str, ...]:
+    """Every suffix of a file that may be a photo, in the table's order."""
+    return tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
+
+
+def written() -> tuple[str, ...]:
+    """The names of the formats that are delivered."""
+    return tuple(one.name for one in FORMATS.values() if one.encode)
+
+
+def listed(words: Sequence[str], joint: str) -> str:
+    """Words as a person lists them: `a, b and c`."""
+    return f" {joint} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def titles(joint: str) -> str:
+    """What messages call all formats that are read: "JPEG, PNG, TIFF or WebP"."""
+    return listed([one.title for one in FORMATS.values()], joint)
+
+
+def lossy_titles() -> str:
+    """The formats that `quality` is about: "JPEG and WebP"."""
+    return listed([one.title for one in FORMATS.values() if one.lossy and one.encode], "and")
