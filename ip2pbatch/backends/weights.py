@@ -139,7 +139,8 @@ def _fetch(repo: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    unreachable = HfHubHTTPError.__bases__[0]  # the HTTP library's own base error: its name changed with hub versions
+    # the HTTP library's own base error: its name changed with hub versions
+    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]
     name = repo if revision is None else f"{repo}@{revision}"
     hint = _how_to_get(name)
     if constants.is_offline_mode():

@@ -22,24 +22,17 @@ def list_(as_json: Json = False) -> None:
     """The models this machine has, with their size, digest and place. Digests are counted once and remembered."""
     from ip2pbatch.backends.weights import list_models, resolve
 
-    rows = [
-        {
-            "name": m.name,
-            "revision": m.revision,
-            "digest": resolve(str(m.path)).digest,
-            "bytes": m.bytes,
-            "path": str(m.path),
-        }
-        for m in list_models()
-    ]
+    models = [(m, resolve(str(m.path)).digest) for m in list_models()]
     if as_json:
+        rows = [
+            {"name": m.name, "revision": m.revision, "digest": digest, "bytes": m.bytes, "path": str(m.path)}
+            for m, digest in models
+        ]
         print(json.dumps(rows, indent=2))
         return
-    for row in rows:
-        revision = f"@{row['revision'][:12]}" if row["revision"] else ""
-        console.out().print(
-            f"{row['name']}{revision}  {row['bytes'] / 1e6:,.0f} MB  digest {row['digest'][:12]}  {row['path']}"
-        )
+    for m, digest in models:
+        revision = f"@{m.revision[:12]}" if m.revision else ""
+        console.out().print(f"{m.name}{revision}  {m.bytes / 1e6:,.0f} MB  digest {digest[:12]}  {m.path}")
 
 
 @app.command()

@@ -132,7 +132,8 @@ class Editor:
         sampler = make_sampler(
             first.sampler, self._backend.scheduler_config, first.steps, [edit.seed for edit in edits], device
         )
-        latents = sampler.draw(tuple(images.shape[1:]))
+        channels, high, wide = images.shape[1:]
+        latents = sampler.draw((channels, high, wide))
         for step, timestep in enumerate(sampler.timesteps):
             start, end = self._interval
             guided = start <= step / first.steps < end

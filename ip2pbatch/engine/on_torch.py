@@ -140,7 +140,8 @@ def files(model: str) -> tuple[str, str, Mapping[str, str]]:
 
 def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:
     """The flags of a run that was made with it; ValueError where there are none any more."""
-    compiled, without = Compile.AUTO, ()
+    compiled = Compile.AUTO
+    without: tuple[str, ...] = ()
     if steps is not None:
         from ip2pbatch.backends.pytorch.steps import STEPS
 

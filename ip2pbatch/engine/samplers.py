@@ -43,11 +43,13 @@ class Sampler:
     def draw(self, shape: tuple[int, int, int]) -> Tensor:
         """The initial latents [n, *shape] in float32: each Edit's own noise times the schedule's first sigma."""
         noise = [torch.randn((1, *shape), generator=generator) for generator in self._generators]
-        return send(torch.cat(noise), self._device) * self._scheduler.init_noise_sigma
+        drawn: Tensor = send(torch.cat(noise), self._device) * self._scheduler.init_noise_sigma
+        return drawn
 
     def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The latents as the network wants to see them at `timestep`."""
-        return self._scheduler.scale_model_input(latents, timestep)
+        scaled: Tensor = self._scheduler.scale_model_input(latents, timestep)
+        return scaled
 
     def clean(self, step: int, output: Tensor, seen: Tensor) -> Tensor:
         """x₀ as the network's `output` at `step` (from 0) has it, of latents `seen` as `scale` gives them.
@@ -55,7 +57,8 @@ class Sampler:
         With ᾱ the share of signal, seen = √ᾱ·x₀ + √(1−ᾱ)·ε, and v = √ᾱ·ε − √(1−ᾱ)·x₀ (Salimans and Ho 2022).
         """
         alpha = self._signal(step)
-        signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+        signal: float = alpha**0.5
+        noise: float = (1 - alpha) ** 0.5
         if self._scheduler.config.prediction_type == "v_prediction":
             return signal * seen - noise * output
         return (seen - noise * output) / signal
@@ -70,7 +73,8 @@ class Sampler:
         """The latents one step on, each Edit's ancestral noise drawn from its own generator."""
         extra = {"generator": self._generators} if self._takes_generator else {}
         with _Unwaiting():
-            return self._scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
+            after: Tensor = self._scheduler.step(noise, timestep, latents, return_dict=False, **extra)[0]
+        return after
 
 
 class _Unwaiting(TorchFunctionMode):

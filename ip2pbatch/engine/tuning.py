@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -39,9 +40,7 @@ def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], nam
         key = f"{name} {_where(backend)} {backend.precision} {size[0]}x{size[1]}"
         found = known.get(key)
         if not isinstance(found, int):
-            found = best_rows(
-                lambda count, size=size: seconds_of_step(editor, backend, size, count), _MOST[backend.provider]
-            )
+            found = best_rows(partial(seconds_of_step, editor, backend, size), _MOST[backend.provider])
             backend.site.release()  # what was recorded of the other row counts
             known.keep({key: found})
         rows[size] = found

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Never, Protocol
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import Record
@@ -93,7 +93,7 @@ class Bars(Silent):
 class _OnBar(Quiet):
     """The Events of a run on a bar."""
 
-    def __init__(self, bar: tqdm[object]) -> None:
+    def __init__(self, bar: tqdm[Never]) -> None:
         self._bar = bar
 
     def started(self, left: int, done: int) -> None:

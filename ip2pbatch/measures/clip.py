@@ -70,7 +70,8 @@ class Clip:
     @property
     def device(self) -> torch.device:
         """Where it runs and its vectors are."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @torch.inference_mode()
     def images(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:

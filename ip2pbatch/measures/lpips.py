@@ -96,8 +96,10 @@ def fill(metric: Lpips, weights: dict[str, Any]) -> Lpips:
     """The flax tree's arrays put in their places: kernels HWIO to OIHW, linear weights as their roots."""
     for layer, convolution in enumerate(metric.convolutions):
         entry = weights["AlexNet_0"][f"Conv_{layer}"]
-        convolution.weight.copy_(torch.from_numpy(np.ascontiguousarray(entry["kernel"].transpose(3, 2, 0, 1))))
-        convolution.bias.copy_(torch.from_numpy(np.array(entry["bias"])))
+        convolution.get_parameter("weight").copy_(
+            torch.from_numpy(np.ascontiguousarray(entry["kernel"].transpose(3, 2, 0, 1)))
+        )
+        convolution.get_parameter("bias").copy_(torch.from_numpy(np.array(entry["bias"])))
         linear = weights[f"NetLinLayer_{layer}"]["Conv_0"]["kernel"].reshape(-1)
         getattr(metric, f"root{layer}").copy_(torch.from_numpy(np.sqrt(np.maximum(linear, 0))))
     return metric

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from xml.dom import Node
 from xml.parsers.expat import ExpatError
 
-from defusedxml import DefusedXmlException, minidom  # type: ignore[import-untyped]
+from defusedxml import DefusedXmlException, minidom
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 XMP = "http://ns.adobe.com/xap/1.0/"

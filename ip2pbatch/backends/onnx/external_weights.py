@@ -91,11 +91,13 @@ def _weight_of(tensor: TensorProto, folder: Path) -> Weight:
 
 
 def _type(tensor: TensorProto) -> np.dtype[Any]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.dtype(kind)
 
 
 def _bytes_of(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * _type(tensor).itemsize
+    dims: tuple[int, ...] = tuple(tensor.dims)
+    return math.prod(dims) * _type(tensor).itemsize
 
 
 def _hold(tensor: TensorProto, weight: Weight) -> None:

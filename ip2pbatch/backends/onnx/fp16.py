@@ -124,4 +124,5 @@ def _weight_in_half(weight: Weight) -> Weight:
 
 
 def _halved(values: NDArray[Any]) -> NDArray[np.float16]:
-    return np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)
+    clipped: NDArray[Any] = np.clip(values, -_LARGEST, _LARGEST)
+    return clipped.astype(np.float16)

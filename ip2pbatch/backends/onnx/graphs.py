@@ -117,16 +117,17 @@ def _quietly() -> Iterator[None]:
 
     loggers = [logging.getLogger(name) for name in ("onnxruntime", "torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
-    bar = tqdm.tqdm.__init__
+    bars: Any = tqdm.tqdm
+    begin = bars.__init__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
-            tqdm.tqdm.__init__ = lambda self, *args, **settings: bar(self, *args, **{**settings, "disable": True})
+            bars.__init__ = lambda self, *args, **settings: begin(self, *args, **{**settings, "disable": True})
             yield
     finally:
-        tqdm.tqdm.__init__ = bar
+        bars.__init__ = begin
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -150,14 +151,15 @@ class _FusedProcessor:
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Any:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        return attn.to_out[0](_MultiHeadAttention.apply(query, key, value, attn.heads))
+        found = _MultiHeadAttention.apply(query, key, value, attn.heads)  # type: ignore[no-untyped-call]  # torch's own
+        return attn.to_out[0](found)
 
 
 @contextmanager
 def _fused_attention(module: nn.Module | None) -> Iterator[None]:
     """Give the transformer blocks of a UNet the fused attention for the duration."""
     inside = [] if module is None else module.modules()
-    blocks = [one for one in inside if type(one).__name__ == "BasicTransformerBlock"]
+    blocks: list[Any] = [one for one in inside if type(one).__name__ == "BasicTransformerBlock"]
     attentions = [one for block in blocks for one in (block.attn1, block.attn2) if one is not None]
     before = [one.processor for one in attentions]
     try:

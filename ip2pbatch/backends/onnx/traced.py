@@ -29,7 +29,8 @@ class Network:
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What PyTorch says to `inputs`, in float32."""
         with torch.inference_mode():
-            return self.module(*inputs.values()).float()
+            output: Tensor = self.module(*inputs.values())
+            return output.float()
 
 
 class _TextEncoder(nn.Module):
@@ -38,7 +39,8 @@ class _TextEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.encoder(ids, attention_mask=mask)[0]
+        text: Tensor = self.encoder(ids, attention_mask=mask)[0]
+        return text
 
 
 class _UNet(nn.Module):
@@ -47,7 +49,8 @@ class _UNet(nn.Module):
         self.unet = unet
 
     def forward(self, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        noise: Tensor = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        return noise
 
 
 class _Encoder(nn.Module):
@@ -65,7 +68,8 @@ class _Decoder(nn.Module):
         self.vae = vae
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents, return_dict=False)[0]
+        pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return pixels
 
 
 def networks(parts: Parts) -> Iterator[Network]:

@@ -123,7 +123,8 @@ class TorchBackend:
         ids, mask = tokenize(self.parts.tokenizer, instructions)
         with memory(self.site.release), self.site.at_work("text_encoder") as encoder:
             masked = getattr(encoder.config, "use_attention_mask", False)
-            return encoder(ids.to(self.device), attention_mask=mask.to(self.device) if masked else None)[0].float()
+            text: Tensor = encoder(ids.to(self.device), attention_mask=mask.to(self.device) if masked else None)[0]
+            return text.float()
 
     def words_read(self, instruction: str) -> str:
         """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
@@ -145,7 +146,8 @@ class TorchBackend:
         text = text.to(unet.dtype)
         with memory(self.site.release):
             if self.site.staged is None:
-                return unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0].float()
+                noise: Tensor = unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0]
+                return noise.float()
             return self.site.staged(sample, timestep, text, rows).float()
 
     @torch.inference_mode()
@@ -156,7 +158,8 @@ class TorchBackend:
             if not upcast or dtype == torch.float32:
                 return self._decode(latents.to(self.device, dtype))[0].float()
             try:  # half to float and back keeps every bit of the weights
-                return vae.float().decode(latents.to(self.device), return_dict=False)[0]
+                pixels: Tensor = vae.float().decode(latents.to(self.device), return_dict=False)[0]
+                return pixels
             finally:
                 vae.to(dtype)
                 self.site.release()  # recordings know where the weights were
@@ -204,11 +207,13 @@ def limits_of(device: torch.device, vae_scale: int) -> Limits:
 def latents_of(encoded: Any) -> Tensor:
     """The latents in what an autoencoder's `encode` returns: the posterior's mode where it has a posterior."""
     if hasattr(encoded, "latent_dist"):
-        return encoded.latent_dist.mode()
-    return encoded.latent if hasattr(encoded, "latent") else encoded.latents
+        mode: Tensor = encoded.latent_dist.mode()
+        return mode
+    latents: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+    return latents
 
 
-def vae_scale(vae: nn.Module) -> int:
+def vae_scale(vae: Any) -> int:
     """Pixels a side that one latent stands for."""
     config = vae.config
     channels = config.get("block_out_channels") or config.encoder_block_out_channels
@@ -269,6 +274,7 @@ def load_checker(checked: Layout, device: torch.device) -> tuple[Any | None, Any
 
 def _load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.Module:
     """One network with every weight from its safetensors; ModelError where a weight is missing or of another shape."""
+    module: nn.Module
     module, report = kind.from_pretrained(
         checked.path / name, dtype=dtype, variant=checked.variants[name], use_safetensors=True, local_files_only=True,
         output_loading_info=True,

@@ -24,7 +24,8 @@ class PipelineAutoencoderDC(AutoencoderDC):
 
 def adapt(vae: AutoencoderDC) -> PipelineAutoencoderDC:
     """The same autoencoder, weights shared, as the pipeline wants it."""
-    adapted = PipelineAutoencoderDC.from_config(vae.config)
+    adapted: PipelineAutoencoderDC = PipelineAutoencoderDC.from_config(vae.config)
     adapted.load_state_dict(vae.state_dict(), assign=True)
     adapted.register_to_config(block_out_channels=tuple(vae.config.encoder_block_out_channels))
-    return adapted.eval().requires_grad_(False)
+    adapted.eval().requires_grad_(False)
+    return adapted

@@ -62,7 +62,7 @@ def diffusers_compiled(folder: ModelFolder, device: str, precision: str) -> Base
     def make(edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:
         padding = COMPILED_BATCH - len(edits)  # one shape, or it compiles again
         with cudnn_first(device):
-            made = _pipeline_edit(pipeline, [*edits, *edits[-1:] * padding], [*photos, *photos[-1:] * padding])
+            made = _pipeline_edit(pipeline, [*edits, *[edits[-1]] * padding], [*photos, *[photos[-1]] * padding])
         return made[: len(edits)]
 
     return Baseline(make, COMPILED_BATCH)
@@ -160,7 +160,8 @@ def _noise_of_the_seed(pipeline: Any) -> Iterator[None]:
     draw = places[0].randn_tensor  # type: ignore[union-attr]
 
     def drawn(shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None) -> Tensor:
-        return draw(shape, generator=generator, device=device, dtype=torch.float32, layout=layout).to(dtype)
+        noise: Tensor = draw(shape, generator=generator, device=device, dtype=torch.float32, layout=layout)
+        return noise.to(dtype)
 
     try:
         for place in places:
@@ -177,7 +178,8 @@ def _embed(pipeline: Any, words: str) -> Tensor:
         return_tensors="pt",
     )  # fmt: skip
     with torch.no_grad():
-        return pipeline.text_encoder(tokens.input_ids.to(pipeline.device))[0]
+        text: Tensor = pipeline.text_encoder(tokens.input_ids.to(pipeline.device))[0]
+    return text
 
 
 def _noise_levels(alphas_cumprod: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -213,7 +215,8 @@ def _edit_cli_picture(pipeline: Any, edit: Edit, photo: Pixels, null: Tensor, le
         if i + 1 < len(times):
             x = x + torch.randn(x.shape, generator=generator).to(device) * up
     picture = pipeline.vae.decode(x / pipeline.vae.config.scaling_factor, return_dict=False)[0].float()
-    return (255 * ((picture[0] + 1) / 2).clamp(0, 1)).permute(1, 2, 0).byte().cpu().numpy()
+    made: Pixels = (255 * ((picture[0] + 1) / 2).clamp(0, 1)).permute(1, 2, 0).byte().cpu().numpy()
+    return made
 
 
 def _guide(denoised: Tensor, edit: Edit) -> Tensor:

@@ -142,7 +142,8 @@ def _in_new_process(task: Task) -> dict[str, Any]:
     )  # fmt: skip
     if done.returncode:
         raise ResourceError(f"{task.entry} failed in a process of its own: {done.stderr[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
 
 
 def main() -> None:

@@ -147,7 +147,9 @@ class Bench:
         for name in self._contenders:
             entry, found = Entry.parse(name), self._results.rates.setdefault(name, [])
             left = [rows for rows in self._suite.rows_of(name) if rows not in {one.rows for one in found}]
-            backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted) if left else None
+            if not left:
+                continue
+            backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted)
             for rows in left:
                 with self._clock.piece():
                     found.append(rates.unet_rate(backend, size, rows, flops, self._product(entry.precision)))

@@ -71,12 +71,14 @@ class KeptText:
         """[n, pixels, c] → [n, pixels, c]; a plain text is given to diffusers' own processor."""
         kept = encoder_hidden_states
         if kept is None or kept.shape[-1] == attn.to_k.in_features:
-            return self._plain(attn, hidden_states, kept, attention_mask, temb)
+            attended: Tensor = self._plain(attn, hidden_states, kept, attention_mask, temb)
+            return attended
         columns = kept[..., self._start : self._start + 2 * self._width]
         keys, values = (_heads(part, attn.heads) for part in columns.chunk(2, dim=-1))
         found = functional.scaled_dot_product_attention(_heads(attn.to_q(hidden_states), attn.heads), keys, values)
         found = found.transpose(1, 2).reshape(len(hidden_states), -1, self._width)
-        return attn.to_out[1](attn.to_out[0](found))
+        projected: Tensor = attn.to_out[1](attn.to_out[0](found))
+        return projected
 
 
 class TimeTable:
@@ -173,4 +175,5 @@ def why_no_time_table(unet: Any) -> str:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """[n, tokens, heads · d] → [n, heads, tokens, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    apart: Tensor = x.unflatten(-1, (heads, -1))
+    return apart.transpose(1, 2)

@@ -34,16 +34,20 @@ class PackedConv(nn.Conv2d):
         """[n, in, h, w] → [n, out, h', w']."""
         if torch.compiler.is_compiling() or not _has_layouts(self.weight.dtype):  # the compiler lays out weights itself
             return super().forward(x)
-        return torch.ops.mkldnn._convolution_pointwise(x, self._laid_out(x), self.bias, *self._how(), "none", [], "")
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._laid_out(x), self.bias, *self._how(), "none", [], ""
+        )
+        return convolved
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of x, plus `other`."""
         if not _has_layouts(self.weight.dtype):
             return super().forward(x) + other
         other = other.contiguous(memory_format=torch.channels_last)
-        return torch.ops.mkldnn._convolution_pointwise.binary(
+        summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self._laid_out(x), self.bias, *self._how(), "add", 1.0, None, [], None
         )
+        return summed
 
     def _how(self) -> tuple[list[int], list[int], list[int], int]:
         padding = [side for side in self.padding if isinstance(side, int)]
@@ -67,7 +71,8 @@ class SplitUpsample(Upsample2D):
     def forward(self, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """[n, c, h, w] → [n, out, 2h, 2w]; other sizes are made as diffusers makes them."""
         if output_size is not None or torch.compiler.is_compiling():
-            return super().forward(hidden_states, output_size, *args, **kwargs)
+            plain: Tensor = super().forward(hidden_states, output_size, *args, **kwargs)
+            return plain
         n, _, height, width = hidden_states.shape
         parts = self.split(hidden_states).unflatten(1, (4, -1))  # one more row and column than the input has
         shape = (n, parts.shape[2], 2 * height, 2 * width)

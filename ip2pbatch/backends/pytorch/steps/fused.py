@@ -45,7 +45,8 @@ class FusedGeglu(GEGLU):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] → [..., out]."""
         if torch.compiler.is_compiling():
-            return super().forward(hidden_states, *args, **kwargs)
+            gated: Tensor = super().forward(hidden_states, *args, **kwargs)
+            return gated
         return kernels.geglu(self.proj(hidden_states))
 
 
@@ -98,4 +99,4 @@ def why_not_fused(device: torch.device) -> str:
     """Why these kernels cannot work here; "" where they can."""
     if device.type != "cuda":
         return "on a CPU its own layouts are faster"
-    return "" if kernels.triton is not None else "Triton is not installed"
+    return "" if kernels.installed() else "Triton is not installed"

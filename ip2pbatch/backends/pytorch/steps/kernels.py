@@ -23,6 +23,11 @@ _TOGETHER = 2048  # sums of tiles and channels that are joined at once
 _COLUMNS = 1024  # of a row of tokens, for one program
 
 
+def installed() -> bool:
+    """Whether Triton is here."""
+    return triton is not None
+
+
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False,
     added: Tensor | None = None, modulation: tuple[Tensor, Tensor] | None = None,
@@ -94,9 +99,7 @@ def _coefficients(
 if triton is not None:
 
     @triton.jit
-    def _measure_tile(  # type: ignore[no-untyped-def]
-        x, means, squares, pixels, channels, P: tl.constexpr, C: tl.constexpr
-    ):
+    def _measure_tile(x, means, squares, pixels, channels, P: tl.constexpr, C: tl.constexpr):
         """Mean, and sum of squares about it, of each channel in a tile of one row."""
         row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
         pixel, channel = tile * P + tl.arange(0, P), tl.program_id(2) * C + tl.arange(0, C)
@@ -111,7 +114,7 @@ if triton is not None:
         tl.store(squares + place, tl.sum(away * away, axis=0), mask=channel < channels)
 
     @triton.jit
-    def _measure_group(  # type: ignore[no-untyped-def]
+    def _measure_group(
         means, squares, weight, bias, added, scale, shift, pixels, channels, tiles, eps,
         ADDED: tl.constexpr, P: tl.constexpr, T: tl.constexpr, OWN: tl.constexpr, C: tl.constexpr,
     ):  # fmt: skip
@@ -147,9 +150,7 @@ if triton is not None:
         tl.store(shift + row * channels + channel, summand, mask=mine)
 
     @triton.jit
-    def _apply_tile(  # type: ignore[no-untyped-def]
-        x, scale, shift, y, pixels, channels, SILU: tl.constexpr, P: tl.constexpr, C: tl.constexpr
-    ):
+    def _apply_tile(x, scale, shift, y, pixels, channels, SILU: tl.constexpr, P: tl.constexpr, C: tl.constexpr):
         """The tile itself: times its channels' factors, plus their summands, through SiLU."""
         row = tl.program_id(0).to(tl.int64)
         pixel, channel = tl.program_id(1) * P + tl.arange(0, P), tl.program_id(2) * C + tl.arange(0, C)
@@ -164,7 +165,7 @@ if triton is not None:
         tl.store(y + at, value.to(y.dtype.element_ty), mask=there)
 
     @triton.jit
-    def _add_tile(  # type: ignore[no-untyped-def]
+    def _add_tile(
         x, other, bias, pixels, channels,
         OTHER: tl.constexpr, BIAS: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
     ):  # fmt: skip
@@ -181,7 +182,7 @@ if triton is not None:
         tl.store(x + at, value.to(x.dtype.element_ty), mask=there)
 
     @triton.jit
-    def _geglu_row(x, y, width, C: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _geglu_row(x, y, width, C: tl.constexpr):
         """A part of one row: the first half times GELU of the second."""
         row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * C + tl.arange(0, C)
         there = column < width

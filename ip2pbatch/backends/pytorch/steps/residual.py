@@ -29,7 +29,8 @@ def begin(block: Any, x: Tensor) -> Tensor:
     """The first half, which knows nothing of the timestep: norm, activation, convolution."""
     if isinstance(block.norm1, FusedNorm):  # the bias is added where the second norm reads
         return without_bias(block.conv1, normalise(block.norm1, x, silu=True))
-    return block.conv1(functional.silu(block.norm1(x), inplace=True))
+    hidden: Tensor = block.conv1(functional.silu(block.norm1(x), inplace=True))
+    return hidden
 
 
 def finish(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor:
@@ -41,7 +42,8 @@ def finish(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor
         x = block.conv_shortcut(x)
     if isinstance(block.conv2, PackedConv) and not torch.compiler.is_compiling():
         return block.conv2.plus(hidden, x)
-    return block.conv2(hidden).add_(x)
+    whole: Tensor = block.conv2(hidden).add_(x)
+    return whole
 
 
 def make_lean(network: nn.Module) -> None:
@@ -63,14 +65,17 @@ def _moment(block: Any, temb: Tensor | None) -> Tensor | None:
     """What the timestep's embedding is to this block [n, columns], None where it is nothing."""
     if block.time_emb_proj is None or temb is None:
         return None
-    return block.time_emb_proj(temb if block.skip_time_act else functional.silu(temb))
+    moment: Tensor = block.time_emb_proj(temb if block.skip_time_act else functional.silu(temb))
+    return moment
 
 
 def _finish_fused(block: Any, x: Tensor, hidden: Tensor, temb: Tensor | None) -> Tensor:
     """The same on a GPU: each bias is added where something is read anyway, the shortcut's with the sum."""
-    moment, added, modulation = _moment(block, temb), block.conv1.bias, None
+    moment, added = _moment(block, temb), block.conv1.bias
+    modulation: tuple[Tensor, Tensor] | None = None
     if moment is not None and block.time_embedding_norm == "scale_shift":
-        modulation = moment.chunk(2, dim=1)
+        scale, shift = moment.chunk(2, dim=1)
+        modulation = scale, shift
     elif moment is not None:
         added = moment if added is None else moment + added
     if added is not None and added.ndim == 1:

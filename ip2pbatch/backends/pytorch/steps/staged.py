@@ -83,7 +83,8 @@ class StagedUNet:
         """The time embedding of every row as the network itself computes it [n, time width]."""
         embedding = self.unet.time_embedding(self.unet.get_time_embed(sample, timestep))
         added = self.unet.get_aug_embed(embedding, text, {})
-        return embedding if added is None else embedding + added
+        whole: Tensor = embedding if added is None else embedding + added
+        return whole
 
     def _whole(self, sample: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
         first = self.unet.conv_in(sample)
@@ -118,7 +119,7 @@ class StagedUNet:
     def _after_first(self, first: Tensor, hidden: Tensor, moment: Tensor, memory: Tensor) -> tuple[Tensor]:
         """The rest of the network after the first layer of the first block gave `hidden`."""
         block = self.unet.down_blocks[0]
-        skips = (first, hidden)
+        skips: tuple[Tensor, ...] = (first, hidden)
         attentions = getattr(block, "attentions", None)
         for number, resnet in enumerate(block.resnets[1:], 1):
             hidden = resnet(hidden, moment)
@@ -150,7 +151,8 @@ class StagedUNet:
             )  # fmt: skip
         if unet.conv_norm_out is not None:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
-        return unet.conv_out(hidden)
+        noise: Tensor = unet.conv_out(hidden)
+        return noise
 
 
 def _head_calls(places: Sequence[int], device: torch.device) -> tuple[list[Tensor], Tensor]:
@@ -211,7 +213,9 @@ def _resume(transformer: Any, residual: Tensor, tokens: Tensor, memory: Tensor) 
     for block in others:
         tokens = block(tokens, encoder_hidden_states=memory)
     n, _, height, width = residual.shape
-    return transformer._get_output_for_continuous_inputs(tokens, residual, n, height, width, tokens.shape[-1])
+    shape = (n, height, width, tokens.shape[-1])
+    output: Tensor = transformer._get_output_for_continuous_inputs(tokens, residual, *shape)
+    return output
 
 
 def _text_for(block: Any, memory: Tensor) -> dict[str, Tensor]:

@@ -46,7 +46,8 @@ class PlainSelfAttention:
             for part in (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
         )
         found = functional.scaled_dot_product_attention(asked, keys, values)
-        return attn.to_out[0](found.transpose(1, 2).flatten(2))
+        projected: Tensor = attn.to_out[0](found.transpose(1, 2).flatten(2))
+        return projected
 
 
 def keep_tokens_in_place(network: nn.Module) -> None:
