@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import skimage
 import sklearn
@@ -41,16 +42,16 @@ def write(source: Path, target: Path, credit: tuple[str, str, str]) -> None:
         image = image.transpose(Image.Transpose.ROTATE_90)
         exif[ORIENTATION] = 6
     target.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 95, "subsampling": "4:4:4"} if target.suffix == ".jpg" else {}
+    options: dict[str, Any] = {"quality": 95, "subsampling": "4:4:4"} if target.suffix == ".jpg" else {}
     image.save(target, exif=exif, icc_profile=image.info.get("icc_profile"), **options)
 
 
 def main() -> None:
     """Write every photo that is not there yet."""
     folder = Path(sys.argv[1])
-    for name, (source, *credit) in PHOTOS.items():
+    for name, (source, what, who, licence) in PHOTOS.items():
         if not (folder / name).exists():
-            write(source, folder / name, tuple(credit))
+            write(source, folder / name, (what, who, licence))
     print(f"{len(PHOTOS)} photos from scikit-image and scikit-learn are in {folder}")
 
 

@@ -169,7 +169,8 @@ def example_loss(parts: SimpleNamespace, pixels: torch.Tensor, words: list[str],
         noisy = torch.cat([parts.schedule.add_noise(latents, noise, timesteps), image], dim=1)
     with torch.autocast(latents.device.type, half, enabled=half != torch.float32):
         predicted = parts.unet(noisy, timesteps, states).sample
-    return (predicted.float() - noise.float()).square().mean()
+    loss: torch.Tensor = (predicted.float() - noise.float()).square().mean()
+    return loss
 
 
 def crops_of(said: argparse.Namespace, pairs: PairSet, folder: Path) -> Callable[[int], tuple[torch.Tensor, list[str]]]:

@@ -153,7 +153,8 @@ def remember(device: str, unit: str, model: str, per_second: float) -> None:
 def remembered() -> list[Rate]:
     """The rates measured on this machine."""
     rows = ((json.loads(key), value) for key, value in Remembered(_RATES).everything().items())
-    return [Rate(*of, float(value), "measured on this machine") for of, value in rows]
+    source = "measured on this machine"
+    return [Rate(device, unit, model, float(value), source) for (device, unit, model), value in rows]
 
 
 def rates() -> list[Rate]:

@@ -254,7 +254,7 @@ def status_of(config: StageConfig, inputs: Mapping[str, StageStatus], photos_dig
 
 def recorded_settings(settings: BaseModel) -> dict[str, Any]:
     """The settings as they are recorded: where a file lies changes nothing, so its digest stands for its path."""
-    recorded = json.loads(settings.model_dump_json())
+    recorded: dict[str, Any] = json.loads(settings.model_dump_json())
     for name, value in settings:
         if isinstance(value, Path) and name in recorded:
             recorded[name] = digest_of_path(value)

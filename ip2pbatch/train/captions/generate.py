@@ -88,10 +88,11 @@ def moderation_of(config: Config, source: Source) -> Flagged | None:
         return source.flagged
     module, _, name = config.moderation.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        refuse: Flagged = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         hint = "write it as package.module:function; it takes a list of texts and returns a list of booleans"
         raise UsageError(f"moderation {config.moderation} cannot be imported ({error})", hint=hint) from error
+    return refuse
 
 
 @dataclass

@@ -66,7 +66,10 @@ def make_captions(wordings: Wordings, config: Config) -> list[Caption]:
         pairs = wordings.captions(name)
 
         def caption(
-            instruction: str, split: Literal["train", "held_out"], name: str = name, pairs: list = pairs
+            instruction: str,
+            split: Literal["train", "held_out"],
+            name: str = name,
+            pairs: list[tuple[str, str]] = pairs,
         ) -> None:
             lines.append(Caption(name, split, instruction, *pairs[rng.integers(len(pairs))]))
 

@@ -15,10 +15,11 @@ import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, ModelMixin
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
@@ -49,16 +50,17 @@ class Crop:
 
 
 @torch.no_grad()
-def encode(vae: torch.nn.Module, pixels: torch.Tensor, precision: str) -> torch.Tensor:
+def encode(vae: ModelMixin, pixels: torch.Tensor, precision: str) -> torch.Tensor:
     """`[n, 3, H, W]` → `[n, c, h, w]`: mean and log-variance where the autoencoder has them, else the latent."""
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         encoded = vae.encode(pixels)
     if hasattr(encoded, "latent_dist"):
         return torch.cat([encoded.latent_dist.mean, encoded.latent_dist.logvar], dim=1).float()
-    return encoded.latent.float()
+    latent: torch.Tensor = encoded.latent
+    return latent.float()
 
 
-def encode_crop(vae: torch.nn.Module, pair: PairFolder, precision: str) -> tuple[tuple[str, ...], np.ndarray]:
+def encode_crop(vae: ModelMixin, pair: PairFolder, precision: str) -> tuple[tuple[str, ...], np.ndarray]:
     """The source's and every edit's latents of one crop."""
     names = ("source", *pair.names)
     pixels = to_tensor([load_rgb(pair.picture(name)) for name in names])
@@ -68,7 +70,7 @@ def encode_crop(vae: torch.nn.Module, pair: PairFolder, precision: str) -> tuple
     return names, torch.cat(parts).numpy().astype(np.float16)
 
 
-def write_shard(vae: torch.nn.Module, pairs: list[PairFolder], path: Path, precision: str) -> None:
+def write_shard(vae: ModelMixin, pairs: list[PairFolder], path: Path, precision: str) -> None:
     """One shard, renamed when whole."""
     import webdataset
 
@@ -95,13 +97,13 @@ def read_shards(folder: Path) -> list[Crop]:
 
 def read_shard(path: Path) -> list[Crop]:
     """The crops of one shard."""
-    notes: dict[str, dict] = {}
+    notes: dict[str, dict[str, Any]] = {}
     arrays: dict[str, np.ndarray] = {}
     with tarfile.open(path) as tar:
         for member in tar:
             key, _, kind = member.name.rpartition(".")
-            if kind == "json":
-                notes[key] = json.loads(tar.extractfile(member).read())
+            if kind == "json" and (note := tar.extractfile(member)):
+                notes[key] = json.loads(note.read())
             else:
                 arrays[key] = map_array(path, member.offset_data)
     return [Crop(key, tuple(notes[key]["names"]), arrays[key], notes[key]["posterior"]) for key in sorted(arrays)]
@@ -118,7 +120,7 @@ def map_array(path: Path, offset: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=shape)
 
 
-def load_autoencoder(folder: Path) -> torch.nn.Module:
+def load_autoencoder(folder: Path) -> ModelMixin:
     """The autoencoder in `folder`, whichever of diffusers' classes its config names."""
     import diffusers
 

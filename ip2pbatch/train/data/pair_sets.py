@@ -34,9 +34,12 @@ SPLITS = {"train": (0.0, 0.9), "val": (0.9, 0.95), "test": (0.95, 1.0), "all": (
 
 
 class Store(Protocol):
-    """Where pairs lie. A pair is a number from 0; `groups` has the numbers of each prompt's pairs."""
+    """Where pairs lie. A pair is a number from 0."""
 
-    groups: Sequence[Sequence[int]]
+    @property
+    def groups(self) -> Sequence[Sequence[int]]:
+        """The numbers of each prompt's pairs."""
+        ...
 
     def row(self, pair: int) -> dict[str, Any]:
         """`edit`, and as far as known `input`, `output`, `url`, `seed`, `p2p_threshold` and so on."""
@@ -76,8 +79,10 @@ class PairSet:
     def captions(self, prompt: int) -> tuple[str, str] | None:
         """What the pictures show before and after; None where the set has no captions."""
         row = self.store.row(self.prompts[prompt][0])
-        texts = (next((row[key] for key in INPUT_KEYS if row.get(key)), None), row.get("output"))
-        return texts if all(isinstance(text, str) and text for text in texts) else None
+        before, after = next((row[key] for key in INPUT_KEYS if row.get(key)), None), row.get("output")
+        if isinstance(before, str) and isinstance(after, str) and before and after:
+            return before, after
+        return None
 
     def pairs(self, prompt: int) -> Sequence[int]:
         """The numbers of its pairs, unique over all prompts."""
@@ -85,7 +90,8 @@ class PairSet:
 
     def pictures(self, pair: int) -> tuple[Image.Image, Image.Image]:
         """Before and after. RecipeError with the place where one is no whole picture."""
-        return tuple(self._open(pair, side, data) for side, data in enumerate(self.store.files(pair)))
+        before, after = self.store.files(pair)
+        return self._open(pair, 0, before), self._open(pair, 1, after)
 
     def _open(self, pair: int, side: int, data: bytes) -> Image.Image:
         try:
@@ -133,10 +139,11 @@ class FolderStore:
         """Both JPEGs."""
         name, seed = self.pairs[pair]
         try:
-            return tuple((self.dataset / name / f"{seed}{suffix}").read_bytes() for suffix in (BEFORE, AFTER))
+            before, after = ((self.dataset / name / f"{seed}{suffix}").read_bytes() for suffix in (BEFORE, AFTER))
         except OSError as error:
             hint = f"fetch it again, or delete {SEEDS}: it is then read from the folders"
             raise RecipeError(f"cannot be read: {error.strerror or error}", file=error.filename, hint=hint) from error
+        return before, after
 
     def key(self, pair: int) -> str:
         """0000012-7."""

@@ -58,10 +58,11 @@ def read_group(
 ) -> list[dict[str, Any]]:
     """Some columns of a row group. RecipeError where it is damaged."""
     try:
-        return file.read_row_group(group, columns=list(columns)).to_pylist()
+        rows: list[dict[str, Any]] = file.read_row_group(group, columns=list(columns)).to_pylist()
     except (OSError, ValueError) as error:
         said = f"row group {group} cannot be read ({str(error).splitlines()[0]})"
         raise RecipeError(said, file=path, hint="fetch the file again") from error
+    return rows
 
 
 class ParquetStore:

@@ -66,8 +66,8 @@ def load_rgb(path: Path, short_side: int | None = None) -> np.ndarray:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     if short_side is not None and short_side != min(image.size):
         scale = short_side / min(image.size)
-        size = tuple(max(short_side, round(side * scale)) for side in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(short_side, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
@@ -88,9 +88,9 @@ def random_crop(pixels: np.ndarray, side: int, zoom: tuple[float, float], rng: n
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def to_tensor(crops: Sequence[np.ndarray]) -> torch.Tensor:
+def to_tensor(crops: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """uint8 `[h, w, 3]` pictures of one size → float32 `[n, 3, h, w]` in −1…1."""
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.stack(list(crops))).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(pictures: torch.Tensor) -> np.ndarray:

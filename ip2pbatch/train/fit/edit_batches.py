@@ -112,7 +112,7 @@ class EditBatches:
         prompt = int(self._order(epoch)[place])
         rng = np.random.default_rng([self.view.seed, 1, epoch, prompt])
         choices = self.pairs.pairs(prompt)
-        pair = int(choices[rng.integers(len(choices))])
+        pair = int(choices[int(rng.integers(len(choices)))])
         return Draw(prompt, pair, epoch % self.view.count if self.view.count else epoch, rng)
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
@@ -152,7 +152,8 @@ class EditBatches:
         missing = [index for index, row in enumerate(prepared.rows) if row is None]
         rows = list(prepared.rows)
         if missing:
-            made = encode_rows(self.encoder, np.stack([prepared.pictures[index] for index in missing]))
+            pictures = [picture for index in missing if (picture := prepared.pictures[index]) is not None]
+            made = encode_rows(self.encoder, np.stack(pictures))
             for index, row in zip(missing, made, strict=True):
                 rows[index] = row
                 self.caches.latents.put(prepared.draws[index].pair, prepared.draws[index].view, row)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from torch import nn
 
 from ip2pbatch.train.data.photos import to_tensor
 from ip2pbatch.train.data.row_store import RowStore
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
 
 Floats = NDArray[np.float32]
 
@@ -40,7 +44,7 @@ class Encoder:
     interrupted training finds the latents that it would have made.
     """
 
-    def __init__(self, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, device: torch.device) -> None:
+    def __init__(self, vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: Any, device: torch.device) -> None:
         self.vae = vae.eval().requires_grad_(False).to(device)
         self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
         self.tokenizer, self.device = tokenizer, device

@@ -131,7 +131,7 @@ def train(
             schedule.step()
             if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradient overflowed
                 ema.step(task.parameters())
-            report(accelerator, progress, step, losses, settings, schedule.get_last_lr()[0])
+            report(accelerator, progress, step, losses, settings, float(schedule.get_last_lr()[0]))
             done = step + 1
             if done % settings.save_every == 0 or done == settings.steps:
                 checkpoints.save(accelerator, folder, done, losses, settings.keep)
@@ -250,7 +250,7 @@ def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim
 
 
 def report(
-    accelerator: Accelerator, progress: tqdm, step: int, losses: list[float], settings: LoopSettings, lr: float
+    accelerator: Accelerator, progress: tqdm[int], step: int, losses: list[float], settings: LoopSettings, lr: float
 ) -> None:
     """The mean loss of the last steps, to TensorBoard and beside the bar."""
     if (step + 1) % settings.log_every:

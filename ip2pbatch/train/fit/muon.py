@@ -35,7 +35,8 @@ def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
         if step < steps - 1:
             gram = factor @ gram @ factor
     wide = product @ wide
-    return wide.T if tall else wide
+    orthogonal: Tensor = wide.T if tall else wide
+    return orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,33 +46,36 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 1e-3, "momentum": 0.95, "beta2": beta2, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # the loop makes the gradients, no closure
         """One update of every group."""
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is None:
+                gradient: Tensor | None = weight.grad
+                if gradient is None:
                     continue
-                update = self._muon(weight, group) if group["muon"] else self._adam(weight, group)
+                move = self._muon if group["muon"] else self._adam
+                update = move(weight, gradient, group)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"])
 
-    def _muon(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        momentum.lerp_(weight.grad, 1 - group["momentum"])
-        ahead = torch.lerp(weight.grad, momentum, group["momentum"])
+    def _muon(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        momentum: Tensor = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        ahead = torch.lerp(gradient, momentum, group["momentum"])
         # Columns may stand in any order: in this one the matrix of a channels-last convolution needs no copy.
         matrix = ahead.permute(0, 2, 3, 1).flatten(1)
-        scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        scale: float = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         out, ins, high, wide = weight.shape
         return orthogonalise(matrix).view(out, high, wide, ins).permute(0, 3, 1, 2) * scale
 
-    def _adam(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adam(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[weight]
         if "step" not in state:
             state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
         state["step"] += 1
-        state["mean"].lerp_(weight.grad, 0.1)
-        state["square"].lerp_(weight.grad.square(), 1 - group["beta2"])
+        state["mean"].lerp_(gradient, 0.1)
+        state["square"].lerp_(gradient.square(), 1 - group["beta2"])
         mean = state["mean"] / (1 - 0.9 ** state["step"])
         square = state["square"] / (1 - group["beta2"] ** state["step"])
-        return mean / (square.sqrt() + 1e-8)
+        update: Tensor = mean / (square.sqrt() + 1e-8)
+        return update

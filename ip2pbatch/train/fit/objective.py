@@ -37,7 +37,8 @@ def aim(schedule: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, tim
     """What the network should say: the noise, the velocity or the clean latent."""
     kind = schedule.config.prediction_type
     if kind == "v_prediction":
-        return schedule.get_velocity(latents, noise, timesteps)
+        velocity: torch.Tensor = schedule.get_velocity(latents, noise, timesteps)
+        return velocity
     return noise if kind == "epsilon" else latents
 
 
@@ -60,7 +61,8 @@ def grow_first_convolution(unet: UNet2DConditionModel, latent_channels: int | No
     grown = nn.Conv2d(2 * channels, old.out_channels, old.kernel_size, old.stride, old.padding)
     grown.weight.zero_()
     grown.weight[:, :channels] = old.weight
-    grown.bias.copy_(old.bias)
+    if grown.bias is not None:
+        grown.bias.copy_(old.bias)
     unet.conv_in = grown.to(old.weight.device, old.weight.dtype)
     unet.register_to_config(in_channels=grown.in_channels)
     return unet

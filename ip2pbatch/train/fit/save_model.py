@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel
 
 # Of AutoencoderDC and the like: what the pipeline's index must say of each part.
 LIBRARIES = {"text_encoder": "transformers", "tokenizer": "transformers"}
@@ -60,7 +64,7 @@ def write_model(
     partial.rename(folder)
 
 
-def half(part: nn.Module) -> nn.Module:
+def half(part: ModelMixin | PreTrainedModel) -> ModelMixin | PreTrainedModel:
     """A float16 copy on the CPU; the part itself goes on training in its own precision."""
     twin = type(part)(part.config) if hasattr(part.config, "to_json_string") else type(part).from_config(part.config)
     twin.load_state_dict({name: value.detach().cpu() for name, value in part.state_dict().items()})

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -113,7 +113,8 @@ class EditTask(nn.Module):
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         predicted = self.unet(torch.cat([noisy, image], dim=1), timesteps, text).sample
         error = (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square()
-        return (error * self.weights).mean()
+        loss: torch.Tensor = (error * self.weights).mean()
+        return loss
 
 
 class PairBatches:
@@ -174,7 +175,8 @@ def draw(crop: Crop, name: str, rng: np.random.Generator | None) -> np.ndarray:
     mean, log_variance = np.split(packed, 2)
     if rng is None:
         return mean
-    return mean + np.exp(0.5 * log_variance) * rng.standard_normal(mean.shape, dtype=np.float32)
+    drawn: np.ndarray = mean + np.exp(0.5 * log_variance) * rng.standard_normal(mean.shape, dtype=np.float32)
+    return drawn
 
 
 def same_windows(
@@ -256,7 +258,7 @@ def new_networks(config: Config, tokenizer: CLIPTokenizer, channels: int) -> tup
 
 
 @torch.no_grad()
-def channel_weights(vae: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+def channel_weights(vae: ModelMixin, latents: torch.Tensor) -> torch.Tensor:
     """How much a small error in each latent channel changes the picture, as weights `[c]` of mean 1.
 
     The decoder is asked: each channel in turn gets noise of deviation 0.3, and the squared change of the pixels counts.
@@ -292,7 +294,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
         )
     task = EditTask(unet, text_encoder, schedule, weights)
     if config.channels_last:
-        task = task.to(memory_format=torch.channels_last)
+        task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
     accelerator = make_accelerator(config.loop, folder)
     parts = {"unet": unet, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     card = config.card.read_text("utf-8") if config.card else ""

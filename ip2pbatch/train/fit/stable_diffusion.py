@@ -122,7 +122,8 @@ class InstructTask(nn.Module):
         """`latents` (scaled), `image` (not scaled), `noise` `[n, c, h, w]`; `timesteps` `[n]`; `text` embeddings."""
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         predicted = self.unet(torch.cat([noisy, image], dim=1), timesteps, text).sample
-        return (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square().mean()
+        loss: torch.Tensor = (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square().mean()
+        return loss
 
 
 @dataclass(frozen=True)

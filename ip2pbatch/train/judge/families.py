@@ -108,7 +108,7 @@ class Judge:
         for i in range(0, len(requests), self.config.batch):
             part = requests[i : i + self.config.batch]
             columns = zip(*((r.photo, r.instruction, r.text, r.image, r.seed) for r in part), strict=True)
-            done += self.edit(*(list(column) for column in columns))  # type: ignore[arg-type]
+            done += self.edit(*(list(column) for column in columns))
         return done
 
     def request(self, sample: Sample, photo: Rgb, family: str, purpose: str, unseen: bool = False) -> Request:
@@ -305,7 +305,7 @@ def remembered(edit: Edit, folder: Path) -> Edit:
         missing = [i for i, file in enumerate(files) if not file.exists()]
         if missing:
             columns = [[rows[i][c] for i in missing] for c in range(5)]
-            for i, picture in zip(missing, edit(*columns), strict=True):  # type: ignore[arg-type]
+            for i, picture in zip(missing, edit(*columns), strict=True):  # type: ignore[arg-type]  # columns of rows
                 partial = files[i].with_suffix(".partial")
                 Image.fromarray(picture).save(partial, "PNG")
                 partial.replace(files[i])

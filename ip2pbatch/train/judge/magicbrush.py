@@ -238,7 +238,7 @@ def measure(pairs: Mapping[str, Sequence[tuple[Path, Turn]]], judge: Judge) -> d
     """Both settings' scores `[pictures, METRICS]`; a picture of both is scored once."""
     known: dict[Path, tuple[float, ...]] = {}
 
-    def scores(found: Sequence[tuple[Path, Turn]]) -> Iterator[tuple[float, ...]]:
+    def scores(found: Iterable[tuple[Path, Turn]]) -> Iterator[tuple[float, ...]]:
         for path, turn in found:
             if path not in known:
                 known[path] = judge.score(path, turn)

@@ -65,7 +65,7 @@ def predict(backend: TorchBackend, latents: Tensor, timestep: Tensor, text: Tens
     """One network call without and with the caption: latents `[n, c, h, w]` → `[2, n, c, h, w]`, float32."""
     unet = backend.parts.unet
     with memory():
-        rows = unet(
+        rows: Tensor = unet(
             latents.repeat(2, 1, 1, 1).to(unet.dtype), timestep, encoder_hidden_states=text.to(unet.dtype),
             return_dict=False,
         )[0]  # fmt: skip

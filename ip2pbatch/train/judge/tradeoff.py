@@ -204,7 +204,7 @@ def points_of(curve: Curve, done: dict[tuple[str, float, str], Score], config: C
     values = curve.values or (0.0,)
     keys = [key for name, value, key in done if name == curve.name and value == values[0]]
     scores = {key: [done[curve.name, value, key].similarities for value in values] for key in keys}
-    whole = {key: found for key, found in scores.items() if all(found)}
+    whole = {key: [one for one in found if one] for key, found in scores.items() if all(found)}
     points = []
     for place, value in enumerate(values if whole else ()):
         rows = [(found[place].clip_sim_dir, found[place].clip_sim_image) for found in whole.values()]

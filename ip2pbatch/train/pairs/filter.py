@@ -126,15 +126,15 @@ class PairFilter:
         found = self.clip.score(before, after, [prompt.captions for prompt in prompts])
         for number, (one, prompt) in enumerate(zip(found, prompts, strict=True)):
             why = self.thresholds.failed(one)
-            if self._room[why] > 0:
+            if self.dropped is not None and self._room[why] > 0:
                 self._room[why] -= 1
-                self._show(prompt, one, why, torch.stack([before[number], after[number]]))
+                self._show(self.dropped, prompt, one, why, torch.stack([before[number], after[number]]))
         return found
 
-    def _show(self, prompt: Prompt, found: Similarities, why: str, pictures: torch.Tensor) -> None:
+    def _show(self, folder: Path, prompt: Prompt, found: Similarities, why: str, pictures: torch.Tensor) -> None:
         pixels = to_pixels(pictures * 2 - 1)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:8]
-        path = self.dropped / f"{why}-{prompt.folder}-{digest}"
+        path = folder / f"{why}-{prompt.folder}-{digest}"
         for side, one in zip((BEFORE, AFTER), pixels, strict=True):
             write_whole(path.with_name(path.name + side), jpeg(one))
         row = {"number": prompt.number} | prompt.row() | asdict(found)
@@ -274,7 +274,7 @@ def examined(folders: Sequence[Path], scores: Scores, config: Config) -> Iterato
             if one.similarities:
                 kept = one.seed in choice.kept
                 why = "" if kept or config.choose == "random" else config.thresholds.failed(one.similarities)
-                pictures = tuple(choice.folder.picture(one.seed, side) for side in (0, 1))
+                pictures = choice.folder.picture(one.seed, 0), choice.folder.picture(one.seed, 1)
                 shown = pictures if one.seed in choice.folder.pictured else None
                 yield Judged(choice.folder.prompt, asdict(one.similarities), kept, why or "surplus", shown)
 
@@ -283,7 +283,7 @@ def dropped_while_made(folder: Path) -> Iterator[Judged]:
     """The examples that the pairs stage left for the report."""
     for note in sorted(folder.glob("*.json")):
         row = json.loads(note.read_bytes())
-        pictures = tuple(note.with_name(note.stem + side) for side in (BEFORE, AFTER))
+        pictures = note.with_name(note.stem + BEFORE), note.with_name(note.stem + AFTER)
         found = {name: row[name] for name in SCORES}
         yield Judged(prompt_of(row, row["number"], note, 1), found, False, note.name.partition("-")[0], pictures)
 

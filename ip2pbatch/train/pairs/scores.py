@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,13 +78,13 @@ def open_picture(path: Path) -> np.ndarray:
         raise RecipeError(f"is no whole picture ({error})", file=path, hint=hint) from error
 
 
-def score(clip: Clip, loaded: Sequence[Loaded]) -> Iterator[dict[str, object]]:
+def score(clip: Clip, loaded: Sequence[Loaded]) -> Iterator[dict[str, Any]]:
     """The lines of some prompts, their pairs judged together; pictures of another size are judged apart."""
     for sizes in dict.fromkeys(one.before.shape[2:] for one in loaded):
         group = [one for one in loaded if one.before.shape[2:] == sizes]
         captions = [one.folder.prompt.captions for one in group for _ in one.seeds]
-        sides = [torch.cat([one.before for one in group]), torch.cat([one.after for one in group])]
-        found = iter(clip.score(*sides, captions) if captions else [])
+        before, after = torch.cat([one.before for one in group]), torch.cat([one.after for one in group])
+        found = iter(clip.score(before, after, captions) if captions else [])
         for one in group:
             samples = [{"seed": seed} | asdict(next(found)) for seed in one.seeds]
             yield {"folder": one.folder.path.name, "samples": samples}
@@ -141,7 +141,7 @@ def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
     journal, began, pairs = Journal(path), time.monotonic(), 0
     try:
         with ThreadPoolExecutor(config.readers) as pool, tqdm(total=len(todo), desc="scores", mininterval=5) as bar:
-            ahead: list[list] = []
+            ahead: list[list[Future[Loaded]]] = []
             for group in [*in_groups(todo, config.batch), None]:
                 ahead.append([pool.submit(load, one) for one in group] if group else [])
                 if len(ahead) > 1:

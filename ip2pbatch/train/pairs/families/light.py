@@ -61,7 +61,8 @@ def scatter(photo: Floats, count: int, rng: np.random.Generator) -> NDArray[np.f
     height, width = photo.shape[:2]
     number = max(1, round(count * height * width / pixels(photo, 256.0) ** 2))
     lattice = np.arange(1, number + 1)[:, None] * np.array([0.7548777, 0.5698403])
-    return (lattice + rng.random(2) + rng.normal(0, 0.35 / number**0.5, (number, 2))) % 1
+    places: NDArray[np.float64] = (lattice + rng.random(2) + rng.normal(0, 0.35 / number**0.5, (number, 2))) % 1
+    return places
 
 
 def discs(photo: Floats, count: int, radii: tuple[float, float], rng: np.random.Generator) -> Floats:
@@ -79,7 +80,7 @@ def discs(photo: Floats, count: int, radii: tuple[float, float], rng: np.random.
 
 def _halved(canvas: Image.Image) -> Floats:
     """A mask drawn at twice its size, made smooth."""
-    return np.asarray(canvas.reduce(2), np.float32) / 255
+    return np.asarray(canvas.reduce(2), np.float32) / np.float32(255)
 
 
 def winter(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:
@@ -180,7 +181,8 @@ def night(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:
     dark = mix(blue, photo * colour("#22304f"), 0.35) * np.float32(1.15 - 0.15 * strength)
     dark = mix(dark, dark * np.float32(0.35), sky(photo))
     # a lamp is bright, small, and not just the light side of an edge
-    core = ndimage.grey_erosion(grey, size=max(2, round(pixels(photo, 3.0))))
+    side = max(2, round(pixels(photo, 3.0)))
+    core = ndimage.grey_erosion(grey, size=(side, side))
     lamps = ramp(core, 0.72, 0.95) * ramp(core - blur(grey, 14.0), 0.15, 0.4) * (1 - sky(photo))
     glow = np.clip(1.3 * blur(lamps, 6.0) + 0.9 * blur(lamps, 1.2), 0, 1)[..., None] * colour("#ffb648")
     return to_bytes(1 - (1 - dark) * (1 - glow * np.float32(0.92)))
@@ -248,4 +250,5 @@ def _caustics(photo: Floats) -> Floats:
         a, b = u + np.cos(phase - a) + np.sin(phase + b), v + np.sin(phase - b) + np.cos(phase + a)
         near_x, near_y = np.sin(a + phase) + np.float32(1e-5), np.cos(b + phase) + np.float32(1e-5)
         total += 1 / (0.005 * np.hypot(u / near_x, v / near_y))
-    return np.clip(np.abs(1.17 - (total / 5) ** 1.4) ** 8, 0, 1)
+    net: Floats = np.clip(np.abs(1.17 - (total / 5) ** 1.4) ** 8, 0, 1)
+    return net

@@ -27,7 +27,8 @@ from ip2pbatch.train.pairs.families.raster import (
 def _relief(grey: Floats, length: float, height: float) -> Floats:
     """Lambert shading of the luma as a height field, lit from the upper left; 0.5 is flat."""
     dx, dy = slopes(grey, length)
-    return np.clip(0.5 + (dx + dy) * np.float32(height), 0, 1)
+    shade: Floats = np.clip(0.5 + (dx + dy) * np.float32(height), 0, 1)
+    return shade
 
 
 def marble(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:

@@ -127,7 +127,8 @@ def _blocks(photo: Floats, length: float) -> tuple[int, int]:
 def _nearest(picture: Floats, height: int, width: int) -> Floats:
     rows = np.arange(height) * picture.shape[0] // height
     columns = np.arange(width) * picture.shape[1] // width
-    return picture[rows][:, columns]
+    blocks: Floats = picture[rows][:, columns]
+    return blocks
 
 
 def pixel_art(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:
@@ -135,8 +136,8 @@ def pixel_art(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:
     photo = to_float(rgb)
     small = resize(photo, _blocks(photo, 8.0), Image.Resampling.BOX)
     small = saturate(np.clip((small - 0.5) * 1.15 + 0.5, 0, 1), 1.0 + 0.35 * strength)
-    small = np.round(np.clip(small, 0, 1) * 6) / 6
-    return to_bytes(_nearest(small, *photo.shape[:2]))
+    few = np.round(np.clip(small, 0, 1) * 6) / np.float32(6)
+    return to_bytes(_nearest(few, *photo.shape[:2]))
 
 
 def mosaic(rgb: Rgb, strength: float, rng: np.random.Generator) -> Rgb:

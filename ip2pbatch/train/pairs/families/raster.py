@@ -30,7 +30,8 @@ def to_bytes(picture: NDArray[Any]) -> Rgb:
     """0..1 (clipped) to bytes; a plane becomes three equal channels."""
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    scaled: NDArray[Any] = np.clip(picture, 0, 1) * 255 + 0.5
+    return scaled.astype(np.uint8)
 
 
 def luma(picture: Floats) -> Floats:
@@ -40,7 +41,8 @@ def luma(picture: Floats) -> Floats:
 
 def pixels(picture: Floats, length: float) -> float:
     """`length`, given for a 256 px photo, in pixels of this picture."""
-    return length * min(picture.shape[:2]) / REFERENCE_SIDE
+    side: int = min(picture.shape[:2])
+    return length * side / REFERENCE_SIDE
 
 
 def resize(plane: Floats, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BICUBIC) -> Floats:
@@ -50,7 +52,7 @@ def resize(plane: Floats, size: tuple[int, int], how: Image.Resampling = Image.R
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size[1], size[0]), how))
 
 
-def blur(picture: Floats, length: float) -> Floats:
+def blur(picture: NDArray[Any], length: float) -> Floats:
     """Gaussian blur with a standard deviation of `length` (at 256 px); wide ones work on a reduced picture."""
     sigma = pixels(picture, length)
     factor = max(1, int(sigma / 2))
@@ -79,7 +81,7 @@ def mix(a: NDArray[Any], b: NDArray[Any] | float, amount: NDArray[Any] | float) 
     return (a + (b - a) * amount).astype(np.float32)
 
 
-def tint(plane: Floats, stops: Sequence[tuple[float, str]]) -> Floats:
+def tint(plane: NDArray[Any], stops: Sequence[tuple[float, str]]) -> Floats:
     """A plane as colour: (position, "#rrggbb") stops, straight lines between them."""
     at = [position for position, _ in stops]
     colours = np.array([colour(name) for _, name in stops])
@@ -88,18 +90,20 @@ def tint(plane: Floats, stops: Sequence[tuple[float, str]]) -> Floats:
 
 def colour(name: str) -> Floats:
     """ "#rrggbb" as three floats."""
-    return np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
+    return np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / np.float32(255)
 
 
 def curve(plane: NDArray[Any], points: Sequence[tuple[float, float]]) -> Floats:
     """A tone curve through `points`, straight lines between them."""
-    return np.interp(plane, [x for x, _ in points], [y for _, y in points]).astype(np.float32)
+    curved: NDArray[np.float64] = np.interp(plane, [x for x, _ in points], [y for _, y in points])
+    return curved.astype(np.float32)
 
 
 def saturate(picture: Floats, gain: float) -> Floats:
     """Distance from grey times `gain`: 0 is monochrome, above 1 is vivid."""
     grey = luma(picture)[..., None]
-    return grey + (picture - grey) * np.float32(gain)
+    vivid: Floats = grey + (picture - grey) * np.float32(gain)
+    return vivid
 
 
 def levels(plane: Floats, low: float = 1.0, high: float = 99.0) -> Floats:
@@ -107,14 +111,16 @@ def levels(plane: Floats, low: float = 1.0, high: float = 99.0) -> Floats:
     bottom, top = np.percentile(plane[::2, ::2], (low, high))
     if top - bottom < 0.05:
         return plane
-    return np.clip((plane - bottom) / (top - bottom), 0, 1).astype(np.float32)
+    stretched: NDArray[Any] = np.clip((plane - bottom) / (top - bottom), 0, 1)
+    return stretched.astype(np.float32)
 
 
 def slopes(plane: Floats, length: float) -> tuple[Floats, Floats]:
     """(d/dx, d/dy) of the plane blurred by `length`, per pixel of a 256 px photo."""
     smooth = blur(plane, length)
     scale = np.float32(pixels(plane, 1.0))
-    dy, dx = np.gradient(smooth)
+    along: list[Floats] = list(np.gradient(smooth))
+    dy, dx = along
     return dx * scale, dy * scale
 
 
@@ -212,4 +218,4 @@ def smear(plane: Floats, towards: tuple[Floats, Floats], length: float, steps: i
             at_y = np.clip(y + towards[1] * side, 0, rows - 1).astype(np.intp)
             at_x = np.clip(x + towards[0] * side, 0, columns - 1).astype(np.intp)
             total += plane[at_y, at_x]
-    return total / (2 * steps + 1)
+    return total / np.float32(2 * steps + 1)

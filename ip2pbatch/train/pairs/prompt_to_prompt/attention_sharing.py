@@ -106,7 +106,8 @@ class SharingProcessor:
         )
         attend = attend_self if encoder_hidden_states is None else attend_cross
         mixed = attend(q, k, v, self.sharing).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+        projected: Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+        return projected
 
 
 @contextmanager

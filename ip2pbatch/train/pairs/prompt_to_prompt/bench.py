@@ -79,7 +79,9 @@ class WholeMaps:
             parts = scores.chunk(4)
             scores = torch.cat((parts[0], parts[0], parts[2], parts[2]))
         mixed = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), v)
-        return attn.to_out[1](attn.to_out[0](mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)))
+        together: Tensor = mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
+        projected: Tensor = attn.to_out[1](attn.to_out[0](together))
+        return projected
 
 
 class PublishedSampler(PairSampler):

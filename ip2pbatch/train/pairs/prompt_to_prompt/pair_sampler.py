@@ -101,7 +101,8 @@ def training_alphas(scheduler_config: Any) -> NDArray[np.float64]:
     schedule = EulerAncestralDiscreteScheduler.from_config(
         {key: scheduler_config[key] for key in keys if key in scheduler_config}
     )
-    return schedule.alphas_cumprod.double().numpy()
+    alphas: NDArray[np.float64] = schedule.alphas_cumprod.double().numpy()
+    return alphas
 
 
 class PairSampler:
@@ -181,7 +182,8 @@ class PairSampler:
         seen = (x / math.sqrt(sigma**2 + 1)).flatten(0, 1).repeat(2, 1, 1, 1)
         timestep = torch.tensor(time, device=x.device, dtype=torch.float32)
         with memory():
-            rows = unet(seen.to(unet.dtype), timestep, encoder_hidden_states=text.to(unet.dtype), return_dict=False)[0]
+            text = text.to(unet.dtype)
+            rows: Tensor = unet(seen.to(unet.dtype), timestep, encoder_hidden_states=text, return_dict=False)[0]
         return rows.float().view(2, *x.shape)
 
     def _decode(self, pair: Tensor) -> Tensor:

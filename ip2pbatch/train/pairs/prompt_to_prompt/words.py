@@ -21,11 +21,11 @@ def align(tokenizer: Any, caption: str, edited: str) -> tuple[Floats, Floats]:
     """`carried` [tokens, tokens] and `own` [tokens] of `prompt_to_prompt.WordMaps` for one pair of captions."""
     before, after = caption.split(), edited.split()
     length = int(tokenizer.model_max_length)
-    spans = [[tokenizer(word, add_special_tokens=False).input_ids for word in words] for words in (before, after)]
+    old, new = ([tokenizer(word, add_special_tokens=False).input_ids for word in words] for words in (before, after))
     same = sum(a.lower() == b.lower() for a, b in zip(before, after, strict=False))
     if len(before) == len(after) and same >= MOSTLY * len(before):
-        return replaced(*spans, length)
-    return refined(*spans, length)
+        return replaced(old, new, length)
+    return refined(old, new, length)
 
 
 def replaced(before: list[list[int]], after: list[list[int]], length: int) -> tuple[Floats, Floats]:
