@@ -14,8 +14,9 @@ import pytest
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.written.flags import Flags, recipe_from_flags
 from ip2pbatch.plan.written.ranges import parse_numbers
-from ip2pbatch.plan.written.recipe import Recipe, load_recipe, slug
+from ip2pbatch.plan.written.recipe import Recipe, load_recipe
 from ip2pbatch.plan.written.schema import schema
+from ip2pbatch.plan.written.slug import slug
 from ip2pbatch.plan.written.yaml_source import read_yaml
 
 BASE = "photos: shoot\nedits: [make it winter]\n"

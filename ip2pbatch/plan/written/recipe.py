@@ -6,8 +6,6 @@ read, so that nobody further on asks which form it was. A mistake is a RecipeErr
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -29,6 +27,7 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import lossy_titles, suffixes, written
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
+from ip2pbatch.plan.written.slug import slug
 from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
@@ -217,18 +216,6 @@ def _keep(keep: Any, links: int) -> tuple[int, ...]:
     if not numbers:
         raise Mistake("keeps no link", hint="numbers of links, `all` or `last`", at=("keep",))
     return tuple(sorted(set(numbers)))
-
-
-def slug(instruction: str, most: int = 40) -> str:
-    """A short name for an instruction: `make it winter, please` → `make-it-winter-please`; letters of any script."""
-    text = unicodedata.normalize("NFC", instruction).lower()
-    words = re.findall(r"[^\W_]+", text)
-    name = words[0][:most] if words else "edit"
-    for word in words[1:]:
-        if len(name) + 1 + len(word) > most:
-            break
-        name += "-" + word
-    return name
 
 
 class GuidanceSpec(_Written):
