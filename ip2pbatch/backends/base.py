@@ -49,8 +49,11 @@ class Backend(Protocol):
         """The part of `instruction` that the text encoder reads; all of it, but for very long ones."""
         ...
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled."""
+    def encode_image(self, pixels: Tensor, *, upcast: bool = False) -> Tensor:
+        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled.
+
+        `upcast` runs the autoencoder in float32, for photos whose latent came out broken at less.
+        """
         ...
 
     def predict_noise(

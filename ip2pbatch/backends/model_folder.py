@@ -51,6 +51,13 @@ CONFIGS = {"scheduler": "scheduler_config.json", "feature_extractor": "preproces
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 PICKLES = ("*.ckpt", "*.bin", "*.pt", "*.pth", "*.pkl")
 
+# What the samplers of a recipe know: what the UNet is asked for, and how its noise grows where no list says so.
+PREDICTIONS = frozenset({"epsilon", "v_prediction"})
+BETAS = frozenset({"linear", "scaled_linear", "squaredcos_cap_v2"})
+
+# Keys of a UNet that wants more than latents, timestep and text.
+_MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+
 _LIMIT = 64 << 20  # bytes of JSON that are read: an index of the largest model known is below 1 MB
 _FINE_TUNE = "use a model that edits, such as timbrooks/instruct-pix2pix, or --model tiny"
 _DRAWS = "use a text-to-image model whose UNet takes 4 channels, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -94,6 +101,7 @@ def check(path: Path, kind: Kind = "edit") -> Layout:
     files = [name for component in present for name in _component_files(path, component, variants.get(component))]
     layout = Layout(path, present, ("model_index.json", *sorted(files)), variants)
     _check_channels(layout, kind)
+    _check_schedule(layout)
     return layout
 
 
@@ -108,6 +116,11 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{file} does not hold a JSON object", hint="fetch the model again")
     return value
+
+
+def read_schedule(path: Path) -> dict[str, Any]:
+    """The noise schedule of a model's folder, or of an export's, as diffusers stores it."""
+    return read_json(path / "scheduler" / CONFIGS["scheduler"])
 
 
 def weight_variant(folder: Path, base: str) -> str | None:
@@ -213,6 +226,18 @@ def latent_channels(layout: Layout) -> int:
     return int(layout.config("vae").get("latent_channels", default))
 
 
+def _check_schedule(layout: Layout) -> None:
+    """A noise schedule that samplers do not know would fail edit by edit, and a training on it would teach nonsense."""
+    schedule, file = layout.config("scheduler"), layout.path / "scheduler" / CONFIGS["scheduler"]
+    predicts, betas = schedule.get("prediction_type", "epsilon"), schedule.get("beta_schedule", "linear")
+    if predicts not in PREDICTIONS:
+        what = f"its UNet predicts {predicts!r}, and samplers here take {' or '.join(sorted(PREDICTIONS))}"
+        raise ModelError(f"{file}: {what}", hint=_FINE_TUNE)
+    if betas not in BETAS and not schedule.get("trained_betas"):
+        what = f"its noise grows by {betas!r}, and samplers here know {', '.join(sorted(BETAS))}"
+        raise ModelError(f"{file}: {what}", hint=_FINE_TUNE)
+
+
 def _check_channels(layout: Layout, kind: Kind) -> None:
     """An editing UNet takes the noisy latent and the photo's side by side, a drawing one the noisy latent alone."""
     unet, latents = layout.config("unet"), latent_channels(layout)
@@ -227,7 +252,7 @@ def _check_channels(layout: Layout, kind: Kind) -> None:
             f"{latents}: {what} takes {wanted} and gives {latents}",
             hint=hint,
         )
-    extra = [key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if unet.get(key)]
+    extra = [key for key in _MORE_INPUTS if unet.get(key)]
     if extra and (kind == "text_to_image" or unet[extra[0]] != "text"):  # the pooled instruction itself is at hand
         raise ModelError(f"{layout.path}: the UNet needs {extra[0]} = {unet[extra[0]]!r}", hint=hint)
     width, text = unet.get("cross_attention_dim", 1280), layout.config("text_encoder").get("hidden_size", 512)

@@ -55,6 +55,7 @@ class Editor:
         self._safety = safety
         self._texts: Recent[Tensor] = Recent(_TEXTS)
         self._images: Recent[Tensor] = Recent(_IMAGES)
+        self._delicate: set[tuple[object, ...]] = set()  # photos whose encoding is finite in float32 alone
         self.limits = backend.limits
         self.rows_asked = 0
         """Network rows that calls had so far, those that fill them included."""
@@ -72,12 +73,12 @@ class Editor:
     def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
         """All that a device does for these Edits is asked of it; a GPU is still at work when this returns."""
         self._check(edits)
-        images = torch.cat([self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)])
-        drafts = self._develop(self.denoise(edits, images, hook))
+        images = [self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)]
+        drafts = self._develop(self.denoise(edits, torch.cat(images), hook))
 
         @torch.inference_mode()
         def finish() -> list[Result]:
-            return [self._finish(*one) for one in zip(edits, drafts(), sources, strict=True)]
+            return [self._finish(*one) for one in zip(edits, drafts(), sources, images, strict=True)]
 
         return finish
 
@@ -112,12 +113,14 @@ class Editor:
         if pixels is None:
             raise UsageError(f"the edit {edit.key} has neither pixels nor a latent to start from")
 
+        place = (edit.source, edit.carry, edit.size)
+
         def encode() -> Tensor:
             picture = send(torch.tensor(pixels), self._backend.device).permute(2, 0, 1)[None].float()
             # (x / 255) · 2 − 1, in the order of diffusers' VaeImageProcessor, so that the bits are the same
-            return self._backend.encode_image(picture / 255 * 2 - 1)
+            return self._backend.encode_image(picture / 255 * 2 - 1, upcast=place in self._delicate)
 
-        return self._images.get((edit.source, edit.carry, edit.size), encode)
+        return self._images.get((*place, place in self._delicate), encode)
 
     def _text(self, instruction: str) -> Tensor:
         """The embedding [1, tokens, width], encoded alone so that it hangs on no other instruction."""
@@ -185,10 +188,17 @@ class Editor:
 
         return drafts
 
-    def _finish(self, edit: Edit, draft: Draft, source: Source) -> Result:
-        """What became of one Edit; a broken picture is tried again in float32, then called by its name."""
+    def _finish(self, edit: Edit, draft: Draft, source: Source, image: Tensor) -> Result:
+        """What became of one Edit of the conditioning latent `image`; what broke is tried again in float32, encoding
+        and decoding alike, then called by its name.
+        """
+        if not draft.facts.latent_finite and source.latent is None and not image.isfinite().all():
+            self._delicate.add((edit.source, edit.carry, edit.size))  # its other cells need not find out again
+            image = self._image_latent(edit, source)
+            if image.isfinite().all():
+                (draft,) = self._develop(self.denoise([edit], image))()
         if not draft.facts.latent_finite:
-            return Result(None, None, "nan", "the UNet's latent is not finite")
+            return Result(None, None, "nan", f"{self._culprit(edit, image)} is not finite")
         if find_flaw(draft.facts, source):
             latent = torch.tensor(draft.latent, device=self._backend.device)
             (draft,) = self._develop(latent[None], upcast=True)()
@@ -196,11 +206,21 @@ class Editor:
                 return Result(None, None, "nan", flaw)
         if self._safety and self._backend.flag([draft.picture])[0]:
             return Result(None, None, "flagged", "the model's safety checker flagged the picture")
-        notes = ["decoded in float32"] if draft.upcast else []
+        notes = ["encoded in float32"] if (edit.source, edit.carry, edit.size) in self._delicate else []
+        notes += ["decoded in float32"] if draft.upcast else []
         read = self._backend.words_read(edit.instruction)
         if read != edit.instruction:
             notes.append(f"the model read only: {read}")
         return Result(draft.picture, draft.latent, "done", "; ".join(notes))
+
+    def _culprit(self, edit: Edit, image: Tensor) -> str:
+        """What was the first not to be finite, of an Edit whose latent is not: asked where it happened alone, because
+        each answer waits for a GPU.
+        """
+        texts = {row.text or "" for row in plan_rows([edit], 0).rows}
+        if not all(self._text(words).isfinite().all() for words in texts):
+            return "the text encoder's embedding"
+        return "the UNet's latent" if image.isfinite().all() else "the autoencoder's latent of the photo"
 
 
 def combine(plan: RowPlan, rows: Sequence[Tensor]) -> Tensor:

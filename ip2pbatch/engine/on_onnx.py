@@ -25,8 +25,10 @@ def choose(
     Raises ModelError, MissingError (6) and UsageError.
     """
     from ip2pbatch.backends import artefact
+    from ip2pbatch.backends.model_folder import read_schedule
     from ip2pbatch.backends.onnx import providers
     from ip2pbatch.backends.weights import resolve
+    from ip2pbatch.engine.samplers import refuse_unsampled
 
     _refuse_torch_flags(machine)
     folder = resolve(model)
@@ -34,6 +36,7 @@ def choose(
     found = artefact.read(folder.path) if artefact.is_artefact(folder.path) else None
     precision = _precision(machine.precision, place.provider, found)
     providers.refuse_missing(place)
+    refuse_unsampled(read_schedule(folder.path), edits)
     spec = EngineSpec(
         model, folder.digest, "onnx", place.provider, precision, str(machine.determinism), machine.approximations
     )

@@ -30,12 +30,14 @@ def choose(
     """
     if machine.provider is not None:
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
+    from ip2pbatch.backends.model_folder import read_schedule
     from ip2pbatch.backends.weights import resolve
 
     folder = resolve(model)
     from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.engine.editor import Editor
     from ip2pbatch.engine.precision import choose_precision
+    from ip2pbatch.engine.samplers import refuse_unsampled
 
     device = machine.device or pytorch.default_device()
     precision = (
@@ -43,6 +45,7 @@ def choose(
     )  # fmt: skip
     if precision == "fp16" and device == "cpu":
         raise UsageError("fp16 is not for a CPU", hint="use --precision bf16 or fp32")
+    refuse_unsampled(read_schedule(folder.path), edits)
     determinism, wanted = machine.determinism, _steps(machine)
     if determinism is Determinism.BITWISE and (machine.batch == "auto" or machine.compile is Compile.ON):
         raise UsageError(

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ip2pbatch.engine.transfer import send
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.plan.edits import Edit
 
 # Name in a recipe → diffusers' class and what it is told beyond the model's configuration.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,6 +26,10 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
+
+# What diffusers' schedulers answer to a configuration or a number of steps that is not for them.
+_REFUSALS = (ValueError, NotImplementedError, TypeError, IndexError, ArithmeticError, RuntimeError, ImportError)
+_PROBE = (1, 2, 2)
 
 
 class Sampler:
@@ -102,9 +107,40 @@ def make_sampler(
     schedule = getattr(diffusers, kind)
     # A configuration saved by one class holds keys that another does not know and would log about.
     known = set(inspect.signature(schedule.__init__).parameters) & set(config)
-    scheduler = schedule.from_config({key: config[key] for key in known}, **extra)
+    try:
+        scheduler = schedule.from_config({key: config[key] for key in known}, **extra)
+    except _REFUSALS as error:
+        raise _unsampled(name, str(error)) from error
     try:
         scheduler.set_timesteps(steps)
-    except ValueError as error:
+    except _REFUSALS as error:
         raise UsageError(f"{name} cannot take {steps} steps: {error}", hint="use fewer steps") from error
     return Sampler(scheduler, seeds, device)
+
+
+def refuse_unsampled(config: Mapping[str, Any], edits: Sequence[Edit]) -> None:
+    """Raises ModelError where a sampler of `edits` makes nothing finite on a model's schedule, UsageError where it does
+    not take their steps: each is walked once, with a network that answers noise.
+    """
+    for name, steps in sorted({(edit.sampler, edit.steps) for edit in edits}):
+        _walk(name, config, steps)
+
+
+def _walk(name: str, config: Mapping[str, Any], steps: int) -> None:
+    sampler = make_sampler(name, config, steps, [0], torch.device("cpu"))
+    latents, noise = sampler.draw(_PROBE), torch.randn((1, *_PROBE), generator=torch.Generator().manual_seed(1))
+    try:
+        for timestep in sampler.timesteps:
+            sampler.scale(latents, timestep)
+            latents = sampler.step(noise, timestep, latents)
+    except _REFUSALS as error:
+        raise _unsampled(name, str(error)) from error
+    if not latents.isfinite().all():
+        raise _unsampled(name, f"after {steps} steps its numbers are not finite")
+
+
+def _unsampled(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"{name} cannot sample this model's noise schedule: {' '.join(why.split())}",
+        hint="use another sampler or another model; the schedule is in the model's scheduler/scheduler_config.json",
+    )

@@ -16,6 +16,7 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709
 _EDGES = 2.0  # σ in pixels of a 512-pixel picture: contours, not texture or noise
 _VISIBLE = 0.06  # a difference of 15 of 255 between small patches
 _UNCHANGED = 0.01  # share of the picture; an autoencoder alone stays below 0.005
+_TURNED = 0.7  # the same where SSIM is below zero: a negative is above 0.9, pictures burnt out by guidance below 0.5
 _LOST = 0.2  # correlation of contours: another photo or noise is below 0.13, drawings and mosaics are above 0.25
 
 
@@ -33,11 +34,13 @@ def verdict(metrics: Mapping[str, float]) -> Verdict | None:
     """What a person should be told about a cell, or None.
 
     `hardly changed`: raise the text guidance or lower the image guidance. `lost the photo`: the reverse. Sepia, night
-    or a pencil drawing keep the photo's contours and are neither.
+    or a pencil drawing keep the photo's contours and are neither. Where dark and light have changed places (an SSIM
+    below zero), all contours must be there, as in a negative: a picture that guidance burnt out keeps its outline.
     """
     if metrics["changed"] < _UNCHANGED:
         return "hardly changed"
-    return "lost the photo" if metrics["structure"] < _LOST else None
+    least = _LOST if metrics.get("ssim", 1.0) >= 0 else _TURNED
+    return "lost the photo" if metrics["structure"] < least else None
 
 
 def l1(source: Pixels, edited: Pixels) -> float:

@@ -96,6 +96,18 @@ def test_upcast_decodes_in_float32_and_leaves_the_weights_as_they_were(models: d
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_upcast_encodes_in_float32_and_leaves_the_weights_as_they_were(models: dict[str, Path]) -> None:
+    backend = load(models["kl"])
+    pixels = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(4)) * 2 - 1
+    wanted = backend.encode_image(pixels)
+    backend.parts.vae.to(torch.float16).to(torch.float32)
+    exact = backend.encode_image(pixels)
+    backend.parts.vae.to(torch.float16)
+    assert torch.equal(backend.encode_image(pixels, upcast=True), exact)
+    assert backend.parts.vae.dtype == torch.float16
+    assert 0 < (exact - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
 def test_half_precision_works_where_the_cpu_has_no_layouts_for_it(models: dict[str, Path]) -> None:
     """As on CPUs with AVX2 alone, which oneDNN is told to take this one for."""
     code = """

@@ -132,6 +132,18 @@ def xl_conditioning(model: Path) -> None:
     edit_json(model / "unet" / "config.json", addition_embed_type="text_time")
 
 
+def class_labels(model: Path) -> None:
+    edit_json(model / "unet" / "config.json", num_class_embeds=10)
+
+
+def predicts_pictures(model: Path) -> None:
+    edit_json(model / "scheduler" / "scheduler_config.json", prediction_type="sample")
+
+
+def unknown_noise(model: Path) -> None:
+    edit_json(model / "scheduler" / "scheduler_config.json", beta_schedule="sigmoid")
+
+
 def other_text_width(model: Path) -> None:
     edit_json(model / "unet" / "config.json", cross_attention_dim=768)
 
@@ -158,6 +170,12 @@ def damaged_json(model: Path) -> None:
         (text_to_image, "draws pictures from text: its UNet takes no photo"),
         (inpainting, "the UNet takes 9 channels and gives 4, but this autoencoder's latents have 4"),
         (xl_conditioning, "the UNet needs addition_embed_type"),
+        (class_labels, "the UNet needs num_class_embeds = 10"),
+        (predicts_pictures, "its UNet predicts 'sample', and samplers here take epsilon or v_prediction"),
+        (
+            unknown_noise,
+            "its noise grows by 'sigmoid', and samplers here know linear, scaled_linear",
+        ),
         (other_text_width, "the UNet reads text of width 768, the text encoder gives 32"),
         (damaged_json, "cannot be read"),
     ],

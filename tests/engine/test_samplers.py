@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ip2pbatch.engine.samplers import SAMPLERS, make_sampler
-from ip2pbatch.errors import UsageError
+from ip2pbatch.engine.samplers import SAMPLERS, make_sampler, refuse_unsampled
+from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 
 SHAPE = (4, 6, 6)
 CPU = torch.device("cpu")
@@ -78,3 +79,33 @@ def test_an_unknown_sampler_names_those_there_are() -> None:
 def test_more_steps_than_a_sampler_takes_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="lcm cannot take 60 steps"):
         make_sampler("lcm", STABLE_DIFFUSION, 60, [1], CPU)
+
+
+def ask(sampler: str, steps: int = 6) -> list[Edit]:
+    guidance = Guidance(7.5, 1.5)
+    return [make_edit("photo", "make it snow", guidance, 1, steps=steps, sampler=sampler, size=(64, 64))]
+
+
+@pytest.mark.parametrize("config", [STABLE_DIFFUSION, EMBEDDED], ids=["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_schedule_that_can_be_sampled_is_let_through(name: str, config: dict[str, object]) -> None:
+    refuse_unsampled(config, ask(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("euler_a", {"prediction_type": "sample"}, "prediction_type not implemented yet: sample"),
+        ("euler", {"prediction_type": "noise"}, "prediction_type given as noise must be one of"),
+        ("dpmpp_2m", {"beta_schedule": "sigmoid"}, "sigmoid is not implemented for"),
+        ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "are not finite"),
+        ("euler_a", {"timestep_spacing": "sideways"}, "cannot take 6 steps"),
+        ("unipc", {"num_train_timesteps": 0}, "cannot"),
+    ],
+)
+def test_a_schedule_that_cannot_be_sampled_is_refused_before_anything_is_made(
+    name: str, change: dict[str, object], reason: str
+) -> None:
+    with pytest.raises((ModelError, UsageError), match=reason) as caught:
+        refuse_unsampled(STABLE_DIFFUSION | change, [*ask("lcm"), *ask(name)] if name == "ddim" else ask(name))
+    assert caught.value.hint

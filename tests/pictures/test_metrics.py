@@ -93,6 +93,15 @@ def test_a_lost_photo_is_marked(name: str, edit: str) -> None:
     assert likeness.verdict(likeness.compare(PHOTOS[name], LOST[edit](PHOTOS[name]))) == "lost the photo"
 
 
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "china"])
+def test_a_picture_that_guidance_burnt_out_is_marked(name: str) -> None:
+    photo = Image.fromarray(PHOTOS[name])
+    outline = np.asarray(photo.resize((72, 48), Image.Resampling.BOX).resize(photo.size, Image.Resampling.BICUBIC))
+    found = likeness.compare(PHOTOS[name], pixels(128 + (128.0 - outline) * 8))
+    assert found["ssim"] < 0 < 0.4 < found["structure"]
+    assert likeness.verdict(found) == "lost the photo"
+
+
 def test_every_other_photo_is_a_lost_photo() -> None:
     names = list(PHOTOS)
     for a, b in zip(names, names[1:] + names[:1], strict=True):

@@ -45,9 +45,7 @@ class OrtBackend:
         self.provider, self.precision = place.provider, artefact.precision
         self.latent_channels, self.scaling_factor = artefact.latent_channels, artefact.scaling_factor
         self.vae_scale = artefact.vae_scale
-        self.scheduler_config: Mapping[str, Any] = model_folder.read_json(
-            artefact.path / "scheduler" / model_folder.CONFIGS["scheduler"]
-        )
+        self.scheduler_config: Mapping[str, Any] = model_folder.read_schedule(artefact.path)
         self.limits: Limits = dataclasses.replace(limits_of(self.device, self.vae_scale), overlaps=False)
         self.tokenizer = load_tokenizer(artefact.path)
         self.checker, self._extractor = load_checker(_checker_layout(artefact.path), self.device)
@@ -72,8 +70,11 @@ class OrtBackend:
         """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
         return words_read(self.tokenizer, instruction)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32."""
+    def encode_image(self, pixels: Tensor, *, upcast: bool = False) -> Tensor:
+        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32.
+
+        An export has one encoder, of its own precision: `upcast` changes nothing here.
+        """
         rows, _, height, width = pixels.shape
         shape = (rows, self.latent_channels, height // self.vae_scale, width // self.vae_scale)
         return self._run("vae_encoder", {"pixels": pixels}, shape)

@@ -131,9 +131,12 @@ class TorchBackend:
         return words_read(self.parts.tokenizer, instruction)
 
     @torch.inference_mode()
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    def encode_image(self, pixels: Tensor, *, upcast: bool = False) -> Tensor:
         """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32."""
         with memory(self.site.release), self.site.at_work("vae") as vae:
+            if upcast and vae.dtype != torch.float32:
+                with self._upcast(vae):
+                    return latents_of(vae.encode(pixels.to(self.device)))
             return self._encode(pixels.to(self.device, vae.dtype))[0].float()
 
     @torch.inference_mode()
@@ -154,15 +157,22 @@ class TorchBackend:
     def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
         """Latents [n, c, h, w], divided by the scaling factor → pixels [n, 3, H, W] in float32, not clamped."""
         with memory(self.site.release), self.site.at_work("vae") as vae:
-            dtype = vae.dtype
-            if not upcast or dtype == torch.float32:
-                return self._decode(latents.to(self.device, dtype))[0].float()
-            try:  # half to float and back keeps every bit of the weights
-                pixels: Tensor = vae.float().decode(latents.to(self.device), return_dict=False)[0]
-                return pixels
-            finally:
-                vae.to(dtype)
-                self.site.release()  # recordings know where the weights were
+            if upcast and vae.dtype != torch.float32:
+                with self._upcast(vae):
+                    pixels: Tensor = vae.decode(latents.to(self.device), return_dict=False)[0]
+                    return pixels
+            return self._decode(latents.to(self.device, vae.dtype))[0].float()
+
+    @contextmanager
+    def _upcast(self, vae: Any) -> Iterator[None]:
+        """The autoencoder in float32 for a while: half to float and back keeps every bit of its weights."""
+        dtype = vae.dtype
+        try:
+            vae.float()
+            yield
+        finally:
+            vae.to(dtype)
+            self.site.release()  # recordings know where the weights were
 
     @torch.inference_mode()
     def flag(self, images: Sequence[NDArray[np.uint8]]) -> list[bool]:
