@@ -43,7 +43,7 @@ def test_the_readme_describes_every_recipe_in_a_line() -> None:
 
 
 def test_links_in_documents_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "ip2pbatch/DESIGN.md", *(ROOT / "docs").glob("*.md")):
+    for document in (*ROOT.glob("*.md"), ROOT / "ip2pbatch/DESIGN.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
@@ -168,3 +168,12 @@ def test_the_examples_for_many_machines_run_every_shard_once(tmp_path: Path) -> 
 def test_shell_examples_parse() -> None:
     for text in blocks("bash"):
         subprocess.run(["bash", "-n", "-c", text], check=True)
+
+
+def test_what_runs_before_a_commit_is_what_make_check_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = subprocess.run(
+        ["make", "-n", "-o", "install", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    plain = {" ".join(w for w in hook["entry"].split() if not w.startswith("-")) for hook in hooks}
+    assert plain == {re.sub(r"( --check)?( \.)?$", "", line) for line in checks.stdout.splitlines()}
