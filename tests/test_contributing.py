@@ -64,3 +64,16 @@ def test_a_stage_is_a_module_and_a_line(tmp_path: Path) -> None:
     (tmp_path / "loud.yaml").write_text("stage: captions\nmaker: shouted\ninstructions: [a]\nvolume: 11\n")
     wrong = ip2pbatch(line, "train", "status", "loud.yaml", folder=tmp_path)
     assert (wrong.returncode, "loud.yaml:4" in wrong.stderr) == (2, True)
+
+
+def test_a_format_is_a_module_and_a_line(shoot: Path) -> None:
+    codec, line = re.findall(r"^```python\n(.*?)^```", section("A picture format"), re.M | re.S)
+    (shoot / "netpbm.py").write_text(codec, encoding="utf-8")
+    entry = line.replace("ip2pbatch.pictures.codecs.netpbm", "netpbm").strip()
+    with Image.open(shoot / "photos/one.jpg") as photo:
+        photo.save(shoot / "photos/plain.ppm")
+    added = f"from ip2pbatch.plan.formats import FORMATS, Format; FORMATS |= {{{entry}}}"
+    done = ip2pbatch(added, "edit", "photos", "-i", "make it winter", "-o", "out", "--backend", "fake", folder=shoot)
+    assert done.returncode == 0, done.stderr
+    (made,) = (shoot / "out").glob("plain*.ppm")
+    assert made.read_bytes().startswith(b"P6")
