@@ -1,11 +1,14 @@
 # make install   an environment in .venv with ip2pbatch and all that its demo and tests need
 # make demo      edits seven real photos with the embedded model; no network after the installation
 # make test      the whole test suite
+# make check     what a commit must pass besides: ruff, mypy, the import contracts
+# make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
-.PHONY: install demo test check soak clean
+.NOTPARALLEL:
+.PHONY: install demo test check coverage floor soak clean
 
 install: .venv/installed
 
@@ -20,9 +23,16 @@ demo: install
 	$(BIN)/ip2pbatch run recipes/demo.yaml
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 
-# What a commit must pass besides the tests.
+coverage: COVERAGE := 1
+coverage: test floor
+
+# Of what `make test COVERAGE=1` has measured.
+floor: install
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
