@@ -112,7 +112,7 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
         if module.endswith("core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]  # as pickles name it
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
 
 

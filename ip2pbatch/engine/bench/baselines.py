@@ -55,9 +55,9 @@ def diffusers_compiled(folder: ModelFolder, device: str, precision: str) -> Base
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.fuse_qkv_projections(unet=True, vae=hasattr(pipeline.vae, "fuse_qkv_projections"))
     # Where this is only tried, the network is traced as on a GPU, but no code is generated, which takes minutes.
-    how = {"mode": "max-autotune-no-cudagraphs"} if device.startswith("cuda") else {"backend": "eager"}
-    pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, dynamic=False, **how)  # type: ignore[call-overload]
-    pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True, dynamic=False, **how)  # type: ignore[call-overload]
+    how: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if device.startswith("cuda") else {"backend": "eager"}
+    pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, dynamic=False, **how)
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True, dynamic=False, **how)
 
     def make(edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:
         padding = COMPILED_BATCH - len(edits)  # one shape, or it compiles again
@@ -156,8 +156,8 @@ def _noise_of_the_seed(pipeline: Any) -> Iterator[None]:
     """Have diffusers draw noise in float32 and round it: what a seed draws in half precision hangs on torch's version,
     and up to 2.11 is other noise altogether, whose pictures could not be compared.
     """
-    places = [inspect.getmodule(type(part)) for part in (pipeline, pipeline.scheduler)]
-    draw = places[0].randn_tensor  # type: ignore[union-attr]
+    places: list[Any] = [inspect.getmodule(type(part)) for part in (pipeline, pipeline.scheduler)]
+    draw = places[0].randn_tensor
 
     def drawn(shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None) -> Tensor:
         noise: Tensor = draw(shape, generator=generator, device=device, dtype=torch.float32, layout=layout)
@@ -165,11 +165,11 @@ def _noise_of_the_seed(pipeline: Any) -> Iterator[None]:
 
     try:
         for place in places:
-            place.randn_tensor = drawn  # type: ignore[union-attr]
+            place.randn_tensor = drawn
         yield
     finally:
         for place in places:
-            place.randn_tensor = draw  # type: ignore[union-attr]
+            place.randn_tensor = draw
 
 
 def _embed(pipeline: Any, words: str) -> Tensor:

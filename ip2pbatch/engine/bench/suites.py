@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ip2pbatch.errors import UsageError
 
@@ -65,8 +65,8 @@ class Suite:
         return self.compiled_rows if self.compiled_rows and "+compiled" in contender else self.rows
 
 
-def _gpu(says: str, contenders: tuple[str, ...] = (), **other: object) -> Suite:
-    return Suite(says, "sd15", "cuda", contenders=contenders, **other)  # type: ignore[arg-type]
+def _gpu(says: str, contenders: tuple[str, ...] = (), **other: Any) -> Suite:
+    return Suite(says, "sd15", "cuda", contenders=contenders, **other)
 
 
 _OURS = "ours:fp16+auto-batch"
