@@ -9,6 +9,7 @@ article too many or too few. Held-out wordings are written as they are and never
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,25 +62,23 @@ def vary(instruction: str, rng: np.random.Generator) -> str:
 def make_captions(wordings: Wordings, config: Config) -> list[Caption]:
     """Every family's captions, in the file's order."""
     rng = np.random.default_rng(config.seed)
-    lines: list[Caption] = []
-    for name in wordings.families:
-        pairs = wordings.captions(name)
-
-        def caption(
-            instruction: str,
-            split: Literal["train", "held_out"],
-            name: str = name,
-            pairs: list[tuple[str, str]] = pairs,
-        ) -> None:
-            lines.append(Caption(name, split, instruction, *pairs[rng.integers(len(pairs))]))
-
-        for wording in wordings.trained(name):
-            caption(wording, "train")
-            for _ in range(config.variations):
-                caption(vary(wording, rng), "train")
-        for wording in wordings.held_out(name):
-            caption(wording, "held_out")
+    lines = [line for name in wordings.families for line in captions_of(name, wordings, config.variations, rng)]
     return without_leaks(lines)
+
+
+def captions_of(name: str, wordings: Wordings, variations: int, rng: np.random.Generator) -> Iterator[Caption]:
+    """One family's captions: trained wordings, each followed by its variations, then those that are held out."""
+    pairs = wordings.captions(name)
+
+    def caption(instruction: str, split: Literal["train", "held_out"]) -> Caption:
+        return Caption(name, split, instruction, *pairs[rng.integers(len(pairs))])
+
+    for wording in wordings.trained(name):
+        yield caption(wording, "train")
+        for _ in range(variations):
+            yield caption(vary(wording, rng), "train")
+    for wording in wordings.held_out(name):
+        yield caption(wording, "held_out")
 
 
 def without_leaks(lines: list[Caption]) -> list[Caption]:

@@ -24,7 +24,7 @@ def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = QUINTIC
     tall = update.shape[0] > update.shape[1]
-    wide = update.T if tall else update
+    wide: Tensor = update.T if tall else update
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
     eye = torch.eye(len(gram), device=gram.device)
@@ -35,8 +35,7 @@ def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
         if step < steps - 1:
             gram = factor @ gram @ factor
     wide = product @ wide
-    orthogonal: Tensor = wide.T if tall else wide
-    return orthogonal
+    return wide.T if tall else wide
 
 
 class Muon(torch.optim.Optimizer):

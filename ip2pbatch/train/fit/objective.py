@@ -51,13 +51,7 @@ def grow_first_convolution(unet: UNet2DConditionModel, latent_channels: int | No
     old, channels = unet.conv_in, latent_channels or unet.config.out_channels
     if old.in_channels == 2 * channels:
         return unet
-    if old.in_channels != channels or unet.config.out_channels != channels:
-        raise ModelError(
-            f"the UNet takes {old.in_channels} channels and gives {unet.config.out_channels}, but the autoencoder's "
-            f"latents have {channels}",
-            hint=f"start from a text-to-image model ({channels} → {channels}) or an InstructPix2Pix model "
-            f"({2 * channels} → {channels}); inpainting and depth models do not fit",
-        )
+    _require(old.in_channels, unet.config.out_channels, channels)
     grown = nn.Conv2d(2 * channels, old.out_channels, old.kernel_size, old.stride, old.padding)
     grown.weight.zero_()
     grown.weight[:, :channels] = old.weight
@@ -66,3 +60,13 @@ def grow_first_convolution(unet: UNet2DConditionModel, latent_channels: int | No
     unet.conv_in = grown.to(old.weight.device, old.weight.dtype)
     unet.register_to_config(in_channels=grown.in_channels)
     return unet
+
+
+def _require(takes: int, gives: int, channels: int) -> None:
+    """ModelError where a network does not take and give the autoencoder's channels."""
+    if takes != channels or gives != channels:
+        raise ModelError(
+            f"the UNet takes {takes} channels and gives {gives}, but the autoencoder's latents have {channels}",
+            hint=f"start from a text-to-image model ({channels} → {channels}) or an InstructPix2Pix model "
+            f"({2 * channels} → {channels}); inpainting and depth models do not fit",
+        )

@@ -45,9 +45,21 @@ def write_model(
             part.save_pretrained(partial / name)
     sampler = getattr(diffusers, SAMPLER)(**schedule)
     sampler.save_pretrained(partial / "scheduler")
-    index = {
+    for config in partial.glob("*/config.json"):
+        forget_origin(config)
+    index = pipeline_index(parts, diffusers.__version__)
+    (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (partial / "ip2pbatch.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")
+    (partial / "README.md").write_text(card)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def pipeline_index(parts: dict[str, Any], version: str) -> dict[str, Any]:
+    """What diffusers' pipeline reads first: of which library and class each part is."""
+    return {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
-        "_diffusers_version": diffusers.__version__,
+        "_diffusers_version": version,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
         "requires_safety_checker": False,
@@ -55,13 +67,6 @@ def write_model(
         "scheduler": ["diffusers", SAMPLER],
         **{name: [LIBRARIES.get(name, "diffusers"), type(part).__name__] for name, part in sorted(parts.items())},
     }
-    for config in partial.glob("*/config.json"):
-        forget_origin(config)
-    (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (partial / "ip2pbatch.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")
-    (partial / "README.md").write_text(card)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def half(part: ModelMixin | PreTrainedModel) -> ModelMixin | PreTrainedModel:

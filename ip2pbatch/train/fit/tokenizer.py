@@ -32,13 +32,22 @@ class Config(BaseModel):
 
 def train_tokenizer(texts: Iterable[str], size: int, max_tokens: int) -> CLIPTokenizer:
     """Learn merges from `texts` with CLIP's own splitting and lower case; `size` bounds the vocabulary."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = learned_merges(texts, size - 2 - len(letters), letters)
+    # CLIP's order: bytes, bytes that end a word, merges, then the two marks.
+    tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)])
+    vocabulary = {token: index for index, token in enumerate([*tokens, BEGIN, END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
+
+
+def learned_merges(texts: Iterable[str], size: int, letters: list[str]) -> list[tuple[str, str]]:
+    """The pairs of tokens that byte-pair encoding joins, in their order; `letters` are what it begins with."""
     blank = CLIPTokenizer()
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = blank.backend_tokenizer.normalizer
     learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 2 - len(letters),
+        vocab_size=size,
         min_frequency=1,
         initial_alphabet=letters,
         end_of_word_suffix="</w>",
@@ -46,11 +55,7 @@ def train_tokenizer(texts: Iterable[str], size: int, max_tokens: int) -> CLIPTok
     )
     learner.train_from_iterator(texts, trainer)
     state = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in state["merges"]]
-    # CLIP's order: bytes, bytes that end a word, merges, then the two marks.
-    tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)])
-    vocabulary = {token: index for index, token in enumerate([*tokens, BEGIN, END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
+    return [(left, right) for left, right in state["merges"]]
 
 
 def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> dict[str, float]:
