@@ -244,7 +244,7 @@ def test_what_cannot_be_cropped_or_split_is_refused(folder: Path, tmp_path: Path
 
 
 def test_the_benchmark_runs_on_a_tiny_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script, result = Path(__file__).parents[2] / "training" / "bench_finetune.py", tmp_path / "found.json"
+    script, result = Path(__file__).parents[3] / "training" / "bench_finetune.py", tmp_path / "found.json"
     monkeypatch.setattr(sys, "argv", [str(script), "--tiny", "--steps", "2", "--result", str(result)])
     runpy.run_path(str(script), run_name="__main__")
     found = json.loads(result.read_text())

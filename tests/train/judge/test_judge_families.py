@@ -37,7 +37,7 @@ from ip2pbatch.train.judge.families import (
 from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.pairs.families.wordings import Wordings, load
 
-WORDINGS = Path(__file__).parents[2] / "training" / "tiny" / "instructions.yaml"
+WORDINGS = Path(__file__).parents[3] / "training" / "tiny" / "instructions.yaml"
 FEW = ("night", "sepia", "invert", "emboss", "mosaic", "golden_hour")
 
 

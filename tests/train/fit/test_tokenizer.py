@@ -13,7 +13,7 @@ from ip2pbatch.train.fit.tokenizer import train_tokenizer
 from ip2pbatch.train.pairs.families import FAMILIES
 from ip2pbatch.train.pairs.families.wordings import load
 
-WORDINGS = Path(__file__).parents[2] / "training" / "tiny" / "instructions.yaml"
+WORDINGS = Path(__file__).parents[3] / "training" / "tiny" / "instructions.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from ip2pbatch.train.pairs.families.raster import luma, to_float
 from ip2pbatch.train.pairs.families.separation import FLOOR, separation
 from ip2pbatch.train.pairs.families.wordings import load
 
-WORDINGS = Path(__file__).parents[2] / "training" / "tiny" / "instructions.yaml"
+WORDINGS = Path(__file__).parents[3] / "training" / "tiny" / "instructions.yaml"
 
 
 def square(picture: np.ndarray, side: int) -> np.ndarray:

@@ -24,7 +24,7 @@ TRIPLETS = [
     ("two cats", "add a hat", "two cats with a hat"),
     ("a road", "at night", "a road at night"),
 ]
-EXAMPLES = Path(__file__).parents[2] / "training" / "paper" / "triplets.jsonl"
+EXAMPLES = Path(__file__).parents[3] / "training" / "paper" / "triplets.jsonl"
 
 
 def write_triplets(path: Path, key: str = "input") -> Path:
