@@ -56,7 +56,7 @@ def test_a_stage_is_a_module_and_a_line(tmp_path: Path) -> None:
     (tmp_path / "shouted.py").write_text(block("A training stage"), encoding="utf-8")
     (tmp_path / "loud.yaml").write_text(block("A training stage", "yaml"), encoding="utf-8")
     assert '`"shouted": "ip2pbatch.train.captions.shouted"`' in section("A training stage")
-    line = "from ip2pbatch.train.stages import STAGES; STAGES['captions']['shouted'] = 'shouted'"
+    line = "from ip2pbatch.train.configs import STAGES; STAGES['captions']['shouted'] = 'shouted'"
     done = ip2pbatch(line, "train", "run", "loud.yaml", "--out", "work", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "work/loud").glob("*/captions.jsonl")

@@ -5,16 +5,15 @@ The hub's cache is asked first and the network last; nothing but safetensors, JS
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.backends import artefact, model_folder
-from ip2pbatch.disk.digests import digest_of, file_sha256
-from ip2pbatch.disk.remembered import Remembered
+from ip2pbatch.disk.contents import sha256s
+from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
 
 TINY = "tiny"
@@ -93,7 +92,7 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     if files is None:
         exported = artefact.is_artefact(path)
         files = tuple(artefact.read(path).files) if exported else model_folder.check(path).files
-    hashes = _sha256s([path / name for name in files])
+    hashes = sha256s([path / name for name in files])
     for name, value in zip(files, hashes, strict=True):
         # The hub's cache names large files by their sha256, so that a damaged one gives itself away.
         promised = (path / name).resolve().name
@@ -223,19 +222,3 @@ def _known(name: str, path: Path, revision: str) -> list[KnownModel]:
     except ModelError:
         return []
     return [KnownModel(name, path, revision, sum((path / file).stat().st_size for file in files))]
-
-
-def _sha256s(paths: Sequence[Path]) -> list[str]:
-    """The sha256 of each file; of gigabytes once, as long as size and modification time stay."""
-    kept = Remembered("sha256")
-    stamps = {str(real): [real.stat().st_size, real.stat().st_mtime_ns] for real in (p.resolve() for p in paths)}
-    known = {
-        path: row[2] for path, row in kept.recall(stamps).items()
-        if isinstance(row, list) and len(row) == 3 and row[:2] == stamps[path]
-    }  # fmt: skip
-    missing = [path for path in stamps if path not in known]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(missing, pool.map(lambda path: file_sha256(Path(path)), missing), strict=True))
-    if found:
-        kept.keep({path: [*stamps[path], value] for path, value in found.items()})
-    return [(known | found)[str(path.resolve())] for path in paths]

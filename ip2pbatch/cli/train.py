@@ -35,7 +35,7 @@ _COLOURS = {"fresh": "green", "stale": "yellow", "missing": "cyan"}
 @app.command()
 def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to check.", show_default=False)]) -> None:
     """Check configs and all that they build on."""
-    from ip2pbatch.train.stages import in_order, load_config
+    from ip2pbatch.train.configs import in_order, load_config
 
     wrong = 0
     for path in configs:

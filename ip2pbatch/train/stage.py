@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+from ip2pbatch.plan.written.yaml_source import Mistake
 
 if TYPE_CHECKING:
     from ip2pbatch.train.estimates import Estimate
@@ -20,6 +23,14 @@ def _unmeasured(settings: Any, metrics: Mapping[str, float]) -> tuple[str, float
     return "", 0.0
 
 
+def _fits(settings: Any, inputs: Mapping[str, str]) -> Iterable[Mistake]:
+    return ()
+
+
+def _no_judges(settings: Any) -> Mapping[str, Path]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Stage:
     """`run(config, inputs, folder, photos) -> metrics` writes into `folder` and goes on where it was interrupted.
@@ -31,6 +42,9 @@ class Stage:
 
     `estimate(settings, counts)` adds to the counts of its inputs what it will make and take, and `rate(settings,
     metrics)` says the unit of its work and how much of that it did a second, 0 where it measured none.
+
+    `check(settings, inputs)` yields what does not fit together, before anything runs: `inputs` has the stage of each
+    input by its name. `judges(settings)` are files that decide the result and that no setting names.
     """
 
     config: type[BaseModel]
@@ -41,3 +55,5 @@ class Stage:
     reads_photos: bool = False
     estimate: Callable[[Any, Estimate], Estimate] = _nothing
     rate: Callable[[Any, Mapping[str, float]], tuple[str, float]] = _unmeasured
+    check: Callable[[Any, Mapping[str, str]], Iterable[Mistake]] = _fits
+    judges: Callable[[Any], Mapping[str, Path]] = _no_judges

@@ -15,9 +15,10 @@ from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.train.data.pack_latents import read_shards
+from ip2pbatch.train.fingerprints import UNKNOWN, digest_of_path
 from ip2pbatch.train.fit.grid import edit_square, held_out_squares
 from ip2pbatch.train.fit.scratch import PairBatches
-from ip2pbatch.train.stages import StageStatus, digest_of_path, run
+from ip2pbatch.train.stages import StageStatus, run
 
 CHAIN = {
     "words.yaml": """
@@ -230,4 +231,5 @@ def test_a_model_to_begin_from_counts_by_its_weights(tmp_path: Path) -> None:
     first = digest_of_path(tmp_path)
     weights.write_bytes(b"two")
     assert digest_of_path(tmp_path) != first
-    assert digest_of_path(tmp_path / "unet") == "unet"  # a folder of data goes by its name
+    assert digest_of_path(tmp_path / "unet") not in (UNKNOWN, "unet"), "and so does a folder of data"
+    assert digest_of_path(tmp_path / "nowhere") == UNKNOWN

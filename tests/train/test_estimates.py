@@ -12,6 +12,7 @@ from tiny_models import save_text_to_image
 
 from ip2pbatch.cli.app import app
 from ip2pbatch.train import estimates, stages
+from ip2pbatch.train.configs import load_config, stage_of
 from ip2pbatch.train.estimates import (
     SD1,
     Estimate,
@@ -31,7 +32,6 @@ from ip2pbatch.train.pairs.filter import Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt import stage as prompt_to_prompt
 from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
 from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
-from ip2pbatch.train.stages import load_config, stage_of
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
 COUNTS = Estimate("", prompts=451_990)

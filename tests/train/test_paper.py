@@ -14,8 +14,9 @@ from tiny_language import save_language_model
 from tiny_models import save_text_to_image
 
 from ip2pbatch.train.captions.completion import completion_text, prompt_text
+from ip2pbatch.train.configs import in_order, load_config
 from ip2pbatch.train.data.released import Prompt
-from ip2pbatch.train.stages import StageStatus, in_order, load_config, run
+from ip2pbatch.train.stages import StageStatus, run
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
 TRIPLETS = [("a cat", "make it a dog", "a dog"), ("a red car", "make the car blue", "a blue car")]

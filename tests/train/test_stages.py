@@ -12,7 +12,8 @@ from training_photos import make_photos
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import LockedError, NothingMatchedError, RecipeError
 from ip2pbatch.train.captions import template as captions
-from ip2pbatch.train.stages import STAGES, in_order, load_config, plan, run, status
+from ip2pbatch.train.configs import STAGES, in_order, load_config
+from ip2pbatch.train.stages import plan, run, status
 
 TINY = Path(__file__).parents[2] / "training" / "tiny"
 
@@ -79,7 +80,7 @@ def test_a_file_that_a_setting_names_counts_by_its_content(chain: Path) -> None:
     (chain / "words.yaml").write_text(WORDINGS.replace("moonlight", "starlight"))
     state, reason = states(chain)["captions"]
     assert state == "stale"
-    assert reason.startswith("wordings is ")
+    assert reason.startswith("wordings changed: ")
 
 
 def test_new_code_makes_a_stage_stale(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.captions.language_model import load_language_model
 from ip2pbatch.train.data.photos import step_rng
 from ip2pbatch.train.data.released import Prompt, read_prompts
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -57,7 +58,7 @@ class Config(BaseModel):
 
     maker: Literal["finetune"]
     triplets: Path  # JSONL: input, edit, output
-    model: str
+    model: ModelName
     lora: Lora | None = Lora()  # null: every weight learns
     epochs: int = Field(1, ge=1)
     batch: int = Field(4, ge=1)

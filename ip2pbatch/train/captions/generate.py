@@ -33,6 +33,7 @@ from ip2pbatch.train.captions.language_model import Completion, LanguageModel, S
 from ip2pbatch.train.captions.sources import Row, choose
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
 from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_lines
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -48,7 +49,7 @@ class Config(BaseModel):
 
     maker: Literal["generate"]
     captions: Path  # JSONL, CSV or parquet, or a folder of them
-    model: str | None = None  # a folder or hub id, where no fine-tuned model is an input
+    model: ModelName | None = None  # a folder or hub id, where no fine-tuned model is an input
     endpoint: Endpoint | None = None  # instead of a model
     limit: int | None = Field(None, ge=1)  # ask about so many captions, drawn by the seed
     sampling: Sampling = Sampling()

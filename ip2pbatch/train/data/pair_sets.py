@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.train.data.released import (
     AFTER,
@@ -55,6 +56,10 @@ class Store(Protocol):
 
     def place(self, pair: int) -> str:
         """Where the pair lies, for a message."""
+        ...
+
+    def digest(self) -> str:
+        """One digest over the bytes of all pictures and texts: what a cache of them hangs on."""
         ...
 
 
@@ -153,6 +158,10 @@ class FolderStore:
         """dataset/0000012/7."""
         name, seed = self.pairs[pair]
         return str(self.dataset / name / str(seed))
+
+    def digest(self) -> str:
+        """Of the folder's contents, by size and time once they were read."""
+        return digest_of_contents(self.dataset)
 
 
 def open_pairs(path: Path) -> PairSet:

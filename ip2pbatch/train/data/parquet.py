@@ -10,6 +10,7 @@ and jumping about is not: a set that is trained on for many epochs is better pac
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import MissingError, RecipeError
 
 if TYPE_CHECKING:
@@ -130,6 +132,10 @@ class ParquetStore:
         """train.parquet row 12 (from 0, of all files together)."""
         part, _ = self._find(pair)
         return f"{self.paths[self.parts[part][0]]} row {pair}"
+
+    def digest(self) -> str:
+        """Of the files' bytes, in their order."""
+        return hashlib.sha256("\n".join(sha256s(self.paths)).encode()).hexdigest()
 
 
 def columns_of(names: Sequence[str], path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import NothingMatchedError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -32,9 +32,8 @@ def find_photos(folder: Path) -> list[TrainingPhoto]:
         raise NothingMatchedError(
             f"no photo below {folder}", hint="give a folder of JPEG, PNG or WebP files with --photos"
         )
-    return [
-        TrainingPhoto(p.relative_to(folder).as_posix(), p, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths
-    ]
+    digests = zip(paths, sha256s(paths), strict=True)
+    return [TrainingPhoto(path.relative_to(folder).as_posix(), path, digest) for path, digest in digests]
 
 
 def held_out(digest: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import RecipeError
 
 KINDS = ("0.jpg", "1.jpg", "json")
@@ -124,6 +126,10 @@ class ShardStore:
     def place(self, pair: int) -> str:
         """pairs-00000.tar sample 0000012-7."""
         return f"{self._find(pair)[0].path} sample {self.key(pair)}"
+
+    def digest(self) -> str:
+        """Of the shards' bytes, in their order."""
+        return hashlib.sha256("\n".join(sha256s([one.path for one in self.shards])).encode()).hexdigest()
 
 
 def shards_below(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ latent from its posterior anew each time. With `views: 0` every epoch has a view
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class Encoder:
         self.tokenizer, self.device = tokenizer, device
         self.at_once = 1 if device.type == "cpu" else 16
         self.scaling_factor = float(vae.config.scaling_factor)
+        self.precision = "fp16" if device.type == "cuda" else "fp32"  # of the autoencoder's passes
 
     @torch.inference_mode()
     def posteriors(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats]:
@@ -57,7 +59,7 @@ class Encoder:
         means, log_variances = [], []
         for part, count in fixed(pictures, self.at_once):
             pixels = to_tensor(part).to(self.device)
-            with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            with torch.autocast(self.device.type, torch.float16, enabled=self.precision == "fp16"):
                 found = self.vae.encode(pixels).latent_dist
             if not found.mean.isfinite().all():
                 found = self.vae.encode(pixels).latent_dist
@@ -123,3 +125,11 @@ def digest_of_weights(network: nn.Module) -> str:
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def digest_of_words(tokenizer: Any) -> str:
+    """12 hex digits over what makes tokens of a text: vocabulary, merges and splitting, and the length."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    facts = [rules[part] for part in ("model", "normalizer", "pre_tokenizer", "added_tokens")]
+    text = json.dumps([facts, tokenizer.model_max_length], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

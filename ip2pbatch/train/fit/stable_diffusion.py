@@ -29,11 +29,12 @@ from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
 from ip2pbatch.train.estimates import CHECKPOINT, KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
-from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights
+from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -76,7 +77,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     maker: Literal["stable_diffusion"]
-    start: str  # a diffusers folder or a model of the hub
+    start: ModelName  # a diffusers folder or a model of the hub
     data: Path | None = None  # pairs made elsewhere; else those of the one input
     split: Literal["train", "all"] = "train"  # all: a set whose test pairs are elsewhere
     fraction: float = Field(1.0, gt=0, le=1)  # of these prompts
@@ -189,13 +190,15 @@ def parts_a_step(config: Config, processes: int) -> int:
 def make_batches(
     config: Config, networks: Networks, pairs: PairSet, place: Place, cache: Path, device: torch.device
 ) -> EditBatches:
-    """The batches of one process, with caches that hang on the data and the networks that made them."""
+    """The batches of one process, with caches that hang on the bytes of all pairs that these are a part of, and on the
+    networks that made them with their precision: parts of one set share a cache, and no other set finds it."""
     encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, device)
+    by = f"{encoder.precision} {device.type}"
     view = View(config.side, config.resize, config.flip, config.views, config.loop.seed)
     vae, text = networks.vae.config, networks.text_encoder
     side = config.side // 2 ** (len(vae.block_out_channels) - 1)
-    data, count = identity(pairs)
-    facts = [data, digest_of_weights(networks.vae), config.side, *config.resize, config.flip, config.loop.seed]
+    data, count = pairs.store.digest(), 1 + max(group[-1] for group in pairs.store.groups)
+    facts = [data, by, digest_of_weights(networks.vae), config.side, *config.resize, config.flip, config.loop.seed]
     latents = LatentCache(
         cache / f"latents-{digest_of(*facts, config.views)}",
         count,
@@ -203,19 +206,11 @@ def make_batches(
         (vae.latent_channels, side, side),
     )
     shape = (networks.tokenizer.model_max_length, text.config.hidden_size)
-    name = f"texts-{digest_of(data, digest_of_weights(text))}"
+    name = f"texts-{digest_of(data, by, digest_of_weights(text), digest_of_words(networks.tokenizer))}"
     texts = RowStore(cache / name, count, shape) if config.views else None
     batches = EditBatches(pairs, encoder, view, Caches(latents, texts), place, config.readers)
     batches.dropout, batches.levels = config.dropout, networks.schedule.get("num_train_timesteps", 1000)
     return batches
-
-
-def identity(pairs: PairSet) -> tuple[str, int]:
-    """A digest of all pairs that the set is a part of, and their number: parts of one set share a cache."""
-    total, groups = hashlib.sha256(), pairs.store.groups
-    for group in groups:
-        total.update("".join(f"{pairs.store.key(pair)}\n" for pair in group).encode())
-    return total.hexdigest()[:12], 1 + max(group[-1] for group in groups)
 
 
 def digest_of(*facts: object) -> str:

@@ -346,4 +346,9 @@ def _digest(photo: Rgb, rest: tuple[object, ...]) -> str:
     return hashlib.sha256(photo.tobytes() + repr((photo.shape, *rest)).encode()).hexdigest()[:32]
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True)
+def judges(settings: Config) -> dict[str, Path]:
+    """LPIPS's weights decide every figure, and no setting names them."""
+    return {"lpips": lpips.weights_file()}
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, judges=judges)

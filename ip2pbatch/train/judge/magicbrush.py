@@ -38,6 +38,7 @@ from ip2pbatch.measures.dino import Dino
 from ip2pbatch.pictures.images import save_png
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -52,7 +53,7 @@ class Config(BaseModel):
 
     maker: Literal["magicbrush"]
     test: Path  # the unpacked test set
-    model: str | None = None  # one of the stage's inputs, a folder, or a model of the hub
+    model: ModelName | None = None  # one of the stage's inputs, a folder, or a model of the hub
     generated: Path | None = None
     text: float = 7.5
     image: float = 1.5
@@ -61,8 +62,8 @@ class Config(BaseModel):
     seed: int = 42
     batch: int = Field(8, ge=1, exclude=True)  # edits a call
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    clip: str = VIT_B_32
-    dino: str = VIT_S_16
+    clip: ModelName = ModelName(VIT_B_32)
+    dino: ModelName = ModelName(VIT_S_16)
     resamples: int = 1000
 
 

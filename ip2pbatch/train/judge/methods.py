@@ -24,6 +24,7 @@ from ip2pbatch.errors import NothingMatchedError, UsageError
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
 from ip2pbatch.train.judge.sdedit import Denoising, sdedit
+from ip2pbatch.train.models import ModelName
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -46,7 +47,7 @@ class InstructCurve(BaseModel):
 
     method: Literal["instruct"]
     name: str
-    model: str  # one of the stage's inputs, a folder, or a model of the hub
+    model: ModelName  # one of the stage's inputs, a folder, or a model of the hub
     text: float = 7.5
     values: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
 
@@ -58,7 +59,7 @@ class SDEditCurve(BaseModel):
 
     method: Literal["sdedit"]
     name: str
-    model: str
+    model: ModelName
     text: float = 7.5
     values: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

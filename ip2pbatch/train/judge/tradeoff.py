@@ -37,6 +37,7 @@ from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -56,7 +57,7 @@ class Config(BaseModel):
     sampler: str = "euler_a"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch: int = Field(4, ge=1, exclude=True)
-    clip: str = VIT_L_14
+    clip: ModelName = ModelName(VIT_L_14)
     curves: tuple[Curve, ...] = Field(min_length=1)
     results: Path | None = None  # where the folders of `method: folder` are
     compat: Literal["fixed", "original"] = "fixed"

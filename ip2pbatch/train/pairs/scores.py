@@ -26,6 +26,7 @@ from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -38,7 +39,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = VIT_L_14
+    model: ModelName = ModelName(VIT_L_14)
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     source: Path | None = None  # a released folder instead of an input
     batch: int = Field(64, ge=1, exclude=True)  # pairs a call

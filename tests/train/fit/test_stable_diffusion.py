@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import runpy
 import shutil
@@ -15,7 +16,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from PIL import Image
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import make_unet, save_model, save_text_to_image
 from train_pairs import make_dataset
 
@@ -251,3 +252,69 @@ def test_the_benchmark_runs_on_a_tiny_architecture(tmp_path: Path, monkeypatch: 
     rates = [found[which]["samples_a_second"] for which in ("ours", "theirs")]
     assert found["speed_up"] == pytest.approx(rates[0] / rates[1])
     assert min(rates) > 0
+
+
+def parquet_set(path: Path, after: tuple[int, int, int], edit: str = "change the colour") -> Path:
+    """Twelve rows of one instruction: red squares, and squares of another colour."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def cell(colour: tuple[int, int, int]) -> dict[str, object]:
+        stream = io.BytesIO()
+        Image.new("RGB", (32, 32), colour).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"input_image": [cell((255, 0, 0))] * 12, "edit_prompt": [edit] * 12, "edited_image": [cell(after)] * 12}
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+def first_batch(folder: Path, data: Path, cache: Path, model: str = "sd") -> dict[str, torch.Tensor]:
+    settings = config(folder, model, data=data)
+    networks = Networks.load(settings.start)
+    place = stable_diffusion.Place(4)
+    batches = stable_diffusion.make_batches(
+        settings, networks, open_pairs(data), place, cache, torch.device("cpu")
+    )  # fmt: skip
+    try:
+        return batches(0)
+    finally:
+        batches.close()
+
+
+def test_two_sets_with_one_cache_never_find_each_others_latents_or_texts(folder: Path, tmp_path: Path) -> None:
+    blue = first_batch(folder, parquet_set(tmp_path / "a" / "train.parquet", (0, 0, 255)), tmp_path / "cache")
+    black = first_batch(folder, parquet_set(tmp_path / "b" / "train.parquet", (0, 0, 0)), tmp_path / "cache")
+    assert not torch.equal(blue["latents"], black["latents"])
+    said = parquet_set(tmp_path / "c" / "train.parquet", (0, 0, 255), "paint it blue")
+    assert not torch.equal(first_batch(folder, said, tmp_path / "cache")["text"], blue["text"])
+    again = first_batch(folder, tmp_path / "a" / "train.parquet", tmp_path / "cache")
+    assert all(torch.equal(again[name], blue[name]) for name in blue)
+
+
+def test_so_do_pairs_of_the_same_captions_that_were_drawn_in_another_way(folder: Path, tmp_path: Path) -> None:
+    """As `sharing: self` and `cross` do: the same prompts, seeds and file names, other pictures."""
+    for name, side in (("self", 40), ("cross", 48)):
+        make_dataset(tmp_path / name, prompts=10, side=side)
+    found = [first_batch(folder, tmp_path / name, tmp_path / "cache") for name in ("self", "cross")]
+    assert not torch.equal(found[0]["latents"], found[1]["latents"])
+
+
+def test_another_encoder_or_an_older_cache_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    data = parquet_set(tmp_path / "a" / "train.parquet", (0, 0, 255))
+    before = first_batch(folder, data, tmp_path / "cache")
+    made = {path.name for path in (tmp_path / "cache").iterdir()}
+    shutil.copytree(folder / "sd", tmp_path / "other")
+    for name in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        weights = {key: value * 1.1 for key, value in load_file(tmp_path / "other" / name).items()}
+        save_file(weights, tmp_path / "other" / name)
+    other = first_batch(folder, data, tmp_path / "cache", str(tmp_path / "other"))
+    assert not torch.equal(before["latents"], other["latents"])
+    assert not torch.equal(before["text"], other["text"])
+    assert len(list((tmp_path / "cache").iterdir())) == 2 * len(made)
+    shutil.copytree(folder / "sd", tmp_path / "worded")
+    words = tmp_path / "worded" / "tokenizer"
+    settings = json.loads((words / "tokenizer_config.json").read_text())
+    (words / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 6}))
+    assert first_batch(folder, data, tmp_path / "cache", str(tmp_path / "worded"))["text"].shape[1] == 6

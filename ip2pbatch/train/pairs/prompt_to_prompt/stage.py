@@ -46,6 +46,7 @@ from ip2pbatch.train.estimates import (
     pair_bytes,
     work_of,
 )
+from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
 from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
@@ -63,8 +64,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     maker: Literal["prompt_to_prompt"]
-    model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    autoencoder: str | None = None  # a folder or hub id of another AutoencoderKL than the model's own
+    model: ModelName = ModelName("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    autoencoder: ModelName | None = None  # a folder or hub id of another AutoencoderKL than the model's own
     captions: Path | None = None  # a JSONL file, where no captions stage is an input
     limit: int | None = Field(None, ge=1)  # only the first prompts
     samples: int = Field(100, ge=1)
@@ -75,7 +76,7 @@ class Config(BaseModel):
     guidance: tuple[float, float] = (7.5, 15.0)
     seed: int = 0
     thresholds: Thresholds | None = None  # judge while the pictures are on the GPU, write only what passes
-    clip: str = VIT_L_14
+    clip: ModelName = ModelName(VIT_L_14)
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     compat: Compat = "fixed"
     batch: int = Field(8, ge=1, exclude=True)  # pairs a call

@@ -1,0 +1,129 @@
+"""What the name of a model in a stage's config means: a stage's input, a folder, or a model of the hub; and its digest.
+
+    start: ../models/sd        a folder, read from the config's own folder like every path
+    start: owner/name@revision a model of the hub; without a revision, what this machine's cache calls `main`
+    model: full                one of the stage's inputs
+
+A name is never both: where `owner` is a folder beside the config, `owner/name` was meant as a path, and is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+TINY = "tiny"
+EMBEDDED = Path(__file__).parents[1] / "tiny"
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ModelName(str):
+    """A model as a config names it: text that a stage's runner reads as above. Paths in it are absolute once read."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Any text."""
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is an absolute path, as `beside` leaves every path."""
+        return Path(self).is_absolute()
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether it is owner/name or owner/name@revision."""
+        return _HUB_ID.fullmatch(self) is not None
+
+    @property
+    def hub(self) -> tuple[str, str]:
+        """Repository and revision of a hub id, `main` where it names none."""
+        match = _HUB_ID.fullmatch(self)
+        assert match is not None
+        return match["repo"], match["revision"] or "main"
+
+
+def beside(name: ModelName, folder: Path, inputs: Collection[str]) -> ModelName:
+    """The name with a path made absolute, read from the config's `folder`; every other name as it is."""
+    if name in inputs or name == TINY:
+        return name
+    there = folder / Path(name).expanduser()
+    looks = name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.partition("@")[0].count("/") > 1
+    return ModelName(there.resolve()) if looks or there.exists() else name
+
+
+def meant_as_path(name: ModelName, folder: Path) -> Path | None:
+    """The path that `models/sd` was meant as where nothing is there: `folder` has a folder `models`; else None."""
+    first, rest, _ = name.partition("/")
+    return folder / name if rest and (folder / first).is_dir() else None
+
+
+def commit_of(name: ModelName) -> str | None:
+    """The commit of a hub model that this machine would load; None where it is not in the hub's cache."""
+    from huggingface_hub import constants
+
+    repo, revision = name.hub
+    if _COMMIT.fullmatch(revision):
+        return revision
+    reference = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "refs" / revision
+    try:
+        commit = reference.read_text("utf-8").strip()
+    except OSError:
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def folder_of(name: ModelName) -> Path | None:
+    """Where the model's files are on this machine; None where they are not."""
+    if name == TINY:
+        return EMBEDDED
+    if name.is_path:
+        return Path(name) if Path(name).is_dir() else None
+    commit = commit_of(name) if name.is_hub_id else None
+    if commit is None:
+        return None
+    from huggingface_hub import constants
+
+    found = Path(constants.HF_HUB_CACHE) / f"models--{name.hub[0].replace('/', '--')}" / "snapshots" / commit
+    return found if found.is_dir() else None
+
+
+def pinned(name: ModelName, commit: str) -> ModelName:
+    """The same model at one commit, so that what is loaded is what was looked at."""
+    return ModelName(f"{name.hub[0]}@{commit}")
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers the safetensors files directly in `folder` hold, by their headers; 0 where there are none.
+
+    Of a network that is there in several precisions, one counts.
+    """
+    plain = [path for path in folder.glob("*.safetensors") if ".fp16." not in path.name]
+    return sum(_numbers(path) for path in plain or folder.glob("*.safetensors"))
+
+
+def _numbers(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 1 << 26)))
+    except (OSError, ValueError, struct.error):
+        return 0
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for side in tensor["shape"]:
+                size *= side
+            total += size
+    return total
