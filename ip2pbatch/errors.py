@@ -12,6 +12,7 @@
     ├── ResourceError          7    disk full, out of memory at the smallest batch
     ├── LockedError           11    another process writes to this run
     └── PhotoError             -    one photo that cannot be read: a row with a reason, never the end of a run
+        └── DamagedError       -    a file that a run kept and that is not as it was written: it is made again
 
 Nothing here prints. `cli.app` is the one place where these become words on a screen and an exit code.
 """
@@ -119,3 +120,11 @@ class PhotoError(Ip2pError):
     """One photo that cannot be read or is refused: it becomes a failed row, the rest of the run goes on."""
 
     exit_code = UNFINISHED
+
+
+class DamagedError(PhotoError):
+    """A picture or latent at `path` that a run kept, and that is gone or not as it was written: it is made again."""
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message, hint="run the recipe again, and it is made again")
+        self.path = path

@@ -122,7 +122,7 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[s
 
 def _disk(job: Job, left: list[Edit]) -> int:
     """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
-    carried = {edit.source for edit in job.plan.edits if edit.carry == "latent"}
+    carried = job.plan.latents
     model = sum(e.size[0] * e.size[1] * (_LOSSLESS + _LATENT * (e.key in carried)) for e in left)
     keys = {edit.key for edit in left}
     full = job.recipe.output.full_resolution == "auto"

@@ -31,6 +31,9 @@ Agree = Callable[[Mapping[str, object]], None]
 MOST_CELLS = 4000
 """Drawn at the end of a run; above it sheets take minutes and are drawn when asked for."""
 
+MOST_READ = 4000
+"""Pictures from before that are read whole before it is said that they are there; above it only those that are used."""
+
 
 def carry_out(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool = False, redo: frozenset[Status] | None = None,
@@ -50,6 +53,7 @@ def carry_out(
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         for broken in job.scan.broken:
             run.note("broken", photo=broken.name, reason=broken.reason)
+        _heal(job, run, voice)
         options = options_of(job, run, redo)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
@@ -59,6 +63,20 @@ def carry_out(
         finally:
             engine.close()
     return ended(job, summary, voice)
+
+
+def _heal(job: Job, run: Run, voice: Voice) -> None:
+    """Look at the pictures that are there before it is said that they are; those of a large run are left to `check`."""
+    from ip2pbatch.run.directory.healing import heal
+
+    done = [edit.key for edit in job.plan.edits if edit.key in run.done]
+    if not done or len(done) > MOST_READ:
+        return
+    with voice.busy("looking at the pictures that are there"):
+        damaged = heal(run, done)
+    if damaged:
+        were = "1 picture was" if len(damaged) == 1 else f"{len(damaged):,} pictures were"
+        voice.warn(f"{were} damaged on the disk and will be made again, such as {damaged[0].path.name}")
 
 
 def _opened(

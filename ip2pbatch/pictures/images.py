@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, deep, exif
+from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
 from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
@@ -140,9 +138,7 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 def save_png(pixels: Pixels, path: Path, *, root: Path | Anchor | None = None) -> None:
     """Pixels uint8 [h, w, 3] as a lossless PNG, whole or not at all and below `root` (see `write_atomic`)."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    write_atomic(path, buffer.getvalue(), root=root)
+    write_atomic(path, lossless.encode(pixels), root=root)
 
 
 def _by_exif(path: Path) -> tuple[int, bytes | None]:
@@ -260,8 +256,3 @@ def _is_deep(image: Image.Image) -> bool:
 def _frame_notes(image: Image.Image) -> list[str]:
     frames = int(getattr(image, "n_frames", 1))
     return [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
-
-
-def pixel_digest(path: Path) -> str:
-    """The sha256 of a lossless picture's RGB bytes. Raises PhotoError where it cannot be read."""
-    return hashlib.sha256(load(path).pixels.tobytes()).hexdigest()

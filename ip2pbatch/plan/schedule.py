@@ -88,8 +88,23 @@ class Schedule:
         """`key` is made: its children become ready."""
         self._leave(key)
         for child in self._children[key]:
-            if child in self._waiting:
+            if child in self._waiting and child not in self._running:
                 heapq.heappush(self._ready[_kind(self._edits[child])], self._place[child])
+
+    def begin_again(self, edit: Edit) -> None:
+        """What `edit`, which was taken, starts from is gone: its source is made once more, and then it."""
+        self._running.discard(edit.key)
+        if edit.source in self._waiting:  # for a sister
+            return
+        for child in self._children[edit.source]:
+            if child in self._waiting:
+                self._unqueue(child)
+        self._waiting.add(edit.source)
+        heapq.heappush(self._ready[_kind(self._edits[edit.source])], self._place[edit.source])
+
+    def is_waiting(self, key: str) -> bool:
+        """Whether an Edit is still to be made; those handed out are until they are reported."""
+        return key in self._waiting
 
     def fail(self, key: str) -> list[Edit]:
         """`key` was not made: all Edits that descend from it, which are now skipped, parents first."""
@@ -117,9 +132,12 @@ class Schedule:
         self._waiting.discard(key)
         if key in self._running:
             self._running.discard(key)
-            return
+        else:  # reported without having been taken, such as an unreadable photo's
+            self._unqueue(key)
+
+    def _unqueue(self, key: str) -> None:
         queue = self._ready[_kind(self._edits[key])]
-        if self._place[key] in queue:  # reported without having been taken, such as an unreadable photo's
+        if self._place[key] in queue:
             queue.remove(self._place[key])
             heapq.heapify(queue)
 

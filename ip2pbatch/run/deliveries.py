@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
-from ip2pbatch.errors import Ip2pError, ResourceError
+from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Place, deliver
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
@@ -94,6 +94,10 @@ class Deliverer:
             done = self._write(errand)
         except ResourceError:
             raise
+        except DamagedError as error:
+            self.run.set_aside(errand.edit.key, error)
+            self.refused.append((errand.target, str(error)))
+            return None
         except Ip2pError as error:
             self.refused.append((errand.target, str(error)))
             return None

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from ip2pbatch import errors
-from ip2pbatch.errors import Ip2pError, ResourceError
+from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.calls import Calls, Job
 from ip2pbatch.run.deliveries import Deliverer, Errand
 from ip2pbatch.run.delivery_threads import Couriers
-from ip2pbatch.run.directory.ledger import Pixels, Run
+from ip2pbatch.run.directory.kept import Pixels
+from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.engine import EditEngine, Result, Source
 from ip2pbatch.run.events import Events, OneAtATime, Quiet
@@ -118,10 +119,11 @@ class _Workshop:
         self._busy = Busy(options.clock)
         self._trouble: BaseException | None = None
         self._made = self._delivered = 0
+        self._again: set[str] = set()
         self.calls = Calls(engine, run, self._events, stop, self._busy, options.clock, self._unmade)
         self._edits = {edit.key: edit for edit in plan.edits}
         self._origin = {edit.key: strip.photo.digest for strip in plan.strips for edit in strip.edits}
-        self._carried = {edit.source for edit in plan.edits if edit.carry == "latent"}
+        self._latents = plan.latents
         loaders = options.loaders or engine.limits.helpers
         self._sources = Sources(run, plan.photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
         self._room = threading.BoundedSemaphore(_UNWRITTEN)
@@ -186,12 +188,25 @@ class _Workshop:
                     jobs.append((edit, source()))
             except ResourceError:
                 raise
+            except DamagedError as error:
+                self._begin_again(edit, error)
             except Ip2pError as error:
                 self._fail(edit, "failed", str(error))
             except Exception as error:
                 log.exception("loading for edit %s", edit.key)
                 self._fail(edit, "failed", f"its source could not be loaded: {error}")
         return jobs
+
+    def _begin_again(self, edit: Edit, error: DamagedError) -> None:
+        """What `edit` starts from is damaged on the disk: it is made once more first. The second time `edit` fails."""
+        if not self._schedule.is_waiting(edit.source):
+            if edit.source in self._again:
+                self._fail(edit, "failed", str(error))
+                return
+            self._again.add(edit.source)
+            self.run.set_aside(edit.source, error)
+            self._events.note(f"{error}: it is made again, for a later link starts from it")
+        self._schedule.begin_again(edit)
 
     def keep(self, edit: Edit, source: Source, result: Result, seconds: float) -> None:
         """Have a Result written and delivered, or record why it is no picture."""
@@ -231,7 +246,7 @@ class _Workshop:
         """In a writer thread: score, commit, then hand over to the couriers."""
         try:
             assert result.image is not None
-            latent = result.latent if edit.key in self._carried else None
+            latent = result.latent if edit.key in self._latents else None
             numbers = self._score(edit, result.image)
             record = self.run.commit(
                 edit.key, result.image, latent, seconds=seconds, metrics=numbers, detail=result.detail

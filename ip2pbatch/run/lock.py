@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.digests import file_digest
-from ip2pbatch.errors import StaleError
-from ip2pbatch.pictures.images import pixel_digest
+from ip2pbatch.errors import DamagedError, StaleError
+from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.view import RunView, Session
@@ -270,10 +270,20 @@ def _edits(view: RunView, plan: Plan) -> dict[str, LockedEdit]:
     return {
         edit.key: LockedEdit(
             photo=photos[edit.key], instruction=edit.instruction, seed=edit.seed,
-            pixels=pixel_digest(view.layout.picture(edit.key)),
+            pixels=_pixels(view, edit),
         )
         for edit in plan.edits
     }  # fmt: skip
+
+
+def _pixels(view: RunView, edit: Edit) -> str:
+    """The digest of a picture's pixels. Raises StaleError where it is damaged."""
+    picture = view.picture(edit.key)
+    assert picture is not None  # the run is finished
+    try:
+        return pixel_digest(picture.pixels())
+    except DamagedError as error:
+        raise StaleError(f"{view.root}: {error}", hint=error.hint) from None
 
 
 def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:

@@ -13,7 +13,8 @@ from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Photo
 from ip2pbatch.plan.photo_digests import look
-from ip2pbatch.run.directory.ledger import Pixels, Run
+from ip2pbatch.run.directory.kept import Pixels
+from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.engine import Source
 
 log = logging.getLogger("ip2pbatch.run")
@@ -84,29 +85,29 @@ class Sources:
         return pixels
 
     def _carried(self, edit: Edit) -> Source:
-        """What a link starts from; beside a latent the picture that it became, by which flaws are told."""
+        """What a link starts from; beside a latent the picture that it became, by which flaws are told.
+
+        Raises DamagedError.
+        """
         held = self._held.get(edit.source)
         if edit.carry != "latent":
             return Source(pixels=held.pixels if held else self._run.picture(edit.source))
-        return held or Source(self._seen(edit.source), self._run.latent(edit.source))
-
-    def _seen(self, key: str) -> Pixels | None:
-        """An earlier link's picture, where it can do without it."""
-        with suppress(PhotoError):
-            return self._run.picture(key)
-        return None
+        return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
 
 
 def _first_whole(photos: list[Photo], size: tuple[int, int]) -> Pixels:
     """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
     for photo in photos[:-1]:
         with suppress(PhotoError):
-            return _read(photo, size)
-    return _read(photos[-1], size)
+            return read_photo(photo, size)
+    return read_photo(photos[-1], size)
 
 
-def _read(photo: Photo, size: tuple[int, int]) -> Pixels:
-    """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name."""
+def read_photo(photo: Photo, size: tuple[int, int]) -> Pixels:
+    """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name.
+
+    Raises PhotoError.
+    """
     picture = images.load(photo.path, size)
     if look(photo.path).digest != photo.digest:
         raise PhotoError(

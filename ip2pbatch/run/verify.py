@@ -18,11 +18,10 @@ import numpy as np
 
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import images
-from ip2pbatch.pictures.images import pixel_digest
 from ip2pbatch.pictures.likeness import ssim
+from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.run.directory.ledger import Pixels
+from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, LockedFile
 from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
@@ -137,12 +136,12 @@ class RunWitness:
         return file_digest(self.view.root / delivery.path) if delivery else None
 
     def pixels_sha256(self, key: str) -> str | None:
-        path = self.view.picture_path(key)
-        return pixel_digest(path) if path else None
+        pixels = self.picture(key)
+        return None if pixels is None else pixel_digest(pixels)
 
     def picture(self, key: str) -> Pixels | None:
-        path = self.view.picture_path(key)
-        return images.load(path).pixels if path else None
+        kept = self.view.picture(key)
+        return kept.pixels() if kept else None
 
     def why_absent(self, key: str) -> str:
         record = self.view.record(key)

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
 from ip2pbatch.run import clock
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
@@ -52,8 +53,8 @@ class Cell:
     carry: Carry | None = None
     digest: str = ""
     detail: str = ""
-    picture: Path | None = None
-    source: Path | None = None
+    picture: Kept | None = None
+    source: Kept | None = None
     original: Path | None = None
     delivered: Path | None = None
     mark: str = ""
@@ -87,7 +88,7 @@ def gallery(view: RunView) -> Gallery:
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:
-    record, picture, delivery = view.record(edit.key), view.picture_path(edit.key), view.delivery(strip, edit)
+    record, picture, delivery = view.record(edit.key), view.picture(edit.key), view.delivery(strip, edit)
     detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
     state: State = "missing" if record is None or (record.status == "done" and picture is None) else record.status
     gone = "it was made, but its picture is gone: run the recipe again" if record is not None else "not made yet"
@@ -98,7 +99,7 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:
         carry=edit.carry, digest=strip.photo.digest,
         detail=gone if state == "missing" else record.detail if record else "",
         mark=mark_of(record.metrics) if record and state == "done" else "",
-        picture=picture, source=view.source_path(strip), original=strip.photo.path,
+        picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit),
         seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record else {},
     )  # fmt: skip

@@ -6,12 +6,14 @@ Everything hangs on two numbers, the cell's size and the type size that follows 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ip2pbatch.errors import DamagedError
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.show import lettering
 
 PAGE, MAT, RULE = "#e6e6e6", "#d3d3d3", "#b4b4b4"
@@ -64,7 +66,7 @@ class Tile:
     caption: str
     second: str = ""
     aside: tuple[str, ...] = ()
-    picture: Path | None = None
+    picture: Kept | None = None
     state: str = ""
     reason: str = ""
     mark: str = ""
@@ -92,8 +94,8 @@ def draw_tile(page: Image.Image, xy: tuple[int, int], tile: Tile, box: Box, meas
     if tile.picture is not None:
         try:
             picture = fitted(tile.picture, box)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            state, reason = "missing", f"its picture cannot be read: {error}"
+        except (OSError, ValueError, Image.DecompressionBombError, DamagedError) as error:
+            state, reason = "missing", f"{error}: run the recipe again"
         else:
             pen.rectangle((x, y, x + box.width - 1, y + box.height - 1), fill=MAT)
             page.paste(picture, (x + (box.width - picture.width) // 2, y + (box.height - picture.height) // 2))
@@ -104,9 +106,9 @@ def draw_tile(page: Image.Image, xy: tuple[int, int], tile: Tile, box: Box, meas
     _draw_caption(page, (x, y + box.height), tile, box, measure)
 
 
-def fitted(path: Path, box: Box) -> Image.Image:
-    """The picture at `path` as large as fits into `box`, its aspect kept to the pixel's rounding."""
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as opened:
+def fitted(kept: Kept, box: Box) -> Image.Image:
+    """A kept picture as large as fits into `box`, its aspect kept to the pixel's rounding. Raises DamagedError."""
+    with Image.open(io.BytesIO(kept.read()), formats=("PNG", "JPEG", "WEBP", "TIFF")) as opened:
         scale = min(box.width / opened.width, box.height / opened.height)
         size = max(1, round(opened.width * scale)), max(1, round(opened.height * scale))
         opened.draft("RGB", size)

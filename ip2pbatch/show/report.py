@@ -25,6 +25,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.errors import DamagedError
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import METRICS, STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
@@ -35,6 +37,7 @@ INLINE = 200
 MOST_CELLS = 2000
 # So many photos that could not be read are named; a folder may hold nothing else.
 MOST_UNREADABLE = 200
+_UNREAD = "its picture is damaged or gone: run the recipe again"
 # Long side and WebP quality of a picture inside the page, and in the folder.
 INSIDE, BESIDE = (512, 80), (768, 84)
 HERE = Path(__file__).parent
@@ -84,7 +87,7 @@ def _chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _pictures(cells: Sequence[Cell], path: Path) -> dict[Path, Shown]:
+def _pictures(cells: Sequence[Cell], path: Path) -> dict[Kept, Shown]:
     """Every picture of the page at its size there. One that cannot be read is left out."""
     wanted = list(dict.fromkeys(p for cell in cells for p in (cell.source, cell.picture) if p is not None))
     folder = path.with_name(f"{path.stem}_files")
@@ -92,10 +95,10 @@ def _pictures(cells: Sequence[Cell], path: Path) -> dict[Path, Shown]:
     if not inside:
         folder.mkdir(exist_ok=True)
 
-    def shown(one: Path) -> Shown | None:
+    def shown(one: Kept) -> Shown | None:
         try:
             data, width, height = _small(one, *(INSIDE if inside else BESIDE))
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except (OSError, ValueError, Image.DecompressionBombError, DamagedError):
             return None
         if inside:
             return Shown("data:image/webp;base64," + base64.b64encode(data).decode(), width, height)
@@ -110,8 +113,8 @@ def _pictures(cells: Sequence[Cell], path: Path) -> dict[Path, Shown]:
     return found
 
 
-def _small(path: Path, long_side: int, quality: int) -> tuple[bytes, int, int]:
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
+def _small(kept: Kept, long_side: int, quality: int) -> tuple[bytes, int, int]:
+    with Image.open(io.BytesIO(kept.read()), formats=("PNG", "JPEG", "WEBP")) as opened:
         image = opened.convert("RGB")
     image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     data = io.BytesIO()
@@ -130,7 +133,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Path, Shown], origin: Origin) -> str:
+def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Shown], origin: Origin) -> str:
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -199,7 +202,7 @@ def _facts(gallery: Gallery) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _cards(cells: Sequence[Cell], pictures: Mapping[Path, Shown], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _cards(cells: Sequence[Cell], pictures: Mapping[Kept, Shown], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """What the template shows of each cell, all of it text."""
     cards = []
     for index, cell in enumerate(cells):
@@ -210,7 +213,7 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Path, Shown], metrics: Seque
             "index": index, "photo": cell.photo, "instruction": cell.instruction,
             "link": cell.link, "links": cell.links,
             "text": number(cell.guidance.text), "image": number(cell.guidance.image), "seed": str(cell.seed),
-            "state": state, "detail": cell.detail or ("its picture cannot be read" if state != cell.state else ""),
+            "state": state, "detail": cell.detail or (_UNREAD if state != cell.state else ""),
             "mark": cell.mark, "metrics": numbers, "seconds": f"{cell.seconds:.1f}" if cell.seconds else "",
             "numbers": [(METRICS[m], value) for m, value in zip(metrics, numbers, strict=True) if value],
             "alt": _alt(cell), "src": shown.src if shown else "",
@@ -272,7 +275,7 @@ def _link(path: Path | None, folder: Path) -> str:
 
 
 def _photos(
-    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Path, Shown]
+    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Kept, Shown]
 ) -> list[dict[str, Any]]:
     """A section a photo: its source, then its single edits, its guidance grids and its chains."""
     photos = []

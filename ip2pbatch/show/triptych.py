@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ip2pbatch.pictures import images
-from ip2pbatch.run.directory.ledger import Pixels
+from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.show.lettering import draw_line, elide, line_height
 
 _MARGIN, _TYPE = 16, 15

@@ -16,6 +16,7 @@ from galleries import make_run
 from PIL import Image
 
 from ip2pbatch.plan.edits import Guidance
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import Cell, Gallery
 from ip2pbatch.show.picks import Origin, origin_of
@@ -66,8 +67,9 @@ def gallery_of(folder: Path, count: int) -> Gallery:
         Image.new("RGB", (24, 16), (number * 61 % 256, number * 17 % 256, 90)).save(picture)
         cells.append(Cell(
             key=f"{number:032x}", photo=f"{number // 5}.jpg", edit=f"e{number % 5}", instruction=f"edit {number % 5}",
-            guidance=Guidance(7.5, 1.5), seed=1, steps=5, sampler="euler", size=(24, 16), state="done", picture=picture,
-            source=folder / f"{number // 5 * 5}.png", original=folder / f"{number // 5}.jpg",
+            guidance=Guidance(7.5, 1.5), seed=1, steps=5, sampler="euler", size=(24, 16), state="done",
+            picture=Kept(picture), source=Kept(folder / f"{number // 5 * 5}.png"),
+            original=folder / f"{number // 5}.jpg",
         ))  # fmt: skip
     return Gallery("many", "tiny", "fake", tuple(cells))
 
@@ -152,7 +154,7 @@ def test_a_picture_that_is_gone_is_a_box_that_says_so(tmp_path: Path) -> None:
     gallery = gallery_of(tmp_path, 2)
     (tmp_path / "1.png").write_bytes(b"torn")
     text = draw_report(gallery, tmp_path / "report.html", origin(tmp_path)).read_text()
-    assert "its picture cannot be read" in text
+    assert "its picture is damaged or gone" in text
     assert text.count('class="cell is-missing"') == 1
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.written.recipe import Sheet
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.engine import Result
 from ip2pbatch.show import lettering
@@ -123,7 +124,7 @@ def test_a_failed_picture_is_a_hatched_box_with_its_reason(tmp_path: Path) -> No
 def test_a_picture_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     torn = tmp_path / "torn.png"
     torn.write_bytes(b"\x89PNG\r\n\x1a\n then nothing")
-    cells = [a_cell(state="done", picture=torn, source=torn), a_cell(words="make it night")]
+    cells = [a_cell(state="done", picture=Kept(torn), source=Kept(torn)), a_cell(words="make it night")]
 
     (page,) = draw_sheets(a_gallery(*cells), tmp_path / "sheets", SMALL)
 

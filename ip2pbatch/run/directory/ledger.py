@@ -13,36 +13,35 @@ bytes than was written, does not count. `--fresh` opens another run directory be
 from __future__ import annotations
 
 import json
+import logging
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
-from numpy.typing import NDArray
-
 from ip2pbatch.disk.atomic import Anchor, disk_error, sweep, write_atomic, write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.disk.one_writer import WriterLock
-from ip2pbatch.errors import UsageError
-from ip2pbatch.pictures import images
+from ip2pbatch.errors import DamagedError, UsageError
+from ip2pbatch.pictures import lossless
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.run.directory import kept
+from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
 from ip2pbatch.run.directory.reading import FORMAT, Books, read_records, read_spec
 from ip2pbatch.run.directory.stored_plans import store_plan
 
-Pixels = NDArray[np.uint8]
-Latent = NDArray[np.float32]
-
-_LATENT = "latent"  # the name in the file
+DAMAGED = ".damaged"  # the end of the name of what is set aside
 _STALE = 3600.0  # seconds after which a temp file is nobody's work even where other shards may be writing
+log = logging.getLogger("ip2pbatch.run")
 
 
 def open_run(root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False) -> Run:
@@ -107,10 +106,12 @@ class Run:
         self.root, self.layout, self.spec, self.shard, self._lock = root, layout, spec, shard, lock
         self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
         self.complaints: list[str] = []
+        self._learning = threading.Lock()
         self._sweep(layout.folders())
         self.records = read_records(layout, self.complaints)
         books = Books.of(layout, self.complaints)
         self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
+        self._books = books
         self._turn = books.turn + 1
         self.done = {key for key, record in self.records.items() if record.status == "done"}
         self._results = Journal(layout.results(shard))
@@ -169,12 +170,13 @@ class Run:
         metrics: Mapping[str, float] | None = None, detail: str = "",
     ) -> Record:  # fmt: skip
         """Keep the picture of an Edit, then its record; `latent` where a later link starts from it."""
+        known = self._record_of(key).latent
         if latent is not None:
-            data = safetensors.numpy.save({_LATENT: latent})
-            write_atomic(self.layout.latent(key), data, root=self._inside)
-        size = self._write_png(self.layout.picture(key), image)
+            known = self._keep(self.layout.latent(key), kept.latent_bytes(latent)).digest
+        picture = lossless.encode(image)
+        digest = self._keep(self.layout.picture(key), picture).digest
         numbers = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
-        record = Record(key, "done", round(seconds, 4), detail, numbers, size)
+        record = Record(key, "done", round(seconds, 4), detail, numbers, len(picture), digest, known)
         self._record(record)
         self.done.add(key)
         return record
@@ -199,39 +201,79 @@ class Run:
     def deliver(self, delivery: Delivery) -> None:
         """Record that a file was delivered."""
         self._delivered.append({**asdict(delivery), "turn": self._turn})
-        self.deliveries[(delivery.strip, delivery.edit)] = delivery
+        with self._learning:
+            self._books.deliver(delivery)
 
     def picture(self, key: str) -> Pixels:
-        """The lossless picture of a done Edit, uint8 [h, w, 3]."""
-        return _read_png(self.layout.picture(key))
+        """The lossless picture of a done Edit, uint8 [h, w, 3]. Raises DamagedError."""
+        file = Kept(self.layout.picture(key), self._record_of(key).digest)
+        data = file.read()
+        pixels = file.decoded(data)
+        self.learn({key: (kept.digest_of(data), "")})
+        return pixels
 
     def latent(self, key: str) -> Latent:
-        """The kept latent of a done Edit, float32 [c, h, w]. Raises FileNotFoundError where none was kept."""
-        # Not np.load: it parses its header with `ast`, which in CPython 3.11 fails now and then where threads meet
-        # in it ("recursion depth mismatch"), and sources are loaded by several threads.
-        latent: Latent = safetensors.numpy.load(self.layout.latent(key).read_bytes())[_LATENT]
+        """The kept latent of a done Edit, float32 [c, h, w]. Raises DamagedError, also where none was kept."""
+        file = Kept(self.layout.latent(key), self._record_of(key).latent, "latent")
+        data = file.read()
+        latent = file.latent(data)
+        self.learn({key: ("", kept.digest_of(data))})
         return latent
 
     def has_latent(self, key: str) -> bool:
         """Whether a latent was kept for this Edit."""
         return self.layout.latent(key).is_file()
 
+    def learn(self, digests: Mapping[str, tuple[str, str]]) -> None:
+        """Record the digests of files that were read whole and had none, for an earlier version recorded none.
+
+        `digests` are (picture's, latent's) by the Edit's key, "" for what was not read.
+        """
+        with self._learning:
+            learned = {}
+            for key, (picture, latent) in digests.items():
+                record = self.records.get(key)
+                if record is not None and record.status == "done":
+                    knows = replace(record, digest=record.digest or picture, latent=record.latent or latent)
+                    learned.update({key: knows} if knows != record else {})
+            if learned:
+                self._results.append(*map(asdict, learned.values()))
+                self.records.update(learned)
+
+    def set_aside(self, key: str, error: DamagedError) -> None:
+        """A kept file of this Edit is damaged, as `error` says: what was done with it is to be done again.
+
+        The file gets another name, under which nothing looks for it.
+        """
+        with suppress(OSError):
+            error.path.replace(error.path.with_name(error.path.name + DAMAGED))
+        log.warning("%s: %s", key, error)
+        record = self.records.get(key)
+        if error.path == self.layout.picture(key):
+            if record is None or record.status == "done":
+                self.fail(key, "failed", f"{error}; {error.hint}")
+        elif record is not None and record.latent:
+            self._record(replace(record, latent=""))
+
     def source(self, digest: str, size: tuple[int, int]) -> Pixels | None:
-        """The photo as the model saw it, uint8 [h, w, 3] at `size` (width, height); None where it was not kept yet."""
-        path = self.layout.source(digest, size)
-        return _read_png(path) if path.is_file() else None
+        """The photo as the model saw it, uint8 [h, w, 3] at `size` (width, height); None where it was not kept yet.
+
+        Raises DamagedError.
+        """
+        file = Kept(self.layout.source(digest, size), noun="source")
+        return file.pixels() if file.path.is_file() else None
 
     def keep_source(self, digest: str, size: tuple[int, int], pixels: Pixels) -> None:
         """Keep a photo at model size, for sheets, reports and the next session."""
-        self._write_png(self.layout.source(digest, size), pixels)
+        self._keep(self.layout.source(digest, size), lossless.encode(pixels))
 
-    def _write_png(self, path: Path, pixels: Pixels) -> int:
-        """The size of the file in bytes. Never written outside the run directory that was opened."""
-        images.save_png(pixels, path, root=self._inside)
-        try:
-            return path.stat().st_size
-        except OSError as error:
-            raise disk_error(error, path) from error
+    def _keep(self, path: Path, data: bytes) -> Kept:
+        """Write a file, never outside the run directory that was opened."""
+        write_atomic(path, data, root=self._inside)
+        return Kept(path, kept.digest_of(data))
+
+    def _record_of(self, key: str) -> Record:
+        return self.records.get(key) or Record(key, "failed", 0.0)
 
     def close(self) -> None:
         """Close the files and let go of the lock; safe to call twice."""
@@ -248,7 +290,3 @@ def give_numbers(known: Mapping[str, int], names: Iterable[str]) -> dict[str, in
     following = max(known.values(), default=0) + 1
     new = dict.fromkeys(name for name in names if name not in known)
     return {name: number for number, name in enumerate(new, start=following)}
-
-
-def _read_png(path: Path) -> Pixels:
-    return images.load(path).pixels

@@ -29,7 +29,8 @@ class EngineSpec:
 class Record:
     """One line of results.jsonl: what became of an Edit. `metrics` are the numbers beside its cell (see metrics.py).
 
-    `bytes` is the size of the picture's file, by which an opened run knows that it is whole.
+    `bytes` is the size of the picture's file, by which an opened run knows that it is whole; `digest` is that file's
+    (see kept.py), and `latent` the digest of the latent beside it. "" where there is none, or none was recorded yet.
     """
 
     edit: str
@@ -38,6 +39,8 @@ class Record:
     detail: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     bytes: int = 0
+    digest: str = ""
+    latent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Delivery:
     """One line of deliveries.jsonl: which file was written for which Edit, with which settings.
 
     `strip` is `layout.strip_key`; `path` is relative to the output folder, with forward slashes. `gate` is the share
-    of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known.
+    of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known. `bytes` and `time`,
+    in seconds since the epoch, are those of the file when it was written; 0 where they were not noted.
     """
 
     edit: str
@@ -54,6 +58,8 @@ class Delivery:
     settings: str
     sha256: str
     gate: float | None = None
+    bytes: int = 0
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,13 @@ def read_spec(layout: Layout) -> EngineSpec:
         ) from error
 
 
-def read_records(layout: Layout, complaints: list[str] | None = None) -> dict[str, Record]:
+def read_records(
+    layout: Layout, complaints: list[str] | None = None, lost: list[Record] | None = None
+) -> dict[str, Record]:
     """The last Record of every Edit, all shards together; where two shards differ, the one that is done counts.
 
-    A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made.
+    A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made; it is
+    added to `lost`.
     """
     merged: dict[str, Record] = {}
     whole = pictures_on_disk(layout)
@@ -45,10 +48,19 @@ def read_records(layout: Layout, complaints: list[str] | None = None) -> dict[st
             own[row["edit"]] = Record(**row)
         for key, record in own.items():
             if record.status == "done" and whole.get(key) != record.bytes:
+                if lost is not None:
+                    lost.append(record)
                 continue
-            if key not in merged or merged[key].status != "done":
+            if _says_more(record, merged.get(key)):
                 merged[key] = record
     return merged
+
+
+def _says_more(record: Record, other: Record | None) -> bool:
+    """Whether a shard's last word on an Edit counts more than another shard's."""
+    if other is None or other.status != "done":
+        return True
+    return record.status == "done" and bool(record.digest) and not other.digest
 
 
 def read_deliveries(layout: Layout, complaints: list[str] | None = None) -> dict[tuple[str, str], Delivery]:
@@ -62,15 +74,27 @@ def delivery_rows(layout: Layout, complaints: list[str] | None = None) -> Iterat
     return heapq.merge(*journals, key=lambda row: row.get("turn", 0))
 
 
+def last_deliveries(layout: Layout) -> dict[str, Delivery]:
+    """What was delivered last under each path, whatever of."""
+    last: dict[str, Delivery] = {}
+    for row in delivery_rows(layout):
+        if not row.pop("begun", False):
+            row.pop("turn", None)
+            last[row["path"]] = Delivery(**row)
+    return last
+
+
 @dataclass(slots=True)
 class Books:
-    """What was delivered last of every (strip key, edit key); what was announced after that and never confirmed, for a
-    process was killed there; the sha256 of files that have another name since, by that name; the last turn.
+    """What was delivered last of every (strip key, edit key), as long as no other picture took its place; what was
+    announced after that and never confirmed, for a process was killed there; the sha256 of files that have another name
+    since, by that name; whose each path is; the last turn.
     """
 
     delivered: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     announced: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     earlier: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    holders: dict[str, tuple[str, str]] = field(default_factory=dict)
     turn: int = 0
 
     @classmethod
@@ -86,8 +110,17 @@ class Books:
             last = books.delivered.get(place)
             if last is not None and last.path != row["path"]:
                 books.earlier.setdefault(place, {})[last.path] = last.sha256
-            books.delivered[place] = Delivery(**row)
+            books.deliver(Delivery(**row))
         return books
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A file was delivered: what was under its path before is not there any more."""
+        place = delivery.strip, delivery.edit
+        before = self.holders.get(delivery.path, place)
+        if before != place and before in self.delivered and self.delivered[before].path == delivery.path:
+            del self.delivered[before]
+        self.holders[delivery.path] = place
+        self.delivered[place] = delivery
 
 
 def pictures_on_disk(layout: Layout) -> dict[str, int]:

@@ -4,7 +4,7 @@
     for strip in view.strips:
         before = view.source_path(strip)
         for edit in strip.edits:
-            record, picture = view.record(edit.key), view.picture_path(edit.key)
+            record, picture = view.record(edit.key), view.picture(edit.key)
             delivered = view.delivered_path(strip, edit)
 
 No lock is taken, so a run may be looked at while it is being made. Shards are read as one.
@@ -21,6 +21,7 @@ from typing import Any
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
 from ip2pbatch.run.directory.reading import read_deliveries, read_records, read_spec
@@ -50,7 +51,8 @@ class RunView:
     """A run directory as it is now. `strips` are what the recipe of the newest session asks for, in its order.
 
     Sessions of some photos only are joined with the earlier ones of the same recipe, back to the last whole one; of a
-    photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read.
+    photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read;
+    `lost` are the Records of pictures that were made and are gone or cut.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class RunView:
     deliveries: Mapping[tuple[str, str], Delivery]
     numbers: Mapping[str, int]
     complaints: tuple[str, ...] = field(default=())
+    lost: tuple[Record, ...] = field(default=())
 
     @property
     def strips(self) -> tuple[Strip, ...]:
@@ -91,6 +94,16 @@ class RunView:
         """The lossless picture at model size (PNG, RGB); None where the Edit is not done."""
         record = self.records.get(key)
         return self.layout.picture(key) if record is not None and record.status == "done" else None
+
+    def picture(self, key: str) -> Kept | None:
+        """The same, to be read; None where the Edit is not done."""
+        path = self.picture_path(key)
+        return None if path is None else Kept(path, self.records[key].digest)
+
+    def source(self, strip: Strip) -> Kept | None:
+        """The strip's photo as the model saw it, to be read; None before it was first loaded."""
+        path = self.source_path(strip)
+        return None if path is None else Kept(path, noun="source")
 
     def source_path(self, strip: Strip) -> Path | None:
         """The strip's photo as the model saw it (PNG, RGB, model size); None before it was first loaded."""
@@ -124,17 +137,20 @@ def read_run(root: Path) -> RunView:
     """
     layout = _find(root)
     complaints: list[str] = []
+    lost: list[Record] = []
     sessions = _sessions(layout, complaints)
+    records = read_records(layout, complaints, lost)
     return RunView(
         root=layout.folder.parent,
         layout=layout,
         spec=read_spec(layout),
         sessions=sessions,
         plan=_join(layout, sessions),
-        records=read_records(layout, complaints),
+        records=records,
         deliveries=read_deliveries(layout, complaints),
         numbers={row["photo"]: row["n"] for row in read_journal(layout.numbers, complaints)},
         complaints=tuple(complaints),
+        lost=tuple(one for one in lost if one.edit not in records),
     )
 
 

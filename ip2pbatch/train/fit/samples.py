@@ -15,6 +15,7 @@ from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.engine import Source
 from ip2pbatch.show.lettering import wrap
 from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
@@ -70,7 +71,7 @@ def draw_samples(
             path = Path(folder) / f"{name}.png"
             Image.fromarray(pixels).save(path)
             first, second = (*wrap(caption, measure.text, box.width - 2 * measure.pad, 2), "")[:2]
-            return Tile(first, second, picture=path)
+            return Tile(first, second, picture=Kept(path))
 
         rows = []
         for number, (pair, pictures) in enumerate(zip(pairs, edited, strict=True)):
