@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Finding
 
 __all__ = [
-    "Machine", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet", "status",
-    "verify", "watch",
+    "Machine", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet",
+    "status", "verify", "watch",
 ]  # fmt: skip
 
 AnyPath = str | PathLike[str]
@@ -64,6 +64,10 @@ def edit(
     )  # fmt: skip
     recipe = recipe_from_flags(flags)
     job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit))
+    if not fresh:
+        from ip2pbatch.jobs.adding import added
+
+        job = added(job)
     return carry_out(job, machine or Machine(), _heard(voice), fresh=fresh)
 
 

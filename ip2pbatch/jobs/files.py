@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ip2pbatch.jobs.adding import names_beside
 from ip2pbatch.jobs.job import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.likeness import compare
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
     from ip2pbatch.plan.edits import Edit
     from ip2pbatch.plan.written.recipe import Recipe
-    from ip2pbatch.run.directory.ledger import Pixels, Run
+    from ip2pbatch.run.directory.kept import Pixels
+    from ip2pbatch.run.directory.ledger import Run
     from ip2pbatch.run.directory.lines import Status
 
 
@@ -27,10 +29,10 @@ def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Opt
 def deliverer(job: Job, run: Run) -> Deliverer:
     """What writes the photographer's files of this job."""
     output = job.recipe.output
-    targets = file_names(job, run.number(job.whole.photos))
+    targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe)
     run.note("delivery", **dataclasses.asdict(settings))
-    return Deliverer(run, targets, settings, output.on_conflict)
+    return Deliverer(run, job.asked, targets, settings, output.on_conflict)
 
 
 def settings_of(recipe: Recipe) -> DeliverySettings:

@@ -40,7 +40,8 @@ class Selection:
 class Job:
     """A recipe with its photos and plan. `text` is the recipe as written, kept in the run.
 
-    `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard.
+    `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
+    job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Job:
     asked: Plan
     plan: Plan
     selection: Selection
+    earlier: Plan | None = None
 
     @property
     def out(self) -> Path:

@@ -75,7 +75,7 @@ def made_again(recorded: Recorded, part: Plan, voice: Voice, *, deliver: bool) -
 
 
 def _make(recorded: Recorded, run: Run, engine: EditEngine, part: Plan, voice: Voice, deliver: bool) -> Summary:
-    deliverer = Deliverer(run, _targets(recorded, part), recorded.delivery, "unique") if deliver else None
+    deliverer = Deliverer(run, part, _targets(recorded, part), recorded.delivery, "unique") if deliver else None
     with voice.progress(part) as events, voice.stop() as stop:
         return run_plan(part, run, engine, Options(deliver=deliverer), events, stop=stop)
 

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
@@ -20,11 +20,14 @@ from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Pl
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery
+from ip2pbatch.run.directory.superseded import Superseded
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
+_THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
 log = logging.getLogger("ip2pbatch.run")
 
 
@@ -54,13 +57,16 @@ def is_due(last: Delivery | None, root: Path, settings: DeliverySettings, target
 class Deliverer:
     """Delivers the kept links of a plan. `targets` is names.output_names of it; safe to use from several threads.
 
+    `asked` is the plan of which that may be a part: a file of ours that shows what it no longer asks for is replaced.
     `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
     that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
     """
 
     def __init__(
-        self, run: Run, targets: Mapping[tuple[int, int], str], settings: DeliverySettings, on_conflict: Conflict
-    ) -> None:
+        self, run: Run, asked: Plan, targets: Mapping[tuple[int, int], str], settings: DeliverySettings,
+        on_conflict: Conflict,
+    ) -> None:  # fmt: skip
+        self._superseded = Superseded(run.layout, asked)
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
         self._reserved = frozenset(targets.values())
         self._originals = Originals()
@@ -108,13 +114,26 @@ class Deliverer:
         if not done.written:
             self.left.append(errand.target)
             return None
-        delivery = self._row(errand, done.path, done.sha256, done.gate)
-        for note in (*done.notes, *([_NUMBERED] if delivery.path != errand.target else [])):
+        delivery = self._stamped(self._row(errand, done.path, done.sha256, done.gate))
+        for note in (*done.notes, *self._numbered(errand, delivery)):
             log.info("%s: %s", delivery.path, note)
             with self._counting:
                 self.notes[note] += 1
         self.run.deliver(delivery)
         return delivery
+
+    def _numbered(self, errand: Errand, delivery: Delivery) -> Iterator[str]:
+        """Why a file has not the name that was meant for it."""
+        if delivery.path != errand.target:
+            yield _THEIRS if self._superseded.file(errand.target, errand.strip.photo.name) else _NUMBERED
+
+    def _stamped(self, delivery: Delivery) -> Delivery:
+        """With the size and time of its file, by which `status` tells that somebody changed it."""
+        try:
+            found = (self.run.root / delivery.path).stat()
+        except OSError:  # somebody took it already
+            return delivery
+        return replace(delivery, bytes=found.st_size, time=0.0 if clock.pinned() else round(found.st_mtime, 3))
 
     def _write(self, errand: Errand) -> Delivered:
         spec, strip = self.run.spec, errand.strip
@@ -144,11 +163,20 @@ class Deliverer:
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
-        return is_due(last, self.run.root, self._settings, errand.target)
+        return is_due(last, self.run.root, self._settings, errand.target) or (
+            last is not None and last.path != errand.target and self._earlier(errand) is not None
+        )
+
+    def _earlier(self, errand: Errand) -> str | None:
+        """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""
+        path = self.run.root / errand.target
+        file = self._superseded.file(errand.target, errand.strip.photo.name) if path.is_file() else None
+        return file.sha256 if file is not None and file_digest(path) == file.sha256 else None
 
     def _ours(self, errand: Errand) -> str | None:
         """The sha256 of the file that may be replaced: one that was about to appear when a process was killed, or an
-        earlier one under the name that is asked for again, if it is there, else the one that was delivered last.
+        earlier one under the name that is asked for again, if it is there, or one of ours under that name that shows
+        what is no longer asked for, else the one that was delivered last.
         """
         place = (strip_key(errand.strip), errand.edit.key)
         begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
@@ -157,4 +185,6 @@ class Deliverer:
         earlier = self.run.earlier.get(place, {}).get(errand.target)
         if earlier is not None and file_digest(self.run.root / errand.target) == earlier:
             return earlier
+        if (last is None or last.path != errand.target) and (shown := self._earlier(errand)) is not None:
+            return shown
         return last.sha256 if last is not None else None

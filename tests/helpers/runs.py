@@ -212,7 +212,7 @@ def carry_out(
             mine = shard.take(plan) if shard else plan
             run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))
             names = output_names(mine, Output(folder=out), numbers=run.number(plan.photos))
-            options = Options(deliver=Deliverer(run, names, settings, "unique"), couriers=couriers)
+            options = Options(deliver=Deliverer(run, plan, names, settings, "unique"), couriers=couriers)
             return run_plan(mine, run, engine, options).exit_code
     except Ip2pError as error:
         return error.exit_code

@@ -81,7 +81,7 @@ class Field:
     def deliverer(self, run: Run, plan: Plan) -> Deliverer:
         names = output_names(plan, self.recipe().output, numbers=run.number(plan.photos))
         assert len(names) == self.edits
-        return Deliverer(run, names, DeliverySettings(), "unique")
+        return Deliverer(run, plan, names, DeliverySettings(), "unique")
 
 
 def measure(work: Callable[[], object], seconds: float = 7200) -> Cost:

@@ -30,7 +30,7 @@ def again(out: Path, plan: Plan, settings: DeliverySettings | None = None, confl
     engine = Wrapped()
     with open_run(out, SPEC) as run:
         names = output_names(plan, Output(folder=out), numbers=run.number(plan.photos))
-        deliver = Deliverer(run, names, settings or DeliverySettings(), conflict)
+        deliver = Deliverer(run, plan, names, settings or DeliverySettings(), conflict)
         summary = run_plan(plan, run, engine, Options(deliver=deliver))
     assert engine.calls == []
     return summary
@@ -55,7 +55,7 @@ def test_two_threads_that_note_the_same_thing_at_once_are_two(tmp_path: Path) ->
     out = tmp_path / "out"
     assert carry_out(out, plan, Wrapped()) == 0
     with open_run(out, SPEC) as run:
-        deliver = Deliverer(run, output_names(plan, Output(folder=out)), DeliverySettings(quality=60), "unique")
+        deliver = Deliverer(run, plan, output_names(plan, Output(folder=out)), DeliverySettings(quality=60), "unique")
         deliver.notes = SlowCounter()
         with ThreadPoolExecutor(2) as couriers:
             assert all(couriers.map(deliver.deliver, deliver.errands(plan)))
@@ -139,7 +139,7 @@ def test_a_name_made_unique_never_takes_a_name_that_is_still_to_come(tmp_path: P
     out.mkdir()
     (out / "a.jpg").write_bytes(b"somebody's")
     with open_run(out, SPEC) as run:
-        deliver = Deliverer(run, {(0, 1): "a.jpg", (1, 1): "a_2.jpg"}, DeliverySettings(), "unique")
+        deliver = Deliverer(run, plan, {(0, 1): "a.jpg", (1, 1): "a_2.jpg"}, DeliverySettings(), "unique")
         run_plan(plan, run, Wrapped(), Options(deliver=deliver))
         where = {row.edit: row.path for row in run.deliveries.values()}
     assert [where[strip.edits[0].key] for strip in plan.strips] == ["a_3.jpg", "a_2.jpg"]

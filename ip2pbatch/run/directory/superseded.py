@@ -1,0 +1,87 @@
+"""Delivered files of pictures that nobody asks for any more: what is behind a name changed, or is gone.
+
+A file that shows an earlier picture under the name of a new one is ours to replace, as long as nobody changed it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+
+from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.run.directory.layout import Layout, strip_key
+from ip2pbatch.run.directory.lines import Delivery
+from ip2pbatch.run.directory.reading import last_deliveries
+from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.stored_plans import load_plan
+from ip2pbatch.run.directory.view import RunView
+
+Place = tuple[str, str]  # strip key, edit key
+
+
+class Superseded:
+    """What earlier sessions delivered of pictures that `asked`, a plan with all edits of its photos, has no more.
+
+    The run directory is read when it is first asked; safe to use from several threads.
+    """
+
+    def __init__(self, layout: Layout, asked: Plan) -> None:
+        self._layout, self._asked, self._lock = layout, asked, threading.Lock()
+
+    def file(self, target: str, photo: str) -> Delivery | None:
+        """What was delivered last as `target`, where it was an earlier picture of this photo for the same recipe."""
+        with self._lock:
+            last = self._files.get(target)
+            if last is None or (photo, self._asked.name) not in self._askers[last.strip]:
+                return None
+            return None if (last.strip, last.edit) in self._wanted(photo) else last
+
+    def _wanted(self, photo: str) -> set[Place]:
+        return {place for strip in self._strips[photo] for place in places(strip)}
+
+    @cached_property
+    def _files(self) -> dict[str, Delivery]:
+        return last_deliveries(self._layout)
+
+    @cached_property
+    def _strips(self) -> dict[str, list[Strip]]:
+        found: dict[str, list[Strip]] = defaultdict(list)
+        for strip in self._asked.strips:
+            found[strip.photo.name].append(strip)
+        return found
+
+    @cached_property
+    def _askers(self) -> dict[str, set[tuple[str, str]]]:
+        """The photos and recipes that each strip was ever asked for by, as (photo, recipe)."""
+        found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for path in sorted((self._layout.folder / "plans").glob("*.jsonl")):
+            plan = load_plan(path)
+            for strip in plan.strips:
+                found[strip_key(strip)].add((strip.photo.name, plan.name))
+        return found
+
+
+def places(strip: Strip) -> Iterator[Place]:
+    """The kept links of a strip as deliveries call them."""
+    key = strip_key(strip)
+    return ((key, strip.edits[link - 1].key) for link in strip.keep)
+
+
+def superseded(view: RunView) -> list[str]:
+    """The files of pictures that the run is no longer asked for and that are still as they were written, by path."""
+    wanted = {place for strip in view.strips for place in places(strip)}
+    last = last_deliveries(view.layout)
+    old = (file for file in last.values() if (file.strip, file.edit) not in wanted)
+    return sorted(file.path for file in old if look_at(view.root, file) in (Look.SAME, Look.TOUCHED))
+
+
+def looks(view: RunView) -> dict[Look, list[str]]:
+    """How the delivered files stand that the run is asked for: paths by Look."""
+    found: dict[Look, list[str]] = {look: [] for look in Look}
+    for strip in view.strips:
+        for _, edit in view.kept(strip):
+            if (file := view.delivery(strip, edit)) is not None:
+                found[look_at(view.root, file)].append(file.path)
+    return found
