@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ip2pbatch import __version__, errors
-from ip2pbatch.cli import bench, console, edit, export, lock, recipes, run, train, watch
+from ip2pbatch.cli import bench, check, console, edit, export, lock, recipes, run, train, watch
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
 
@@ -48,6 +48,7 @@ app.command("retry", rich_help_panel=EDITING)(run.retry)
 app.command("watch", rich_help_panel=EDITING)(watch.watch)
 app.command("plan", rich_help_panel=EDITING)(recipes.plan)
 app.command("status", rich_help_panel=LOOKING)(look.status)
+app.command("check", rich_help_panel=LOOKING)(check.check)
 app.command("deliver", rich_help_panel=LOOKING)(look.deliver)
 app.command("sheet", rich_help_panel=LOOKING)(look.sheet)
 app.command("report", rich_help_panel=LOOKING)(look.report)

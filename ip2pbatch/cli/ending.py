@@ -71,7 +71,11 @@ def last_line(summary: Summary, broken: int = 0, shard: str | None = None) -> st
         return f"interrupted: {made}; {', '.join(missing) or 'nothing is missing'}; run again to go on"
     if missing:
         return f"not complete: {made}; {', '.join(missing)}"
-    return f"done: {made}; {_all(states.get('done', 0), f' of shard {shard}' if shard else '')}"
+    from ip2pbatch.jobs.session import MOST_READ
+
+    done = states.get("done", 0)
+    unread = ", as far as their sizes tell: `ip2pbatch check` reads them" if done - summary.made > MOST_READ else ""
+    return f"done: {made}; {_all(done, f' of shard {shard}' if shard else '')}{unread}"
 
 
 def _all(done: int, of: str) -> str:

@@ -97,6 +97,14 @@ def _show(found: Standing) -> None:
             f"the photos' own fine detail in these files: {kept.median:.0%} (median), "
             f"least {kept.least:.0%} in {escape(kept.least_in)}"
         )
+    for words, files in (
+        ("deleted since they were delivered, and written again by the next run", found.deleted),
+        ("changed since they were delivered, and left as they are", found.changed),
+        ("with another time than they were delivered with (`ip2pbatch check` compares their bytes)", found.touched),
+        ("still there of pictures that are no longer asked for", found.superseded),
+    ):
+        if files:
+            out.print(f"{count(len(files), 'file')} {words}, such as {escape(files[0])}")
     if earlier := found.leftovers:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
     for line in [*_failures(found.unfinished), *_unread(found.broken)]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -134,3 +135,24 @@ def watch(console: Console, strips: tuple[Strip, ...], *, terminal: bool) -> Wat
     """The Watcher that fits: a bar where a person watches a terminal."""
     names = {edit.key: (strip.photo.name, edit.instruction) for strip in strips for edit in strip.edits}
     return Bar(console, names) if terminal else Watcher(console, names)
+
+
+@contextmanager
+def counted(console: Console, text: str, total: int, *, terminal: bool) -> Iterator[Callable[[], None]]:
+    """Tells how far work on `total` things is: a bar on a terminal, elsewhere a line every ten seconds."""
+    if terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(text, total=total)
+            yield lambda: progress.advance(task)
+        return
+    done, said = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= _EVERY and done < total:
+            said = time.monotonic()
+            console.print(f"{text}: {done:,} of {total:,}")
+
+    yield advance

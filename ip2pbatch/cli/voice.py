@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,14 @@ class Terminal:
 
     def busy(self, text: str) -> AbstractContextManager[None]:
         return console.busy(text)
+
+    @contextmanager
+    def counting(self, text: str, total: int) -> Iterator[Callable[[], None]]:
+        from ip2pbatch.cli.progress import counted
+        from ip2pbatch.run.stop import insisting
+
+        with insisting(), counted(console.talk(), text, total, terminal=console.is_terminal()) as advance:
+            yield advance
 
     @contextmanager
     def progress(self, plan: Plan) -> Iterator[Events]:

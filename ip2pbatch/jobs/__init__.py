@@ -22,6 +22,7 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.run.machine import Machine, Precision, Provider
 
 if TYPE_CHECKING:
+    from ip2pbatch.jobs.checking import Checkup
     from ip2pbatch.jobs.exporting import Exported
     from ip2pbatch.jobs.forecast import Forecast
     from ip2pbatch.jobs.job import Selection
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Finding
 
 __all__ = [
-    "Machine", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet",
+    "Machine", "check", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet",
     "status", "verify", "watch",
 ]  # fmt: skip
 
@@ -135,6 +136,16 @@ def status(run: AnyPath) -> Standing:
     from ip2pbatch.jobs.standing import find, standing
 
     return standing(find(Path(run)))
+
+
+def check(run: AnyPath, *, repair: bool = False, voice: Voice | None = None) -> Checkup:
+    """Read every byte of a run, by its output folder or its recipe, and say what is not as it was written.
+
+    `repair` sets damaged pictures aside for the next `run`, and makes again what needs no model.
+    """
+    from ip2pbatch.jobs import checking
+
+    return checking.check(Path(run), _heard(voice), repair=repair)
 
 
 def deliver(

@@ -10,6 +10,8 @@ from typing import Any
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.run.directory.renamed import leftovers
+from ip2pbatch.run.directory.standing_files import Look
+from ip2pbatch.run.directory.superseded import looks, superseded
 from ip2pbatch.run.directory.view import RunView, read_run
 
 
@@ -36,6 +38,9 @@ class DetailKept:
 class Standing:
     """What of a run is done, failed or left. `edits` counts by state, `broken` are photos that cannot be read, with
     the reason, `leftovers` files that an earlier delivery left under other names.
+
+    Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
+    `superseded` ones are still there and show what the run is no longer asked for.
     """
 
     run: str
@@ -46,6 +51,10 @@ class Standing:
     photos: int
     edits: Mapping[str, int]
     delivered: int
+    deleted: tuple[str, ...]
+    changed: tuple[str, ...]
+    touched: tuple[str, ...]
+    superseded: tuple[str, ...]
     detail_kept: DetailKept | None
     leftovers: tuple[str, ...]
     unfinished: tuple[Unfinished, ...]
@@ -74,9 +83,13 @@ def find(run: Path) -> RunView:
 def standing(view: RunView) -> Standing:
     """How the run of `view` stands."""
     last = view.sessions[-1] if view.sessions else None
+    files = looks(view)
     return Standing(
         run=str(view.root), name=view.plan.name, model=view.spec.model, backend=view.spec.backend,
-        precision=view.spec.precision, photos=len(view.photos), edits=view.counts(), delivered=len(view.deliveries),
+        precision=view.spec.precision, photos=len(view.photos), edits=view.counts(),
+        delivered=sum(map(len, files.values())),
+        deleted=tuple(files[Look.GONE]), changed=tuple(files[Look.CHANGED]), touched=tuple(files[Look.TOUCHED]),
+        superseded=tuple(superseded(view)),
         detail_kept=_detail_kept(view), leftovers=tuple(leftovers(view)), unfinished=_unfinished(view),
         broken=view.broken, sessions=len(view.sessions), last=last.started if last else None,
         complaints=tuple(view.complaints),

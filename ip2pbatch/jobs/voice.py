@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Never, Protocol
 
@@ -32,6 +32,10 @@ class Voice(Protocol):
 
     def busy(self, text: str) -> AbstractContextManager[None]:
         """Around what takes a moment: "loading tiny"."""
+        ...
+
+    def counting(self, text: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        """Around work on `total` things of one kind, such as "reading"; what comes back is called after each."""
         ...
 
     def progress(self, plan: Plan) -> AbstractContextManager[Events]:
@@ -64,6 +68,11 @@ class Silent:
             yield
 
     @contextmanager
+    def counting(self, text: str, total: int) -> Iterator[Callable[[], None]]:
+        with insisting():
+            yield lambda: None
+
+    @contextmanager
     def progress(self, plan: Plan) -> Iterator[Events]:
         yield Quiet()
 
@@ -81,6 +90,17 @@ class Bars(Silent):
     def warn(self, text: str) -> None:
         super().warn(text)
         _line(f"warning: {text}")
+
+    @contextmanager
+    def counting(self, text: str, total: int) -> Iterator[Callable[[], None]]:
+        from tqdm.auto import tqdm
+
+        with insisting(), tqdm(desc=text, total=total, unit="file") as bar:
+
+            def advance() -> None:
+                bar.update()
+
+            yield advance
 
     @contextmanager
     def progress(self, plan: Plan) -> Iterator[Events]:

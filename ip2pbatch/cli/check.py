@@ -1,0 +1,79 @@
+"""`check`: is every byte of a run as it was written, and what can be put right."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ip2pbatch import jobs
+from ip2pbatch.cli import console
+from ip2pbatch.cli.console import count, plain
+from ip2pbatch.cli.looking import Json, RunFolder
+from ip2pbatch.cli.voice import Terminal
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.checking import Checkup, Trouble
+
+_SHOWN = 20  # of what is wrong, before the rest is only counted
+_NOUNS = {"picture": "picture", "latent": "latent", "source": "source", "file": "delivered file", "line": "line"}
+
+
+def check(
+    run: RunFolder,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Set damaged pictures aside for the next run, and make again what needs no model."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a run, and say what is not as it was written. Exit 4 where anything is wrong."""
+    found = jobs.check(run, repair=repair, voice=Terminal())
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(found.exit_code)
+
+
+def _show(found: Checkup) -> None:
+    """The same for a person."""
+    out = console.out()
+    for trouble in found.troubles[:_SHOWN]:
+        out.print(plain(_line(trouble)), markup=False)
+    if len(found.troubles) > _SHOWN:
+        out.print(f"and {len(found.troubles) - _SHOWN:,} more")
+    if changed := found.changed:
+        out.print(
+            f"changed since, and left as they are: {count(len(changed), 'delivered file')}, such as {changed[0]}",
+            markup=False,
+        )
+    if found.undigested:
+        out.print(
+            f"kept without a digest: {count(found.undigested, 'file')} of an earlier version; --repair notes them"
+        )
+    read = f"{count(sum(found.files.values()), 'file')}, {found.bytes / 1e6:,.1f} MB"
+    kinds = Counter(_NOUNS[trouble.fault.kind] for trouble in found.troubles)
+    wrong = ", ".join(count(number, noun) for noun, number in kinds.items())
+    out.print(f"wrong: {wrong}; {read} read" if wrong else f"as written: {read} read")
+    if found.troubles:
+        console.note(_advice(found))
+
+
+def _line(trouble: Trouble) -> str:
+    fault = trouble.fault
+    whose = f" ({trouble.photo}: {trouble.instruction})" if trouble.photo else ""
+    remedy = f": {trouble.remedy}" if trouble.remedy else ""
+    return f"{fault.kind}: {fault.path}{whose}: {fault.why}{remedy}"
+
+
+def _advice(found: Checkup) -> str:
+    if not found.repaired:
+        return "`ip2pbatch check --repair` makes again what needs no model; `ip2pbatch run` makes the rest again"
+    if found.exit_code:
+        return "run the recipe again: what is for the next run is made again then"
+    return "all of it is put right; a latent that was set aside is made again where a link starts from it"

@@ -1,0 +1,155 @@
+"""Is every byte of a run as it was written? Reads them all, and puts right what can be without the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ip2pbatch import errors
+from ip2pbatch.errors import DamagedError, PhotoError, StaleError
+from ip2pbatch.jobs.standing import find
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.run.deliveries import Deliverer, Errand
+from ip2pbatch.run.directory.check import Fault, Kind, Seen, losses, readings
+from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.superseded import places
+from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.lock import last_event
+from ip2pbatch.run.sources import read_photo
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
+
+Remedy = Literal["", "made again", "set aside", "for the next run", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A Fault with the words for a person: of which photo and instruction, and what was done about it, if anything."""
+
+    fault: Fault
+    photo: str = ""
+    instruction: str = ""
+    remedy: Remedy = ""
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.remedy in ("made again", "set aside")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What `check` found in the run in `run`: files and bytes that were read, what is not as it was written, delivered
+    files that somebody changed since, and how many kept files had no digest yet, which only --repair writes down.
+    """
+
+    run: str
+    files: Mapping[Kind, int]
+    bytes: int
+    troubles: tuple[Trouble, ...]
+    changed: tuple[str, ...]
+    undigested: int
+    repaired: bool
+
+    @property
+    def exit_code(self) -> int:
+        """As the command ends with it."""
+        return errors.DONE if all(one.is_mended for one in self.troubles) else errors.DIFFERS
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it for `check --json`."""
+        wrong = [
+            {**asdict(one.fault), "photo": one.photo, "instruction": one.instruction, "remedy": one.remedy}
+            for one in self.troubles
+        ]
+        return asdict(self) | {"exit_code": self.exit_code, "troubles": wrong}
+
+
+def check(what: Path, voice: Voice, *, repair: bool) -> Checkup:
+    """Read all of a run; with `repair`, put right what can be. Raises UsageError, RecipeError, LockedError."""
+    view = find(what)
+    seen = _read(readings(view), voice)
+    faults = [*losses(view), *(one.fault for one in seen if one.fault is not None)]
+    digests = [one for one in seen if one.digest]
+    remedies = _repair(view, faults, digests) if repair and (faults or digests) else {}
+    files: dict[Kind, int] = {}
+    for one in seen:
+        files[one.kind] = files.get(one.kind, 0) + 1
+    return Checkup(
+        str(view.root), files, sum(one.bytes for one in seen), tuple(_named(view, faults, remedies)),
+        tuple(sorted(one.path for one in seen if one.changed)), 0 if repair else len(digests), repair,
+    )  # fmt: skip
+
+
+def _read(wanted: Sequence[Any], voice: Voice) -> list[Seen]:
+    with voice.counting("reading", len(wanted)) as advance, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        seen = []
+        for one in pool.map(lambda reading: reading(), wanted):
+            seen.append(one)
+            advance()
+        return seen
+
+
+def _named(view: RunView, faults: Sequence[Fault], remedies: Mapping[Fault, Remedy]) -> Iterator[Trouble]:
+    names = {edit.key: (strip.photo.name, edit.instruction) for strip in view.strips for edit in strip.edits}
+    for fault in faults:
+        yield Trouble(fault, *names.get(fault.edit, ("", "")), remedies.get(fault, ""))
+
+
+def _repair(view: RunView, faults: Sequence[Fault], digests: Sequence[Seen]) -> dict[Fault, Remedy]:
+    """Set aside what is damaged, make again what needs no model, and write digests down; what became of each Fault."""
+    done: dict[Fault, Remedy] = {}
+    with open_run(view.root, view.spec) as run:
+        for kind in ("picture", "latent"):
+            own = {one.edit: one.digest for one in digests if one.kind == kind}
+            run.learn({key: (digest, "") if kind == "picture" else ("", digest) for key, digest in own.items()})
+        for fault in faults:
+            if fault.kind in ("picture", "latent"):
+                with suppress(FileNotFoundError):
+                    run.set_aside(fault.edit, DamagedError(fault.why, path=view.root / fault.path))
+                done[fault] = "for the next run" if fault.kind == "picture" else "set aside"
+            elif fault.kind == "source":
+                done[fault] = _make_source(view, run, view.root / fault.path)
+            elif fault.kind == "line":
+                done[fault] = "left"
+        done |= _deliver(view, run, [fault for fault in faults if fault.kind == "file"])
+    return done
+
+
+def _make_source(view: RunView, run: Run, damaged: Path) -> Remedy:
+    """The photo at model size once more, from the photo; where that is gone or another one now, there is none."""
+    run.set_aside("", DamagedError("a source is damaged", path=damaged))
+    for strip in view.strips:
+        size = strip.edits[0].size
+        if view.layout.source(strip.photo.digest, size) == damaged:
+            with suppress(PhotoError):
+                run.keep_source(strip.photo.digest, size, read_photo(strip.photo, size))
+                return "made again"
+    return "set aside"
+
+
+def _deliver(view: RunView, run: Run, faults: Sequence[Fault]) -> dict[Fault, Remedy]:
+    """Write these files once more from the kept pictures, as the newest session delivered."""
+    if not faults:
+        return {}
+    try:
+        settings = DeliverySettings(**last_event(view, "delivery"))
+    except StaleError:
+        return dict.fromkeys(faults, "for the next run")
+    wanted = {fault.path: fault for fault in faults}
+    errands = [
+        Errand(strip, link, file.path)
+        for strip in view.strips for (link, edit), place in zip(view.kept(strip), places(strip), strict=True)
+        if (file := run.deliveries.get(place)) is not None and file.path in wanted and edit.key in run.done
+    ]  # fmt: skip
+    # What stands there is no one's work: its bytes changed and its time did not, or nothing does.
+    deliverer = Deliverer(run, view.plan, {}, settings, "overwrite")
+    written = {delivery.path for errand in errands if (delivery := deliverer.deliver(errand)) is not None}
+    deliverer.close()
+    return {fault: "made again" if path in written else "for the next run" for path, fault in wanted.items()}

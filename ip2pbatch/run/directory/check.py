@@ -1,0 +1,116 @@
+"""Every byte of a run, read and held to what was recorded of it. Nothing is written, and no model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.errors import DamagedError
+from ip2pbatch.run.directory.kept import Kept, digest_of
+from ip2pbatch.run.directory.lines import Delivery, Record
+from ip2pbatch.run.directory.reading import last_deliveries
+from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.superseded import places
+from ip2pbatch.run.directory.view import RunView
+
+Kind = Literal["picture", "latent", "source", "file", "line"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is not as it was written: `path` below the output folder, why in a plain phrase, and the key of
+    the Edit that it belongs to, "" where it is no one's.
+    """
+
+    kind: Kind
+    path: str
+    why: str
+    edit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What came of reading one file: a Fault, or a digest that was recorded nowhere, or that somebody `changed` a
+    delivered file; `bytes` were read.
+    """
+
+    path: str
+    kind: Kind
+    edit: str = ""
+    bytes: int = 0
+    fault: Fault | None = None
+    digest: str = ""
+    changed: bool = False
+
+
+Reading = Callable[[], Seen]
+"""Reads one file."""
+
+
+def readings(view: RunView) -> list[Reading]:
+    """What there is to read in a run: kept pictures, their latents, the sources, and delivered files."""
+    found: list[Reading] = []
+    for record in view.records.values():
+        if record.status == "done":
+            found.append(partial(_kept, view, "picture", view.layout.picture(record.edit), record.digest, record.edit))
+            latent = view.layout.latent(record.edit)
+            if record.latent or latent.is_file():
+                found.append(partial(_kept, view, "latent", latent, record.latent, record.edit))
+    found += [partial(_kept, view, "source", path, "", "") for path in sorted(view.layout.sources.glob("??/*.png"))]
+    wanted = {place for strip in view.strips for place in places(strip)}
+    for file in last_deliveries(view.layout).values():
+        found.append(partial(_delivered, view, file, (file.strip, file.edit) in wanted))
+    return found
+
+
+def losses(view: RunView) -> Iterator[Fault]:
+    """Pictures that were made and are gone or cut, and lines of journals that cannot be read."""
+    for record in view.lost:
+        yield _lost(view, record)
+    for complaint in view.complaints:
+        yield Fault("line", view.layout.folder.name, complaint)
+
+
+def _lost(view: RunView, record: Record) -> Fault:
+    path = view.layout.picture(record.edit)
+    try:
+        why = f"the kept picture has {path.stat().st_size:,} bytes and was written with {record.bytes:,}"
+    except OSError:
+        why = "the kept picture is gone"
+    return Fault("picture", _below(view, path), why, record.edit)
+
+
+def _kept(view: RunView, kind: Literal["picture", "latent", "source"], path: Path, digest: str, edit: str) -> Seen:
+    name = _below(view, path)
+    kept = Kept(path, digest, kind)
+    try:
+        data = kept.read()
+        if kind == "latent" and not digest:
+            kept.latent(data)
+    except DamagedError as error:
+        return Seen(name, kind, edit, fault=Fault(kind, name, str(error), edit))
+    return Seen(name, kind, edit, len(data), digest="" if digest or kind == "source" else digest_of(data))
+
+
+def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:
+    """A file that nobody asks for any more may be gone; one with another time is somebody's work."""
+    path, look = view.root / file.path, look_at(view.root, file)
+    sha256 = file_digest(path)
+    if sha256 is None:
+        fault = Fault("file", file.path, "it is gone" if look is Look.GONE else "it cannot be read", file.edit)
+        return Seen(file.path, "file", file.edit, fault=fault if wanted else None)
+    size = path.stat().st_size
+    if sha256 == file.sha256:
+        return Seen(file.path, "file", file.edit, size)
+    if file.time and look is not Look.SAME:
+        return Seen(file.path, "file", file.edit, size, changed=True)
+    same = "its bytes are not as they were delivered" + (", though its size and time are" if file.time else "")
+    return Seen(file.path, "file", file.edit, size, Fault("file", file.path, same, file.edit))
+
+
+def _below(view: RunView, path: Path) -> str:
+    return path.relative_to(view.root).as_posix()

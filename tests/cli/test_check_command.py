@@ -1,0 +1,157 @@
+"""`check`: every byte of a run is read, what is wrong is told, and what needs no model is put right."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from command import CommandLine
+
+from ip2pbatch import jobs
+from ip2pbatch.run.directory.view import read_run
+
+RECIPE = """
+name: shoot
+model: tiny
+photos: photos
+edits: [make it winter, {id: trip, chain: [make it rain, make it dark], keep: [1, 2]}]
+output: {folder: out}
+size: {long_side: 96}
+"""
+
+
+@pytest.fixture
+def recipe(command: CommandLine, shoot: Path) -> Path:
+    path = shoot / "recipe.yaml"
+    path.write_text(RECIPE)
+    assert command("run", path, "--backend", "fake").code == 0
+    return path
+
+
+def rot(path: Path) -> None:
+    """One bit in the middle of a file the other way; its size and time stay."""
+    data, before = bytearray(path.read_bytes()), path.stat()
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    """Delivered files and what is kept, but for what was set aside, sheets and report."""
+    run = out / ".ip2pbatch"
+    files = [*out.glob("*.*"), *out.glob("day2/*"), *run.glob("edits/*/*"), *run.glob("sources/*/*")]
+    return {str(p): p.read_bytes() for p in files if p.is_file() and p.suffix not in (".damaged", ".html")}
+
+
+def test_what_is_as_written_is_said_to_be_so(command: CommandLine, recipe: Path) -> None:
+    said = command("check", recipe)
+    assert said.code == 0
+    assert said.out.startswith("as written: 27 files, ")
+    assert json.loads(command("check", recipe.parent / "out", "--json").out)["files"] == {
+        "picture": 9, "latent": 6, "source": 3, "file": 9,
+    }  # fmt: skip
+
+
+def test_one_of_each_kind_is_told_put_right_and_the_rest_is_made_by_the_next_run(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    before, view = everything(out), read_run(out)
+    chains = [strip for strip in view.strips if len(strip.edits) > 1]
+    edits, photos = [strip.edits for strip in chains], [strip.photo.name for strip in chains]
+    source = view.source_path(view.strips[0])
+    assert source is not None
+    for path in (view.layout.picture(edits[0][0].key), view.layout.latent(edits[1][0].key), source):
+        rot(path)
+    view.layout.picture(edits[2][1].key).unlink()
+    rot(out / "one_trip_1.jpg")
+    (out / "one_trip_2.jpg").unlink()
+    (out / "day2/two_make-it-winter.jpg").write_bytes(b"retouched by hand")
+    rotten = everything(out)
+
+    said = command("check", recipe)
+    assert said.code == 4
+    assert "wrong: 2 pictures, 1 latent, 1 source, 2 delivered files; " in said.out
+    assert "changed since, and left as they are: 1 delivered file, such as day2/two_make-it-winter.jpg" in said.out
+    assert everything(out) == rotten
+    found = json.loads(command("check", out, "--json").out)
+    assert found["exit_code"] == 4
+    assert sorted((one["kind"], one["photo"]) for one in found["troubles"]) == sorted([
+        ("file", "one.jpg"), ("file", "one.jpg"), ("latent", photos[1]), ("picture", photos[0]),
+        ("picture", photos[2]), ("source", ""),
+    ])  # fmt: skip
+
+    said = command("check", out, "--repair")
+    assert said.code == 4
+    assert said.out.count(": made again") == 3
+    assert said.out.count(": for the next run") == 2
+    assert said.out.count(": set aside") == 1
+    assert command("check", out).code == 0
+    assert json.loads(command("status", out, "--json").out)["edits"]["failed"] == 2
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0
+    assert said.out.splitlines()[-1].startswith("done: 2 edits made, 2 files delivered")
+    after = everything(out)
+    latent, theirs = str(view.layout.latent(edits[1][0].key)), str(out / "day2/two_make-it-winter.jpg")
+    assert latent not in after  # it is made where a link starts from it
+    assert after.pop(theirs) == b"retouched by hand"
+    assert after == {path: data for path, data in before.items() if path not in (latent, theirs)}
+
+
+def test_from_python_it_counts_what_has_no_digest_yet_and_writes_it_down_when_asked(recipe: Path) -> None:
+    out = recipe.parent / "out"
+    journal = out / ".ip2pbatch/results.jsonl"
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    journal.write_text("".join(json.dumps({**row, "digest": "", "latent": ""}) + "\n" for row in rows))
+    found = jobs.check(out)
+    assert (found.exit_code, found.undigested) == (0, 15)
+    assert jobs.check(out, repair=True).undigested == 0
+    again = jobs.check(recipe)
+    assert (again.undigested, again.troubles, again.files["picture"]) == (0, (), 9)
+
+
+def test_a_run_reads_what_it_says_is_there(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    before, view = everything(out), read_run(out)
+    rot(view.layout.picture(view.strips[0].edits[0].key))
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0
+    assert "1 picture was damaged on the disk" in said.err
+    assert said.out.splitlines()[-1].startswith("done: 1 edit made")
+    assert everything(out) == before
+
+
+def test_a_damaged_picture_is_told_by_deliver_and_lock_and_verify(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    view = read_run(out)
+    rot(view.layout.picture(view.strips[0].edits[0].key))
+    said = command("lock", recipe)
+    assert (said.code, "is damaged" in said.err) == (4, True)
+    said = command("verify", out, "--level", "pixels")
+    assert (said.code, "is damaged" in said.out) == (4, True)
+    said = command("deliver", recipe, "--quality", "60")
+    assert said.code == 3
+    assert "is damaged" in said.err
+    assert command("retry", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 1 edit made")
+    assert command("verify", out, "--level", "pixels").code == 0
+
+
+def test_status_counts_what_became_of_delivered_files_by_size_and_time(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    (out / "one_trip_1.jpg").unlink()
+    (out / "one_trip_2.jpg").write_bytes(b"retouched by hand")
+    os.utime(out / "three_trip_1.png", (1, 1))
+    recipe.write_text(RECIPE.replace("[make it winter, ", "["))
+    assert command("run", recipe, "--backend", "fake", "--limit", "3").code == 0  # delivers one_trip_1 again
+    (out / "one_trip_1.jpg").unlink()
+    said = command("status", out)
+    assert said.code == 0
+    assert "1 file deleted since they were delivered" in said.out
+    assert "1 file changed since they were delivered, and left as they are, such as one_trip_2.jpg" in said.out
+    assert "1 file with another time than they were delivered with" in said.out
+    assert "3 files still there of pictures that are no longer asked for" in said.out
+    found = json.loads(command("status", out, "--json").out)
+    assert found["delivered"] == 6
+    assert found["superseded"] == ["day2/two_make-it-winter.jpg", "one_make-it-winter.jpg", "three_make-it-winter.png"]
