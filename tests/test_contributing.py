@@ -77,3 +77,16 @@ def test_a_format_is_a_module_and_a_line(shoot: Path) -> None:
     assert done.returncode == 0, done.stderr
     (made,) = (shoot / "out").glob("plain*.ppm")
     assert made.read_bytes().startswith(b"P6")
+
+
+def test_a_metric_is_a_function_and_a_line(shoot: Path) -> None:
+    function, entry = re.findall(r"^```python\n(.*?)^```", section("A metric"), re.M | re.S)
+    (shoot / "warmth.py").write_text(function, encoding="utf-8")
+    (shoot / "recipe.yaml").write_text(
+        "{model: tiny, photos: photos, edits: [make it winter], size: 64, sheet: {metrics: [warmth]}}\n"
+    )
+    line = "from ip2pbatch.plan.metrics import METRICS, Metric; METRICS |= {" + entry.strip() + "}"
+    line = line.replace("ip2pbatch.pictures.warmth", "warmth")
+    done = ip2pbatch(line, "run", "recipe.yaml", "--backend", "fake", folder=shoot)
+    assert done.returncode == 0, done.stderr
+    assert "Warmth" in (shoot / "out/report.html").read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def sheet(
     cell: Annotated[int, typer.Option(help="Long side of a cell in pixels.", min=64, max=2048)] = 384,
 ) -> None:
     """Draw the contact sheets of a run again, with other settings."""
-    for page in jobs.sheet(run, out=out, cell=cell):
+    for page in jobs.sheet(run, out=out, cell=cell, voice=Terminal()):
         console.out().print(str(page))
 
 
@@ -79,7 +79,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file.", show_default="RUN/report.html")] = None,
 ) -> None:
     """Write the HTML report of a run again."""
-    console.out().print(str(jobs.report(run, out=out)))
+    console.out().print(str(jobs.report(run, out=out, voice=Terminal())))
 
 
 def _show(found: Standing) -> None:

@@ -55,6 +55,8 @@ class Outlets:
         if self.junit is not None or _on_github():
             self._show(outcome)
         if self.json:
+            for record in outcome.measured:
+                console.data(ci.measured_line(record))
             console.data(ci.summary_line(outcome.summary, outcome.exit_code, outcome.broken))
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:

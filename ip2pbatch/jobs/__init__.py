@@ -165,22 +165,26 @@ def deliver(
     return deliver_again(job, output, {"gps": gps, "prompt": prompt}, _heard(voice), tidy=tidy)
 
 
-def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384) -> tuple[Path, ...]:
-    """Draw the contact sheets of a run again, cells `cell` pixels long; the pages."""
-    from ip2pbatch.jobs.standing import find
-    from ip2pbatch.plan.written.recipe import Sheet
+def sheet(
+    run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None
+) -> tuple[Path, ...]:  # fmt: skip
+    """Draw the contact sheets of a run again, cells `cell` pixels long; the pages. Numbers that its recipe asks for
+    and that are not known of a picture are measured first.
+    """
+    from ip2pbatch.jobs.measuring import with_numbers
     from ip2pbatch.show.sheet import write_sheets
 
-    view = find(Path(run))
-    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), Sheet(cell=cell)))
+    view, settings = with_numbers(Path(run), _heard(voice))
+    settings = settings.model_copy(update={"cell": cell})
+    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), settings))
 
 
-def report(run: AnyPath, *, out: AnyPath | None = None) -> Path:
-    """Write the HTML report of a run again; the file."""
-    from ip2pbatch.jobs.standing import find
+def report(run: AnyPath, *, out: AnyPath | None = None, voice: Voice | None = None) -> Path:
+    """Write the HTML report of a run again, after measuring as `sheet` does; the file."""
+    from ip2pbatch.jobs.measuring import with_numbers
     from ip2pbatch.show.report import write_report
 
-    view = find(Path(run))
+    view, _ = with_numbers(Path(run), _heard(voice))
     return write_report(view, view.root / "report.html" if out is None else Path(out))
 
 

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.jobs.backends import BACKENDS, backend
 from ip2pbatch.plan.formats import FORMATS
+from ip2pbatch.plan.metrics import named_in, offered
 from ip2pbatch.run.machine import Finding
 
 PACKAGES = (
@@ -21,7 +23,7 @@ PACKAGES = (
 def examine() -> list[Finding]:
     """Every finding, in the order it is shown; each is something an edit depends on."""
     of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
-    return [*_system(), *_packages(), *_formats(), *of_backends, *_models()]
+    return [*_system(), *_packages(), *_formats(), *_metrics(), *of_backends, *_models()]
 
 
 def _system() -> Iterator[Finding]:
@@ -43,6 +45,17 @@ def _formats() -> Iterator[Finding]:
     for one in FORMATS.values():
         how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered].title}"
         yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
+
+
+def _metrics() -> Iterator[Finding]:
+    """Numbers beside a cell that a recipe may ask for."""
+    for one in named_in(offered()):
+        try:
+            one.check(fetch=False)
+        except (MissingError, ModelError) as error:
+            yield Finding(f"metric {one.caption}", str(error), "note", error.hint or "")
+        else:
+            yield Finding(f"metric {one.caption}", "ready", why=f"`{one.key}` in a recipe's sheet: metrics")
 
 
 def _models() -> Iterator[Finding]:

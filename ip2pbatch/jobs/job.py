@@ -13,6 +13,7 @@ from ip2pbatch import __version__
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class Job:
         """The output folder."""
         return self.recipe.output.folder
 
+    @property
+    def shard(self) -> Shard | None:
+        """The part of the work that this process does; None for all of it."""
+        return Shard.parse(self.selection.shard) if self.selection.shard else None
+
 
 def read(path: Path, selection: Selection) -> Job:
     """The job of a recipe file, which is read once. Raises RecipeError, PlanError, NothingMatchedError."""
@@ -78,8 +84,6 @@ def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
         found = found.limit(selection.limit)
     plan = asked = expand(recipe, found) if selection.partial else whole
     if selection.shard:
-        from ip2pbatch.plan.shard import Shard
-
         plan = Shard.parse(selection.shard).take(asked)
     return Job(recipe, text, found, whole, asked, plan, selection)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ip2pbatch import errors
 from ip2pbatch.jobs.job import Job
 from ip2pbatch.plan.photos import Broken
+from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.execute import Summary
 
@@ -39,7 +40,7 @@ class Outcome:
     """The end of a session. `view` is the run directory as it is now; `earlier` are files of it under older names.
 
     `unmade` are edits of the recipe that were not made, where pictures are only delivered; `removed` the files that
-    were tidied away, None where nobody asked.
+    were tidied away, None where nobody asked; `measured` are pictures, whenever made, that got a number they lacked.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Outcome:
     earlier: tuple[str, ...] = ()
     unmade: int = 0
     removed: tuple[str, ...] | None = None
+    measured: tuple[Record, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.job import Job, versions
+from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory.ledger import Run, open_run
-from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Status
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.renamed import leftovers, remove_leftovers
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
@@ -41,15 +42,14 @@ def carry_out(
 ) -> Outcome:  # fmt: skip
     """Make every picture of the job that is missing, deliver it, draw sheets and report."""
     from ip2pbatch.jobs.files import options_of
-    from ip2pbatch.plan.shard import Shard
 
+    refuse_unready(job.recipe.sheet.metrics, voice)
     loading = f"loading {Path(job.recipe.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
         )
-    shard = Shard.parse(job.selection.shard) if job.selection.shard else None
-    with open_run(job.out, spec, shard=shard, fresh=fresh) as run:
+    with open_run(job.out, spec, shard=job.shard, fresh=fresh) as run:
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         for broken in job.scan.broken:
             run.note("broken", photo=broken.name, reason=broken.reason)
@@ -107,6 +107,7 @@ def deliver_again(
     from ip2pbatch.jobs.files import options_of
     from ip2pbatch.plan.written.flags import change_output
 
+    refuse_unready(job.recipe.sheet.metrics, voice)
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, invocation_of(job.text, run.spec, partial=job.selection.partial))
@@ -121,13 +122,19 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
-    with voice.busy("drawing contact sheets and report"):
+    drawing = "drawing contact sheets and report"
+    measured: tuple[Record, ...] = ()
+    with voice.busy(drawing):
         view = read_run(job.out)
-        cells = sum(len(strip.edits) for strip in job.asked.strips)
-        drawn = summary.states.get("done", 0) and not summary.stopped and cells <= MOST_CELLS
+    cells = sum(len(strip.edits) for strip in job.asked.strips)
+    drawn = summary.states.get("done", 0) and not summary.stopped and cells <= MOST_CELLS
+    if drawn:
+        view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
+    with voice.busy(drawing):
         sheets, report = _draw(job, view) if drawn else ((), None)
     earlier = tuple(leftovers(view)) if summary.delivered else ()
-    return Outcome(job, summary, view, sheets, report, earlier, unmade, None if removed is None else tuple(removed))
+    tidied = None if removed is None else tuple(removed)
+    return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured)
 
 
 def _draw(job: Job, view: RunView) -> tuple[tuple[Path, ...], Path]:

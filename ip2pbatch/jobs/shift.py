@@ -11,6 +11,7 @@ from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
 from ip2pbatch.jobs.job import Job, Selection
+from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import ended, invocation_of
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
@@ -42,6 +43,7 @@ def keep_watch(
     """
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
+    refuse_unready(wanted.sheet.metrics, voice)
     loading = f"loading {Path(wanted.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)

@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import RecipeError, UsageError
+from ip2pbatch.plan.written.recipe import Sheet, load_recipe
+from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.renamed import leftovers
 from ip2pbatch.run.directory.standing_files import Look
 from ip2pbatch.run.directory.superseded import looks, superseded
@@ -71,13 +73,27 @@ class Standing:
 
 def find(run: Path) -> RunView:
     """The run in an output folder, or of a recipe file. Raises UsageError, RecipeError."""
-    if run.is_dir():
-        return read_run(run)
-    if run.is_file():
-        from ip2pbatch.plan.written.recipe import load_recipe
+    return find_with_sheet(run)[0]
 
-        return read_run(load_recipe(run).output.folder)
+
+def find_with_sheet(run: Path) -> tuple[RunView, Sheet]:
+    """The same, and how its sheets should look: as the recipe says, of a folder the one that was run last."""
+    if run.is_dir():
+        view = read_run(run)
+        return view, _sheet_of(view)
+    if run.is_file():
+        recipe = load_recipe(run)
+        return read_run(recipe.output.folder), recipe.sheet
     raise UsageError(f"there is no run at {run}", hint="give the output folder of a run, or its recipe")
+
+
+def _sheet_of(view: RunView) -> Sheet:
+    """Of a recipe that an older version took and this one does not, the defaults."""
+    try:
+        data, _ = parse_yaml(view.sessions[-1].recipe if view.sessions else "", view.layout.folder)
+        return Sheet.model_validate(data["sheet"]) if isinstance(data, dict) and "sheet" in data else Sheet()
+    except (RecipeError, ValueError):
+        return Sheet()
 
 
 def standing(view: RunView) -> Standing:

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ip2pbatch.plan.metrics import METRICS
+
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]
 Verdict = Literal["hardly changed", "lost the photo"]
@@ -21,13 +23,8 @@ _LOST = 0.2  # correlation of contours: another photo or noise is below 0.13, dr
 
 
 def compare(source: Pixels, edited: Pixels) -> dict[str, float]:
-    """All metrics of one cell, of two uint8 pictures [h, w, 3] of one size: `l1`, `ssim`, `changed`, `structure`."""
-    return {
-        "l1": l1(source, edited),
-        "ssim": ssim(source, edited),
-        "changed": changed(source, edited),
-        "structure": structure(source, edited),
-    }
+    """What is measured of every cell, of two uint8 pictures [h, w, 3]: `l1`, `ssim`, `changed`, `structure`."""
+    return {metric.key: metric.of(source, edited) for metric in METRICS.values() if metric.always}
 
 
 def verdict(metrics: Mapping[str, float]) -> Verdict | None:

@@ -20,9 +20,6 @@ K = TypeVar("K", bound=Hashable)
 State = Literal["done", "failed", "nan", "flagged", "skipped", "missing"]
 STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "missing")
 
-
-# A metric's name for a caption.
-METRICS = {"l1": "L1", "ssim": "SSIM", "clip_image": "CLIP-I", "clip_direction": "CLIP-D", "detail": "Detail kept"}
 # What to try, by the verdict on a picture.
 ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lower text or raise image"}
 

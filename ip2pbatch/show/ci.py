@@ -39,6 +39,7 @@ _KEYS: dict[str, dict[str, Any]] = {
         "status": {"enum": ["done", "failed", "nan", "flagged", "skipped"]}, "detail": _TEXT, "seconds": _NUMBER,
         "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
     },
+    "measured": {"key": _TEXT, "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}}},
     "warning": {"message": _TEXT},
     "error": {"message": _TEXT, "hint": {"type": ["string", "null"]}, "exit_code": _COUNT},
     "stale": {"topic": {"enum": ["photos", "recipe", "model", "engine", "versions"]}, "message": _TEXT},
@@ -85,6 +86,11 @@ def item_line(edit: Edit, record: Record, photo: str) -> str:
         image=edit.guidance.image, seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size,
         status=record.status, detail=record.detail, seconds=round(record.seconds, 3), metrics=record.metrics,
     )  # fmt: skip
+
+
+def measured_line(record: Record) -> str:
+    """All numbers of a picture, whenever made, that got one it lacked."""
+    return _line("measured", key=record.edit, metrics=record.metrics)
 
 
 def warning_line(message: str) -> str:

@@ -26,9 +26,10 @@ from PIL import Image
 
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.errors import DamagedError
+from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
-from ip2pbatch.show.cells import METRICS, STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
+from ip2pbatch.show.cells import STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 
 # Up to so many pictures lie inside the page; more lie in a folder beside it.
@@ -139,7 +140,8 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Sho
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    metrics = [m for m in METRICS if any(m in cell.metrics for cell in cells)]
+    captioned = captions()
+    metrics = [m for m in captioned if any(m in cell.metrics for cell in cells)]
     cards = _cards(cells, pictures, metrics)
     photos = _photos(cells, cards, pictures)
     counts = Counter(cell.state for cell in gallery.cells)
@@ -157,8 +159,8 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Sho
         instructions=list(dict.fromkeys(cell.instruction for cell in cells)),
         photos=photos,
         cells=cards,
-        columns=[*COLUMNS, *((m, METRICS[m]) for m in metrics), ("seconds", "Seconds")],
-        note=NOTE if metrics else "",
+        columns=[*COLUMNS, *((m, captioned[m]) for m in metrics), ("seconds", "Seconds")],
+        note=_meanings(metrics) if metrics else "",
         left_out=len(gallery.cells) - len(cells),
         unreadable=sorted(gallery.unreadable.items())[:MOST_UNREADABLE],
         date=today(),
@@ -169,10 +171,12 @@ COLUMNS = (
     ("photo", "Photo"), ("instruction", "Instruction"), ("text", "Text guidance"), ("image", "Image guidance"),
     ("seed", "Seed"), ("state", "State"),
 )  # fmt: skip
-NOTE = (
-    "L1 is the mean change of a pixel (0: none), SSIM the likeness to the photo (1: equal), Detail kept the share of "
-    "the photo's own fine detail in the delivered file (1: all of it; near 0 the edit repainted the photo)"
-)
+
+
+def _meanings(metrics: Sequence[str]) -> str:
+    """What the numbers mean: those that cells commonly have, and what was asked for."""
+    shown = [one for one in METRICS.values() if one.meaning and (one.key in metrics or one.always or not one.measure)]
+    return ", ".join(f"{one.caption} {'' if place else 'is '}{one.meaning}" for place, one in enumerate(shown))
 
 
 def policy(style: str, script: str) -> str:
@@ -215,7 +219,7 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Kept, Shown], metrics: Seque
             "text": number(cell.guidance.text), "image": number(cell.guidance.image), "seed": str(cell.seed),
             "state": state, "detail": cell.detail or (_UNREAD if state != cell.state else ""),
             "mark": cell.mark, "metrics": numbers, "seconds": f"{cell.seconds:.1f}" if cell.seconds else "",
-            "numbers": [(METRICS[m], value) for m, value in zip(metrics, numbers, strict=True) if value],
+            "numbers": [(METRICS[m].caption, value) for m, value in zip(metrics, numbers, strict=True) if value],
             "alt": _alt(cell), "src": shown.src if shown else "",
             "width": shown.width if shown else 0, "height": shown.height if shown else 0,
         })  # fmt: skip
@@ -256,7 +260,7 @@ def _sort(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "photo": cell.photo, "instruction": f"{cell.instruction} {cell.link:02d}", "text": cell.guidance.text,
         "image": cell.guidance.image, "seed": float(cell.seed), "state": card["state"],
-        **{m: round(cell.metrics[m], 4) if m in cell.metrics else None for m in METRICS},
+        **{m: round(cell.metrics[m], 4) if m in cell.metrics else None for m in captions()},
         "seconds": cell.seconds or None,
     }  # fmt: skip
 

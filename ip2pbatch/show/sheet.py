@@ -18,9 +18,10 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.plan.metrics import METRICS
 from ip2pbatch.plan.written.recipe import Sheet
 from ip2pbatch.run.directory.view import RunView
-from ip2pbatch.show.cells import METRICS, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals
+from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals
 from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
 from ip2pbatch.show.table import Row, Table, draw_page, page_size
 
@@ -213,7 +214,9 @@ def _sweep_table(group: Sequence[Cell], settings: Sheet) -> Table:
 
 def _tile(cell: Cell, caption: str, second: str, settings: Sheet) -> Tile:
     shown = cell.state == "done" and cell.picture is not None
-    aside = tuple(f"{METRICS[m]}  {cell.metrics[m]:.2f}" for m in settings.metrics if shown and m in cell.metrics)
+    aside = tuple(
+        f"{METRICS[m].caption}  {cell.metrics[m]:.2f}" for m in settings.metrics if shown and m in cell.metrics
+    )
     return Tile(
         caption=caption,
         second=second,

@@ -7,7 +7,7 @@ read, so that nobody further on asks which form it was. A mistake is a RecipeErr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,19 +25,15 @@ from pydantic import (
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
-from ip2pbatch.plan.formats import lossy_titles, suffixes, written
+from ip2pbatch.plan.formats import lossy_titles, suffixes
+from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import slug
 from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
-Metric = Literal["l1", "ssim", "clip_image", "clip_direction"]
 Pair = Literal["product", "zip"]
-if TYPE_CHECKING:
-    OutputFormat = str
-else:  # a checker cannot follow a table
-    OutputFormat = Literal[("same", *written())]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
@@ -307,7 +303,7 @@ class Sheet(_Written):
     """How contact sheets and the report look."""
 
     cell: Annotated[StrictInt, Field(ge=64, le=2048)] = Field(default=384, description="long side of a cell in pixels")
-    metrics: tuple[Metric, ...] = Field(default=("l1", "ssim"), description="numbers beside a cell")
+    metrics: tuple[Metric, ...] = Field(default=("l1", "ssim"), description="numbers beside a cell, as many as fit")
 
 
 class Recipe(_Written):

@@ -181,6 +181,11 @@ class Run:
         self.done.add(key)
         return record
 
+    def measured(self, key: str, numbers: Mapping[str, float]) -> None:
+        """Add numbers to the Record of an Edit that is done."""
+        known = self.records[key]
+        self._record(replace(known, metrics=known.metrics | dict(numbers)))
+
     def fail(self, key: str, status: Status, detail: str, *, seconds: float = 0.0) -> Record:
         """Record why an Edit has no picture. Saying the same thing again adds no line."""
         record = Record(key, status, round(seconds, 4), detail)

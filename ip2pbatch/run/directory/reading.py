@@ -6,7 +6,7 @@ import heapq
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def read_records(
     layout: Layout, complaints: list[str] | None = None, lost: list[Record] | None = None
 ) -> dict[str, Record]:
     """The last Record of every Edit, all shards together; where two shards differ, the one that is done counts.
+    Numbers of one picture are joined: they may be measured later than it is made, and by another process.
 
     A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made; it is
     added to `lost`.
@@ -51,7 +52,10 @@ def read_records(
                 if lost is not None:
                     lost.append(record)
                 continue
-            if _says_more(record, merged.get(key)):
+            known = merged.get(key)
+            if known is not None and known.status == record.status == "done" and known.digest == record.digest:
+                merged[key] = replace(known, metrics=record.metrics | known.metrics)
+            elif _says_more(record, known):
                 merged[key] = record
     return merged
 
