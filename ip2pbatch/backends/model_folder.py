@@ -226,6 +226,11 @@ def latent_channels(layout: Layout) -> int:
     return int(layout.config("vae").get("latent_channels", default))
 
 
+def forces_upcast(layout: Layout) -> bool:
+    """Whether the autoencoder's own file says that it is not for fp16. (diffusers' class says so unasked.)"""
+    return bool(layout.config("vae").get("force_upcast"))
+
+
 def _check_schedule(layout: Layout) -> None:
     """A noise schedule that samplers do not know would fail edit by edit, and a training on it would teach nonsense."""
     schedule, file = layout.config("scheduler"), layout.path / "scheduler" / CONFIGS["scheduler"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -17,10 +18,11 @@ from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save_file
 from tiny_models import KINDS, TOKENS, WIDTH, make_picture, save_model
 
+from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.weights import ModelFolder
-from ip2pbatch.errors import MissingError, ModelError
+from ip2pbatch.errors import MissingError, ModelError, ResourceError
 from ip2pbatch.run.engine import OutOfMemory
 
 
@@ -156,6 +158,7 @@ def test_memory_that_a_call_freed_is_used_again() -> None:
     code = """
 import resource
 import torch
+from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.pytorch import backend as pytorch
 pytorch.configure()
 for call in range(12):
@@ -231,3 +234,66 @@ def test_the_adapted_autoencoder_is_the_same_autoencoder(models: dict[str, Path]
     assert torch.equal(adapted.encode(pixels).latents, latents)
     assert torch.equal(adapted.decode(latents).sample, vae.decode(latents).sample)
     assert adapted.config.block_out_channels == tuple(vae.config.encoder_block_out_channels)
+
+
+def test_a_model_that_memory_does_not_hold_is_refused_before_its_weights_are_read(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(file.stat().st_size for file in models["kl"].glob("*/*.safetensors"))
+    monkeypatch.setattr(pytorch, "load_parts", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(room, "free_memory", lambda: weights * 3 // 4)
+    with pytest.raises(ResourceError, match="is too large for this machine's memory: its weights take") as caught:
+        load(models["kl"])
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (7, True)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")])
+def test_memory_that_runs_out_while_a_model_loads_is_no_bug(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pytorch, "load_parts", fail)
+    with pytest.raises(ResourceError, match="it ran out while the model was loaded") as caught:
+        load(models["kl"])
+    assert caught.value.exit_code == 7
+
+
+def test_what_memory_is_left_is_known_here_and_never_more_than_a_container_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CGROUP", tmp_path)
+    free = room.free_memory()
+    assert free is not None
+    assert free > 1 << 20
+    for name, text in (("max", "3000"), ("current", "2500"), ("stat", "anon 5\ninactive_file 700\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert room.free_memory() == 1200
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (room.free_memory() or 0) > 1 << 20
+
+
+def test_an_autoencoder_that_asks_for_float32_is_never_in_fp16(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["kl"], tmp_path / "model"))
+    file = folder / "vae" / "config.json"
+    config = json.loads(file.read_text())
+    for asked, wanted in ((True, torch.float32), (False, torch.float16)):
+        file.write_text(json.dumps(config | {"force_upcast": asked}))
+        parts = pytorch.load_parts(model_folder.check(folder), torch.float16, torch.float16, torch.device("cpu"))
+        assert parts.vae.dtype == wanted
+        assert parts.text_encoder.dtype == parts.unet.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dual_cross_attention": True}, {"norm_num_groups": 7}, {"down_block_types": ["DownBlock2D", "Mine"]}]
+)
+def test_a_network_that_diffusers_cannot_run_is_refused_as_it_is_opened(
+    models: dict[str, Path], tmp_path: Path, changes: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(models["kl"], tmp_path / "model"))
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ModelError, match="diffusers cannot run this UNet") as caught:
+        load(folder)
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (6, True)

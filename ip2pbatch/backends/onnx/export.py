@@ -10,7 +10,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
         described: dict[str, dict[str, Any]] = {}
         for network in networks(parts):
             say(f"exporting the {network.name.replace('_', ' ')}")
-            described |= _export_network(network, staging, form, place)
+            spared = network.name.startswith("vae") and model_folder.forces_upcast(checked)
+            own = replace(form, precision="fp32") if spared else form
+            described |= _export_network(network, staging, own, place)
         files = [*_copied(checked, staging), *_written(staging)]
         made = Artefact(
             model.name, model.digest, form.precision, form.graph, form.opset, model_folder.latent_channels(checked),

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ip2pbatch.backends import model_folder
+from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.dry import unet_without_weights
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
@@ -191,20 +192,36 @@ def load(
 
     `wanted` names steps of `steps.STEPS`; None takes all that need not be asked for. The autoencoder stays in float32
     on a CPU, where it costs little and decides most of a picture's error. Raises MissingError where there is no such
-    device, ModelError where weights do not fit their configuration, UsageError where there is no such step.
+    device, ModelError where weights do not fit their configuration or diffusers cannot run it, UsageError where there
+    is no such step, ResourceError where memory does not hold the model.
     """
     where = _device(device)
     chosen = steps.choose(wanted)
     dtype = DTYPES[precision]
     vae_dtype = dtype if where.type == "cuda" else torch.float32
     checked = model_folder.check(folder.path, folder.kind)
+    unet_without_weights(checked)
+    if where.type == "cpu":
+        room.refuse_too_large(folder.path, _bytes_of(checked, dtype), room.free_memory())
     home = steps.home_of(where, chosen)
     try:
         with quiet(), memory():
             parts = load_parts(checked, dtype, vae_dtype, where, home)
+    except (OutOfMemory, MemoryError) as error:
+        raise room.too_large(folder.path, f"it ran out while the model was loaded ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder.path} cannot be loaded: {error}", hint="fetch the model again") from error
     return TorchBackend(parts, checked, where, precision, chosen)
+
+
+def _bytes_of(checked: Layout, dtype: torch.dtype) -> int:
+    """What the weights take on a CPU: the UNet's in `dtype`, the others' in float32."""
+    total = 0
+    for name in model_folder.WEIGHTS:
+        files = [file for file in checked.files if file.startswith(f"{name}/") and file.endswith(".safetensors")]
+        size = dtype.itemsize if name == "unet" else torch.float32.itemsize
+        total += size * room.elements(checked.path / file for file in files)
+    return total
 
 
 def limits_of(device: torch.device, vae_scale: int) -> Limits:
@@ -250,12 +267,14 @@ def load_parts(
 ) -> Parts:
     """The components as diffusers' and transformers' classes make them, with nothing changed. Raises ModelError.
 
-    The UNet goes to `device`, the others to `home` where that is another place.
+    The UNet goes to `device`, the others to `home` where that is another place. An autoencoder whose configuration
+    says force_upcast overflows in fp16, and is in float32 there.
     """
     import diffusers
     import transformers
 
     home = home or device
+    upcast = vae_dtype == torch.float16 and model_folder.forces_upcast(checked)
 
     def part(name: str, kind: Any, precision: torch.dtype) -> nn.Module:
         return _load_part(checked, name, kind, precision).to(home)
@@ -263,7 +282,7 @@ def load_parts(
     checker, extractor = load_checker(checked, home)
     return Parts(
         unet=part("unet", diffusers.UNet2DConditionModel, dtype).to(device),
-        vae=part("vae", getattr(diffusers, checked.classes["vae"]), vae_dtype),
+        vae=part("vae", getattr(diffusers, checked.classes["vae"]), torch.float32 if upcast else vae_dtype),
         text_encoder=part("text_encoder", transformers.CLIPTextModel, vae_dtype),
         tokenizer=load_tokenizer(checked.path),
         checker=checker,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -153,6 +154,11 @@ def why_no_text_memory(unet: Any) -> str:
     layers = cross_attentions(unet)
     if not layers:
         return "this network attends to no text"
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
+    if any(block.only_cross_attention for block in blocks):
+        return "its self-attention reads the text as well"
+    if any(layer.to_k.in_features != unet.config.cross_attention_dim for layer in layers):
+        return "its attention to the text reads something else"
     for layer in layers:
         plain = type(layer.processor) is AttnProcessor2_0 and not layer.residual_connection
         extras = (layer.group_norm, layer.spatial_norm, layer.norm_cross, layer.norm_q, layer.norm_k)
