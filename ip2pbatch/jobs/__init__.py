@@ -85,12 +85,12 @@ def run(
     from ip2pbatch.jobs.session import carry_out
 
     voice, machine = _heard(voice), machine or Machine()
-    job, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard)), None
+    job, sizing, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard)), None, None
     if locked:
         from ip2pbatch.jobs.locking import refuse_stale
 
-        agree = refuse_stale(Path(recipe), job, machine, voice)
-    return carry_out(job, machine, voice, fresh=fresh, agree=agree)
+        sizing, agree = refuse_stale(Path(recipe), job, machine, voice)
+    return carry_out(job, machine, voice, fresh=fresh, sizing=sizing, agree=agree)
 
 
 def retry(

@@ -129,7 +129,7 @@ def _make_source(view: RunView, run: Run, damaged: Path) -> Remedy:
         size = strip.edits[0].size
         if view.layout.source(strip.photo.digest, size) == damaged:
             with suppress(PhotoError):
-                run.keep_source(strip.photo.digest, size, read_photo(strip.photo, size))
+                run.keep_source(strip.photo.digest, size, read_photo(strip.photo, size, run.spec.sizing))
                 return "made again"
     return "set aside"
 

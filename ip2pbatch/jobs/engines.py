@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from ip2pbatch.jobs.backends import backend
+from ip2pbatch.pictures.images import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
@@ -17,11 +18,13 @@ from ip2pbatch.run.machine import Machine
 def choose(
     model: str, machine: Machine, *, safety: bool, edits: Sequence[Edit] = (), note: Callable[[str], None]
 ) -> tuple[EngineSpec, Callable[[], EditEngine]]:
-    """The engine's identity, and what opens it. `edits` are what `auto` settings are decided by; `note` hears of that.
+    """The engine's identity in a new run, and what opens it. `edits` are what `auto` settings are decided by; `note`
+    hears of that.
 
     Raises ModelError (6), MissingError (6), UsageError.
     """
     spec, open_engine = backend(machine.backend).choose(model, machine, safety=safety, edits=edits, note=note)
+    spec = dataclasses.replace(spec, sizing=SIZING)
 
     def limited() -> EditEngine:
         engine = open_engine()

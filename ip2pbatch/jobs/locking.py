@@ -21,6 +21,7 @@ from ip2pbatch.run.stale import Difference, other_shape, stale
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.images import Sizing
     from ip2pbatch.plan.edits import Plan
     from ip2pbatch.run.machine import Machine
 
@@ -75,11 +76,13 @@ def check(job: Job, recipe: Path, voice: Voice) -> Locked:
     return Locked(lock_path(recipe), made, tuple(found), job.scan.broken)
 
 
-def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> Callable[[Mapping[str, Any]], None]:
+def refuse_stale(
+    recipe: Path, job: Job, machine: Machine, voice: Voice
+) -> tuple[Sizing, Callable[[Mapping[str, Any]], None]]:
     """For a run that has to be as locked: raises StaleLockError where anything differs from the lock.
 
-    What comes back does the same with what `engines.describe` says of the opened engine: before that, rows that are
-    measured and speed-ups that do not apply are not known.
+    Gives back how the lock's photos were sized, and what does the same with what `engines.describe` says of the opened
+    engine: before that, rows that are measured and speed-ups that do not apply are not known.
     """
     path = lock_path(recipe)
     made = read_lock(path)
@@ -87,7 +90,11 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> Call
     now = replace(surroundings(job, machine.backend), spec=spec, device=engines.device_name(machine))
     hint = "run without --locked, look, and lock again; or undo the change"
     refuse(path, differences(made, job.whole, now, voice), voice, hint)
-    return lambda engine: refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), voice, hint)
+
+    def agree(engine: Mapping[str, Any]) -> None:
+        refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), voice, hint)
+
+    return made.engine.sizing, agree
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:

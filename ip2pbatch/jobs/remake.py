@@ -59,6 +59,7 @@ def made_again(recorded: Recorded, part: Plan, voice: Voice, *, deliver: bool) -
     spec, open_engine = engines.choose(
         recorded.spec.model, machine, safety=recorded.safety, edits=recorded.plan.edits, note=voice.note
     )
+    spec = dataclasses.replace(spec, sizing=recorded.spec.sizing)
     _refuse_another(recorded.spec, spec)
     with tempfile.TemporaryDirectory(prefix="ip2pbatch-verify-") as folder:
         with open_run(Path(folder), spec) as run:

@@ -22,6 +22,7 @@ from ip2pbatch.run.execute import already_done, run_plan
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.images import Sizing
     from ip2pbatch.run.engine import EditEngine
     from ip2pbatch.run.execute import Summary
     from ip2pbatch.run.machine import Machine
@@ -38,9 +39,12 @@ MOST_READ = 4000
 
 def carry_out(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool = False, redo: frozenset[Status] | None = None,
-    agree: Agree | None = None,
+    sizing: Sizing | None = None, agree: Agree | None = None,
 ) -> Outcome:  # fmt: skip
-    """Make every picture of the job that is missing, deliver it, draw sheets and report."""
+    """Make every picture of the job that is missing, deliver it, draw sheets and report.
+
+    `sizing` is how a new run sizes photos where a lock says it.
+    """
     from ip2pbatch.jobs.files import options_of
 
     refuse_unready(job.recipe.sheet.metrics, voice)
@@ -49,6 +53,7 @@ def carry_out(
         spec, open_engine = engines.choose(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
         )
+    spec = dataclasses.replace(spec, sizing=sizing or spec.sizing)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh) as run:
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         for broken in job.scan.broken:

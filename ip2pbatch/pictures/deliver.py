@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,8 +115,8 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     kind = FORMATS[photo.format].delivered if settings.format == "same" else settings.format
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
     raster, gate = Raster(own, photo.alpha, photo.icc), None
-    if settings.full_resolution == "auto":
-        whole = photo.deep if photo.deep is not None and FORMATS[kind].deep else photo.pixels
+    whole = photo.deep if photo.deep is not None and FORMATS[kind].deep else photo.pixels
+    if settings.full_resolution == "auto" and not _is_whole(source, edited, whole):
         pixels, gate = fullres.lift(own, source.seen(size), whole)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
@@ -127,6 +127,14 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     )  # fmt: skip
     data = containers.encode(raster, blocks, kind, settings.quality)
     return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes, *_read_only(photo, settings)))
+
+
+def _is_whole(source: Original, edited: Pixels, whole: NDArray[Any]) -> bool:
+    """Whether the cell's picture is the file's as it is: nothing has to be enlarged, and the photo has no more bits.
+
+    Runs from before Lanczos lifted such a picture too, and their files stay as they are.
+    """
+    return source.sizing != "bicubic" and whole.shape == edited.shape and whole.dtype == edited.dtype
 
 
 def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:

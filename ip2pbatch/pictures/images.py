@@ -26,8 +26,14 @@ SHALLOW = "16 bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 
-# One kernel, down and up. Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
-_KERNEL = Image.Resampling.BICUBIC
+Sizing = Literal["bicubic", "lanczos"]
+"""By which kernel a photo is brought to the model's size."""
+
+SIZING: Sizing = "lanczos"
+"""That of new runs: what diffusers' pipelines do to a photo. Runs that were made before it stay with bicubic."""
+
+# Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
+_KERNELS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 _INKS = {"L": "grey", "CMYK": "CMYK inks"}
 _TRANSPOSE = {
@@ -58,7 +64,10 @@ class Picture:
     deep: DeepPixels | None = None
 
 
-def load(path: Path, size: tuple[int, int] | None = None, *, colours: Literal["srgb", "own"] = "srgb") -> Picture:
+def load(
+    path: Path, size: tuple[int, int] | None = None, *, colours: Literal["srgb", "own"] = "srgb",
+    sizing: Sizing = "bicubic",
+) -> Picture:  # fmt: skip
     """The photo, upright, at (width, height) `size` or its own, in sRGB or in the RGB profile it came with (`own`).
 
     Own colours are kept only where they can be written back: grey, CMYK and Lab photos, and profiles that work one
@@ -68,7 +77,7 @@ def load(path: Path, size: tuple[int, int] | None = None, *, colours: Literal["s
     icc = picture.icc
     if size is not None:
         small = None if picture.alpha is None else resize(picture.alpha, size)
-        picture = replace(picture, pixels=resize(picture.pixels, size), alpha=small)
+        picture = replace(picture, pixels=resize(picture.pixels, size, sizing), alpha=small)
     if colours == "srgb":
         picture = replace(picture, pixels=in_srgb(picture.pixels, icc), icc=None)
     return (
@@ -120,20 +129,20 @@ def in_srgb(pixels: Pixels, icc: bytes | None) -> Pixels:
     return pixels if icc is None or colour.is_srgb(icc) else colour.to_srgb(pixels, icc)
 
 
-def seen(picture: Picture, size: tuple[int, int]) -> Pixels:
-    """What the model sees of a picture loaded at full size: the same bits as `load(path, size).pixels`."""
-    return in_srgb(resize(picture.pixels, size), picture.icc)
+def seen(picture: Picture, size: tuple[int, int], sizing: Sizing = "bicubic") -> Pixels:
+    """What the model sees of a picture loaded at full size: the same bits as `load(path, size, …).pixels`."""
+    return in_srgb(resize(picture.pixels, size, sizing), picture.icc)
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Pixels [h, w] or [h, w, 3] at (width, height) `size`: bicubic, antialiased when shrinking, nothing moved.
+def resize(pixels: Pixels, size: tuple[int, int], sizing: Sizing = "bicubic") -> Pixels:
+    """Pixels [h, w] or [h, w, 3] at (width, height) `size`: antialiased when shrinking, nothing moved.
 
     Pixel areas map onto pixel areas, also where the ratio is not whole, so that down and up again is an identity
     of the geometry.
     """
     if (pixels.shape[1], pixels.shape[0]) == tuple(size):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, _KERNEL))
+    return np.asarray(Image.fromarray(pixels).resize(size, _KERNELS[sizing]))
 
 
 def save_png(pixels: Pixels, path: Path, *, root: Path | Anchor | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ip2pbatch.pictures import colour, containers, images
 from ip2pbatch.pictures.containers import Blocks
-from ip2pbatch.pictures.images import Picture, Pixels
+from ip2pbatch.pictures.images import Picture, Pixels, Sizing
 
 _MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment: two of 60 megapixels
 
@@ -17,11 +17,12 @@ _MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment:
 class Original:
     """One photo as it lies on the disk, read when it is first asked for; safe to share between threads.
 
-    `picture` is in its own colours and depth. Asking raises PhotoError where the file is gone or damaged.
+    `picture` is in its own colours and depth, `sizing` how the model was shown it. Asking raises PhotoError where the
+    file is gone or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, sizing: Sizing = "bicubic") -> None:
+        self.path, self.sizing = path, sizing
         self._lock = threading.Lock()
         self._seen: dict[tuple[int, int], Pixels] = {}
 
@@ -40,7 +41,7 @@ class Original:
         photo = self.picture
         with self._lock:
             if size not in self._seen:
-                small = images.seen(photo, size)
+                small = images.seen(photo, size, self.sizing)
                 self._seen[size] = colour.from_srgb(small, photo.icc) if self.managed and photo.icc else small
             return self._seen[size]
 
@@ -66,10 +67,12 @@ class Original:
 
 
 class Originals:
-    """The Originals that were used last. What is worked on is shared; beyond that at most `most_bytes` are kept."""
+    """The Originals of one run that were used last. What is worked on is shared; beyond that at most `most_bytes` are
+    kept.
+    """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
-        self._most = most_bytes
+    def __init__(self, most_bytes: int = _MOST_BYTES, *, sizing: Sizing = "bicubic") -> None:
+        self._most, self._sizing = most_bytes, sizing
         self._known: OrderedDict[tuple[Path, int, int], Original] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -79,9 +82,9 @@ class Originals:
             facts = path.stat()
             key = (path, facts.st_mtime_ns, facts.st_size)
         except OSError:
-            return Original(path)  # says why when it is asked
+            return Original(path, self._sizing)  # says why when it is asked
         with self._lock:
-            found = self._known.pop(key, None) or Original(path)
+            found = self._known.pop(key, None) or Original(path, self._sizing)
             self._known[key] = found
             return found
 

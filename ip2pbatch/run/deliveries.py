@@ -69,7 +69,7 @@ class Deliverer:
         self._superseded = Superseded(run.layout, asked)
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
         self._reserved = frozenset(targets.values())
-        self._originals = Originals()
+        self._originals = Originals(sizing=run.spec.sizing)
         self._counting = threading.Lock()
         self.refused: list[tuple[str, str]] = []
         self.left: list[str] = []

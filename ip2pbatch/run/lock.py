@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import DamagedError, StaleError
+from ip2pbatch.pictures.images import Sizing
 from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -49,6 +50,7 @@ class LockedEngine(_Part):
     precision: str
     determinism: str
     approximations: tuple[str, ...]
+    sizing: Sizing = "bicubic"
 
     @property
     def spec(self) -> EngineSpec:
@@ -150,7 +152,10 @@ def make_lock(view: RunView, plan: Plan, now: Surroundings, recipe: str) -> Lock
 
 def write_lock(lock: Lock, path: Path) -> None:
     """Write the file whole, a line a photo, edit and file, so that a version control's diff shows what changed."""
-    text = "".join(_section(name, value) for name, value in lock.model_dump(mode="json").items())
+    data = lock.model_dump(mode="json")
+    if lock.engine.sizing == "bicubic":  # locks of such runs never said it
+        del data["engine"]["sizing"]
+    text = "".join(_section(name, value) for name, value in data.items())
     write_whole(path, (_HEAD + text).encode("utf-8"))
 
 

@@ -80,7 +80,8 @@ class Sources:
             kept = self._run.source(digest, size)
             if kept is not None:
                 return kept
-        pixels = _first_whole(self._photos[digest], size)  # the same bytes may lie in several places
+        # the same bytes may lie in several places
+        pixels = _first_whole(self._photos[digest], size, self._run.spec.sizing)
         self._run.keep_source(digest, size, pixels)
         return pixels
 
@@ -95,20 +96,20 @@ class Sources:
         return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
 
 
-def _first_whole(photos: list[Photo], size: tuple[int, int]) -> Pixels:
+def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: images.Sizing) -> Pixels:
     """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
     for photo in photos[:-1]:
         with suppress(PhotoError):
-            return read_photo(photo, size)
-    return read_photo(photos[-1], size)
+            return read_photo(photo, size, sizing)
+    return read_photo(photos[-1], size, sizing)
 
 
-def read_photo(photo: Photo, size: tuple[int, int]) -> Pixels:
+def read_photo(photo: Photo, size: tuple[int, int], sizing: images.Sizing) -> Pixels:
     """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name.
 
     Raises PhotoError.
     """
-    picture = images.load(photo.path, size)
+    picture = images.load(photo.path, size, sizing=sizing)
     if look(photo.path).digest != photo.digest:
         raise PhotoError(
             f"{photo.name} has changed since the folder was read", hint="run again, and it is edited as it is now"

@@ -74,7 +74,8 @@ def test_the_detail_that_came_back_is_told_with_the_picture_that_has_least(comma
     out = recipe.parent / "out"
     rows = [json.loads(line) for line in (out / ".ip2pbatch/deliveries.jsonl").read_text().splitlines()]
     gates = {row["path"]: row["gate"] for row in rows if "begun" not in row}
-    assert len(gates) == 3
+    assert gates.pop("three_make-it-winter.png") is None  # the photo has the model's size: nothing was lifted
+    assert len(gates) == 2
     assert all(0 <= gate <= 1 for gate in gates.values())
     kept = json.loads(command("status", out, "--json").out)["detail_kept"]
     assert kept["least"] == min(gates.values()) == gates[kept["least_in"]]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.jobs.job import versions
-from ip2pbatch.pictures import metadata
+from ip2pbatch.pictures import images, metadata
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.view import read_run
 
@@ -178,3 +178,30 @@ def test_its_lock_holds(command: CommandLine, old: Path) -> None:
     assert said.code == 0, said.err + said.out
     assert command("lock", old).code == 0
     assert yaml.safe_load(lock.read_text("utf-8")) == data  # the run's own versions, not today's
+
+
+def test_its_photos_are_shrunk_as_they_were_and_those_of_a_new_run_as_diffusers_does_it(
+    command: CommandLine, old: Path
+) -> None:
+    shutil.copyfile(old.parent / "photos" / "lake.png", old.parent / "photos" / "pond.png")
+    with Image.open(old.parent / "photos" / "pond.png") as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(old.parent / "photos" / "pond.png")
+    for out, sizing in ((old.parent / "out", "bicubic"), (old.parent / "new", "lanczos")):
+        said = command("run", old, *FAKE, "-o", out)
+        assert said.code == 0, said.err
+        view = read_run(out)
+        assert view.spec.sizing == sizing
+        strip = next(strip for strip in view.strips if strip.photo.name == "pond.png")
+        with Image.open(view.source_path(strip)) as seen:
+            expected = images.load(strip.photo.path, seen.size, sizing=sizing).pixels
+            assert np.array_equal(np.asarray(seen), expected)
+        said = command("verify", out)
+        assert said.code == 0, said.err + said.out
+
+
+def test_a_new_run_of_its_lock_shrinks_photos_as_it_did(command: CommandLine, old: Path) -> None:
+    said = command("run", old, *FAKE, "--locked", "-o", old.parent / "new")
+    if "is stale" in said.err:  # other versions of the libraries than those of the lock
+        pytest.skip(said.err)
+    assert said.code == 0, said.err
+    assert read_run(old.parent / "new").spec.sizing == "bicubic"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from PIL import Image
 
 from ip2pbatch.errors import PhotoError, ResourceError
@@ -267,3 +268,25 @@ def test_a_photo_that_is_gone_or_damaged_is_said(desk: Desk) -> None:
     with pytest.raises(PhotoError, match="cannot be opened"):
         desk.deliver()
     assert list(desk.out.iterdir()) == []
+
+
+def test_a_picture_of_the_photo_s_own_size_is_delivered_to_the_bit(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    noise = np.random.default_rng(0).normal(0, 4, PHOTO.shape)  # as an autoencoder leaves it
+    edited = np.clip(darker(PHOTO) + noise, 0, 255).astype(np.uint8)
+    exact = render(Original(path, images.SIZING), edited, DeliverySettings(), PROVENANCE)
+    assert np.array_equal(np.asarray(opened(exact.data)), edited)
+    assert exact.gate is None
+    earlier = render(Original(path), edited, DeliverySettings(), PROVENANCE)  # as runs from before do
+    assert not np.array_equal(np.asarray(opened(earlier.data)), edited)
+    assert earlier.gate is not None
+
+
+def test_a_photo_of_sixteen_bits_keeps_them_at_the_model_s_size(tmp_path: Path) -> None:
+    deep = PHOTO.astype(np.uint16) * 257 + np.random.default_rng(0).integers(0, 100, PHOTO.shape, np.uint16)
+    path = tmp_path / "photo.tif"
+    tifffile.imwrite(path, np.minimum(deep, 65535).astype(np.uint16), photometric="rgb")
+    rendered = render(Original(path, images.SIZING), PHOTO, DeliverySettings(), PROVENANCE)
+    (tmp_path / "out.tif").write_bytes(rendered.data)
+    assert tifffile.imread(tmp_path / "out.tif").dtype == np.uint16
+    assert rendered.gate is not None

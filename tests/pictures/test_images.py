@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageCms
 from sklearn.datasets import load_sample_image
 
@@ -332,3 +333,15 @@ def test_nothing_is_written_through_a_linked_folder_below_the_root(tmp_path: Pat
     with pytest.raises(ResourceError):
         atomic.write_atomic(tmp_path / "out" / "sub" / "a", b"new", root=tmp_path / "out")
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_photo_of_a_new_run_is_sized_as_diffusers_sizes_it(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    for size in ((120, 96), (PHOTO.shape[1] * 2 // 8 * 8, PHOTO.shape[0] * 2 // 8 * 8)):
+        with Image.open(path) as photo:
+            wanted = VaeImageProcessor().resize(photo, size[1], size[0])
+        found = images.load(path, size, sizing=images.SIZING)
+        assert np.array_equal(found.pixels, np.asarray(wanted))
+        assert np.array_equal(found.pixels, images.seen(images.load(path, colours="own"), size, images.SIZING))
+        assert not np.array_equal(found.pixels, images.load(path, size, sizing="bicubic").pixels)

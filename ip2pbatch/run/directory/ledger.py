@@ -75,12 +75,14 @@ def _checked(layout: Layout, spec: EngineSpec) -> EngineSpec:
     """The run's own spec: written into a new run; another engine than an old run's is refused.
 
     A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
+    An old run goes on to size photos as it began.
     """
     if not layout.header.exists():
         row = {"format": FORMAT, "engine": asdict(spec)}
         write_whole(layout.header, json.dumps(row, indent=2).encode() + b"\n")
         return spec
     made_by = read_spec(layout)
+    spec = replace(spec, sizing=made_by.sizing)
     if spec.model_digest and spec.model_digest == made_by.model_digest:
         spec = replace(spec, model=made_by.model)
     for name in sorted((part.name for part in fields(EngineSpec)), key=lambda name: name != "backend"):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ip2pbatch.pictures.images import Sizing
+
 Status = Literal["done", "failed", "nan", "flagged", "skipped"]
 
 
@@ -13,7 +15,8 @@ Status = Literal["done", "failed", "nan", "flagged", "skipped"]
 class EngineSpec:
     """The identity of a run: reopening it with another one is refused, naming the field.
 
-    `determinism` is fast, stable or bitwise; `approximations` are the opt-in speed-ups that change pictures.
+    `determinism` is fast, stable or bitwise; `approximations` are the opt-in speed-ups that change pictures. `sizing`
+    is how photos come to the model's size: a run keeps what it began with, and one that does not say has bicubic.
     """
 
     model: str
@@ -23,6 +26,7 @@ class EngineSpec:
     precision: str
     determinism: str
     approximations: tuple[str, ...] = ()
+    sizing: Sizing = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
