@@ -48,7 +48,7 @@ def _notes(outcome: Outcome) -> None:
             f"once warm, the model worked {busy['model']:.0%} of the time; it waited {busy['photos']:.0%} for photos "
             f"to be read and {busy['disk']:.0%} for pictures to be written"
         )
-    for text in outcome.job.scan.notes:
+    for text in outcome.job.notes:
         console.note(text)
     for text, files in summary.notes.items():
         console.note(f"{text} ({count(files, 'file')})")

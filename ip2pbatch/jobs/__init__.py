@@ -64,7 +64,7 @@ def edit(
         model,
     )  # fmt: skip
     recipe = recipe_from_flags(flags)
-    job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit))
+    job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit), fresh=fresh)
     if not fresh:
         from ip2pbatch.jobs.adding import added
 
@@ -85,7 +85,7 @@ def run(
     from ip2pbatch.jobs.session import carry_out
 
     voice, machine = _heard(voice), machine or Machine()
-    job, sizing, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard)), None, None
+    job, sizing, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard), fresh=fresh), None, None
     if locked:
         from ip2pbatch.jobs.locking import refuse_stale
 

@@ -72,7 +72,7 @@ def forecast(job: Job) -> Forecast:
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
-        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.scan.notes,
+        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),

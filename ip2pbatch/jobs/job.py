@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
+from ip2pbatch.plan.defaults import ModelDefaults, model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
+from ip2pbatch.run.directory.kept_defaults import differences, kept_defaults
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -42,7 +44,8 @@ class Job:
     """A recipe with its photos and plan. `text` is the recipe as written, kept in the run.
 
     `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
-    job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both.
+    job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `defaults` fill
+    in what the recipe leaves unsaid; `notes` are what a person should know of the planning.
     """
 
     recipe: Recipe
@@ -52,6 +55,8 @@ class Job:
     asked: Plan
     plan: Plan
     selection: Selection
+    defaults: ModelDefaults
+    notes: tuple[str, ...] = ()
     earlier: Plan | None = None
 
     @property
@@ -65,27 +70,39 @@ class Job:
         return Shard.parse(self.selection.shard) if self.selection.shard else None
 
 
-def read(path: Path, selection: Selection) -> Job:
+def read(path: Path, selection: Selection, *, fresh: bool = False) -> Job:
     """The job of a recipe file, which is read once. Raises RecipeError, PlanError, NothingMatchedError."""
     recipe, text = read_recipe(path)
-    return make_job(recipe, text, selection)
+    return make_job(recipe, text, selection, fresh=fresh)
 
 
-def make_job(recipe: Recipe, text: str, selection: Selection) -> Job:
-    """Scan and expand a recipe, cut down to what `selection` asks for."""
+def make_job(recipe: Recipe, text: str, selection: Selection, *, fresh: bool = False) -> Job:
+    """Scan and expand a recipe, cut down to what `selection` asks for; `fresh` says that it starts a new run."""
     if selection.out is not None:
         output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
         recipe = recipe.model_copy(update={"output": output})
     found = scan(recipe.photos, output=recipe.output.folder)
-    whole = expand(recipe, found)
+    defaults, notes = defaults_of(recipe, fresh=fresh)
+    whole = expand(recipe, found, defaults)
     if selection.only:
         found = found.only([selection.only])
     if selection.limit:
         found = found.limit(selection.limit)
-    plan = asked = expand(recipe, found) if selection.partial else whole
+    plan = asked = expand(recipe, found, defaults) if selection.partial else whole
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
-    return Job(recipe, text, found, whole, asked, plan, selection)
+    return Job(recipe, text, found, whole, asked, plan, selection, defaults, (*found.notes, *notes))
+
+
+def defaults_of(recipe: Recipe, *, fresh: bool = False) -> tuple[ModelDefaults, tuple[str, ...]]:
+    """What counts where the recipe says nothing, and a note where that is not what its model says today: a run keeps
+    the defaults that it was begun with. Raises ModelError.
+    """
+    today = model_defaults(recipe.model)
+    if fresh or (kept := kept_defaults(recipe.output.folder, recipe.model)) in (None, today):
+        return today, ()
+    said = "; ".join(differences(kept, today))
+    return kept, (f"the run keeps the defaults that it was begun with: {said}; --fresh begins one with today's",)
 
 
 def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:

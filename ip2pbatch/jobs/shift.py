@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
-from ip2pbatch.jobs.job import Job, Selection
+from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import ended, invocation_of
 from ip2pbatch.plan.edits import Edit, Plan
@@ -47,12 +48,15 @@ def keep_watch(
     loading = f"loading {Path(wanted.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)
-    with open_run(wanted.output.folder, spec) as run:
+    defaults, notes = defaults_of(wanted)
+    nothing = Plan(wanted.name, wanted.model, (), (), ())
+    job = Job(wanted, text, _NOTHING, nothing, nothing, nothing, Selection(), defaults, notes)
+    with open_run(wanted.output.folder, spec, defaults=defaults) as run:
         with voice.busy(loading):
             engine = open_engine()
         try:
             with voice.stop() as stop:
-                shift = Shift(wanted, text, machine, run, engine, voice)
+                shift = Shift(job, machine, run, engine, voice)
                 shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
         finally:
             engine.close()
@@ -75,12 +79,14 @@ def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
 
 
 class Shift:
-    """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there."""
+    """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there.
 
-    def __init__(
-        self, recipe: Recipe, text: str, machine: Machine, run: Run, engine: EditEngine, voice: Voice
-    ) -> None:  # fmt: skip
-        self.recipe, self.text, self.machine, self.run, self.engine = recipe, text, machine, run, engine
+    `nothing` is the job before anything came.
+    """
+
+    def __init__(self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice) -> None:
+        self._nothing, self.machine, self.run, self.engine = nothing, machine, run, engine
+        self.recipe, self.text = nothing.recipe, nothing.text
         self._voice = voice
         self._begun = time.monotonic()
         self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
@@ -105,7 +111,11 @@ class Shift:
     def job(self) -> Job:
         """What a session's ending is told about."""
         plan = read_run(self.run.root).plan  # all that was ever watched, as the sheets will show it
-        return Job(self.recipe, self.text, Scan((), tuple(self._broken.values())), plan, plan, plan, Selection())
+        return self._job(Scan((), tuple(self._broken.values())), plan)
+
+    def _job(self, found: Scan, plan: Plan) -> Job:
+        notes = (*found.notes, *self._nothing.notes)
+        return replace(self._nothing, scan=found, whole=plan, asked=plan, plan=plan, notes=notes)
 
     def summary(self, stop: Stop) -> Summary:
         """How the whole watch went."""
@@ -160,8 +170,8 @@ class Shift:
                     self._take(Scan((photo,)), stop)
 
     def _edit(self, found: Scan, stop: Stop) -> None:
-        plan = expand(self.recipe, found)
-        job = Job(self.recipe, self.text, found, plan, plan, plan, Selection())
+        plan = expand(self.recipe, found, self._nothing.defaults)
+        job = self._job(found, plan)
         self._begin(plan)
         described = engines.describe(self.engine, self.machine, plan)
         self.run.note("engine", **described, safety=self.recipe.safety)
@@ -201,5 +211,5 @@ class Shift:
         self._broken[str(broken.path)] = broken
         self._voice.warn(f"not edited: {broken.name}: {broken.reason}")
         if not self._in_session:  # a note belongs to a session, and nothing was edited in one yet
-            self._begin(Plan(self.recipe.name, self.recipe.model, (), (), ()))
+            self._begin(self._nothing.plan)
         self.run.note("broken", photo=broken.name, reason=broken.reason)

@@ -47,7 +47,11 @@ def make_edit(
     source: str, instruction: str, guidance: Guidance, seed: int, *, steps: int, sampler: str,
     size: tuple[int, int], carry: Carry | None = None,
 ) -> Edit:  # fmt: skip
-    """An Edit with its key: sha256 over the canonical JSON of every other field and KEY_VERSION, 32 hex digits."""
+    """An Edit with its key: sha256 over the canonical JSON of every other field and KEY_VERSION, 32 hex digits.
+
+    What was made is found by its key for ever. A field that Edit gets after these is appended to the list only where
+    it is set (as a pair with its name), so that an Edit which does without it keeps its key.
+    """
     scales = float(guidance.text), float(guidance.image)
     fields = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
     text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))

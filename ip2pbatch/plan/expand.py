@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError
-from ip2pbatch.plan.defaults import ModelDefaults, model_defaults
+from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.globs import matcher
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
 
 
-def expand(recipe: Recipe, scan: Scan) -> Plan:
+def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
     """Every picture that `recipe` asks for of the photos in `scan`, by photo, edit, seed, text scale, image scale.
+
+    `defaults` are what counts where it says nothing: the model's own, or those that its run was begun with.
 
     Raises PlanError where a photo has no size that the model can take or an edit names photos that are not there,
     NothingMatchedError where there is no edit.
     """
-    defaults = model_defaults(recipe.model)
     edits: dict[str, Edit] = {}
     own = defaultdict(list)
     for row in scan.instructions:

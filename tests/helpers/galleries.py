@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from runs import Wrapped
 
+from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.memory import Memory
@@ -74,4 +75,5 @@ def make_run(
 def plan_of(path: Path) -> Plan:
     """What the recipe in `path` asks for."""
     recipe = load_recipe(path)
-    return expand(recipe, scan(recipe.photos, memory=Memory(path.parent / "looks.sqlite")))
+    photos = scan(recipe.photos, memory=Memory(path.parent / "looks.sqlite"))
+    return expand(recipe, photos, model_defaults(recipe.model))

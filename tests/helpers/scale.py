@@ -26,6 +26,7 @@ from runs import SPEC, fork, make_photos
 from ip2pbatch.disk.journal import Journal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import output_names
@@ -71,7 +72,7 @@ class Field:
         return (*made, *real)
 
     def plan(self) -> Plan:
-        plan = expand(self.recipe(), Scan(self.photos()))
+        plan = expand(self.recipe(), Scan(self.photos()), ModelDefaults())
         assert len(plan.edits) == self.edits
         return plan
 

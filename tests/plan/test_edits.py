@@ -28,7 +28,8 @@ TWO = Scan((photo("a.jpg"), photo("b.jpg", (3000, 4000))))
 
 
 def plan_of(scan: Scan = TWO, **recipe: object) -> Plan:
-    return expand(Recipe.model_validate({"photos": "p", "edits": ["make it winter"]} | recipe), scan)
+    made = Recipe.model_validate({"photos": "p", "edits": ["make it winter"]} | recipe)
+    return expand(made, scan, model_defaults(made.model))
 
 
 def test_every_photo_gets_every_edit_at_its_own_aspect() -> None:
@@ -203,7 +204,7 @@ def test_single_photos_get_their_own_edits_once() -> None:
 def test_photos_without_any_edit_are_told() -> None:
     recipe = Recipe.model_validate({"photos": {"folder": "p", "instructions": "n.csv"}})
     with pytest.raises(NothingMatchedError):
-        expand(recipe, TWO)
+        expand(recipe, TWO, ModelDefaults())
 
 
 def test_a_model_folder_says_what_it_wants(tmp_path: Path) -> None:
@@ -249,14 +250,14 @@ def test_a_hundred_thousand_photos() -> None:
     program = (
         "import re, time\n"
         "from pathlib import Path\n"
-        "from ip2pbatch.plan.expand import expand\n"
+        "from ip2pbatch.plan.defaults import ModelDefaults\nfrom ip2pbatch.plan.expand import expand\n"
         "from ip2pbatch.plan.names import output_names\n"
         "from ip2pbatch.plan.edits import Photo\nfrom ip2pbatch.plan.photos import Scan\n"
         "from ip2pbatch.plan.written.recipe import Recipe\n"
         "names = [f'd/{i:06d}.jpg' for i in range(25_000)]\n"
         "photos = tuple(Photo(name, Path('/p') / name, f'{name:0>32}', (6000, 4000)) for name in names)\n"
         "recipe = Recipe.model_validate({'photos': 'p', 'edits': ['a', 'b', 'c', 'd']})\n"
-        "plan = expand(recipe, Scan(photos))\n"
+        "plan = expand(recipe, Scan(photos), ModelDefaults())\n"
         "assert len(plan.edits) == len(output_names(plan, recipe.output)) == 100_000\n"
         # not ru_maxrss: a child begins with its parent's
         "peak = int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
@@ -266,3 +267,17 @@ def test_a_hundred_thousand_photos() -> None:
     seconds, megabytes = map(float, done.stdout.split())
     assert seconds < 15
     assert megabytes < 256
+
+
+def test_the_keys_of_edits_are_what_they_always_were() -> None:
+    """What was made is found by its key. Whoever changes one of these makes every picture of every run again."""
+    alone = make_edit("a", "make it winter", Guidance(7.5, 1.5), 7, steps=20, sampler="euler_a", size=(512, 384))
+    assert alone.key == "80bdd41b8b6b9168606b6e2701975e86"
+    whole = make_edit("a", "make it winter", Guidance(7, 1), 7, steps=20, sampler="euler_a", size=(512, 384))
+    assert whole.key == "2796f78dda48cf662b23e65bddc80a60"
+    link = make_edit(
+        alone.key, "é “ü” 雪", Guidance(-1, 0.1), 2**63 - 1, steps=4, sampler="lcm", size=(64, 64), carry="latent"
+    )
+    assert link.key == "b1f3f5c1b963eba5f77a743e17a61cb6"
+    pixels = make_edit(alone.key, "x", Guidance(1.15, 1), 0, steps=1, sampler="ddim", size=(64, 72), carry="pixels")
+    assert pixels.key == "af672297a2ad2f2c9c03f481d6036f84"

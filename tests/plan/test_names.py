@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ip2pbatch.errors import PlanError
+from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import output_names, safe_path
@@ -26,7 +27,7 @@ def photo(name: str) -> Photo:
 
 def plan_and_recipe(*names: str, **recipe: object) -> tuple[Plan, Recipe]:
     made = Recipe.model_validate({"photos": "p", "edits": ["make it winter"]} | recipe)
-    return expand(made, Scan(tuple(photo(name) for name in names))), made
+    return expand(made, Scan(tuple(photo(name) for name in names)), ModelDefaults()), made
 
 
 def named(*names: str, template: str = "{folder}/{stem}_{edit}", format: str = "same", **recipe: object) -> list[str]:

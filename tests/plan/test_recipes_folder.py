@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Photo
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import output_names
@@ -47,7 +48,7 @@ def test_every_recipe_is_counted_here() -> None:
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_recipe_asks_for_its_pictures(name: str) -> None:
     recipe = load_recipe(FOLDER / f"{name}.yaml")
-    plan = expand(recipe, DEMO)
+    plan = expand(recipe, DEMO, model_defaults(recipe.model))
     assert recipe.name == name
     assert len(plan.edits) == PICTURES[name]
     assert len(set(output_names(plan, recipe.output).values())) == sum(len(strip.keep) for strip in plan.strips)

@@ -29,6 +29,7 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
+from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
@@ -44,8 +45,13 @@ _STALE = 3600.0  # seconds after which a temp file is nobody's work even where o
 log = logging.getLogger("ip2pbatch.run")
 
 
-def open_run(root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False) -> Run:
+def open_run(
+    root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False,
+    defaults: ModelDefaults | None = None,
+) -> Run:  # fmt: skip
     """Open the newest run in the output folder `root` for writing, or start one; `fresh` starts another beside it.
+
+    `defaults` are its model's own, which a new run keeps (see kept_defaults.py).
 
     Raises LockedError where another process writes to it, UsageError where it was made with another engine, and
     ResourceError where the disk refuses.
@@ -65,20 +71,20 @@ def open_run(root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh:
     with lock.gate():
         lock.acquire()
         try:
-            return Run(root, layout, _checked(layout, spec), shard, lock)
+            return Run(root, layout, _checked(layout, spec, defaults), shard, lock)
         except BaseException:
             lock.release()
             raise
 
 
-def _checked(layout: Layout, spec: EngineSpec) -> EngineSpec:
-    """The run's own spec: written into a new run; another engine than an old run's is refused.
+def _checked(layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None) -> EngineSpec:
+    """The run's own spec: written into a new one, with its model's defaults; another engine than the old is refused.
 
     A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
     An old run goes on to size photos as it began.
     """
     if not layout.header.exists():
-        row = {"format": FORMAT, "engine": asdict(spec)}
+        row = {"format": FORMAT, "engine": asdict(spec)} | ({"defaults": asdict(defaults)} if defaults else {})
         write_whole(layout.header, json.dumps(row, indent=2).encode() + b"\n")
         return spec
     made_by = read_spec(layout)

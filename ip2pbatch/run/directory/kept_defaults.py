@@ -1,0 +1,43 @@
+"""The defaults of the model that a run began with, kept in its header: a model's own may change, and a run that took
+the new ones would make every picture again whose recipe leaves them unsaid. Light: `plan` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from ip2pbatch.plan.defaults import ModelDefaults, model_folder
+from ip2pbatch.run.directory.layout import Layout, run_folders
+
+
+def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
+    """Those of the newest run in the output folder `root`, as far as it is one of `model`.
+
+    None where there is no such run, or it is from before they were kept; a header that cannot be read is for
+    `open_run` to refuse.
+    """
+    folders = run_folders(root)
+    try:
+        header = json.loads(Layout(folders[-1]).header.read_text("utf-8")) if folders else {}
+        if "defaults" not in header or not _is_same(header["engine"]["model"], model):
+            return None
+        return ModelDefaults(**header["defaults"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def differences(kept: ModelDefaults, today: ModelDefaults) -> Iterator[str]:
+    """What the run keeps although the model says otherwise today, in words."""
+    for part in fields(ModelDefaults):
+        old, new = getattr(kept, part.name), getattr(today, part.name)
+        if old != new:
+            yield f"{part.name.replace('_', ' ')} {old} (the model's is {new} today)"
+
+
+def _is_same(made_with: str, model: str) -> bool:
+    """One name, or two of one folder."""
+    here, there = model_folder(made_with), model_folder(model)
+    return made_with == model or (here is not None and there is not None and here.samefile(there))
