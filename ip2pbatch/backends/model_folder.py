@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from ip2pbatch.backends import artefact
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.families import FAMILIES, families
 
 # What a model does: edit a photo that its UNet sees beside the noisy latent, or draw from text alone.
 Kind = Literal["edit", "text_to_image"]
-
-PIPELINES = frozenset({"StableDiffusionInstructPix2PixPipeline", "StableDiffusionPipeline"})
 
 # The classes a component may have. A scheduler only lends its noise schedule: the sampler is the recipe's.
 CLASSES = {
@@ -148,8 +147,8 @@ def _refuse_code(path: Path, index: dict[str, Any]) -> None:
     for config in sorted(path.glob("*/*.json")):
         if config.stat().st_size < 1 << 20 and "auto_map" in read_json_or_empty(config):
             raise ModelError(f"{config} asks for code of its own (auto_map), which is never run", hint=_FINE_TUNE)
-    if pipeline not in PIPELINES:
-        raise ModelError(f"{path} is a {pipeline}, not an InstructPix2Pix model", hint=_FINE_TUNE)
+    if pipeline not in FAMILIES["instruct_pix2pix"].pipelines:
+        raise ModelError(f"{path} is a {pipeline}, not an {families()} model", hint=_FINE_TUNE)
 
 
 def read_json_or_empty(file: Path) -> dict[str, Any]:

@@ -5,16 +5,19 @@ The hub's cache is asked first and the network last; nothing but safetensors, JS
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ip2pbatch.backends import artefact, model_folder
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.families import family_of
 
 TINY = "tiny"
 DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
@@ -37,12 +40,13 @@ class ModelFolder:
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A line of `ip2pbatch models`: a model that is on this machine, and its bytes on disk."""
+    """A line of `ip2pbatch models`: a model that is on this machine, its bytes on disk, and its family's name."""
 
     name: str
     path: Path
     revision: str
     bytes: int
+    family: str
 
 
 def resolve(model: str, *, download: bool = True, kind: model_folder.Kind = "edit") -> ModelFolder:
@@ -91,7 +95,7 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
     if files is None:
         exported = artefact.is_artefact(path)
-        files = tuple(artefact.read(path).files) if exported else model_folder.check(path).files
+        files = tuple(artefact.read(path).files) if exported else checked(path).files
     hashes = sha256s([path / name for name in files])
     for name, value in zip(files, hashes, strict=True):
         # The hub's cache names large files by their sha256, so that a damaged one gives itself away.
@@ -107,8 +111,13 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
 def _folder(path: Path, name: str, revision: str, kind: model_folder.Kind = "edit") -> ModelFolder:
     if artefact.is_artefact(path):  # an export says itself whose weights it holds; its files are checked as it loads
         return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind)
-    checked = model_folder.check(path, kind)
-    return ModelFolder(path, name, revision, digest(path, checked.files), kind)
+    return ModelFolder(path, name, revision, digest(path, checked(path, kind).files), kind)
+
+
+def checked(path: Path, kind: model_folder.Kind = "edit") -> model_folder.Layout:
+    """The Layout of a model's folder, by its family's own check. Raises ModelError."""
+    module, _, function = family_of(path).check.partition(":")
+    return cast(model_folder.Layout, getattr(importlib.import_module(module), function)(path, kind))
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
@@ -218,7 +227,8 @@ def _cached_models() -> Iterator[KnownModel]:
 
 def _known(name: str, path: Path, revision: str) -> list[KnownModel]:
     try:
-        files = model_folder.check(path).files
+        files = checked(path).files
     except ModelError:
         return []
-    return [KnownModel(name, path, revision, sum((path / file).stat().st_size for file in files))]
+    size = sum((path / file).stat().st_size for file in files)
+    return [KnownModel(name, path, revision, size, family_of(path).called)]

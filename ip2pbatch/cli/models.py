@@ -10,8 +10,11 @@ import typer
 
 from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
+from ip2pbatch.plan.families import families
 
-app = typer.Typer(help="List, fetch and find models.", no_args_is_help=True)
+app = typer.Typer(
+    help=f"List, fetch and find models. A folder holds {families()} in diffusers' layout.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="tiny, a folder, or a hub id such as timbrooks/instruct-pix2pix[@revision]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -25,14 +28,21 @@ def list_(as_json: Json = False) -> None:
     models = [(m, resolve(str(m.path)).digest) for m in list_models()]
     if as_json:
         rows = [
-            {"name": m.name, "revision": m.revision, "digest": digest, "bytes": m.bytes, "path": str(m.path)}
+            {
+                "name": m.name,
+                "revision": m.revision,
+                "digest": digest,
+                "bytes": m.bytes,
+                "path": str(m.path),
+                "family": m.family,
+            }
             for m, digest in models
         ]
         print(json.dumps(rows, indent=2))
         return
     for m, digest in models:
         revision = f"@{m.revision[:12]}" if m.revision else ""
-        console.out().print(f"{m.name}{revision}  {m.bytes / 1e6:,.0f} MB  digest {digest[:12]}  {m.path}")
+        console.out().print(f"{m.name}{revision}  {m.family}  {m.bytes / 1e6:,.0f} MB  digest {digest[:12]}  {m.path}")
 
 
 @app.command()

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, interval_in
 
 if TYPE_CHECKING:
-    from ip2pbatch.backends.pytorch.backend import TorchBackend
-    from ip2pbatch.engine.editor import Editor
+    from ip2pbatch.backends.weights import ModelFolder
 
 Note = Callable[[str], None]
+
+
+class FamilyModule(Protocol):
+    """The functions of a family's module (plan/families.py)."""
+
+    def precision(self, folder: ModelFolder, device: str) -> str:
+        """The number format that a model runs in where none is asked for."""
+        ...
+
+    def refuse(self, folder: ModelFolder, edits: Sequence[Edit]) -> None:
+        """Raises what tells of Edits that this model cannot make, before anything heavy is read."""
+        ...
+
+    def open_engine(
+        self, folder: ModelFolder, device: str, precision: str, machine: Machine, *, safety: bool,
+        edits: Sequence[Edit], note: Note,
+    ) -> EditEngine:  # fmt: skip
+        """The engine, with what was left to be decided by the job decided."""
+        ...
 
 
 def choose(
@@ -30,23 +50,20 @@ def choose(
     """
     if machine.provider is not None:
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
-    from ip2pbatch.backends.model_folder import read_schedule
     from ip2pbatch.backends.weights import resolve
 
     folder = resolve(model)
     from ip2pbatch.backends.pytorch import backend as pytorch
-    from ip2pbatch.engine.editor import Editor
-    from ip2pbatch.engine.precision import choose_precision
-    from ip2pbatch.engine.samplers import refuse_unsampled
+    from ip2pbatch.backends.pytorch import steps
 
+    family = _module_of(family_of(folder.path))
     device = machine.device or pytorch.default_device()
-    precision = (
-        choose_precision(folder, device)[0] if machine.precision is Precision.AUTO else str(machine.precision)
-    )  # fmt: skip
+    precision = family.precision(folder, device) if machine.precision is Precision.AUTO else str(machine.precision)
     if precision == "fp16" and device == "cpu":
         raise UsageError("fp16 is not for a CPU", hint="use --precision bf16 or fp32")
-    refuse_unsampled(read_schedule(folder.path), edits)
-    determinism, wanted = machine.determinism, _steps(machine)
+    family.refuse(folder, edits)
+    steps.choose(machine.without)
+    determinism = machine.determinism
     if determinism is Determinism.BITWISE and (machine.batch == "auto" or machine.compile is Compile.ON):
         raise UsageError(
             "neither a measured batch nor compiled code is bitwise: another machine's cache would round otherwise",
@@ -60,44 +77,13 @@ def choose(
     def open_engine() -> EditEngine:
         bitwise, fast = determinism is Determinism.BITWISE, determinism is Determinism.FAST
         pytorch.configure(deterministic=bitwise, tf32=fast)
-        backend = pytorch.load(folder, device, precision, wanted)
-        for text in backend.site.notes:
-            note(text)
-        editor = Editor(backend, determinism=determinism.value, safety=safety, interval=machine.interval)
-        _tune(editor, backend, machine, edits, folder.digest, note)
-        return editor
+        return family.open_engine(folder, device, precision, machine, safety=safety, edits=edits, note=note)
 
     return spec, open_engine
 
 
-def _steps(machine: Machine) -> list[str]:
-    """The names of the steps that the flags leave in; compiling is decided on later. Raises UsageError for a name that
-    is none.
-    """
-    from ip2pbatch.backends.pytorch import steps
-
-    steps.choose(machine.without)
-    return [step.name for step in steps.STEPS if not step.asked_for and step.name not in machine.without]
-
-
-def _tune(
-    editor: Editor, backend: TorchBackend, machine: Machine, edits: Sequence[Edit], digest: str, note: Note
-) -> None:
-    """Decide what was left to be decided by the job, and say what was decided. Bitwise leaves nothing to that.
-
-    Row counts are tried before anything is compiled: each would be a compilation of its own.
-    """
-    from ip2pbatch.backends.pytorch import steps
-    from ip2pbatch.engine import tuning
-
-    said = tuning.tune_batch(editor, backend, edits, digest) if edits and machine.batch == "auto" else []
-    if machine.compile is Compile.ON and "compiled" not in machine.without:
-        reason = steps.compile_late(backend.site)
-        said += [f"not compiled: {reason}"] if reason else []
-    elif edits and machine.compile is Compile.AUTO and machine.determinism is not Determinism.BITWISE:
-        said += tuning.compile_if_it_pays(editor, backend, edits)
-    for text in said:
-        note(text)
+def _module_of(family: Family) -> FamilyModule:
+    return cast(FamilyModule, importlib.import_module(family.torch))
 
 
 def device_name(machine: Machine) -> str:

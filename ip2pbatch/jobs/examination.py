@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.jobs.backends import BACKENDS, backend
+from ip2pbatch.plan.families import FAMILIES
 from ip2pbatch.plan.formats import FORMATS
 from ip2pbatch.plan.metrics import named_in, offered
 from ip2pbatch.run.machine import Finding
@@ -23,7 +24,7 @@ PACKAGES = (
 def examine() -> list[Finding]:
     """Every finding, in the order it is shown; each is something an edit depends on."""
     of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
-    return [*_system(), *_packages(), *_formats(), *_metrics(), *of_backends, *_models()]
+    return [*_system(), *_packages(), *_formats(), *_families(), *_metrics(), *of_backends, *_models()]
 
 
 def _system() -> Iterator[Finding]:
@@ -58,8 +59,13 @@ def _metrics() -> Iterator[Finding]:
             yield Finding(f"metric {one.caption}", "ready", why=f"`{one.key}` in a recipe's sheet: metrics")
 
 
+def _families() -> Iterator[Finding]:
+    for family in FAMILIES.values():
+        yield Finding(f"family {family.called}", "edits", why=" ".join(family.pipelines))
+
+
 def _models() -> Iterator[Finding]:
     from ip2pbatch.backends.weights import list_models
 
     for model in list_models():
-        yield Finding(f"model {model.name}", str(model.path), why=f"{model.bytes / 1e6:.0f} MB")
+        yield Finding(f"model {model.name}", str(model.path), why=f"{model.family}, {model.bytes / 1e6:.0f} MB")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
-from ip2pbatch.plan.defaults import ModelDefaults, model_defaults
+from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe

@@ -12,7 +12,9 @@ from typing import Literal
 from ip2pbatch import __version__
 from ip2pbatch.pictures import exif, xmp
 from ip2pbatch.pictures.containers import Blocks, read_blocks
+from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.families import family_of
 from ip2pbatch.plan.formats import FORMATS, Format
 
 # https://cv.iptc.org/newscodes/digitalsourcetype: a photograph edited using generative AI.
@@ -40,6 +42,7 @@ class Provenance:
     model: str
     model_digest: str = ""
     approximations: tuple[str, ...] = ()
+    family: str = family_of(None).called
 
     @classmethod
     def of(
@@ -47,10 +50,12 @@ class Provenance:
     ) -> Provenance:
         """Of the last edit of a chain, given from its first link on. Of a model's folder only its own name is told."""
         first, last = chain[0], chain[-1]
+        family = family_of(model_folder(model)).called
         model = Path(model).name if Path(model).is_absolute() or model.startswith(".") else model
         return cls(
             last.key, first.source, tuple(edit.instruction for edit in chain), last.guidance.text, last.guidance.image,
             last.seed, last.steps, last.sampler, last.size, model, model_digest, approximations,
+            family,
         )  # fmt: skip
 
     def settings(self, *, prompt: bool) -> str:
@@ -193,7 +198,7 @@ def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> d
     version = " / ".join(part for part in (provenance.model_digest[:12], SOFTWARE) if part)
     values: dict[tuple[str, str], xmp.Property] = {
         (xmp.IPTC_EXT, "DigitalSourceType"): SOURCE_TYPE,
-        (xmp.IPTC_EXT, "AISystemUsed"): f"InstructPix2Pix ({provenance.model})",
+        (xmp.IPTC_EXT, "AISystemUsed"): f"{provenance.family} ({provenance.model})",
         (xmp.IPTC_EXT, "AISystemVersionUsed"): version,
         (xmp.XMP, "CreatorTool"): SOFTWARE,
         (xmp.MM, "DocumentID"): f"xmp.did:{identity}",

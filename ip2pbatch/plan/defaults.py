@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.families import ModelDefaults, family_of
 
 DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 TINY = "tiny"
 SETTINGS_FILE = "ip2pbatch.json"
 _TINY_FOLDER = Path(__file__).parent.parent / TINY
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDefaults:
-    """Guidance scales, the long side in pixels, network steps, sampler, and the sizes a model can take.
-
-    Width and height are multiples of `multiple` from `min_side` to `max_side`. They come from the model's folder and
-    not from the engine, so that `plan` asks for the same pictures as `run` without loading anything. The values are
-    InstructPix2Pix's own: 7.5 and 1.5 at 512 pixels; 20 steps with euler_a, as its demo space uses.
-    """
-
-    text: float = 7.5
-    image: float = 1.5
-    long_side: int = 512
-    steps: int = 20
-    sampler: str = "euler_a"
-    multiple: int = 8
-    min_side: int = 64
-    max_side: int = 2048
 
 
 def model_defaults(model: str) -> ModelDefaults:
@@ -40,9 +22,10 @@ def model_defaults(model: str) -> ModelDefaults:
     Raises ModelError where that file is there but is not what it should be.
     """
     path = model_folder(model)
+    defaults = family_of(path).defaults
     if path is None:
-        return ModelDefaults()
-    defaults = ModelDefaults(multiple=_multiple(path))
+        return defaults
+    defaults = replace(defaults, multiple=_multiple(path, defaults.multiple))
     if not (file := path / SETTINGS_FILE).is_file():
         return defaults
     try:
@@ -67,14 +50,14 @@ def split_revision(model: str) -> tuple[str, str | None]:
     return (name, revision) if at and name and "/" not in revision else (model, None)
 
 
-def _multiple(folder: Path) -> int:
-    """How much the autoencoder in `folder` shrinks width and height: it halves them between its blocks; 8 at least."""
+def _multiple(folder: Path, least: int) -> int:
+    """How much the autoencoder in `folder` shrinks width and height: it halves them between its blocks."""
     try:
         config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
         blocks = config.get("encoder_block_out_channels") or config["block_out_channels"]
-        return max(8, int(2 ** (len(blocks) - 1)))
+        return max(least, int(2 ** (len(blocks) - 1)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 8  # the engine says what is wrong with the model
+        return least  # the engine says what is wrong with the model
 
 
 def _typed(key: str, value: Any) -> Any:

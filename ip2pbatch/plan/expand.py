@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError
-from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Photo, Plan, Strip, make_edit
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import matcher
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import contextlib, io, json, sys
 {line}
 from ip2pbatch.cli import app, console
 from ip2pbatch.jobs.backends import BACKENDS
-for name in {{*BACKENDS}} - {{"fake"}}:
+for name in {{*BACKENDS}} - {{*{backends!r}}}:
     del BACKENDS[name]  # `doctor` asks every backend about itself, which is not what is looked at
 said = []
 for arguments in json.loads(sys.argv[1]):
@@ -31,9 +31,13 @@ print(json.dumps(said))
 """
 
 
-def with_line(line: str, commands: Sequence[Sequence[str]], folder: Path) -> list[Said]:
-    """What each command of a process in `folder`, whose own modules can be imported, said after `line`."""
-    program = "import sys\nsys.path.insert(0, '.')\n" + _PROGRAM.format(line=line)
+def with_line(
+    line: str, commands: Sequence[Sequence[str]], folder: Path, backends: Sequence[str] = ("fake",)
+) -> list[Said]:
+    """What each command of a process in `folder`, whose own modules can be imported, said after `line`. It has these
+    `backends` alone.
+    """
+    program = "import sys\nsys.path.insert(0, '.')\n" + _PROGRAM.format(line=line, backends=tuple(backends))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, json.dumps(commands)], cwd=folder, capture_output=True, text=True
     )

@@ -26,9 +26,9 @@ from runs import SPEC, fork, make_photos
 from ip2pbatch.disk.journal import Journal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.pictures.deliver import DeliverySettings
-from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.recipe import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import CommandLine
 
-from ip2pbatch.plan.defaults import ModelDefaults
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.kept_defaults import kept_defaults
 from ip2pbatch.run.directory.view import read_run
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, PlanError
-from ip2pbatch.plan.defaults import ModelDefaults, model_defaults, split_revision
+from ip2pbatch.plan.defaults import model_defaults, split_revision
 from ip2pbatch.plan.edits import Guidance, Photo, Plan, make_edit
 from ip2pbatch.plan.expand import expand, model_size, photo_seed
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.instructions import Instruction
 from ip2pbatch.plan.written.recipe import EditSpec, Recipe, Size
@@ -250,7 +251,7 @@ def test_a_hundred_thousand_photos() -> None:
     program = (
         "import re, time\n"
         "from pathlib import Path\n"
-        "from ip2pbatch.plan.defaults import ModelDefaults\nfrom ip2pbatch.plan.expand import expand\n"
+        "from ip2pbatch.plan.families import ModelDefaults\nfrom ip2pbatch.plan.expand import expand\n"
         "from ip2pbatch.plan.names import output_names\n"
         "from ip2pbatch.plan.edits import Photo\nfrom ip2pbatch.plan.photos import Scan\n"
         "from ip2pbatch.plan.written.recipe import Recipe\n"

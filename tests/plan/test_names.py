@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ip2pbatch.errors import PlanError
-from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.names import output_names, safe_path
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.recipe import Recipe

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from ip2pbatch.plan.defaults import ModelDefaults, model_folder
+from ip2pbatch.plan.defaults import model_folder
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout, run_folders
 
 

@@ -29,8 +29,8 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
-from ip2pbatch.plan.defaults import ModelDefaults
 from ip2pbatch.plan.edits import Photo, Plan
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
 from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
