@@ -34,20 +34,30 @@ _COLOURS = {"fresh": "green", "stale": "yellow", "missing": "cyan"}
 
 @app.command()
 def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to check.", show_default=False)]) -> None:
-    """Check configs and all that they build on."""
+    """Check configs and all that they build on, with the data and the models that they name."""
+    from ip2pbatch.train.checks import problems
     from ip2pbatch.train.configs import in_order, load_config
 
-    wrong = 0
+    code = 0
     for path in configs:
         try:
             chain = list(in_order(load_config(path)))
         except errors.Ip2pError as error:  # the mistakes of the other files are wanted as well
-            console.show_error(error)
-            wrong += 1
+            found: list[errors.Ip2pError] = [error]
         else:
+            found = problems(chain)
+        code = code or _tell(found)
+        if not found:
             console.out().print(f"{path}: ok, {' → '.join(one.name for one in chain)}", markup=False)
-    if wrong:
-        raise typer.Exit(errors.USAGE)
+    if code:
+        raise typer.Exit(code)
+
+
+def _tell(problems: Sequence[errors.Ip2pError]) -> int:
+    """Show all of them; the exit code of the first."""
+    for problem in problems:
+        console.show_error(problem)
+    return problems[0].exit_code if problems else 0
 
 
 @app.command()
@@ -61,11 +71,16 @@ def status(config: Config, photos: Photos = None, out: Out = Path("work"), as_js
 @app.command()
 def plan(config: Config, photos: Photos = None, out: Out = Path("work"), as_json: Json = False) -> None:
     """Show which stages a run would carry out, and why, and what they will take: samples, disk, GPU hours."""
-    from ip2pbatch.train import estimates, stages
+    from ip2pbatch.train import checks, estimates, stages
 
     chain = stages.status(config, photos=photos, out=out)
     found = estimates.estimate(chain)
-    _show([one for one in chain if one.state != "fresh"], as_json, found)
+    left = [one for one in chain if one.state != "fresh"]
+    _show(left, as_json, found)
+    wrong = checks.problems(one.config for one in left)
+    room = checks.short_of_room(sum(found[one.config.path].bytes for one in left if one.config.path in found), out)
+    if code := _tell([*wrong, *([room] if room else [])]):
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -65,6 +65,14 @@ class StageConfig:
         """The stage itself."""
         return stage_of(self.code)
 
+    def sources(self) -> Iterator[tuple[tuple[str | int, ...], Path | ModelName]]:
+        """Every path and every model that the stage reads and that is none of its inputs, with where it is named."""
+        idle = self.module.idle(self.settings)
+        for at, value in values_of(self.settings):
+            read = isinstance(value, Path) or (isinstance(value, ModelName) and value not in self.inputs)
+            if read and at[0] not in idle:
+                yield at, value
+
     def mistake(self, why: str, at: tuple[str | int, ...], hint: str | None = None) -> RecipeError:
         """An error at one of its keys."""
         line, column = self.places(at, of_key=True)

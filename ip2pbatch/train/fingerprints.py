@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.contents import Contents, contents, digest_of_contents
 from ip2pbatch.errors import MissingError
-from ip2pbatch.train.configs import StageConfig, values_of
+from ip2pbatch.train.configs import StageConfig
 from ip2pbatch.train.data.photos import find_photos
 from ip2pbatch.train.models import EMBEDDED, TINY, ModelName, commit_of
 
@@ -59,7 +57,7 @@ class Known:
 
 def known_of(config: StageConfig, inputs: Mapping[str, str], photos: Path | None, photos_digest: str) -> Known:
     """The facts of a stage: `inputs` has the fingerprint of each, and the photos count where the stage reads them."""
-    settings, sources = recorded_settings(config.settings, config.inputs)
+    settings, sources = recorded_settings(config)
     reads = config.module.reads_photos
     facts = {
         "version": config.module.version,
@@ -73,16 +71,15 @@ def known_of(config: StageConfig, inputs: Mapping[str, str], photos: Path | None
     return Known(facts, sources | ({PHOTOS: str(photos)} if reads else {}))
 
 
-def recorded_settings(settings: BaseModel, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def recorded_settings(config: StageConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings with digests in the place of paths and models, and what each of those stands for by its key."""
-    recorded, sources = json.loads(settings.model_dump_json()), {}
-    for at, value in values_of(settings):
-        if isinstance(value, Path) or (isinstance(value, ModelName) and value not in inputs):
-            holder = recorded
-            for part in at[:-1]:
-                holder = holder[part]
-            holder[at[-1]] = digest_of_model(value) if isinstance(value, ModelName) else digest_of_path(value)
-            sources[".".join(map(str, at))] = str(value)
+    recorded, sources = json.loads(config.settings.model_dump_json()), {}
+    for at, value in config.sources():
+        holder = recorded
+        for part in at[:-1]:
+            holder = holder[part]
+        holder[at[-1]] = digest_of_model(value) if isinstance(value, ModelName) else digest_of_path(value)
+        sources[".".join(map(str, at))] = str(value)
     return recorded, sources
 
 

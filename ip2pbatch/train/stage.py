@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.plan.written.yaml_source import Mistake, suggest
 
 if TYPE_CHECKING:
     from ip2pbatch.train.estimates import Estimate
@@ -27,8 +27,35 @@ def _fits(settings: Any, inputs: Mapping[str, str]) -> Iterable[Mistake]:
     return ()
 
 
+def _none_idle(settings: Any) -> Collection[str]:
+    return ()
+
+
 def _no_judges(settings: Any) -> Mapping[str, Path]:
     return {}
+
+
+def misfits(inputs: Mapping[str, str], known: Iterable[str], needed: Iterable[str] = ()) -> Iterator[Mistake]:
+    """Inputs that a stage does not read, and those of `needed` that it has not."""
+    known = list(known)
+    for name in inputs:
+        if name not in known:
+            hint = suggest(name, known) or f"it builds on {' or '.join(known) or 'nothing'}"
+            yield Mistake(f"{name} is no input of this stage", hint=hint, at=("inputs", name))
+    for name in needed:
+        if name not in inputs:
+            yield Mistake(f"{name} is missing among them", hint=f"inputs: {{{name}: {name}.yaml}}", at=("inputs",))
+
+
+def one_source(key: str, value: object, inputs: Iterable[str]) -> Iterator[Mistake]:
+    """Where a stage reads one thing, a setting or an input must name it, and not both: one would win in silence."""
+    named = list(inputs)
+    if value is not None and named:
+        said = f"stands beside the input {' and '.join(named)}, and only one of them can be read"
+        yield Mistake(said, hint=f"remove `{key}` or the input", at=(key,))
+    elif value is None and len(named) != 1:
+        said = f"names {', '.join(named)}, of which only one can be read" if named else f"names nothing, nor does {key}"
+        yield Mistake(said, hint=f"give one input, or `{key}: PATH` and none", at=("inputs",))
 
 
 @dataclass(frozen=True)
@@ -44,7 +71,8 @@ class Stage:
     metrics)` says the unit of its work and how much of that it did a second, 0 where it measured none.
 
     `check(settings, inputs)` yields what does not fit together, before anything runs: `inputs` has the stage of each
-    input by its name. `judges(settings)` are files that decide the result and that no setting names.
+    input by its name. `judges(settings)` are files that decide the result and that no setting names;
+    `idle(settings)` are keys of models that are not read with these settings.
     """
 
     config: type[BaseModel]
@@ -57,3 +85,4 @@ class Stage:
     rate: Callable[[Any, Mapping[str, float]], tuple[str, float]] = _unmeasured
     check: Callable[[Any, Mapping[str, str]], Iterable[Mistake]] = _fits
     judges: Callable[[Any], Mapping[str, Path]] = _no_judges
+    idle: Callable[[Any], Collection[str]] = _none_idle

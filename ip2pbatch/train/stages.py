@@ -21,11 +21,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from ip2pbatch.backends import hub
 from ip2pbatch.backends.pytorch.backend import default_device
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.train.checks import problems
 from ip2pbatch.train.configs import StageConfig, in_order, load_config, with_values
 from ip2pbatch.train.estimates import learn
 from ip2pbatch.train.fingerprints import (
@@ -125,12 +127,27 @@ def run(config_path: Path, *, photos: Path | None = None, out: Path, shard: Shar
     config = load_config(config_path)
     chain = status_of_chain(config, photos, out)
     refuse_other_data(chain)
+    left = [one.config for one in chain if one.state != "fresh"]
+    for problem in problems(left):
+        raise problem
+    if learn_commits(left):
+        chain = status_of_chain(config, photos, out)
     folders = {one.config.path: one.folder for one in chain}
     for one in chain:
         inputs = {name: folders[needed.path] for name, needed in one.config.inputs.items()}
         if one.state != "fresh" and not run_stage(one, inputs, photos, shard):
             break
     return status_of_chain(config, photos, out)
+
+
+def learn_commits(configs: Sequence[StageConfig]) -> bool:
+    """Ask the hub for the commit of every model that these stages name and this machine does not know; whether there
+    was any. ModelError before anything begins where one cannot be had."""
+    named = {value for one in configs for _, value in one.sources() if isinstance(value, ModelName)}
+    unknown = [name for name in sorted(named) if name.is_hub_id and commit_of(name) is None]
+    for name in unknown:
+        hub.fetch_index(*name.hub)
+    return bool(unknown)
 
 
 def refuse_other_data(chain: Sequence[StageStatus]) -> None:

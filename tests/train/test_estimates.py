@@ -130,12 +130,13 @@ def test_sizes_are_said_as_a_person_would(size: float, said: str) -> None:
 def test_validate_looks_at_the_files_after_a_wrong_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("stage: pack\nmaker: pictures\nshard_bites: 5\n")
+    (tmp_path / "right.yaml").write_text("stage: pack\nmaker: pictures\nsource: .\n")
     with pytest.raises(SystemExit) as ended:
-        app(["train", "validate", str(wrong), str(PAPER / "pairs.yaml")])
+        app(["train", "validate", str(wrong), str(tmp_path / "right.yaml")])
     said = capsys.readouterr()
     assert ended.value.code == 2
     assert f"{wrong}:3:1: shard_bites: unknown key" in said.err
-    assert "pairs.yaml: ok, captions-finetune → captions → pairs" in said.out
+    assert "right.yaml: ok, right" in said.out
 
 
 def test_plan_prints_estimates_and_after_a_run_the_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

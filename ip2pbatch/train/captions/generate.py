@@ -1,6 +1,6 @@
 """The captions stage, `maker: generate`: a file of captions → instructions and edited captions, by a language model.
 
-    captions.jsonl     {"input", "edit", "output", "url"}, a line an edit that was accepted, in the file's order
+    captions.jsonl     {"input", "edit", "output", "url"}, a line an edit that was accepted, permuted by the seed
     rows-1of4.jsonl    a line a caption that was asked about, with what came of it, by shard
 
 A row's randomness is its own (the seed and its number in the file), and rows are left out as duplicates by the file
@@ -26,6 +26,7 @@ from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.completion import RejectedError, parse, prompt_text
 from ip2pbatch.train.captions.endpoint import Endpoint, EndpointSource
 from ip2pbatch.train.captions.finetune import MODEL
@@ -34,9 +35,9 @@ from ip2pbatch.train.captions.sources import Row, choose
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
 from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_lines
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits, one_source
 
-VERSION = 1
+VERSION = 2  # 2: permuted by the seed, not in the file's order
 WINDOW = 8  # batches that are sorted by length together, so that little is padded
 LONGEST = 1000  # characters of a caption
 Flagged = Callable[[Sequence[str]], Sequence[bool]]
@@ -256,4 +257,11 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
     return TOKENS, metrics.get("tokens/s", 0.0) if settings.endpoint is None else 0.0
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from misfits(inputs, ("captions",))
+    if not settings.endpoint:
+        yield from one_source("model", settings.model, inputs)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate, check=check)

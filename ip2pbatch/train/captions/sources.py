@@ -86,16 +86,17 @@ def columns(names: Sequence[str], path: Path, line: int) -> tuple[str, str]:
 
 
 def choose(path: Path, limit: int | None, seed: int) -> tuple[list[Row], Mapping[str, int]]:
-    """The rows to ask about, in the file's order, and how many were left out as `empty` or `duplicate`.
+    """The rows to ask about, permuted by the seed as the authors' generator does, at most `limit` of them; and how many
+    were left out as `empty` or `duplicate`. A caption or a URL counts where it first comes, alike for every shard.
 
-    A caption or a URL counts where it first stands, so every shard finds the same rows. With `limit` so many of them
-    are drawn, by the seed.
+    What follows splits prompts into training and test by their order, which must not be that of the source.
     """
+    every = list(read_rows(path))
     rows: list[Row] = []
     captions: set[str] = set()
     urls: set[str] = set()
     left_out = {"empty": 0, "duplicate": 0}
-    for row in read_rows(path):
+    for row in (every[number] for number in np.random.RandomState(seed).permutation(len(every)).tolist()):
         if not row.caption:
             left_out["empty"] += 1
         elif row.caption in captions or row.url in urls:
@@ -105,9 +106,6 @@ def choose(path: Path, limit: int | None, seed: int) -> tuple[list[Row], Mapping
             captions.add(row.caption)
             if row.url:
                 urls.add(row.url)
-    if limit is not None and limit < len(rows):
-        drawn = np.random.default_rng(seed).permutation(len(rows))[:limit]
-        rows = [rows[index] for index in sorted(drawn.tolist())]
     if not rows:
         raise NothingMatchedError(f"no captions in {path}", hint="its rows are empty or were left out as duplicates")
-    return rows, left_out
+    return rows[:limit], left_out

@@ -13,9 +13,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from diffusers import AutoencoderDC, ModelMixin
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
 from ip2pbatch.train.data.photos import load_rgb, to_tensor
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
 
@@ -36,7 +38,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     crops_per_shard: int = 48
-    precision: str = "bf16"  # bf16 | no, for the encoder's passes
+    precision: Literal["bf16", "no"] = "bf16"  # for the encoder's passes
 
 
 @dataclass(frozen=True)
@@ -151,4 +153,9 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     }
 
 
-STAGE = Stage(Config, run, VERSION)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
+    """What does not fit together in a config."""
+    return misfits(inputs, ("autoencoder", "pairs"), ("autoencoder", "pairs"))
+
+
+STAGE = Stage(Config, run, VERSION, check=check)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,11 @@ from tqdm import tqdm
 from ip2pbatch.disk.atomic import disk_error, write_whole
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
 
@@ -87,4 +88,10 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from misfits(inputs, ("filter", "pairs"))
+    yield from one_source("source", settings.source, inputs)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, check=check)

@@ -112,6 +112,10 @@ class PairSet:
         begin, end = (math.floor(share * len(self)) for share in SPLITS[split])
         return PairSet(self.store, self.prompts[begin:end])
 
+    def each_pair(self) -> PairSet:
+        """Every pair as a prompt of its own: it is then drawn as often as any other, and not as often as its prompt."""
+        return PairSet(self.store, [[pair] for group in self.prompts for pair in group])
+
     def fraction(self, share: float) -> PairSet:
         """Evenly spread prompts, `share` of all: the paper's ablation by 10 % and 1 % of the data."""
         count = max(1, round(share * len(self)))

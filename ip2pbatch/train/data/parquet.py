@@ -4,13 +4,15 @@
     original_image, original_prompt, edited_prompt    as timbrooks/instructpix2pix-clip-filtered has them
     source_img · instruction · target_img             as MagicBrush has them
 
-A row is a prompt with one pair. Files are read a row group at a time, so walking through them in their order is fast
-and jumping about is not: a set that is trained on for many epochs is better packed into shards.
+Rows of one caption, instruction and edited caption are one prompt with as many pairs, as in the releases; where a set
+has no captions each row is a prompt. Files are read a row group at a time, so walking through them in their order is
+fast and jumping about is not: a set that is trained on for many epochs is better packed into shards.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -83,10 +85,24 @@ class ParquetStore:
         ]
         self.parts = [(number, group) for number, group, _ in sizes]
         self.begins = np.cumsum([0, *(rows for _, _, rows in sizes)])
-        self.groups = [range(row, row + 1) for row in range(int(self.begins[-1]))]
         self._lock = threading.Lock()
         self._texts = lru_cache(maxsize=8)(self._read_texts)
         self._pictures = lru_cache(maxsize=2)(self._read_pictures)
+        self.groups = self._group()
+        self._keys = {pair: f"{prompt:07d}-{number}" for prompt, group in enumerate(self.groups)
+                      for number, pair in enumerate(group)}  # fmt: skip
+
+    def _group(self) -> list[list[int]]:
+        """The rows of each prompt, in the order in which prompts first come; texts of all rows are read for it."""
+        count = int(self.begins[-1])
+        if not all(CAPTIONS.keys() <= columns.keys() for columns in self.columns):
+            return [[row] for row in range(count)]
+        groups: dict[bytes, list[int]] = {}
+        texts = (row for part in range(len(self.parts)) for row in self._read_texts(part))
+        for pair, row in enumerate(texts):
+            said = json.dumps([row.get(name) for name in ("input", "edit", "output")])
+            groups.setdefault(hashlib.blake2b(said.encode(), digest_size=16).digest(), []).append(pair)
+        return list(groups.values())
 
     def _find(self, pair: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.begins, pair, side="right")) - 1
@@ -125,8 +141,8 @@ class ParquetStore:
         return data
 
     def key(self, pair: int) -> str:
-        """0000012-0."""
-        return f"{pair:07d}-0"
+        """0000012-0: the prompt and the place among its pairs."""
+        return self._keys[pair]
 
     def place(self, pair: int) -> str:
         """train.parquet row 12 (from 0, of all files together)."""

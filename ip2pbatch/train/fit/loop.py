@@ -53,7 +53,7 @@ class LoopSettings(BaseModel):
     accumulate: int = Field(1, ge=1)  # parts of a step, whose gradients are averaged
     ema: float = 0.999
     ema_warm_up: Literal["power", "original"] = "power"  # 1 − (1 + n)^−¾, or InstructPix2Pix's (1 + n) / (10 + n)
-    precision: str = "bf16"  # bf16 | fp16 | no: what accelerate calls mixed precision
+    precision: Literal["bf16", "fp16", "no"] = "bf16"  # what accelerate calls mixed precision
     seed: int = 0
     log_every: int = 20
     save_every: int = 500

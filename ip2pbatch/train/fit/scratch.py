@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Guidance
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.template import Caption, read_captions
 from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_shards
 from ip2pbatch.train.data.photos import step_rng
@@ -26,7 +28,7 @@ from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, dropped
 from ip2pbatch.train.fit.save_model import Defaults, write_model
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
 
@@ -311,4 +313,10 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     return metrics | {"crops": float(len(crops))}
 
 
-STAGE = Stage(Config, run, VERSION)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
+    """What does not fit together in a config."""
+    networks = () if settings.start else ("tokenizer",)
+    return misfits(inputs, needed := ("captions", *networks, "autoencoder", "pack"), needed)
+
+
+STAGE = Stage(Config, run, VERSION, check=check)

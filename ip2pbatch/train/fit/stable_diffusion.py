@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
@@ -35,7 +37,7 @@ from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, one_source
 
 VERSION = 1
 
@@ -80,6 +82,8 @@ class Config(BaseModel):
     start: ModelName  # a diffusers folder or a model of the hub
     data: Path | None = None  # pairs made elsewhere; else those of the one input
     split: Literal["train", "all"] = "train"  # all: a set whose test pairs are elsewhere
+    # An epoch draws one pair of each prompt, as the original does; pair: every pair once.
+    weighting: Literal["prompt", "pair"] = Field("prompt", exclude_if=lambda value: value == "prompt")
     fraction: float = Field(1.0, gt=0, le=1)  # of these prompts
     side: int = Field(256, ge=8)
     resize: tuple[int, int] = (256, 288)
@@ -269,7 +273,8 @@ def training_part(every: PairSet, config: Config) -> PairSet:
         raise NothingMatchedError(
             f"{len(every)} prompts leave none to train on", hint="nine of ten are trained on: give ten or more"
         )
-    return train.fraction(config.fraction)
+    part = train.fraction(config.fraction)
+    return part.each_pair() if config.weighting == "pair" else part
 
 
 def make_task(config: Config, networks: Networks) -> InstructTask:
@@ -318,4 +323,13 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
     return SAMPLES, metrics.get("samples_a_second", 0.0) * (settings.side / 256) ** 2
 
 
-STAGE = Stage(Config, run, VERSION, distributed=True, estimate=estimate, rate=rate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from one_source("data", settings.data, inputs)
+    together = settings.batch * int(os.environ.get("WORLD_SIZE", 1))
+    if settings.effective_batch % together:
+        said = f"{settings.effective_batch} samples a step are not a multiple of {together} at once"
+        yield Mistake(said, hint=f"choose a batch that divides {settings.effective_batch}", at=("batch",))
+
+
+STAGE = Stage(Config, run, VERSION, distributed=True, estimate=estimate, rate=rate, check=check)

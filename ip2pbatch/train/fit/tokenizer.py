@@ -6,15 +6,16 @@ Every byte is in the vocabulary, so nothing is unknown: a word that was never se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.template import read_captions
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -68,4 +69,9 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     return {"size": float(len(tokenizer)), "longest_instruction": float(longest)}
 
 
-STAGE = Stage(Config, run, VERSION)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
+    """What does not fit together in a config."""
+    return misfits(inputs, ("captions",), ("captions",))
+
+
+STAGE = Stage(Config, run, VERSION, check=check)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ip2pbatch.errors import NothingMatchedError
 from ip2pbatch.measures import lpips
 from ip2pbatch.measures.lpips import Lpips
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.photos import find_photos, held_out, load_rgb, split_photos
 from ip2pbatch.train.judge.scorecard import Evaluation, Figure, Outcome
 from ip2pbatch.train.judge.trained import TrainedModel
@@ -33,7 +34,7 @@ from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.pairs.families.raster import luma, slopes, to_float
 from ip2pbatch.train.pairs.families.separation import distances, embed
 from ip2pbatch.train.pairs.families.wordings import Wordings, load
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
 
@@ -351,4 +352,9 @@ def judges(settings: Config) -> dict[str, Path]:
     return {"lpips": lpips.weights_file()}
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True, judges=judges)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
+    """What does not fit together in a config."""
+    return misfits(inputs, ("finetune",), ("finetune",))
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, judges=judges, check=check)

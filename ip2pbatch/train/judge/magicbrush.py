@@ -36,6 +36,7 @@ from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import Clip
 from ip2pbatch.measures.dino import Dino
 from ip2pbatch.pictures.images import save_png
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
 from ip2pbatch.train.models import ModelName
@@ -281,4 +282,11 @@ def to_markdown(found: Mapping[str, NDArray[np.float64]], resamples: int) -> str
     return "\n".join(lines) + "\n"
 
 
-STAGE = Stage(Config, run, VERSION)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    if (settings.model is None) == (settings.generated is None):
+        said = "or generated: one of them says whose pictures are judged, and only one"
+        yield Mistake(said, hint="model: one of the inputs, a folder or a hub id; or generated: FOLDER", at=("model",))
+
+
+STAGE = Stage(Config, run, VERSION, check=check)

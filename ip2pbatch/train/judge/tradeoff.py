@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.engine.editor import to_uint8
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities, similarities
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.pair_sets import PairSet, Split, open_pairs
 from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
@@ -38,7 +39,7 @@ from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, one_source
 
 VERSION = 1
 
@@ -276,4 +277,11 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
     return EDIT_STEPS, metrics.get("edits/s", 0.0) * work_of(settings.steps, settings.side)
 
 
-STAGE = Stage(Config, run, VERSION, estimate=estimate, rate=rate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from one_source("data", settings.data, [name for name in inputs if name == "data"])
+    if settings.results is None and any(curve.method == "folder" for curve in settings.curves):
+        yield Mistake("is missing, and a curve reads a folder below it", hint="results: FOLDER", at=("results",))
+
+
+STAGE = Stage(Config, run, VERSION, estimate=estimate, rate=rate, check=check)

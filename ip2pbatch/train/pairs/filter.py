@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.photos import to_pixels
 from ip2pbatch.train.data.released import (
     AFTER,
@@ -51,7 +52,7 @@ from ip2pbatch.train.data.released import (
 from ip2pbatch.train.estimates import Estimate, kept_of
 from ip2pbatch.train.pairs.filter_report import Judged, draw_report
 from ip2pbatch.train.pairs.scores import Scores, read_scores
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
 DROPPED, EXAMPLES = "dropped", 4  # of the pairs stage's folder; as many of each threshold
@@ -307,4 +308,10 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     return replace(counts, pairs=kept, makes=f"{kept:,.0f} pairs kept")
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from misfits(inputs, ("pairs", "scores"))
+    yield from one_source("source", settings.source, [name for name in inputs if name == "pairs"])
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, check=check)

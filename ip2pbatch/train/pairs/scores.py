@@ -9,7 +9,7 @@ prompt has its line when all of its pairs are scored, whichever shard did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +25,10 @@ from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
 FILE = "scores"
@@ -156,4 +157,10 @@ def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
     return pairs / max(1e-9, time.monotonic() - began)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from misfits(inputs, ("pairs",))
+    yield from one_source("source", settings.source, inputs)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, check=check)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,8 +54,8 @@ def test_edits_are_accepted_and_the_others_counted_by_reason(tmp_path: Path, ser
     captions = write_captions(tmp_path / "laion.jsonl", [*WORDS, "a house", ""])
     metrics = generate.run(config_for(server, captions), {}, tmp_path / "out", None)
     prompts = read_prompts(tmp_path / "out" / "captions.jsonl")
-    assert [one.input for one in prompts] == ["a house", "two cats", "a rude man", "a boat"]
-    assert prompts[1].row() == {
+    assert sorted(one.input for one in prompts) == ["a boat", "a house", "a rude man", "two cats"]
+    assert next(one for one in prompts if one.input == "two cats").row() == {
         "input": "two cats", "edit": "make it snow", "output": "two cats in snow", "url": "http://x/2.jpg",
     }  # fmt: skip
     assert {key: metrics[key] for key in metrics if key != "tokens/s"} == {
@@ -114,7 +115,10 @@ def test_a_limit_draws_the_same_rows_for_every_shard(tmp_path: Path) -> None:
     drawn, _ = choose(path, 10, seed=3)
     assert len(drawn) == 10
     assert drawn == choose(path, 10, seed=3)[0] != choose(path, 10, seed=4)[0]
-    assert [row.number for row in drawn] == sorted(row.number for row in drawn)
+    assert [row.number for row in drawn] == np.random.RandomState(3).permutation(50)[:10].tolist(), "as the original"
+    every, _ = choose(path, None, seed=3)
+    assert every[:10] == drawn
+    assert sorted(row.number for row in every) == list(range(50))
 
 
 def test_a_server_that_is_busy_is_asked_again_and_one_that_is_gone_loses_nothing(

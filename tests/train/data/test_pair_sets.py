@@ -225,3 +225,40 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     pairs = open_pairs(tmp_path)
     with pytest.raises(RecipeError, match=r"4_0.jpg: cannot be read"):
         pairs.pictures(1)
+
+
+def captioned(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """Rows of (caption, instruction) as the hub's copy of the filtered set has them."""
+
+    def cell(seed: int) -> dict[str, object]:
+        stream = io.BytesIO()
+        Image.fromarray(make_picture(seed)).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    columns = {
+        "original_prompt": [caption for caption, _ in rows],
+        "original_image": [cell(row) for row in range(len(rows))],
+        "edit_prompt": [edit for _, edit in rows],
+        "edited_prompt": [f"{caption} {edit}" for caption, edit in rows],
+        "edited_image": [cell(row + 50) for row in range(len(rows))],
+    }
+    pq.write_table(pa.table(columns), path, 2)
+    return path
+
+
+def test_rows_of_one_prompt_weigh_as_one_prompt_as_in_the_original(tmp_path: Path) -> None:
+    rows = [("cat", "snow"), ("dog", "rain"), ("cat", "snow"), ("cat", "rain"), ("cat", "snow")]
+    pairs = open_pairs(captioned(tmp_path / "train.parquet", rows))
+    assert [list(pairs.pairs(prompt)) for prompt in range(len(pairs))] == [[0, 2, 4], [1], [3]]
+    assert [pairs.store.key(pair) for pair in range(5)] == [
+        "0000000-0", "0000001-0", "0000000-1", "0000002-0", "0000000-2",
+    ]  # fmt: skip
+    assert pairs.captions(2) == ("cat", "cat rain")
+    assert [list(group) for group in pairs.each_pair().prompts] == [[0], [2], [4], [1], [3]]
+    packed = open_pairs(pack(tmp_path, tmp_path / "pack"))
+    assert [len(packed.pairs(prompt)) for prompt in range(len(packed))] == [3, 1, 1], "and so they are packed"
+
+
+def test_rows_without_captions_are_prompts_of_their_own(tmp_path: Path) -> None:
+    pairs = open_pairs(parquet(tmp_path / "x.parquet", rows=3, edit_prompt="instruction", input_image="source_img"))
+    assert [list(pairs.pairs(prompt)) for prompt in range(len(pairs))] == [[0], [1], [2]]

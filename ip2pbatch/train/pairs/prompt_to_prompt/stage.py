@@ -34,6 +34,7 @@ from ip2pbatch.errors import ModelError, ResourceError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip
 from ip2pbatch.measures.pretrained import load_pretrained
 from ip2pbatch.plan.shard import Shard
+from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.train.data.released import DATASET, Prompt, Sample, pictured_seeds, prompts_of, read_prompts, write_seeds
 from ip2pbatch.train.estimates import (
@@ -51,7 +52,7 @@ from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
 from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import Compat, PairSampler, Settings, draw, to_bytes
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
 STEPS = ("rowwise", "channels-last")  # of the backend's; the others stand where attention is shared
@@ -300,4 +301,15 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
     return PAIR_STEPS, metrics.get("pairs/s", 0.0) * work_of(settings.steps, settings.side)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate)
+def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
+    """What does not fit together in a config."""
+    yield from misfits(inputs, ("captions",))
+    yield from one_source("captions", settings.captions, inputs)
+
+
+def idle(settings: Config) -> tuple[str, ...]:
+    """Without thresholds nothing is judged."""
+    return () if settings.thresholds else ("clip",)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate, check=check, idle=idle)

@@ -1,0 +1,75 @@
+"""What can be known to go wrong before a chain begins: missing data and models, and a disk that is too small."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ip2pbatch.backends import hub
+from ip2pbatch.errors import Ip2pError, ModelError, ResourceError
+from ip2pbatch.plan.written.yaml_source import suggest
+from ip2pbatch.train.configs import StageConfig
+from ip2pbatch.train.models import TINY, ModelName, commit_of, meant_as_path
+
+Place = tuple[str | int, ...]
+
+
+def problems(configs: Iterable[StageConfig]) -> list[Ip2pError]:
+    """All that is missing for these stages, in their order: a RecipeError at its key, or a ModelError of the hub's."""
+    return [problem for config in configs for problem in problems_of(config)]
+
+
+def problems_of(config: StageConfig) -> Iterator[Ip2pError]:
+    """The same of one stage."""
+    for at, value in config.sources():
+        if isinstance(value, ModelName):
+            yield from problem_of_model(config, at, value)
+        elif not value.exists():
+            yield config.mistake(f"there is nothing at {value}", at, hint_at(value, config))
+
+
+def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterator[Ip2pError]:
+    """What is wrong with a model's name, if anything."""
+    folder = config.path.parent
+    if name == TINY:
+        return
+    if name.is_path:
+        if not Path(name).exists():
+            yield config.mistake(f"there is no model at {name}", at, hint_at(Path(name), config))
+    elif not name.is_hub_id:
+        said = f"{name} is no input, no folder beside the config and no model of the hub"
+        hint = suggest(name, list(config.inputs)) or "give a folder, such as ./models/name, or owner/name of the hub"
+        yield config.mistake(said, at, hint)
+    elif "@" not in name and Path(name).exists():
+        hint = "paths are read from the config's folder: write where it lies from there"
+        yield config.mistake(f"{name} is a folder where the command runs, and none beside the config", at, hint)
+    elif "@" not in name and (meant := meant_as_path(name, folder)):
+        hint = f"there is no {meant}; if a model of the hub is meant, name its revision: {name}@main"
+        yield config.mistake(f"{name} could be a path that is missing, and is not taken for a model", at, hint)
+    elif commit_of(name) is None:
+        try:
+            hub.look_up(*name.hub)
+        except ModelError as error:
+            yield ModelError(f"{config.mistake(str(error), at)}", hint=error.hint)
+
+
+def hint_at(path: Path, config: StageConfig) -> str:
+    """What to do about a path that leads nowhere."""
+    try:
+        typed = path.relative_to(config.path.parent)
+    except ValueError:
+        typed = None
+    if typed is not None and typed.exists():
+        return f"paths are read from the config's folder, not from where the command runs, which has {typed}"
+    return f"paths are read from the config's folder, {config.path.parent}"
+
+
+def short_of_room(needed: float, out: Path) -> ResourceError | None:
+    """An error where so many bytes do not fit on the disk that `out` is or will be on."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed <= free:
+        return None
+    said = f"the chain needs about {needed / 1e9:,.0f} GB in {out}, and {free / 1e9:,.0f} GB are free"
+    return ResourceError(said, hint="free some space, or choose another folder with --out")
