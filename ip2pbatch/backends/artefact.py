@@ -12,6 +12,7 @@ from typing import Any
 from ip2pbatch.errors import ModelError
 
 FILE = "artefact.json"
+CHECKER = ("safety_checker/", "feature_extractor/")
 FORMAT = 1
 """Raised where an older export must not be loaded any more; it is part of the cache's keys."""
 
@@ -39,6 +40,10 @@ class Artefact:
     files: Mapping[str, str]
     versions: Mapping[str, str]
     path: Path = Path()
+
+    def loaded(self, checker: bool) -> tuple[str, ...]:
+        """The names of the files that are loaded, those of the safety checker where it is."""
+        return tuple(name for name in self.files if checker or not name.startswith(CHECKER))
 
     def file(self, network: str) -> Path:
         """The ONNX file of a network."""
@@ -97,10 +102,11 @@ def check(artefact: Artefact, *, model_digest: str, precision: str, graph: str) 
 
 def check_files(artefact: Artefact, digests: Mapping[str, str]) -> None:
     """Raises ModelError (6) where a file has not the sha256 that was written down at the export."""
-    for name, wanted in artefact.files.items():
-        if digests[name] != wanted:
+    for name, found in digests.items():
+        wanted = artefact.files[name]
+        if found != wanted:
             raise ModelError(
-                f"{artefact.path / name} is not the file that was exported: its sha256 is {digests[name][:12]}…, "
+                f"{artefact.path / name} is not the file that was exported: its sha256 is {found[:12]}…, "
                 f"not {wanted[:12]}…",
                 hint=_AGAIN,
             )

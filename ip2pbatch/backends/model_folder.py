@@ -80,8 +80,10 @@ class Layout:
         return read_json(self.path / component / CONFIGS.get(component, "config.json"))
 
 
-def check(path: Path, kind: Kind = "edit") -> Layout:
-    """The Layout of the model folder `path`; raises ModelError with the reason where it is no `kind` that we load."""
+def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
+    """The Layout of the model folder `path`, without `checker` as if it shipped no safety checker; raises ModelError
+    with the reason where it is no `kind` that we load.
+    """
     if path.is_file():
         raise ModelError(f"{path} is a single checkpoint file, not a model folder", hint=_CONVERT)
     if artefact.is_artefact(path):
@@ -94,7 +96,7 @@ def check(path: Path, kind: Kind = "edit") -> Layout:
         raise ModelError(f"{path} is not a model folder in diffusers' layout: {what}", hint=_CONVERT)
     index = read_json(index_file)
     _refuse_code(path, index)
-    classes = {name: _class_of(path, index, name) for name in CLASSES}
+    classes = {name: _class_of(path, index, name) for name in CLASSES if checker or name not in OPTIONAL}
     present = {name: found for name, found in classes.items() if found is not None}
     variants = {name: weight_variant(path / name, base) for name, base in WEIGHTS.items() if name in present}
     files = [name for component in present for name in _component_files(path, component, variants.get(component))]

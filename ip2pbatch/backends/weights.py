@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -29,13 +30,16 @@ _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachabl
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model on disk: `revision` is the hub's commit, "" elsewhere; `digest` covers every file that is loaded."""
+    """A model on disk: `revision` is the hub's commit, "" elsewhere; `digest` covers every file that is loaded, those
+    of its safety checker where `checker` says that it is.
+    """
 
     path: Path
     name: str
     revision: str
     digest: str
     kind: model_folder.Kind = "edit"
+    checker: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +53,19 @@ class KnownModel:
     family: str
 
 
-def resolve(model: str, *, download: bool = True, kind: model_folder.Kind = "edit") -> ModelFolder:
+def resolve(
+    model: str, *, download: bool = True, kind: model_folder.Kind = "edit", checker: bool = True
+) -> ModelFolder:  # fmt: skip
     """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows.
 
+    Without `checker` its safety checker need not be there, is not looked at and not in the digest.
     ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
     """
     if model == TINY:
-        return _folder(Path(__file__).parents[1] / "tiny", TINY, "", kind)
+        return _folder(Path(__file__).parents[1] / "tiny", TINY, "", kind, checker)
     folder = Path(model).expanduser()
     if folder.exists():
-        return _folder(folder.resolve(), model, "", kind)
+        return _folder(folder.resolve(), model, "", kind, checker)
     match = _HUB_ID.fullmatch(model)
     if match is None:
         raise ModelError(
@@ -69,7 +76,16 @@ def resolve(model: str, *, download: bool = True, kind: model_folder.Kind = "edi
     if path is None and not download:
         raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
     path = path or _fetch(repo, revision)
-    return _folder(path, model, path.name, kind)
+    return _folder(path, model, path.name, kind, checker)
+
+
+def is_known_as(model: str, digest: str) -> bool:
+    """Whether a model of this machine has, or had in earlier runs, this digest: with its safety checker or without."""
+    for checker in (False, True):
+        with suppress(ModelError):
+            if resolve(model, download=False, checker=checker).digest == digest:
+                return True
+    return False
 
 
 def pull(model: str) -> ModelFolder:
@@ -91,11 +107,11 @@ def digest(path: Path, files: tuple[str, ...]) -> str:
     return digest_of(file_digests(path, files))
 
 
-def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, str]:
+def file_digests(path: Path, files: tuple[str, ...] | None = None, *, checker: bool = True) -> dict[str, str]:
     """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
     if files is None:
         exported = artefact.is_artefact(path)
-        files = tuple(artefact.read(path).files) if exported else checked(path).files
+        files = artefact.read(path).loaded(checker) if exported else checked(path, checker=checker).files
     hashes = sha256s([path / name for name in files])
     for name, value in zip(files, hashes, strict=True):
         # The hub's cache names large files by their sha256, so that a damaged one gives itself away.
@@ -108,16 +124,20 @@ def file_digests(path: Path, files: tuple[str, ...] | None = None) -> dict[str, 
     return dict(zip(files, hashes, strict=True))
 
 
-def _folder(path: Path, name: str, revision: str, kind: model_folder.Kind = "edit") -> ModelFolder:
+def _folder(
+    path: Path, name: str, revision: str, kind: model_folder.Kind = "edit", checker: bool = True
+) -> ModelFolder:  # fmt: skip
     if artefact.is_artefact(path):  # an export says itself whose weights it holds; its files are checked as it loads
-        return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind)
-    return ModelFolder(path, name, revision, digest(path, checked(path, kind).files), kind)
+        return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind, checker)
+    files = checked(path, kind, checker=checker).files
+    return ModelFolder(path, name, revision, digest(path, files), kind, checker)
 
 
-def checked(path: Path, kind: model_folder.Kind = "edit") -> model_folder.Layout:
+def checked(path: Path, kind: model_folder.Kind = "edit", *, checker: bool = True) -> model_folder.Layout:
     """The Layout of a model's folder, by its family's own check. Raises ModelError."""
     module, _, function = family_of(path).check.partition(":")
-    return cast(model_folder.Layout, getattr(importlib.import_module(module), function)(path, kind))
+    found = getattr(importlib.import_module(module), function)(path, kind, checker=checker)
+    return cast(model_folder.Layout, found)
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:

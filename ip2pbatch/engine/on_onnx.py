@@ -31,7 +31,7 @@ def choose(
     from ip2pbatch.engine.samplers import refuse_unsampled
 
     _refuse_torch_flags(machine)
-    folder = resolve(model)
+    folder = resolve(model, checker=safety)
     place = place_of(machine)
     found = artefact.read(folder.path) if artefact.is_artefact(folder.path) else None
     precision = _precision(machine.precision, place.provider, found)
@@ -48,7 +48,7 @@ def choose(
 
         pytorch.configure()
         exported = _exported(folder, found, precision, place, note)
-        backend = ort.load(exported, place, [edit.size for edit in edits], note)
+        backend = ort.load(exported, place, [edit.size for edit in edits], note, checker=safety)
         return Editor(backend, determinism=machine.determinism.value, safety=safety, interval=machine.interval)
 
     return spec, open_engine
@@ -120,11 +120,18 @@ def libraries() -> Mapping[str, str]:
     return {"onnxruntime": onnxruntime().__version__}
 
 
-def files(model: str) -> tuple[str, str, Mapping[str, str]]:
-    """As torch has them: an export says whose weights it holds."""
+def is_known_as(model: str, digest: str) -> bool:
+    """As torch knows it: an export says whose weights it holds."""
     from ip2pbatch.engine import on_torch
 
-    return on_torch.files(model)
+    return on_torch.is_known_as(model, digest)
+
+
+def files(model: str, *, safety: bool) -> tuple[str, Mapping[str, str]]:
+    """As torch has them."""
+    from ip2pbatch.engine import on_torch
+
+    return on_torch.files(model, safety=safety)
 
 
 def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:

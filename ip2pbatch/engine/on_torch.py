@@ -52,7 +52,7 @@ def choose(
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
     from ip2pbatch.backends.weights import resolve
 
-    folder = resolve(model)
+    folder = resolve(model, checker=safety)
     from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.backends.pytorch import steps
 
@@ -119,12 +119,19 @@ def libraries() -> Mapping[str, str]:
     return {}
 
 
-def files(model: str) -> tuple[str, str, Mapping[str, str]]:
-    """Digest, revision, and the digest of each file of the model. Fetches nothing; raises ModelError."""
+def is_known_as(model: str, digest: str) -> bool:
+    """With its safety checker or without."""
+    from ip2pbatch.backends import weights
+
+    return weights.is_known_as(model, digest)
+
+
+def files(model: str, *, safety: bool) -> tuple[str, Mapping[str, str]]:
+    """Revision, and the digest of each file of the model. Fetches nothing; raises ModelError."""
     from ip2pbatch.backends.weights import file_digests, resolve
 
-    folder = resolve(model, download=False)
-    return folder.digest, folder.revision, file_digests(folder.path)
+    folder = resolve(model, download=False, checker=safety)
+    return folder.revision, file_digests(folder.path, checker=safety)
 
 
 def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:

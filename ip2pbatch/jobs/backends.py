@@ -43,8 +43,14 @@ class BackendModule(Protocol):
         """The versions of what its pictures hang on, beside the libraries that all backends share."""
         ...
 
-    def files(self, model: str) -> tuple[str, str, Mapping[str, str]]:
-        """Digest, revision, and the digest of each file of a model. Fetches nothing; raises ModelError."""
+    def is_known_as(self, model: str, digest: str) -> bool:
+        """Whether a run with this digest was made with `model`, as it is here. Fetches nothing."""
+        ...
+
+    def files(self, model: str, *, safety: bool) -> tuple[str, Mapping[str, str]]:
+        """Revision, and the digest of each file of a model, of its safety checker where `safety` loads it. Fetches
+        nothing; raises ModelError.
+        """
         ...
 
     def as_made(self, spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:

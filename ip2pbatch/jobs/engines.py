@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ip2pbatch.jobs.backends import backend
 from ip2pbatch.pictures.images import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
+from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import EngineSpec
+from ip2pbatch.run.directory.reading import read_spec
 from ip2pbatch.run.engine import EditEngine, Pending
 from ip2pbatch.run.machine import Machine
 
@@ -33,6 +36,19 @@ def choose(
         return engine
 
     return spec, limited
+
+
+def as_known_in(out: Path, model: str, machine: Machine, spec: EngineSpec) -> EngineSpec:
+    """`spec` as the newest run in `out` knows its model: a safety checker that is loaded now and was not then, or was
+    not looked at now, makes the same model another digest.
+    """
+    folders = run_folders(out)
+    if not folders or not Layout(folders[-1]).header.exists():
+        return spec
+    known = read_spec(Layout(folders[-1])).model_digest
+    if known == spec.model_digest or not backend(machine.backend).is_known_as(model, known):
+        return spec
+    return dataclasses.replace(spec, model_digest=known)
 
 
 def describe(engine: EditEngine, machine: Machine, plan: Plan) -> dict[str, object]:

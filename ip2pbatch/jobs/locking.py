@@ -117,14 +117,13 @@ def surroundings(job: Job, name: str) -> Surroundings:
     output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}
     now = Surroundings(versions(name), job.recipe.safety, output)
     with suppress(ModelError):
-        _, revision, weights = backend(name).files(job.recipe.model)
+        revision, weights = backend(name).files(job.recipe.model, safety=job.recipe.safety)
         return replace(now, revision=revision, weights=weights)
     return now
 
 
 def _refuse_another_model(view: RunView, job: Job) -> None:
-    digest, _, _ = backend(view.spec.backend).files(job.recipe.model)
-    if digest != view.spec.model_digest:
+    if not backend(view.spec.backend).is_known_as(job.recipe.model, view.spec.model_digest):
         raise StaleError(
             f"{job.recipe.model} is not the model that the run in {view.root} was made with",
             hint="make the pictures with it: run the recipe with --fresh",

@@ -60,6 +60,8 @@ def made_again(recorded: Recorded, part: Plan, voice: Voice, *, deliver: bool) -
         recorded.spec.model, machine, safety=recorded.safety, edits=recorded.plan.edits, note=voice.note
     )
     spec = dataclasses.replace(spec, sizing=recorded.spec.sizing)
+    if backend(spec.backend).is_known_as(recorded.spec.model, recorded.spec.model_digest):
+        spec = dataclasses.replace(spec, model_digest=recorded.spec.model_digest)
     _refuse_another(recorded.spec, spec)
     with tempfile.TemporaryDirectory(prefix="ip2pbatch-verify-") as folder:
         with open_run(Path(folder), spec) as run:

@@ -54,6 +54,7 @@ def carry_out(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
         )
     spec = dataclasses.replace(spec, sizing=sizing or spec.sizing)
+    spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         for broken in job.scan.broken:

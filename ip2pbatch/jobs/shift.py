@@ -48,6 +48,7 @@ def keep_watch(
     loading = f"loading {Path(wanted.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)
+    spec = engines.as_known_in(wanted.output.folder, wanted.model, machine, spec)
     defaults, notes = defaults_of(wanted)
     nothing = Plan(wanted.name, wanted.model, (), (), ())
     job = Job(wanted, text, _NOTHING, nothing, nothing, nothing, Selection(), defaults, notes)

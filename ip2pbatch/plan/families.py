@@ -1,7 +1,7 @@
 """The families of models that edit photos: how a folder is told, the defaults, who checks and who opens it. Adding one
 is a module and a line here.
 
-    check(path, kind) -> Layout                           refuses a folder that must not be loaded
+    check(path, kind, checker=…) -> Layout                refuses a folder that must not be loaded
     precision(folder, device) -> str                      the number format where none is asked for
     refuse(folder, edits)                                 raises for Edits that the model cannot make
     open_engine(folder, device, precision, machine, …)    the EditEngine; see engine/instruct_pix2pix.py

@@ -15,6 +15,7 @@ from ip2pbatch.plan.edits import Plan, Strip
 from ip2pbatch.run.lock import Lock, Surroundings
 
 _SHOWN = 5  # names in one line about many
+_CHECKER = ("safety_checker/", "feature_extractor/")
 _THREADS = re.compile(r", \d+ threads$")
 
 
@@ -107,7 +108,9 @@ def _model(lock: Lock, plan: Plan, now: Surroundings) -> Iterator[Difference]:
     elif now.revision is not None and now.revision != lock.revision:
         yield Difference("model", f"revision is {now.revision or 'none'}, was {lock.revision or 'none'}")
     if now.weights is not None:
-        names = [n for n in {**lock.weights, **now.weights} if lock.weights.get(n) != now.weights.get(n)]
+        spared = () if now.safety else _CHECKER  # it is not looked at; older locks name it all the same
+        known = [name for name in {**lock.weights, **now.weights} if not name.startswith(spared)]
+        names = [name for name in known if lock.weights.get(name) != now.weights.get(name)]
         if names:
             yield Difference("model", f"other files: {_some(names)}")
 

@@ -17,7 +17,7 @@ from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.errors import ModelError
 
 
-def check(path, kind="edit"):
+def check(path, kind="edit", *, checker=True):
     if not (path / "paper.json").is_file():
         raise ModelError(f"{path} has no paper.json", hint="fetch the model again")
     return Layout(path, {}, ("model_index.json", "paper.json"), {})

@@ -141,6 +141,13 @@ def test_another_model_engine_or_version_is_named_with_both_values(lock: Lock, p
         "versions: torch is 2.14.0, was 2.13.0",
     ]
     assert reasons(lock, plan, replace(NOW, weights=None, revision=None)) == []
+
+
+def test_a_lock_that_names_a_checker_holds_where_it_is_off(lock: Lock, plan: Plan) -> None:
+    off, checker = replace(NOW, safety=False), {"safety_checker/model.safetensors": "9"}
+    earlier = lock.model_copy(update={"safety": False, "weights": {**lock.weights, **checker}})
+    assert reasons(earlier, plan, off) == []
+    assert reasons(earlier, plan, replace(off, weights={"unet.safetensors": "2"})) != []
     assert reasons(lock, replace(plan, model="owner/other"))[0] == "model: is owner/other, was fake"
 
 

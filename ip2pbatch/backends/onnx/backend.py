@@ -39,7 +39,10 @@ class OrtBackend:
 
     steps: tuple[str, ...] = ()
 
-    def __init__(self, artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]], say: Callable[[str], None]):
+    def __init__(
+        self, artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]], say: Callable[[str], None], *,
+        checker: bool,
+    ) -> None:  # fmt: skip
         self.artefact = artefact
         self.device = torch.device("cpu") if place.provider == "cpu" else torch.device("cuda", place.device)
         self.provider, self.precision = place.provider, artefact.precision
@@ -48,7 +51,8 @@ class OrtBackend:
         self.scheduler_config: Mapping[str, Any] = model_folder.read_schedule(artefact.path)
         self.limits: Limits = dataclasses.replace(limits_of(self.device, self.vae_scale), overlaps=False)
         self.tokenizer = load_tokenizer(artefact.path)
-        self.checker, self._extractor = load_checker(_checker_layout(artefact.path), self.device)
+        layout = _checker_layout(artefact.path) if checker else Layout(artefact.path, {}, (), {})
+        self.checker, self._extractor = load_checker(layout, self.device)
         self._place, self._sizes, self._say = place, tuple(sizes), say
         self._workers = ThreadPoolExecutor(max(1, place.threads), thread_name_prefix="rows")
         self._sessions: dict[tuple[str, int], Any] = {}
@@ -162,16 +166,17 @@ class OrtBackend:
 
 
 def load(
-    artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]] = (), say: Callable[[str], None] = print
-) -> OrtBackend:
+    artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]] = (), say: Callable[[str], None] = print, *,
+    checker: bool = True,
+) -> OrtBackend:  # fmt: skip
     """An exported model on `place`. TensorRT builds engines for `sizes` (width, height), and `say` hears of it.
 
     Raises ModelError (6) where a file is not the exported one, MissingError (6) where the provider cannot be had.
     """
-    check_files(artefact, weights.file_digests(artefact.path, tuple(artefact.files)))
+    check_files(artefact, weights.file_digests(artefact.path, artefact.loaded(checker)))
     try:
         with quiet(), memory():
-            return OrtBackend(artefact, place, sizes, say)
+            return OrtBackend(artefact, place, sizes, say, checker=checker)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{artefact.path} cannot be loaded: {error}", hint="export the model again") from error
 

@@ -74,7 +74,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
     """
     _refuse(folder, form)
     providers.refuse_missing(place)
-    checked = model_folder.check(model.path)
+    checked = model_folder.check(model.path, checker=model.checker)
     with quiet():
         parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"))
     with _staged(folder) as staging:

@@ -199,7 +199,7 @@ def load(
     chosen = steps.choose(wanted)
     dtype = DTYPES[precision]
     vae_dtype = dtype if where.type == "cuda" else torch.float32
-    checked = model_folder.check(folder.path, folder.kind)
+    checked = model_folder.check(folder.path, folder.kind, checker=folder.checker)
     unet_without_weights(checked)
     if where.type == "cpu":
         room.refuse_too_large(folder.path, _bytes_of(checked, dtype), room.free_memory())
