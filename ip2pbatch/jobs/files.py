@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from ip2pbatch.run.directory.lines import Status
 
 
-def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None) -> Options:
+def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None, *, queue: bool = False) -> Options:
     """How `run_plan` carries the job out. Raises PlanError where two results would have one name."""
-    return Options(deliver=deliverer(job, run), score=_score, redo=REDO if redo is None else redo)
+    return Options(deliver=deliverer(job, run, queue=queue), score=_score, redo=REDO if redo is None else redo)
 
 
-def deliverer(job: Job, run: Run) -> Deliverer:
-    """What writes the photographer's files of this job."""
+def deliverer(job: Job, run: Run, *, queue: bool = False) -> Deliverer:
+    """What writes the photographer's files of this job, whose photos may come from a `queue`."""
     output = job.recipe.output
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe)
     run.note("delivery", **dataclasses.asdict(settings))
-    return Deliverer(run, job.asked, targets, settings, output.on_conflict)
+    return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue)
 
 
 def settings_of(recipe: Recipe) -> DeliverySettings:

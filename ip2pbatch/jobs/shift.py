@@ -176,7 +176,7 @@ class Shift:
         self._begin(plan)
         described = engines.describe(self.engine, self.machine, plan)
         self.run.note("engine", **described, safety=self.recipe.safety)
-        options = options_of(job, self.run)
+        options = options_of(job, self.run, queue=True)
         with self._voice.progress(plan) as events:
             summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)
         if options.deliver:

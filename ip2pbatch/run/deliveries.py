@@ -58,15 +58,16 @@ class Deliverer:
     """Delivers the kept links of a plan. `targets` is names.output_names of it; safe to use from several threads.
 
     `asked` is the plan of which that may be a part: a file of ours that shows what it no longer asks for is replaced.
+    In a `queue` of photos, a later one of the same name is another photo, and its file gets a name of its own.
     `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
     that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
     """
 
     def __init__(
         self, run: Run, asked: Plan, targets: Mapping[tuple[int, int], str], settings: DeliverySettings,
-        on_conflict: Conflict,
+        on_conflict: Conflict, *, queue: bool = False,
     ) -> None:  # fmt: skip
-        self._superseded = Superseded(run.layout, asked)
+        self._superseded = Superseded(run.layout, asked, queue=queue)
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
         self._reserved = frozenset(targets.values())
         self._originals = Originals(sizing=run.spec.sizing)
@@ -125,7 +126,7 @@ class Deliverer:
     def _numbered(self, errand: Errand, delivery: Delivery) -> Iterator[str]:
         """Why a file has not the name that was meant for it."""
         if delivery.path != errand.target:
-            yield _THEIRS if self._superseded.file(errand.target, errand.strip.photo.name) else _NUMBERED
+            yield _THEIRS if self._superseded.file(errand.target, errand.strip.photo) else _NUMBERED
 
     def _stamped(self, delivery: Delivery) -> Delivery:
         """With the size and time of its file, by which `status` tells that somebody changed it."""
@@ -170,7 +171,7 @@ class Deliverer:
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""
         path = self.run.root / errand.target
-        file = self._superseded.file(errand.target, errand.strip.photo.name) if path.is_file() else None
+        file = self._superseded.file(errand.target, errand.strip.photo) if path.is_file() else None
         return file.sha256 if file is not None and file_digest(path) == file.sha256 else None
 
     def _ours(self, errand: Errand) -> str | None:

@@ -325,3 +325,14 @@ def test_a_recipe_for_single_photos_or_a_folder_that_is_not_there_is_refused(
     said = command("watch", tmp_path / "in", recipe, *FAKE)
     assert said.code == 2
     assert "instructions" in said.err
+
+
+def test_a_later_photo_of_the_same_name_is_another_photo(command: CommandLine, recipe: Path, tmp_path: Path) -> None:
+    first, second = files(tmp_path, 2)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    command.guarding = False
+    for data in (first, second):  # as a scanner writes
+        (folder / "scan.jpg").write_bytes(data)
+        assert command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.2").code == 0
+    shown = [(out / name).read_bytes() for name in ("scan_make-it-winter.jpg", "scan_make-it-winter_2.jpg")]
+    assert shown[0] != shown[1]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
-from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.edits import Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.lines import Delivery
 from ip2pbatch.run.directory.reading import last_deliveries
@@ -24,19 +24,24 @@ Place = tuple[str, str]  # strip key, edit key
 class Superseded:
     """What earlier sessions delivered of pictures that `asked`, a plan with all edits of its photos, has no more.
 
+    `queue` says that the photos' folder is one: another photo of the same name there is no later state of the first.
     The run directory is read when it is first asked; safe to use from several threads.
     """
 
-    def __init__(self, layout: Layout, asked: Plan) -> None:
-        self._layout, self._asked, self._lock = layout, asked, threading.Lock()
+    def __init__(self, layout: Layout, asked: Plan, *, queue: bool = False) -> None:
+        self._layout, self._asked, self._queue, self._lock = layout, asked, queue, threading.Lock()
 
-    def file(self, target: str, photo: str) -> Delivery | None:
+    def file(self, target: str, photo: Photo) -> Delivery | None:
         """What was delivered last as `target`, where it was an earlier picture of this photo for the same recipe."""
         with self._lock:
             last = self._files.get(target)
-            if last is None or (photo, self._asked.name) not in self._askers[last.strip]:
+            if last is None or self._asker(photo, self._asked) not in self._askers[last.strip]:
                 return None
-            return None if (last.strip, last.edit) in self._wanted(photo) else last
+            return None if (last.strip, last.edit) in self._wanted(photo.name) else last
+
+    def _asker(self, photo: Photo, plan: Plan) -> tuple[str, ...]:
+        """A photo and a recipe. Two files may have one name in NFC, and then differ in the one that the disk has."""
+        return photo.name, photo.path.name, photo.digest if self._queue else "", plan.name
 
     def _wanted(self, photo: str) -> set[Place]:
         return {place for strip in self._strips[photo] for place in places(strip)}
@@ -53,13 +58,13 @@ class Superseded:
         return found
 
     @cached_property
-    def _askers(self) -> dict[str, set[tuple[str, str]]]:
-        """The photos and recipes that each strip was ever asked for by, as (photo, recipe)."""
-        found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    def _askers(self) -> dict[str, set[tuple[str, ...]]]:
+        """The photos and recipes by which each strip was ever asked for."""
+        found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for path in sorted((self._layout.folder / "plans").glob("*.jsonl")):
             plan = load_plan(path)
             for strip in plan.strips:
-                found[strip_key(strip)].add((strip.photo.name, plan.name))
+                found[strip_key(strip)].add(self._asker(strip.photo, plan))
         return found
 
 
