@@ -17,6 +17,9 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="tiny, a folder, or a hub id such as timbrooks/instruct-pix2pix[@revision]")]
+Examined = Annotated[
+    str | None, typer.Option("--model", help="Say of this model whether it can be used, and which speed-ups it lacks.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -70,12 +73,12 @@ def pull(model: Name) -> None:
     console.out().print(f"{folder.name} at revision {folder.revision} is in {folder.path}")
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(model: Examined = None, as_json: Json = False) -> None:
     """Show versions, devices and providers, and what an edit would use and why."""
     from rich.markup import escape
     from rich.table import Table
 
-    findings = jobs.doctor()
+    findings = jobs.doctor(model)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

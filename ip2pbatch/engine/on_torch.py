@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import ModelError, UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -147,6 +147,31 @@ def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Mach
         "torch", spec.provider, Precision(spec.precision), Determinism(spec.determinism), batch, compiled, without,
         interval_in(spec.approximations),
     )  # fmt: skip
+
+
+def model_findings(model: str) -> Iterator[Finding]:
+    """Whether the model can be served here, and which speed-ups are left out of it and why. Loads no weights."""
+    import torch
+
+    from ip2pbatch.backends.pytorch.backend import default_device
+    from ip2pbatch.backends.pytorch.dry import steps_of
+    from ip2pbatch.backends.weights import checked, resolve
+
+    device = torch.device(default_device())
+    precision = torch.float16 if device.type == "cuda" else torch.float32
+    try:
+        folder = resolve(model, download=False, checker=False).path
+        found = steps_of(checked(folder, checker=False), device, precision)
+    except ModelError as error:
+        yield Finding(
+            f"model {model}", "cannot be used", "problem", f"{error}; {error.hint}" if error.hint else str(error)
+        )
+        return
+    within = [name for name, why in found.items() if not why]
+    yield Finding(f"model {model}", "can be used", why=f"with {', '.join(within) or 'none'} of the speed-ups")
+    for name, why in found.items():
+        if why:
+            yield Finding(f"speed-up {name}", "left out", "note", why)
 
 
 def findings() -> Iterator[Finding]:

@@ -227,11 +227,13 @@ def export(
     return exporting.export(model, Path(out), Provider(provider), Precision(precision), opset, _heard(voice))
 
 
-def doctor() -> list[Finding]:
-    """Versions, devices and providers of this machine, and what an edit would use and why."""
+def doctor(model: str | None = None) -> list[Finding]:
+    """Versions, devices and providers of this machine, and what an edit would use and why; of a `model` whether it can
+    be used here, and which speed-ups do not hold for it. Loads no weights.
+    """
     from ip2pbatch.jobs.examination import examine
 
-    return examine()
+    return examine(model)
 
 
 def _heard(voice: Voice | None) -> Voice:

@@ -21,10 +21,17 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def examine() -> list[Finding]:
-    """Every finding, in the order it is shown; each is something an edit depends on."""
+def examine(model: str | None = None) -> list[Finding]:
+    """Every finding, in the order it is shown; each is something an edit depends on, with `model` where it is named."""
     of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
-    return [*_system(), *_packages(), *_formats(), *_families(), *_metrics(), *of_backends, *_models()]
+    return [*_system(), *_packages(), *_formats(), *_families(), *_metrics(), *of_backends, *_models(), *_model(model)]
+
+
+def _model(name: str | None) -> Iterator[Finding]:
+    if name is not None:
+        from ip2pbatch.engine.on_torch import model_findings
+
+        yield from model_findings(name)
 
 
 def _system() -> Iterator[Finding]:

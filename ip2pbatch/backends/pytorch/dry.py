@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ip2pbatch.backends.model_folder import Layout
+from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError
 
@@ -35,6 +36,20 @@ def unet_without_weights(layout: Layout) -> Any:
             hint="use a model that edits, such as timbrooks/instruct-pix2pix, or --model tiny",
         ) from error
     return unet
+
+
+def steps_of(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Each step that need not be asked for, and why it is left out of this model on `device`, "" where it is in.
+
+    Raises ModelError as `unet_without_weights` does.
+    """
+    import diffusers
+
+    unet = unet_without_weights(layout)
+    with quiet(), torch.device("meta"):
+        vae = getattr(diffusers, layout.classes["vae"]).from_config(layout.config("vae"))
+    site = steps.Site({"unet": unet, "vae": vae, "text_encoder": torch.nn.Identity()}, device, dtype)
+    return {step.name: steps.why_left_out(step, site) for step in steps.choose(None)}
 
 
 @torch.inference_mode()

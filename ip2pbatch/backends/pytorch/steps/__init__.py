@@ -282,14 +282,18 @@ def choose(wanted: Collection[str] | None) -> tuple[Step, ...]:
 
 def apply(steps: Collection[Step], site: Site) -> None:
     """Apply each step that can be; `site` then says which are in, and why others are not."""
-    foreign = why_not_staged(site.unet)
     for step in steps:
-        reason = foreign if foreign and step.kind != "network" else step.why_not(site)
-        if reason:
+        if reason := why_left_out(step, site):
             site.refused[step.name] = reason
             continue
         step.apply(site)
         site.applied.append(step.name)
+
+
+def why_left_out(step: Step, site: Site) -> str:
+    """Why a step does not hold for the networks of a site, which may be without weights; "" where it does."""
+    foreign = why_not_staged(site.unet) if step.kind != "network" else ""
+    return foreign or step.why_not(site)
 
 
 def compile_late(site: Site) -> str:
