@@ -107,6 +107,8 @@ def _show(found: Standing) -> None:
             out.print(f"{count(len(files), 'file')} {words}, such as {escape(files[0])}")
     if earlier := found.leftovers:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
+    for text in found.complaints:
+        console.warn(text)
     for line in [*_failures(found.unfinished), *_unread(found.broken)]:
         out.print(escape(plain(line)))
 

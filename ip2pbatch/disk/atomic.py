@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ip2pbatch.errors import ResourceError
 
@@ -151,16 +152,36 @@ def write_whole(path: Path, data: bytes) -> None:
     write_atomic(path, data)
 
 
-def sweep(folders: Iterable[Path], *, older_than: float | None = None) -> int:
-    """Remove the temp files that killed processes left directly in `folders`; how many there were.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that takes the place of `path` at the end of the block, if that ends well: for what is too
+    large for memory. Raises OSError.
+    """
+    beside = path.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def strays(folders: Iterable[Path]) -> list[Path]:
+    """The temp files directly in `folders`: of killed processes, or of some that are at work."""
+    return [path for folder in folders for path in folder.glob(TEMPORARY)]
+
+
+def sweep(found: Iterable[Path], *, older_than: float | None = None) -> int:
+    """Remove temp files that killed processes left; how many there were.
 
     With `older_than` (seconds since the epoch) only those last written before it: others may be at work here.
     """
     swept = 0
-    for folder in folders:
-        for path in folder.glob(TEMPORARY):
-            with contextlib.suppress(OSError):
-                if older_than is None or path.stat().st_mtime < older_than:
-                    path.unlink()
-                    swept += 1
+    for path in found:
+        with contextlib.suppress(OSError):
+            if older_than is None or path.stat().st_mtime < older_than:
+                path.unlink()
+                swept += 1
     return swept

@@ -1,6 +1,7 @@
-"""Append-only JSON lines with one writer, which survive being killed at any moment.
+"""Append-only JSON lines with one writer, which survive being killed at any moment, and a disk that rots.
 
-A line is on the disk or not there; half a last line, which a kill leaves behind, is recognised and removed.
+A line is on the disk or not there; half a last line, which a kill leaves behind, is recognised and removed. A sealed
+line ends with a checksum of what stands before it, `,"crc":"1a2b3c4d"}`: a line that was damaged since is known by it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,32 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ip2pbatch.disk.atomic import disk_error
+from ip2pbatch.disk.atomic import disk_error, replacing
+from ip2pbatch.errors import ResourceError
+
+Row = TypeVar("Row")
+Parse = Callable[[bytes], Row | None]
+"""From a line's bytes to what it says; None where it cannot be read."""
+
+_SEAL, _SEALED = b',"crc":"', len(b',"crc":"01234567"}')
+_SHOWN = 5  # numbers of bad lines that are named before the rest is counted
 
 
 class Journal:
     """One append-only file with one writer. `append` returns only when the line is on the disk (fsync).
 
     A line torn by a kill or a power cut was never acknowledged, so it is cut off when the file is opened again; a
-    last line that is whole but for its newline is kept.
+    last line that is whole but for its newline is kept. `sealed` gives each line a checksum.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, sealed: bool = False) -> None:
+        self.path, self._sealed = path, sealed
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +57,7 @@ class Journal:
         torn = tail[tail.rfind(b"\n") + 1 :]
         if not torn:
             return size
-        if _parse(torn) is not None:
+        if parse_row(torn) is not None:
             os.write(self._file, b"\n")
             return size + 1
         os.ftruncate(self._file, size - len(torn))
@@ -54,7 +65,7 @@ class Journal:
 
     def append(self, *rows: dict[str, Any]) -> None:
         """Add a line a row and wait until all are on the disk. Raises ResourceError, and then none of them is there."""
-        lines = b"".join(_line(row) for row in rows)
+        lines = b"".join(_line(row, self._sealed) for row in rows)
         with self._lock:
             try:
                 if os.write(self._file, lines) != len(lines):
@@ -79,30 +90,101 @@ class Journal:
                 self._file = -1
 
 
-def read_journal(path: Path, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a journal, oldest first; nothing where the file does not exist.
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The lines of a journal that cannot be read, by their numbers from 1. They count for nothing."""
 
-    A torn last line is being written, or was when the power went: it is passed over. Any other line that cannot be
-    read is passed over too, and named in `complaints`.
+    path: Path
+    lines: tuple[int, ...]
+
+    def __str__(self) -> str:
+        which = ", ".join(f"{number:,}" for number in self.lines[:_SHOWN])
+        if len(self.lines) == 1:
+            return f"{self.path.name}: line {which} cannot be read and was passed over"
+        more = f" and {len(self.lines) - _SHOWN:,} more" if len(self.lines) > _SHOWN else ""
+        return f"{self.path.name}: lines {which}{more} cannot be read and were passed over"
+
+
+def read_rows(path: Path, parse: Parse[Row], damage: list[Damage] | None = None) -> Iterator[Row]:
+    """What the lines of a journal say, oldest first; nothing where the file does not exist.
+
+    A torn last line is being written, or was when the power went: it is passed over. Any other line that `parse` cannot
+    read is passed over too, and told in `damage` at the end. Raises ResourceError where the file itself cannot be read.
     """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            row = _parse(line)
-            if row is not None:
-                yield row
-            elif line.endswith(b"\n") and line.strip() and complaints is not None:
-                complaints.append(f"{path.name} line {number} cannot be read and was passed over")
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "surrogatepass")
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
+    bad: list[int] = []
     try:
-        row = json.loads(line.decode("utf-8", "surrogatepass"))
-    except ValueError:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = parse(line)
+                if row is not None:
+                    yield row
+                elif line.endswith(b"\n") and not line.isspace():
+                    bad.append(number)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be read: {error.strerror or error}", hint="check the disk and the permissions"
+        ) from error
+    if bad and damage is not None:
+        damage.append(Damage(path, tuple(bad)))
+
+
+def read_journal(path: Path, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a journal as they are, oldest first, and in `complaints` a sentence about lines that are not read."""
+    damage: list[Damage] = []
+    yield from read_rows(path, parse_row, damage)
+    if complaints is not None:
+        complaints.extend(map(str, damage))
+
+
+def set_aside(damage: Damage) -> Path:
+    """Move bad lines out of a journal into the file that comes back, beside it. Only for the journal's one writer.
+
+    They are in that file before they leave the journal. Raises ResourceError.
+    """
+    aside, bad = damage.path.with_name(f"{damage.path.name}.bad"), frozenset(damage.lines)
+    try:
+        with damage.path.open("rb") as old, aside.open("ab") as out, replacing(damage.path) as new:
+            for number, line in enumerate(old, start=1):
+                (out if number in bad else new).write(line)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise disk_error(error, damage.path) from error
+    return aside
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """The object in a line, without its checksum; None where it is none, or where the checksum is not its own."""
+    opened = unseal(line)
+    return None if opened is None else parse_object(opened[0])
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """A JSON object, however damaged the bytes may be; names of files need not be Unicode."""
+    try:
+        row = json.loads(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def seal(data: bytes) -> bytes:
+    """A JSON object with the checksum of its bytes as the last field: the CRC-32 of all that stands before it."""
+    head = data[:-1]
+    return b'%b%b%08x"}' % (head, _SEAL, zlib.crc32(head))
+
+
+def unseal(line: bytes) -> tuple[bytes, bool] | None:
+    """The JSON of a line without its checksum, and whether it had one; None where that is not the line's own."""
+    line = line.removesuffix(b"\n")
+    head = line[:-_SEALED]
+    if line[-_SEALED : -_SEALED + len(_SEAL)] != _SEAL:
+        return line, False
+    return (head + b"}", True) if line[-10:] == b'%08x"}' % zlib.crc32(head) else None
+
+
+def _line(row: dict[str, Any], sealed: bool) -> bytes:
+    data = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return (seal(data) if sealed else data) + b"\n"

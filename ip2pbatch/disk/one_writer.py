@@ -12,9 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ip2pbatch.disk.atomic import disk_error
+from ip2pbatch.disk.journal import parse_object
 from ip2pbatch.errors import LockedError
 
-_GATE_SECONDS = 120.0  # longer than any opening takes: a full scan of a million pictures
+_GATE_SECONDS = 120.0  # it is held for moments: to look at locks and headers, never to read what grows with a run
 
 
 class WriterLock:
@@ -33,7 +34,7 @@ class WriterLock:
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        """Alone in the run directory for a moment: opening, and giving out numbers."""
+        """Alone in the run directory for a moment: to take a lock, to see who else writes, to give out numbers."""
         gate = FileLock(self._folder / "gate.lock", timeout=_GATE_SECONDS)
         try:
             gate.acquire()
@@ -87,9 +88,10 @@ def _is_held(path: Path) -> bool:
 
 def _locked(holder: Path) -> LockedError:
     who = "another process"
-    with suppress(OSError, ValueError, KeyError):
-        row = json.loads(holder.read_text("utf-8"))
-        who = f"process {row['process']} on {row['host']}"
+    with suppress(OSError):
+        row = parse_object(holder.read_bytes()) or {}
+        if {"process", "host"} <= row.keys():
+            who = f"process {row['process']} on {row['host']}"
     return LockedError(
         f"{who} is writing to this run", hint="wait until it is done, or stop it; `ip2pbatch status` may look meanwhile"
     )

@@ -11,9 +11,9 @@ from ip2pbatch.pictures.images import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
+from ip2pbatch.run.directory.header import read_spec
 from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import EngineSpec
-from ip2pbatch.run.directory.reading import read_spec
 from ip2pbatch.run.engine import EditEngine, Pending
 from ip2pbatch.run.machine import Machine
 

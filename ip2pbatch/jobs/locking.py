@@ -14,8 +14,9 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.backends import backend
 from ip2pbatch.jobs.files import settings_of
 from ip2pbatch.jobs.job import Job, versions
+from ip2pbatch.jobs.standing import look
 from ip2pbatch.plan.photos import Broken
-from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
 from ip2pbatch.run.stale import Difference, other_shape, stale
 
@@ -60,7 +61,7 @@ class StaleLockError(StaleError):
 
 def write(job: Job, recipe: Path, voice: Voice) -> Locked:
     """Write the lock of a job's finished run. Raises StaleError, UsageError, ModelError."""
-    view = read_run(job.out)
+    view = look(job.out, voice)
     _refuse_another_model(view, job)
     made = make_lock(view, job.whole, surroundings(job, view.spec.backend), recipe.name)
     for caveat in caveats(view):

@@ -40,7 +40,7 @@ def refuse_unready(wanted: Sequence[str], voice: Voice) -> None:
 
 def with_numbers(run: Path, voice: Voice) -> tuple[RunView, Sheet]:
     """The run in a folder or of a recipe with every number that its sheets should show, and how they should look."""
-    view, settings = find_with_sheet(run)
+    view, settings = find_with_sheet(run, voice)
     if any(True for _ in _unmeasured(view, named_in(settings.metrics))):
         refuse_unready(settings.metrics, voice)
     return measure(view, settings.metrics, voice)[0], settings

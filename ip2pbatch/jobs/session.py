@@ -61,6 +61,7 @@ def carry_out(
             run.note("broken", photo=broken.name, reason=broken.reason)
         _heal(job, run, voice)
         options = options_of(job, run, redo)
+        tell_damage(run, voice)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
         try:
@@ -117,9 +118,11 @@ def deliver_again(
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, invocation_of(job.text, run.spec, partial=job.selection.partial))
+        options = options_of(job, run)
+        tell_damage(run, voice)
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
-            summary = run_plan(made, run, engines.Idle(), options_of(job, run), events, stop=stop)
+            summary = run_plan(made, run, engines.Idle(), options, events, stop=stop)
     removed = remove_leftovers(read_run(job.out)) if tidy else None
     return ended(job, summary, voice, unmade=len(job.plan.edits) - len(made.edits), removed=removed)
 
@@ -149,6 +152,13 @@ def _draw(job: Job, view: RunView) -> tuple[tuple[Path, ...], Path]:
 
     sheets = write_sheets(view, job.out / "sheets", job.recipe.sheet)
     return tuple(sheets), write_report(view, job.out / "report.html")
+
+
+def tell_damage(run: Run, voice: Voice) -> None:
+    """Say what of the run directory could not be read and was mended, once."""
+    for text in run.complaints:
+        voice.warn(text)
+    run.complaints.clear()
 
 
 def invocation_of(recipe: str, spec: EngineSpec, *, partial: bool) -> Invocation:

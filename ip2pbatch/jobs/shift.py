@@ -13,7 +13,7 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
-from ip2pbatch.jobs.session import ended, invocation_of
+from ip2pbatch.jobs.session import ended, invocation_of, tell_damage
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Broken, Scan, scan
@@ -177,6 +177,7 @@ class Shift:
         described = engines.describe(self.engine, self.machine, plan)
         self.run.note("engine", **described, safety=self.recipe.safety)
         options = options_of(job, self.run, queue=True)
+        tell_damage(self.run, self._voice)
         with self._voice.progress(plan) as events:
             summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)
         if options.deliver:

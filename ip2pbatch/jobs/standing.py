@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.written.recipe import Sheet, load_recipe
@@ -15,6 +15,9 @@ from ip2pbatch.run.directory.renamed import leftovers
 from ip2pbatch.run.directory.standing_files import Look
 from ip2pbatch.run.directory.superseded import looks, superseded
 from ip2pbatch.run.directory.view import RunView, read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,22 @@ class Standing:
         return asdict(self) | {"broken": broken}
 
 
-def find(run: Path) -> RunView:
-    """The run in an output folder, or of a recipe file. Raises UsageError, RecipeError."""
-    return find_with_sheet(run)[0]
+def find(run: Path, voice: Voice | None = None) -> RunView:
+    """The run in an output folder, or of a recipe file; `voice` hears what of it cannot be read.
+
+    Raises UsageError, RecipeError.
+    """
+    return find_with_sheet(run, voice)[0]
 
 
-def find_with_sheet(run: Path) -> tuple[RunView, Sheet]:
+def find_with_sheet(run: Path, voice: Voice | None = None) -> tuple[RunView, Sheet]:
     """The same, and how its sheets should look: as the recipe says, of a folder the one that was run last."""
     if run.is_dir():
-        view = read_run(run)
+        view = look(run, voice)
         return view, _sheet_of(view)
     if run.is_file():
         recipe = load_recipe(run)
-        return read_run(recipe.output.folder), recipe.sheet
+        return look(recipe.output.folder, voice), recipe.sheet
     raise UsageError(f"there is no run at {run}", hint="give the output folder of a run, or its recipe")
 
 
@@ -94,6 +100,15 @@ def _sheet_of(view: RunView) -> Sheet:
         return Sheet.model_validate(data["sheet"]) if isinstance(data, dict) and "sheet" in data else Sheet()
     except (RecipeError, ValueError):
         return Sheet()
+
+
+def look(root: Path, voice: Voice | None) -> RunView:
+    """The run in an output folder, after telling what of it cannot be read. Raises UsageError."""
+    view = read_run(root)
+    if voice is not None:
+        for text in view.complaints:
+            voice.warn(text)
+    return view
 
 
 def standing(view: RunView) -> Standing:

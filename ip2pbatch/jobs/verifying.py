@@ -15,12 +15,13 @@ from ip2pbatch.jobs import job as jobs
 from ip2pbatch.jobs import locking
 from ip2pbatch.jobs.files import settings_of
 from ip2pbatch.jobs.remake import Recorded, made_again
+from ip2pbatch.jobs.standing import look
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import safe_path
 from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.run.directory.layout import run_folders
-from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, caveats, last_event, lock_path, made_with, read_lock
 from ip2pbatch.run.tolerance import Level
 from ip2pbatch.run.verify import Case, Finding, LockWitness, RunWitness, Witness, choose, compare, cut, titles
@@ -131,13 +132,13 @@ def find(what: Path, voice: Voice, *, remade: bool) -> Subject:
     Raises UsageError, StaleError, RecipeError.
     """
     if what.is_dir():
-        return _of_run(read_run(what))
+        return _of_run(look(what, voice))
     if what.name.endswith((".lock.yaml", ".lock.yml")):
         return _of_lock(what, read_lock(what), voice, remade)
     folder = load_recipe(what).output.folder
     if not run_folders(folder) and lock_path(what).exists():
         return _of_lock(lock_path(what), read_lock(lock_path(what)), voice, remade)
-    subject = _of_run(read_run(folder))
+    subject = _of_run(look(folder, voice))
     return replace(subject, unmade=_refuse_another_recipe(what, subject.recorded.plan, voice))
 
 
@@ -217,7 +218,7 @@ def _other(
 ) -> Iterator[tuple[Witness, str, int]]:
     """What to compare with, in words where it comes from, and the exit code of a stop that was asked for."""
     if against is not None:
-        yield RunWitness(read_run(against)), f"as in {against}", 0
+        yield RunWitness(look(against, voice)), f"as in {against}", 0
         return
     part = cut(subject.recorded.plan, cases)
     with made_again(subject.recorded, part, voice, deliver=level is Level.BITWISE) as (view, summary):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
-from ip2pbatch.disk.digests import file_sha256
+from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
 from ip2pbatch.pictures.containers import Raster
@@ -97,12 +98,17 @@ def deliver(
     `edited` is the model's uint8 [h, w, 3]. Raises PhotoError where the photo is gone or damaged, the name leads
     outside, or the policy is `error` and a file is there; ResourceError where the disk does not take it.
     """
-    target = _choose(place, source.path)
+
+    @cache
+    def made() -> tuple[Rendered, str]:
+        rendered = render(source, edited, settings, provenance)
+        return rendered, hashlib.sha256(rendered.data).hexdigest()
+
+    target = _choose(place, source.path, lambda path: file_digest(path) == made()[1])
     if target is None:
         taken = _path(place)
         return Delivered(taken, file_sha256(taken), None, False)
-    rendered = render(source, edited, settings, provenance)
-    digest = hashlib.sha256(rendered.data).hexdigest()
+    rendered, digest = made()
     announce(target, digest)
     write_atomic(target, rendered.data, root=place.anchor or place.root)
     return Delivered(target, digest, rendered.gate, True, rendered.notes)
@@ -152,8 +158,11 @@ def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:
         yield f"{own.title} is read only: delivered as {FORMATS[own.delivered].title}"
 
 
-def _choose(place: Place, source: Path) -> Path | None:
-    """The path to write, or None where `skip` says to leave what is there."""
+def _choose(place: Place, source: Path, is_same: Callable[[Path], bool]) -> Path | None:
+    """The path to write, or None where `skip` says to leave what is there.
+
+    `is_same` says whether a file holds what is about to be written: then it is ours, though no book says so any more.
+    """
     for path in _candidates(place):
         if not (path.exists() or path.is_symlink()):
             return path
@@ -165,7 +174,7 @@ def _choose(place: Place, source: Path) -> Path | None:
             return path
         if place.on_conflict == "skip":
             return None
-        if place.on_conflict == "overwrite":
+        if place.on_conflict == "overwrite" or (path.is_file() and not path.is_symlink() and is_same(path)):
             return path
         if place.on_conflict == "error":
             raise PhotoError(f"{path} exists", hint="use on_conflict: unique, skip or overwrite, or another folder")

@@ -26,7 +26,8 @@ from ip2pbatch.pictures.images import Sizing
 from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import EngineSpec
-from ip2pbatch.run.directory.view import RunView, Session
+from ip2pbatch.run.directory.sessions import Session
+from ip2pbatch.run.directory.view import RunView
 
 _HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"
 _DEPTH = 8

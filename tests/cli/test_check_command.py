@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import CommandLine
+from runs import unsealed
 
 from ip2pbatch import jobs
 from ip2pbatch.run.directory.view import read_run
@@ -103,7 +104,7 @@ def test_one_of_each_kind_is_told_put_right_and_the_rest_is_made_by_the_next_run
 def test_from_python_it_counts_what_has_no_digest_yet_and_writes_it_down_when_asked(recipe: Path) -> None:
     out = recipe.parent / "out"
     journal = out / ".ip2pbatch/results.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    rows = [json.loads(line) for line in unsealed(journal).splitlines()]
     journal.write_text("".join(json.dumps({**row, "digest": "", "latent": ""}) + "\n" for row in rows))
     found = jobs.check(out)
     assert (found.exit_code, found.undigested) == (0, 15)

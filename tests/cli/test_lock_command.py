@@ -17,7 +17,7 @@ import torch
 import yaml
 from command import CommandLine
 from PIL import Image
-from runs import digests, exit_of, in_child
+from runs import digests, exit_of, in_child, unsealed
 from tiny_models import save_model
 
 from ip2pbatch.cli import app
@@ -370,7 +370,7 @@ def test_verify_says_what_is_not_as_it_was(
 ) -> None:
     assert command("run", with_a_model, *CPU).code == 0
     (sessions,) = (with_a_model.parent / "out/.ip2pbatch").glob("sessions*.jsonl")
-    text = sessions.read_text()
+    text = unsealed(sessions)
     assert '"steps":["' in text
     text = text.replace('"steps":["', '"steps":["compiled","').replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"')
     sessions.write_text(re.sub('"device":"[^"]*threads"', '"device":"an older processor, 2 threads"', text))
@@ -560,7 +560,7 @@ def test_a_session_that_made_nothing_does_not_say_what_pictures_were_made_with(
 ) -> None:
     assert command("run", recipe, *FAKE).code == 0
     (sessions,) = (recipe.parent / "out/.ip2pbatch").glob("sessions*.jsonl")
-    sessions.write_text(sessions.read_text().replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"'))
+    sessions.write_text(unsealed(sessions).replace(f'"numpy":"{np.__version__}"', '"numpy":"1.0.0"'))
     assert command("run", recipe, *FAKE).code == 0  # nothing left to make, with a newer library
     said = command("lock", recipe)
     assert said.code == 0

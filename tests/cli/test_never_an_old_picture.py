@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command import CommandLine
 from PIL import Image
+from runs import unsealed
 
 from ip2pbatch.run.directory.view import read_run
 
@@ -108,7 +109,7 @@ def test_a_name_that_an_earlier_version_numbered_is_put_right(command: CommandLi
     kept = (out / "one_snow.jpg").read_bytes()
     assert command("run", recipe, *FAKE).code == 0
     journal = out / ".ip2pbatch/deliveries.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    rows = [json.loads(line) for line in unsealed(journal).splitlines()]
     for row in rows[-6:]:  # as it went before: the old picture kept the name
         if row["path"] == "one_snow.jpg":
             row["path"] = "one_snow_2.jpg"

@@ -46,11 +46,11 @@ def copied(name: str, folder: Path) -> Path:
 
 
 def made(recipe: Path) -> dict[str, bytes]:
-    """All that the model made, and what was noted of each picture but for its digest, which later versions add."""
+    """All that the model made, and what was noted of each picture but for what later versions add to a line."""
     run = recipe.parent / "out" / ".ip2pbatch"
     files = {path.relative_to(run).as_posix(): path.read_bytes() for path in (run / "edits").rglob("*.*")}
     rows = map(json.loads, (run / "results.jsonl").read_text("utf-8").splitlines())
-    noted = {row["edit"]: {name: row[name] for name in row if name not in ("digest", "latent")} for row in rows}
+    noted = {row["edit"]: {name: row[name] for name in row if name not in ("digest", "latent", "crc")} for row in rows}
     return files | {"results.jsonl": json.dumps(noted).encode()}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from galleries import make_run
-from runs import SPEC, Wrapped, carry_out, digests, make_photos, make_plan
+from runs import SPEC, Wrapped, carry_out, digests, make_photos, make_plan, unsealed
 
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.pictures import lossless
@@ -156,7 +156,7 @@ def test_what_an_earlier_version_kept_gets_its_digest_when_a_writer_reads_it_who
     out, plan = tmp_path / "out", make_plan(photos[:3], CHAIN[:2])
     carry_out(out, plan, Wrapped())
     journal = out / ".ip2pbatch/results.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    rows = [json.loads(line) for line in unsealed(journal).splitlines()]
     known = {row["edit"]: (row["digest"], row["latent"]) for row in rows}
     journal.write_text("".join(json.dumps({**row, "digest": "", "latent": ""}) + "\n" for row in rows))
     keys = [edit.key for edit in plan.edits]

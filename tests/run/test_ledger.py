@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.journal import Journal, read_journal, seal
 from ip2pbatch.errors import LockedError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.shard import Shard
@@ -242,7 +242,7 @@ def test_deliveries_are_remembered_by_strip_and_edit(tmp_path: Path) -> None:
     plan = plan_of(range(1))
     strip = plan.strips[0]
     last = strip.edits[1]
-    delivery = Delivery(last.key, strip_key(strip), "a/b.jpg", "s", "00")
+    delivery = Delivery(last.key, strip_key(strip), "a/b.jpg", "5e", "00")
     with open_run(tmp_path, SPEC) as run:
         begin(run, plan)
         run.deliver(delivery)
@@ -292,7 +292,7 @@ def test_zeros_after_a_power_cut_and_a_broken_line_in_the_middle_cost_only_thems
     path.write_bytes(b'{"n":1}\n{"n":2,,}\n[3]\n{"n":4}\n' + b"\0" * 70_000)
     complaints: list[str] = []
     assert [row["n"] for row in read_journal(path, complaints)] == [1, 4]
-    assert [complaint.split(" cannot")[0] for complaint in complaints] == ["j.jsonl line 2", "j.jsonl line 3"]
+    assert complaints == ["j.jsonl: lines 2, 3 cannot be read and were passed over"]
     journal = Journal(path)
     journal.append({"n": 5})
     journal.close()
@@ -322,7 +322,8 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_header_of_another_version_is_refused(tmp_path: Path) -> None:
     open_run(tmp_path, SPEC).close()
     header = Layout(tmp_path / ".ip2pbatch").header
-    header.write_text(json.dumps({**json.loads(header.read_text()), "format": 99}))
+    row = {"format": 99, "engine": json.loads(header.read_text())["engine"]}
+    header.write_bytes(seal(json.dumps(row).encode()))
     with pytest.raises(UsageError, match="format 99"):
         open_run(tmp_path, SPEC)
 

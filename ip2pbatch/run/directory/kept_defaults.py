@@ -4,7 +4,6 @@ the new ones would make every picture again whose recipe leaves them unsaid. Lig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout, run_folders
+from ip2pbatch.run.directory.lines import HEADER
 
 
 def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
@@ -22,12 +22,10 @@ def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
     """
     folders = run_folders(root)
     try:
-        header = json.loads(Layout(folders[-1]).header.read_text("utf-8")) if folders else {}
-        if "defaults" not in header or not _is_same(header["engine"]["model"], model):
-            return None
-        return ModelDefaults(**header["defaults"])
-    except (OSError, ValueError, TypeError, KeyError):
+        header = HEADER(Layout(folders[-1]).header.read_bytes()) if folders else None
+    except OSError:
         return None
+    return header.defaults if header is not None and _is_same(header.engine.model, model) else None
 
 
 def differences(kept: ModelDefaults, today: ModelDefaults) -> Iterator[str]:

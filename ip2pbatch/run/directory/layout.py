@@ -36,6 +36,14 @@ class Layout:
     def sources(self) -> Path:
         return self.folder / "sources"
 
+    def is_run(self) -> bool:
+        """Whether a run was ever begun here: by its header, or where that is gone, by its journals."""
+        return self.header.is_file() or any(self.folder.glob("sessions*.jsonl"))
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever made here."""
+        return not any(self.edits.glob("??/*")) and not any(p.stat().st_size for p in self.folder.glob("results*"))
+
     def folders(self) -> Iterator[Path]:
         """Every folder in which pictures or plans are written, as far as they exist."""
         yield from (self.folder, self.folder / "plans")

@@ -12,20 +12,20 @@ bytes than was written, does not count. `--fresh` opens another run directory be
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ip2pbatch.disk.atomic import Anchor, disk_error, sweep, write_atomic, write_whole
-from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, write_atomic
+from ip2pbatch.disk.journal import Damage, Journal, set_aside
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
@@ -33,11 +33,13 @@ from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
+from ip2pbatch.run.directory.header import UnreadableHeaderError, read_header, remembered_spec, write_header
 from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
-from ip2pbatch.run.directory.reading import FORMAT, Books, read_records, read_spec
+from ip2pbatch.run.directory.reading import Books, read_numbers, read_records
+from ip2pbatch.run.directory.sessions import next_line
 from ip2pbatch.run.directory.stored_plans import store_plan
 
 DAMAGED = ".damaged"  # the end of the name of what is set aside
@@ -67,27 +69,26 @@ def open_run(
         layout.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, layout.folder) from error
-    lock = WriterLock(layout.folder, suffix(shard))
-    with lock.gate():
-        lock.acquire()
-        try:
-            return Run(root, layout, _checked(layout, spec, defaults), shard, lock)
-        except BaseException:
-            lock.release()
-            raise
+    lock, complaints = WriterLock(layout.folder, suffix(shard)), list[str]()
+    try:
+        with lock.gate():
+            lock.acquire()
+            spec = _checked(layout, spec, defaults, complaints)
+        return Run(root, layout, spec, shard, lock, complaints)
+    except BaseException:
+        lock.release()
+        raise
 
 
-def _checked(layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None) -> EngineSpec:
+def _checked(
+    layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None, complaints: list[str]
+) -> EngineSpec:  # fmt: skip
     """The run's own spec: written into a new one, with its model's defaults; another engine than the old is refused.
 
     A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
     An old run goes on to size photos as it began.
     """
-    if not layout.header.exists():
-        row = {"format": FORMAT, "engine": asdict(spec)} | ({"defaults": asdict(defaults)} if defaults else {})
-        write_whole(layout.header, json.dumps(row, indent=2).encode() + b"\n")
-        return spec
-    made_by = read_spec(layout)
+    made_by = _own_spec(layout, spec, defaults, complaints)
     spec = replace(spec, sizing=made_by.sizing)
     if spec.model_digest and spec.model_digest == made_by.model_digest:
         spec = replace(spec, model=made_by.model)
@@ -101,6 +102,22 @@ def _checked(layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None) -
     return made_by
 
 
+def _own_spec(
+    layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None, complaints: list[str]
+) -> EngineSpec:  # fmt: skip
+    """What the header says; a run without one gets it, from what its sessions remember where anything was made."""
+    try:
+        return read_header(layout)
+    except UnreadableHeaderError as error:
+        remembered = remembered_spec(layout)
+        if remembered is None and not layout.is_empty():
+            raise error
+        if layout.is_run():
+            complaints.append(f"{layout.header.name} was damaged or gone, and was written again")
+        write_header(layout, remembered or spec, defaults)
+        return remembered or spec
+
+
 def _say(value: object) -> str:
     return ", ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
@@ -110,21 +127,25 @@ class Run:
     from several threads; everything returns only when it is on the disk.
     """
 
-    def __init__(self, root: Path, layout: Layout, spec: EngineSpec, shard: Shard | None, lock: WriterLock) -> None:
+    def __init__(
+        self, root: Path, layout: Layout, spec: EngineSpec, shard: Shard | None, lock: WriterLock, complaints: list[str]
+    ) -> None:  # fmt: skip
         self.root, self.layout, self.spec, self.shard, self._lock = root, layout, spec, shard, lock
         self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
-        self.complaints: list[str] = []
+        self.complaints, damage = complaints, list[Damage]()
         self._learning = threading.Lock()
-        self._sweep(layout.folders())
-        self.records = read_records(layout, self.complaints)
-        books = Books.of(layout, self.complaints)
+        self.sweep(layout.folders())
+        self.records = read_records(layout, damage)
+        books = Books.of(layout, damage)
         self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
         self._books = books
         self._turn = books.turn + 1
+        self._session, self._row = next_line(layout.sessions(shard), damage)
+        self._heal(damage, (layout.results(shard), layout.deliveries(shard), layout.sessions(shard)))
         self.done = {key for key, record in self.records.items() if record.status == "done"}
-        self._results = Journal(layout.results(shard))
-        self._delivered = Journal(layout.deliveries(shard))
-        self._sessions = Journal(layout.sessions(shard))
+        self._results = Journal(layout.results(shard), sealed=True)
+        self._delivered = Journal(layout.deliveries(shard), sealed=True)
+        self._sessions = Journal(layout.sessions(shard), sealed=True)
         self._log = RunLog(layout.log(shard))
 
     def __enter__(self) -> Run:
@@ -145,19 +166,36 @@ class Run:
 
         A shard passes the plan of all shards: what another one was to make and never did is then known to be left.
         """
-        self._sessions.append({"event": "begin", **asdict(invocation), "plan": store_plan(self.layout, plan)})
+        self._session, self._row = self._session + 1, 0
+        stored = store_plan(self.layout, plan)
+        self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec))
 
     def note(self, event: str, **detail: Any) -> None:
         """Add something that happened to this session's lines: a back-off, its end."""
-        self._sessions.append({"event": event, **detail})
+        self._tell(event, **detail)
+
+    def _tell(self, event: str, **detail: Any) -> None:
+        """A line of this session. Numbered, so that lines in another order, or twice, say the same."""
+        self._sessions.append({"event": event, **detail, "session": self._session, "row": self._row})
+        self._row += 1
 
     def sweep(self, folders: Iterable[Path]) -> None:
-        """Remove what killed processes left half-written in `folders`; what another shard may be writing stays."""
-        with self._lock.gate():
-            self._sweep(folders)
+        """Remove what killed processes left half-written in `folders`; what another shard may be writing stays.
 
-    def _sweep(self, folders: Iterable[Path]) -> None:
-        sweep(folders, older_than=None if self._lock.alone() else time.time() - _STALE)
+        Found before one looks who writes: what a shard begins that comes after that is not among it.
+        """
+        if found := strays(folders):
+            with self._lock.gate():
+                alone = self._lock.alone()
+            sweep(found, older_than=None if alone else time.time() - _STALE)
+
+    def _heal(self, damage: Iterable[Damage], own: Collection[Path]) -> None:
+        """Set bad lines aside where this process is the one writer, and tell of them."""
+        for bad in damage:
+            text = str(bad)
+            if self.shard is None or bad.path in own:
+                text += f"; moved to {set_aside(bad).name}, and what is missing for it is made again"
+            self.complaints.append(text)
 
     def number(self, photos: Sequence[Photo]) -> dict[str, int]:
         """The `{n}` of each photo by name: given once, in this order, when the photo first enters the run, then kept.
@@ -165,10 +203,12 @@ class Run:
         Shards must pass the photos of the whole plan, so that they agree.
         """
         with self._lock.gate():
-            known = {row["photo"]: int(row["n"]) for row in read_journal(self.layout.numbers, self.complaints)}
+            damage: list[Damage] = []
+            known = read_numbers(self.layout, damage)
+            self._heal(damage, (self.layout.numbers,))
             given = give_numbers(known, (photo.name for photo in photos))
             if given:
-                journal = Journal(self.layout.numbers)
+                journal = Journal(self.layout.numbers, sealed=True)
                 journal.append(*({"photo": name, "n": n} for name, n in given.items()))
                 journal.close()
         return known | given
@@ -209,11 +249,11 @@ class Run:
 
     def announce(self, delivery: Delivery) -> None:
         """Record that this file is about to appear, so that it is known for ours whatever happens then."""
-        self._delivered.append({**asdict(delivery), "turn": self._turn, "begun": True})
+        self._delivered.append({**_row(delivery, self._turn), "begun": True})
 
     def deliver(self, delivery: Delivery) -> None:
         """Record that a file was delivered."""
-        self._delivered.append({**asdict(delivery), "turn": self._turn})
+        self._delivered.append(_row(delivery, self._turn))
         with self._learning:
             self._books.deliver(delivery)
 
@@ -298,8 +338,17 @@ class Run:
         self._lock.release()
 
 
+def _row(delivery: Delivery, turn: int) -> dict[str, Any]:
+    row = {**asdict(delivery), "turn": turn}
+    del row["begun"]
+    return row
+
+
 def give_numbers(known: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
-    """Numbers for the names that have none yet: the next free ones, in order."""
-    following = max(known.values(), default=0) + 1
+    """Numbers for the names that have none yet: the lowest free ones, in order. Free below others are those alone whose
+    lines were damaged: they are given to the same photos again.
+    """
+    taken = frozenset(known.values())
+    free = (number for number in itertools.count(1) if number not in taken)
     new = dict.fromkeys(name for name in names if name not in known)
-    return {name: number for number, name in enumerate(new, start=following)}
+    return dict(zip(new, free, strict=False))

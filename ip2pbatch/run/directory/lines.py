@@ -1,14 +1,38 @@
-"""What a run directory writes down, a line each: results, deliveries, sessions; and the header's engine."""
+"""What a run directory writes down, a line each: results, deliveries, sessions; and the header's engine.
+
+Each class says the bounds of its fields, and `RECORD`, `DELIVERY` … read its line: a line of another shape counts for
+nothing (see disk/shapes.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import AfterValidator, ConfigDict, Field
+
+from ip2pbatch.disk.shapes import STRICT, Shape
 from ip2pbatch.pictures.images import Sizing
+from ip2pbatch.plan.families import ModelDefaults
 
 Status = Literal["done", "failed", "nan", "flagged", "skipped"]
+
+_LARGE = 1e12  # what no number in a run directory reaches: seconds, metrics, counts
+
+
+def _below(path: str) -> str:
+    if "\0" in path or path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise ValueError("it leads outside the output folder")
+    return path
+
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+HexOrNone = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Number = Annotated[float, Field(ge=-_LARGE, le=_LARGE)]
+Count = Annotated[int, Field(ge=0, le=int(_LARGE))]
+Below = Annotated[str, AfterValidator(_below)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +43,8 @@ class EngineSpec:
     is how photos come to the model's size: a run keeps what it began with, and one that does not say has bicubic.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     model: str
     model_digest: str
     backend: str
@@ -27,6 +53,22 @@ class EngineSpec:
     determinism: str
     approximations: tuple[str, ...] = ()
     sizing: Sizing = "bicubic"
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> EngineSpec:
+        """The identity that `asdict` wrote. Raises TypeError or KeyError where it is none."""
+        return cls(**{**row, "approximations": tuple(row["approximations"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What run.json holds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    format: int
+    engine: EngineSpec
+    defaults: ModelDefaults | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +79,16 @@ class Record:
     (see kept.py), and `latent` the digest of the latent beside it. "" where there is none, or none was recorded yet.
     """
 
-    edit: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    edit: Hex
     status: Status
-    seconds: float
+    seconds: Number
     detail: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-    digest: str = ""
-    latent: str = ""
+    metrics: dict[str, Number] = field(default_factory=dict)
+    bytes: Count = 0
+    digest: HexOrNone = ""
+    latent: HexOrNone = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +97,22 @@ class Delivery:
 
     `strip` is `layout.strip_key`; `path` is relative to the output folder, with forward slashes. `gate` is the share
     of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known. `bytes` and `time`,
-    in seconds since the epoch, are those of the file when it was written; 0 where they were not noted.
+    in seconds since the epoch, are those of the file when it was written; 0 where they were not noted. `turn` counts
+    the openings of the run: what a later one says counts, wherever its line stands. `begun` only announces the file.
     """
 
-    edit: str
-    strip: str
-    path: str
-    settings: str
-    sha256: str
-    gate: float | None = None
-    bytes: int = 0
-    time: float = 0.0
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    edit: Hex
+    strip: Hex
+    path: Below
+    settings: Hex
+    sha256: Hex
+    gate: Annotated[float, Field(ge=0, le=1)] | None = None
+    bytes: Count = 0
+    time: Number = 0.0
+    turn: Count = field(default=0, compare=False)
+    begun: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +128,76 @@ class Invocation:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """One line of numbers.jsonl: the `{n}` of a photo."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    photo: str
+    n: Annotated[int, Field(ge=1, le=10**9)]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a line of sessions.jsonl belongs: to which session of its file, as which of its lines; 0 in older runs."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    event: str
+    session: Count = field(default=0, kw_only=True)
+    row: Count = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Began(Placed):
+    """The first line of a session. `plan` is the name of its stored plan, `spec` the run's engine."""
+
+    started: str
+    command: str
+    recipe: str
+    versions: dict[str, str]
+    device: str
+    plan: Hex
+    partial: bool = False
+    spec: EngineSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine(Placed):
+    """Which engine a session opened: Edits a call, row buckets by size, the share of padding, device, steps."""
+
+    batch: Count
+    rows: dict[str, Count]
+    device: str
+    safety: bool
+    padding: Number | None = None
+    steps: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivering(Placed):
+    """With which settings a session delivers: those of DeliverySettings."""
+
+    format: Literal["same", "jpeg", "png", "tiff", "webp"]
+    quality: Annotated[int, Field(ge=1, le=100)]
+    full_resolution: Literal["auto", "off"]
+    gps: Literal["keep", "strip"]
+    prompt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable(Placed):
+    """A photo that could not be planned, and why."""
+
+    photo: str
+    reason: str
+
+
+HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Delivery), Shape(Numbered)
+SESSION: Mapping[str, Shape[Any]] = {
+    "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
+}  # fmt: skip
+"""By event; what else a session notes is for people and nobody reads it again."""

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import heapq
-import json
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ip2pbatch.disk.journal import read_journal
-from ip2pbatch.errors import UsageError
+from ip2pbatch.disk.journal import Damage, read_rows
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
+from ip2pbatch.run.directory.lines import DELIVERY, NUMBERED, RECORD, Delivery, Record
 
-FORMAT = 1
-
-
-def read_spec(layout: Layout) -> EngineSpec:
-    """The engine that a run was made with. Raises UsageError where the header is of another version or unreadable."""
-    try:
-        header = json.loads(layout.header.read_text("utf-8"))
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']}")
-        row = header["engine"]
-        return EngineSpec(**{**row, "approximations": tuple(row["approximations"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{layout.header} was not written by this version ({error})", hint="use another --out, or --fresh"
-        ) from error
+_TURN = re.compile(rb'"turn":([0-9]{1,15})')
 
 
 def read_records(
-    layout: Layout, complaints: list[str] | None = None, lost: list[Record] | None = None
+    layout: Layout, damage: list[Damage] | None = None, lost: list[Record] | None = None
 ) -> dict[str, Record]:
-    """The last Record of every Edit, all shards together; where two shards differ, the one that is done counts.
+    """The last Record of every Edit, all shards together; where two differ, the one that is done counts.
     Numbers of one picture are joined: they may be measured later than it is made, and by another process.
 
     A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made; it is
@@ -43,12 +28,18 @@ def read_records(
     """
     merged: dict[str, Record] = {}
     whole = pictures_on_disk(layout)
+
+    def is_done(record: Record) -> bool:
+        return record.status == "done" and whole.get(record.edit) == record.bytes
+
     for path in sorted(layout.folder.glob("results*.jsonl")):
         own: dict[str, Record] = {}
-        for row in read_journal(path, complaints):
-            own[row["edit"]] = Record(**row)
+        for record in read_rows(path, RECORD, damage):
+            before = own.get(record.edit)
+            if before is None or is_done(record) or not is_done(before):
+                own[record.edit] = record
         for key, record in own.items():
-            if record.status == "done" and whole.get(key) != record.bytes:
+            if record.status == "done" and not is_done(record):
                 if lost is not None:
                     lost.append(record)
                 continue
@@ -67,25 +58,39 @@ def _says_more(record: Record, other: Record | None) -> bool:
     return record.status == "done" and bool(record.digest) and not other.digest
 
 
-def read_deliveries(layout: Layout, complaints: list[str] | None = None) -> dict[tuple[str, str], Delivery]:
+def read_deliveries(layout: Layout, damage: list[Damage] | None = None) -> dict[tuple[str, str], Delivery]:
     """The last Delivery of every (strip key, edit key), all shards together."""
-    return Books.of(layout, complaints).delivered
+    return Books.of(layout, damage).delivered
 
 
-def delivery_rows(layout: Layout, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def delivery_rows(layout: Layout, damage: list[Damage] | None = None) -> Iterator[Delivery]:
     """The lines about delivered files, all shards together, oldest first: `turn` counts the openings of the run."""
-    journals = [read_journal(path, complaints) for path in sorted(layout.folder.glob("deliveries*.jsonl"))]
-    return heapq.merge(*journals, key=lambda row: row.get("turn", 0))
+    journals = [_in_turn(path, damage) for path in sorted(layout.folder.glob("deliveries*.jsonl"))]
+    return heapq.merge(*journals, key=lambda row: row.turn)
+
+
+def _in_turn(path: Path, damage: list[Damage] | None) -> Iterator[Delivery]:
+    """The lines of a file by their turn. Only where they stand in another order, all are held in memory for it."""
+    rows = read_rows(path, DELIVERY, damage)
+    turns = read_rows(path, lambda line: int(found[1]) if (found := _TURN.search(line)) else 0)
+    ordered = all(one <= next_one for one, next_one in itertools.pairwise(turns))
+    return rows if ordered else iter(sorted(rows, key=lambda row: row.turn))
+
+
+def read_numbers(layout: Layout, damage: list[Damage] | None = None) -> dict[str, int]:
+    """The `{n}` of each photo. Two photos never share one: where a damaged line says so, the first has it."""
+    numbers: dict[str, int] = {}
+    taken: set[int] = set()
+    for row in read_rows(layout.numbers, NUMBERED, damage):
+        if row.photo not in numbers and row.n not in taken:
+            numbers[row.photo] = row.n
+            taken.add(row.n)
+    return numbers
 
 
 def last_deliveries(layout: Layout) -> dict[str, Delivery]:
     """What was delivered last under each path, whatever of."""
-    last: dict[str, Delivery] = {}
-    for row in delivery_rows(layout):
-        if not row.pop("begun", False):
-            row.pop("turn", None)
-            last[row["path"]] = Delivery(**row)
-    return last
+    return {row.path: row for row in delivery_rows(layout) if not row.begun}
 
 
 @dataclass(slots=True)
@@ -102,19 +107,19 @@ class Books:
     turn: int = 0
 
     @classmethod
-    def of(cls, layout: Layout, complaints: list[str] | None) -> Books:
+    def of(cls, layout: Layout, damage: list[Damage] | None) -> Books:
         books = cls()
-        for row in delivery_rows(layout, complaints):
-            books.turn = row.pop("turn", 0)
-            begun, place = row.pop("begun", False), (row["strip"], row["edit"])
-            books.announced.pop(place, None)
-            if begun:
-                books.announced[place] = Delivery(**row)
-                continue
+        for row in delivery_rows(layout, damage):
+            books.turn, place = row.turn, (row.strip, row.edit)
             last = books.delivered.get(place)
-            if last is not None and last.path != row["path"]:
+            if row.begun:
+                if last is None or (last.turn, last.path, last.sha256) != (row.turn, row.path, row.sha256):
+                    books.announced[place] = row
+                continue
+            books.announced.pop(place, None)
+            if last is not None and last.path != row.path:
                 books.earlier.setdefault(place, {})[last.path] = last.sha256
-            books.deliver(Delivery(**row))
+            books.deliver(row)
         return books
 
     def deliver(self, delivery: Delivery) -> None:

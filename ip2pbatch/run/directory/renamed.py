@@ -40,5 +40,5 @@ def remove_leftovers(view: RunView) -> list[str]:
 def _delivered(view: RunView) -> Iterator[tuple[str, str]]:
     """(path, sha256) of everything that was ever delivered of a picture that has a delivery now, oldest first."""
     for row in delivery_rows(view.layout):
-        if not row.get("begun") and (row["strip"], row["edit"]) in view.deliveries:
-            yield row["path"], row["sha256"]
+        if not row.begun and (row.strip, row.edit) in view.deliveries:
+            yield row.path, row.sha256

@@ -10,29 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout
 
 FORMAT = 1
+_NAME = 32  # hex digits of the digest that are a plan's name
 
 
 def store_plan(layout: Layout, plan: Plan) -> str:
-    """Write `plan` once under the digest of its rows, and return the digest. A plan seen before costs no disk.
+    """Write `plan` once under the digest of its rows, and return the digest. A plan seen before costs no disk, and one
+    that was damaged since is written again.
 
     Raises ResourceError.
     """
     digest = hashlib.sha256()
     for line in _lines(plan):
         digest.update(line)
-    name = digest.hexdigest()[:32]
+    name = digest.hexdigest()[:_NAME]
     path = layout.plan(name)
-    if not path.exists():
+    if (file_digest(path) or "")[:_NAME] != name:
         write_whole(path, b"".join(_lines(plan)))
     return name
 
 
-def load_plan(path: Path) -> Plan:
-    """The Plan that `store_plan` wrote: the same photos, strips and edits in the same order."""
+def load_plan(path: Path) -> Plan | None:
+    """The Plan that `store_plan` wrote: the same photos, strips and edits in the same order. None where the file is
+    gone or is not what its name says.
+    """
+    if (file_digest(path) or "")[:_NAME] != path.stem:
+        return None
     with path.open("rb") as file:
         rows: Iterator[Any] = map(json.loads, file)
         header = next(rows)

@@ -63,6 +63,8 @@ class Superseded:
         found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for path in sorted((self._layout.folder / "plans").glob("*.jsonl")):
             plan = load_plan(path)
+            if plan is None:
+                continue
             for strip in plan.strips:
                 found[strip_key(strip)].add(self._asker(strip.photo, plan))
         return found

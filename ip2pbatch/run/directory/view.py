@@ -16,34 +16,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ip2pbatch.disk.journal import read_journal
+from ip2pbatch.disk.journal import Damage
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
+from ip2pbatch.run.directory.header import read_spec
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
-from ip2pbatch.run.directory.reading import read_deliveries, read_records, read_spec
+from ip2pbatch.run.directory.reading import read_deliveries, read_numbers, read_records
+from ip2pbatch.run.directory.sessions import Session, read_sessions
 from ip2pbatch.run.directory.stored_plans import load_plan
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
-
-    `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
-    `events` are what happened on the way (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
-    """
-
-    started: str
-    command: str
-    recipe: str
-    versions: Mapping[str, str]
-    device: str
-    plan: str
-    partial: bool
-    events: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,51 +119,30 @@ def read_run(root: Path) -> RunView:
     Raises UsageError where there is none.
     """
     layout = _find(root)
-    complaints: list[str] = []
+    damage: list[Damage] = []
     lost: list[Record] = []
-    sessions = _sessions(layout, complaints)
-    records = read_records(layout, complaints, lost)
+    sessions = read_sessions(layout, damage)
+    plan, unplanned = _join(layout, sessions)
+    records = read_records(layout, damage, lost)
     return RunView(
         root=layout.folder.parent,
         layout=layout,
         spec=read_spec(layout),
         sessions=sessions,
-        plan=_join(layout, sessions),
+        plan=plan,
         records=records,
-        deliveries=read_deliveries(layout, complaints),
-        numbers={row["photo"]: row["n"] for row in read_journal(layout.numbers, complaints)},
-        complaints=tuple(complaints),
+        deliveries=read_deliveries(layout, damage),
+        numbers=read_numbers(layout, damage),
+        complaints=(*map(str, damage), *unplanned),
         lost=tuple(one for one in lost if one.edit not in records),
     )
 
 
 def _find(root: Path) -> Layout:
     folders = [root] if (root / "run.json").is_file() else run_folders(root)
-    if not folders or not Layout(folders[-1]).header.is_file():
+    if not folders or not Layout(folders[-1]).is_run():
         raise UsageError(f"{root} holds no run", hint="give the output folder of an earlier `ip2pbatch run` or `edit`")
     return Layout(folders[-1])
-
-
-def _sessions(layout: Layout, complaints: list[str]) -> tuple[Session, ...]:
-    """All sessions of all shards, oldest first.
-
-    Within a file their order is that of the lines: a time may be an older one, from SOURCE_DATE_EPOCH or a clock that
-    was set back, and the newest session says what the run is asked for.
-    """
-    sessions: list[tuple[str, Session]] = []
-    for path in sorted(layout.folder.glob("sessions*.jsonl")):
-        own: list[dict[str, Any]] = []
-        for row in read_journal(path, complaints):
-            if row.get("event") == "begin":
-                own.append({**row, "events": []})
-            elif own:
-                own[-1]["events"].append(row)
-        newest = ""
-        for row in own:
-            row.pop("event")
-            newest = max(newest, row["started"])
-            sessions.append((newest, Session(**{**row, "events": tuple(row["events"])})))
-    return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
 
 
 def _joined(sessions: Sequence[Session]) -> Iterator[Session]:
@@ -192,10 +154,18 @@ def _joined(sessions: Sequence[Session]) -> Iterator[Session]:
                 return
 
 
-def _join(layout: Layout, sessions: tuple[Session, ...]) -> Plan:
-    """The plan of the newest session, and where that was a part, with its sisters of the same recipe."""
-    digests = dict.fromkeys(session.plan for session in _joined(sessions))
-    plans = [load_plan(path) for path in map(layout.plan, digests) if path.is_file()]
+def _join(layout: Layout, sessions: tuple[Session, ...]) -> tuple[Plan, list[str]]:
+    """The plan of the newest session, and where that was a part, with its sisters of the same recipe; what is lost."""
+    stored = {digest: load_plan(layout.plan(digest)) for digest in dict.fromkeys(s.plan for s in _joined(sessions))}
+    lost = [
+        f"plans/{digest}.jsonl, what a session was asked for, is damaged or gone: run the recipe again to have it back"
+        for digest, plan in stored.items() if plan is None
+    ]  # fmt: skip
+    return _joint([plan for plan in stored.values() if plan is not None]), lost
+
+
+def _joint(plans: Sequence[Plan]) -> Plan:
+    """Plans of parts as one, the newest first: of a photo that two have, the newer one's strips."""
     if len(plans) == 1:
         return plans[0]
     newest: dict[str, int] = {}

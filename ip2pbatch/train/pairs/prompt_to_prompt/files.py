@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.disk.atomic import disk_error, sweep, write_whole
+from ip2pbatch.disk.atomic import disk_error, strays, sweep, write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
 from ip2pbatch.train.data.released import AFTER, BEFORE, METADATA, PROMPT, Prompt, Sample, jpeg, sample_of
 from ip2pbatch.train.pairs.filter import PairFilter
@@ -25,7 +25,7 @@ class PromptWork:
     def __init__(self, dataset: Path, prompt: Prompt, seeds: Sequence[int], judge: PairFilter | None) -> None:
         self.prompt, self._seeds, self._judge = prompt, tuple(seeds), judge
         self._final, self._partial = dataset / prompt.folder, dataset / f".{prompt.folder}"
-        sweep([self._partial])
+        sweep(strays([self._partial]))
         self._journal: Journal | None = None
         lines = enumerate(read_journal(self._partial / METADATA), start=1)
         found = (sample_of(row, self._partial / METADATA, line) for line, row in lines)

@@ -1,0 +1,70 @@
+"""run.json: which engine a run belongs to; where it is damaged or gone, what the sessions remember of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.journal import seal, unseal
+from ip2pbatch.errors import ResourceError, UsageError
+from ip2pbatch.plan.families import ModelDefaults
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.lines import HEADER, EngineSpec, Header
+from ip2pbatch.run.directory.sessions import read_sessions
+
+FORMAT = 1
+
+
+class UnreadableHeaderError(UsageError):
+    """A header that is damaged, gone or of another version."""
+
+
+def write_header(layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None) -> None:
+    """Write the identity of a run, and the defaults of its model, whole. Raises ResourceError."""
+    row = {name: value for name, value in asdict(Header(FORMAT, spec, defaults)).items() if value is not None}
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    write_whole(layout.header, seal(text.encode("utf-8", "surrogatepass")) + b"\n")
+
+
+def read_spec(layout: Layout) -> EngineSpec:
+    """The engine that a run was made with, by its header or else by its sessions. Raises UsageError."""
+    try:
+        return read_header(layout)
+    except UnreadableHeaderError as error:
+        spec = remembered_spec(layout)
+        if spec is None:
+            raise error
+        return spec
+
+
+def remembered_spec(layout: Layout) -> EngineSpec | None:
+    """The engine that the sessions name; None where none does, as in older runs."""
+    return next((session.spec for session in reversed(read_sessions(layout)) if session.spec), None)
+
+
+def read_header(layout: Layout) -> EngineSpec:
+    """What run.json says. Raises UnreadableHeaderError, and UsageError where a later version wrote it."""
+    try:
+        data = layout.header.read_bytes()
+    except FileNotFoundError:
+        raise _unreadable(layout, "is gone") from None
+    except OSError as error:
+        raise ResourceError(f"{layout.header} cannot be read: {error.strerror}", hint="check the disk") from error
+    header = HEADER(data)
+    if header is None:
+        raise _unreadable(layout, "is damaged")
+    if header.format != FORMAT:
+        opened = unseal(data)
+        raise (UsageError if opened and opened[1] else UnreadableHeaderError)(
+            f"{layout.header} was not written by this version (format {header.format})",
+            hint="use another --out, or --fresh",
+        )
+    return header.engine
+
+
+def _unreadable(layout: Layout, what: str) -> UnreadableHeaderError:
+    return UnreadableHeaderError(
+        f"{layout.header} {what}, and no session of the run says which engine made it",
+        hint="put it back from a copy, use another --out, or start a run beside it with --fresh",
+    )

@@ -1,0 +1,101 @@
+"""The sessions of a run: what each was asked for, and what happened on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ip2pbatch.disk.journal import Damage, parse_row, read_rows
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.lines import SESSION, EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
+
+    `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
+    `spec` is the run's engine, None in older runs. `events` are what happened on the way
+    (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
+    """
+
+    started: str
+    command: str
+    recipe: str
+    versions: Mapping[str, str]
+    device: str
+    plan: str
+    partial: bool
+    spec: EngineSpec | None = None
+    events: tuple[Mapping[str, Any], ...] = ()
+
+
+def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[Session, ...]:
+    """All sessions of all shards, oldest first.
+
+    Within a file their order is that of their numbers: a time may be an older one, from SOURCE_DATE_EPOCH or a clock
+    that was set back, and the newest session says what the run is asked for.
+    """
+    sessions: list[tuple[str, Session]] = []
+    for path in sorted(layout.folder.glob("sessions*.jsonl")):
+        newest = ""
+        for session in _of(path, damage):
+            newest = max(newest, session.started)
+            sessions.append((newest, session))
+    return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
+
+
+def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]:
+    """The session that the next line of a file belongs to, and as which of its lines; (0, 0) in a file without."""
+    numbers = ((row.get("session", 0), row.get("row", 0)) for row in read_rows(path, _parse, damage))
+    session, row = max(numbers, default=(0, 0))
+    return session, row + bool(session)
+
+
+def _of(path: Path, damage: list[Damage] | None) -> Iterator[Session]:
+    """The sessions of one file. Lines of a session whose first line is gone tell nothing."""
+    begun: dict[str, Any] | None = None
+    events: list[dict[str, Any]] = []
+    for row in _in_order(path, damage):
+        place = row.pop("session", 0)
+        row.pop("row", None)
+        if row["event"] == "begin":
+            yield from _whole(begun, events)
+            begun, events = {**row, "place": place}, []
+        elif begun is not None and begun["place"] == place:
+            events.append(row)
+    yield from _whole(begun, events)
+
+
+def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterator[Session]:
+    if begun is None:
+        return
+    spec = begun.get("spec")
+    yield Session(
+        begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
+        begun.get("partial", False), EngineSpec.of(spec) if spec else None, tuple(events),
+    )  # fmt: skip
+
+
+def _in_order(path: Path, damage: list[Damage] | None) -> Iterator[dict[str, Any]]:
+    """The lines of a file in the order in which they were written, each once; older runs have none but the file's."""
+    seen = set()
+    rows = sorted(read_rows(path, _parse, damage), key=lambda row: (row.get("session", 0), row.get("row", 0)))
+    for row in rows:
+        place = row.get("session", 0), row.get("row", 0)
+        if place not in seen or place == (0, 0):
+            yield row
+        seen.add(place)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    row = parse_row(line)
+    if row is None or not isinstance(row.get("event"), str):
+        return None
+    shape = SESSION.get(row["event"])
+    if shape is None:
+        whole = all(isinstance(row.get(name, 0), int) for name in ("session", "row"))
+        return row if whole else None
+    return shape.known(row) if shape(line) is not None else None
