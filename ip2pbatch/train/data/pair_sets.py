@@ -18,6 +18,7 @@ from PIL import Image
 
 from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.train.data.broken import BrokenSampleError, flaw
 from ip2pbatch.train.data.released import (
     AFTER,
     BEFORE,
@@ -94,18 +95,22 @@ class PairSet:
         return self.prompts[prompt]
 
     def pictures(self, pair: int) -> tuple[Image.Image, Image.Image]:
-        """Before and after. RecipeError with the place where one is no whole picture."""
+        """Before and after. BrokenSampleError with the place where one is no whole picture."""
         before, after = self.store.files(pair)
         return self._open(pair, 0, before), self._open(pair, 1, after)
 
     def _open(self, pair: int, side: int, data: bytes) -> Image.Image:
+        which, hint = ("before", "after")[side], "fetch or make it again; the training goes on from its last checkpoint"
         try:
             with Image.open(io.BytesIO(data)) as opened:
-                return opened.convert("RGB")
+                picture = opened.convert("RGB")
+            wrong = flaw(data)
         except (OSError, ValueError, SyntaxError) as error:
-            which = f"its picture {('before', 'after')[side]} cannot be read ({error})"
-            hint = "fetch or make it again; the training goes on from its last checkpoint"
-            raise RecipeError(which, file=self.store.place(pair), hint=hint) from error
+            said = f"its picture {which} cannot be read ({error})"
+            raise BrokenSampleError(said, file=self.store.place(pair), hint=hint) from error
+        if wrong:
+            raise BrokenSampleError(f"its picture {which} {wrong}", file=self.store.place(pair), hint=hint)
+        return picture
 
     def part(self, split: Split) -> PairSet:
         """Training, validation or test prompts as the released loader splits them: by their order, rounded down."""
@@ -151,7 +156,8 @@ class FolderStore:
             before, after = ((self.dataset / name / f"{seed}{suffix}").read_bytes() for suffix in (BEFORE, AFTER))
         except OSError as error:
             hint = f"fetch it again, or delete {SEEDS}: it is then read from the folders"
-            raise RecipeError(f"cannot be read: {error.strerror or error}", file=error.filename, hint=hint) from error
+            said = f"cannot be read: {error.strerror or error}"
+            raise BrokenSampleError(said, file=error.filename, hint=hint) from error
         return before, after
 
     def key(self, pair: int) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import MissingError, RecipeError
+from ip2pbatch.train.data.broken import BrokenSampleError
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -137,7 +138,7 @@ class ParquetStore:
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             hint = "pictures must lie in the file; a set that only names paths must be saved with its pictures"
-            raise RecipeError("has no picture in it", file=self.place(pair), hint=hint)
+            raise BrokenSampleError("has no picture in it", file=self.place(pair), hint=hint)
         return data
 
     def key(self, pair: int) -> str:

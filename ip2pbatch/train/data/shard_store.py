@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import RecipeError
+from ip2pbatch.train.data.broken import BrokenSampleError
 
 KINDS = ("0.jpg", "1.jpg", "json")
 
@@ -23,11 +25,13 @@ END = 1024  # bytes of zeros that end a tar
 
 @dataclass(frozen=True)
 class Index:
-    """The pairs of one shard: their keys, and offset and length in bytes of each of KINDS, int64 `[n, 3, 2]`."""
+    """The pairs of one shard: their keys, offset and length in bytes of each of KINDS, int64 `[n, 3, 2]`, and their
+    CRC-32s, `[n, 3]`, where the index has them."""
 
     path: Path
     keys: tuple[str, ...]
     places: np.ndarray
+    sums: np.ndarray | None = None
 
 
 def read_index(path: Path) -> Index:
@@ -39,6 +43,7 @@ def read_index(path: Path) -> Index:
         kept = json.loads(note.read_bytes())
         expected, keys = kept["bytes"], tuple(kept["keys"])
         places = np.array(kept["places"], np.int64).reshape(-1, len(KINDS), 2)
+        sums = np.array(kept["sums"], np.int64).reshape(-1, len(KINDS)) if "sums" in kept else None
     except (ValueError, KeyError) as error:
         hint = "delete it: the shard is then read by its headers"
         raise RecipeError(f"is no index ({error})", file=note, hint=hint) from error
@@ -46,7 +51,7 @@ def read_index(path: Path) -> Index:
     if size != expected:
         hint = "fetch the shard again, or delete it and run `train run` for its pack stage"
         raise RecipeError(f"has {size} bytes where its index says {expected}", file=path, hint=hint)
-    return Index(path, keys, places)
+    return Index(path, keys, places, sums)
 
 
 def scan(path: Path) -> Index:
@@ -105,6 +110,9 @@ class ShardStore:
             data = file.read(length)
         if len(data) != length:
             raise RecipeError("is cut short", file=shard.path, hint="fetch or make the shard again")
+        if shard.sums is not None and zlib.crc32(data) != shard.sums[row, kind]:
+            said = f"its {KINDS[kind]} does not fit its checksum"
+            raise BrokenSampleError(said, file=self.place(pair), hint="fetch or make the shard again")
         return data
 
     def row(self, pair: int) -> dict[str, Any]:
@@ -128,8 +136,9 @@ class ShardStore:
         return f"{self._find(pair)[0].path} sample {self.key(pair)}"
 
     def digest(self) -> str:
-        """Of the shards' bytes, in their order."""
-        return hashlib.sha256("\n".join(sha256s([one.path for one in self.shards])).encode()).hexdigest()
+        """Of the shards in their order, each by the checksums in its index, or by its bytes where it has none."""
+        notes = [one.path.with_suffix(".index") if one.sums is not None else one.path for one in self.shards]
+        return hashlib.sha256("\n".join(sha256s(notes)).encode()).hexdigest()
 
 
 def shards_below(path: Path) -> list[Path]:

@@ -8,16 +8,18 @@ eight processes see what one with eight times the parts sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.train.data.augment import augment
+from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
 from ip2pbatch.train.data.pair_sets import PairSet
 from ip2pbatch.train.data.row_store import RowStore
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, encode_rows, posteriors_of
@@ -46,6 +48,9 @@ class Draw:
     pair: int
     view: int
     rng: np.random.Generator
+
+
+Whole = tuple[Draw, NDArray[np.float16] | None, NDArray[np.uint8] | None]  # with its row, or else its pictures
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,16 @@ class EditBatches:
     """The batches of one training: call it with a part's number. `close` ends its threads."""
 
     def __init__(
-        self, pairs: PairSet, encoder: Encoder, view: View, caches: Caches, place: Place, readers: int = 4
+        self,
+        pairs: PairSet,
+        encoder: Encoder,
+        view: View,
+        caches: Caches,
+        place: Place,
+        readers: int = 4,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self.left_out = left_out  # who counts broken samples; without it the first one is an error
         self.pairs, self.encoder, self.view, self.caches, self.place = pairs, encoder, view, caches, place
         self.dropout, self.levels = Dropout(), 1000
         self._null = encoder.texts([""])[0].astype(np.float16)
@@ -122,10 +135,33 @@ class EditBatches:
         """All of a part that needs no network; pictures are read in several threads."""
         begin = (part * self.place.processes + self.place.process) * self.place.batch
         draws = [self.draw(position) for position in range(begin, begin + self.place.batch)]
-        rows = [self.caches.latents.get(draw.pair, draw.view) for draw in draws]
-        read = [None if row is not None else self._readers.submit(self.read, draw)
-                for draw, row in zip(draws, rows, strict=True)]  # fmt: skip
-        return Prepared(draws, rows, [None if one is None else one.result() for one in read])
+        places = range(begin, begin + self.place.batch)
+        found = list(self._readers.map(self.whole, draws, places))
+        return Prepared([one[0] for one in found], [one[1] for one in found], [one[2] for one in found])
+
+    def whole(self, draw: Draw, position: int) -> Whole:
+        """A sample with its latents or its pictures. In the place of a broken one stands the next pair of its prompt,
+        or of the prompts that follow in the walk: the same ones whoever reads them, and however often."""
+        for stand_in in self._instead(draw, position):
+            row = self.caches.latents.get(stand_in.pair, stand_in.view)
+            if row is not None:
+                return stand_in, row, None
+            try:
+                return stand_in, None, self.read(stand_in)
+            except BrokenSampleError as error:
+                if self.left_out is None:
+                    raise
+                self.left_out.add(error)
+        raise RecipeError("every pair of the set is broken", file=self.pairs.store.place(draw.pair))
+
+    def _instead(self, draw: Draw, position: int) -> Iterator[Draw]:
+        epoch, place = divmod(position, len(self.pairs))
+        for step in range(len(self.pairs)):
+            prompt = int(self._order(epoch)[(place + step) % len(self.pairs)])
+            choices = list(self.pairs.pairs(prompt))
+            first = choices.index(draw.pair) if step == 0 else 0
+            for pair in choices[first:] + choices[:first]:
+                yield replace(draw, prompt=prompt, pair=int(pair))
 
     def read(self, draw: Draw) -> NDArray[np.uint8]:
         """A pair's pictures in the sample's view, uint8 `[2, side, side, 3]`."""

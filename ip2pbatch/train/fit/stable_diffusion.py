@@ -27,6 +27,7 @@ from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
+from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
 from ip2pbatch.train.estimates import CHECKPOINT, KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate
@@ -96,6 +97,7 @@ class Config(BaseModel):
     channels_last: bool = Field(True, exclude=True)
     compile: bool = Field(False, exclude=True)
     readers: int = Field(4, ge=1, exclude=True)
+    broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged
     dropout: Dropout = Dropout()
     loop: PaperLoop = PaperLoop()
     look: Look = Look()
@@ -192,7 +194,13 @@ def parts_a_step(config: Config, processes: int) -> int:
 
 
 def make_batches(
-    config: Config, networks: Networks, pairs: PairSet, place: Place, cache: Path, device: torch.device
+    config: Config,
+    networks: Networks,
+    pairs: PairSet,
+    place: Place,
+    cache: Path,
+    device: torch.device,
+    left_out: LeftOut | None = None,
 ) -> EditBatches:
     """The batches of one process, with caches that hang on the bytes of all pairs that these are a part of, and on the
     networks that made them with their precision: parts of one set share a cache, and no other set finds it."""
@@ -212,7 +220,7 @@ def make_batches(
     shape = (networks.tokenizer.model_max_length, text.config.hidden_size)
     name = f"texts-{digest_of(data, by, digest_of_weights(text), digest_of_words(networks.tokenizer))}"
     texts = RowStore(cache / name, count, shape) if config.views else None
-    batches = EditBatches(pairs, encoder, view, Caches(latents, texts), place, config.readers)
+    batches = EditBatches(pairs, encoder, view, Caches(latents, texts), place, config.readers, left_out)
     batches.dropout, batches.levels = config.dropout, networks.schedule.get("num_train_timesteps", 1000)
     return batches
 
@@ -227,7 +235,10 @@ def held_out(pairs: PairSet, look: Look) -> list[HeldOut]:
     chosen = range(0, len(pairs), max(1, len(pairs) // look.pairs))[: look.pairs] if look.pairs else []
     found = []
     for prompt in chosen:
-        before, after = pairs.pictures(pairs.pairs(prompt)[0])
+        try:
+            before, after = pairs.pictures(pairs.pairs(prompt)[0])
+        except BrokenSampleError:  # there are others to look at
+            continue
         found.append(HeldOut(centre(before, look.side), centre(after, look.side), pairs.instruction(prompt)))
     return found
 
@@ -242,7 +253,9 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     loop = config.loop.model_copy(update={"accumulate": parts_a_step(config, accelerator.num_processes)})
     networks = Networks.load(config.start)
     place = Place(config.batch, accelerator.process_index, accelerator.num_processes)
-    batches = make_batches(config, networks, pairs, place, config.cache or folder / "cache", accelerator.device)
+    left_out = LeftOut(folder, sum(map(len, pairs.prompts)), config.broken, accelerator.process_index)
+    cache = config.cache or folder / "cache"
+    batches = make_batches(config, networks, pairs, place, cache, accelerator.device, left_out)
     task = make_task(config, networks)
     card = config.card.read_text("utf-8") if config.card else ""
 
@@ -263,7 +276,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
         batches.close()
     if first:
         write()
-    return metrics | {"prompts": float(len(pairs)), "samples_a_second": config.effective_batch * metrics["rate"]}
+    counts = {"prompts": float(len(pairs)), "broken": float(left_out.found)}
+    return metrics | counts | {"samples_a_second": config.effective_batch * metrics["rate"]}
 
 
 def training_part(every: PairSet, config: Config) -> PairSet:

@@ -33,6 +33,7 @@ from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities, similarities
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
+from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
 from ip2pbatch.train.data.pair_sets import PairSet, Split, open_pairs
 from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
@@ -64,6 +65,7 @@ class Config(BaseModel):
     compat: Literal["fixed", "original"] = "fixed"
     seed: int = 0
     resamples: int = Field(1000, ge=1)
+    broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the samples that may be left out as damaged
     keep_pictures: bool = Field(False, exclude=True)
 
 
@@ -167,6 +169,7 @@ class Evaluation:
     scorer: Scorer
     journal: Journal
     done: dict[tuple[str, float, str], Score]
+    left_out: LeftOut
 
     def missing(self, curve: Curve, value: float, chosen: Chosen) -> list[str]:
         """The keys of one point that have not been looked at."""
@@ -181,18 +184,30 @@ class Evaluation:
         """Score what is missing of one point, a batch at a time; every batch is on the disk before the next."""
         missing, size = self.missing(curve, value, chosen), self.config.batch
         for begin in tqdm(range(0, len(missing), size), desc=f"{curve.name} {value:g}", mininterval=5):
-            part = [chosen.sample(key) for key in missing[begin : begin + size]]
-            pictures = method.edit(part, value)
+            part, broken = self.whole(missing[begin : begin + size], chosen)
+            pictures = method.edit(part, value) if part else []
             made = [(sample, picture) for sample, picture in zip(part, pictures, strict=True) if picture is not None]
             found = self.scorer.score(*zip(*made, strict=True)) if made else []
             good = {sample.key: score for (sample, _), score in zip(made, found, strict=True)}
             scores = [Score(curve.name, value, one.key, good.get(one.key), "" if one.key in good else "no picture")
                       for one in part]  # fmt: skip
+            scores += [Score(curve.name, value, key, None, reason) for key, reason in broken.items()]
             if self.config.keep_pictures:
                 for sample, picture in made:
                     self.keep(curve.name, value, sample.key, picture)
             self.journal.append(*(score.row() for score in scores))
             self.done.update({(score.curve, score.value, score.key): score for score in scores})
+
+    def whole(self, keys: Sequence[str], chosen: Chosen) -> tuple[list[Sample], dict[str, str]]:
+        """The samples whose photo is whole, and why the others are left out. RecipeError where those are too many."""
+        found, broken = [], {}
+        for key in keys:
+            try:
+                found.append(chosen.sample(key))
+            except BrokenSampleError as error:
+                self.left_out.add(error)
+                broken[key] = str(error)
+        return found, broken
 
     def keep(self, curve: str, value: float, key: str, picture: Tensor) -> None:
         """One edit as a PNG to look at."""
@@ -227,7 +242,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     scores = [Score.of(row) for row in read_journal(folder / "scores.jsonl")]
     journal = Journal(folder / "scores.jsonl")
     done = {(one.curve, one.value, one.key): one for one in scores}
-    evaluation = Evaluation(config, folder, Scorer(Clip.load(config.clip), config.compat), journal, done)
+    left_out = LeftOut(folder, len(chosen.prompts), config.broken)
+    evaluation = Evaluation(config, folder, Scorer(Clip.load(config.clip), config.compat), journal, done, left_out)
     before, began = evaluation.drawn(), time.monotonic()
     for curve in config.curves:
         values = [value for value in curve.values or (0.0,) if evaluation.missing(curve, value, chosen)]

@@ -167,7 +167,8 @@ def judge(path: Path, scores: Scores, config: Config) -> Choice:
         pictured = [one for one in samples if one.seed in folder.pictured]
         return Choice(folder, tuple(select_at_random(pictured, path.name, config)), 0)
     # What has neither similarities nor a picture came out broken, and is neither kept nor missed.
-    unknown = next((one.seed for one in samples if one.similarities is None and one.seed in folder.pictured), None)
+    unjudged = (one.seed for one in samples if one.similarities is None and one.seed in folder.pictured)
+    unknown = None if path.name in scores else next(unjudged, None)  # a scores stage has left out what is broken
     if unknown is not None:
         hint = "name a config with `stage: scores` as the input `scores`: it judges pairs that were not judged"
         raise RecipeError(f"sample {unknown} has no similarities", file=path / METADATA, hint=hint)

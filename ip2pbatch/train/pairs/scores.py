@@ -8,6 +8,7 @@ prompt has its line when all of its pairs are scored, whichever shard did it.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
 from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, misfits, one_source
@@ -44,6 +46,7 @@ class Config(BaseModel):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     source: Path | None = None  # a released folder instead of an input
     batch: int = Field(64, ge=1, exclude=True)  # pairs a call
+    broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged
     readers: int = Field(8, ge=1, exclude=True)  # threads that open pictures
 
 
@@ -57,27 +60,40 @@ class Loaded:
     after: torch.Tensor
 
 
-def load(path: Path) -> Loaded:
-    """A prompt's pictures. RecipeError where one is broken, or the prompt has no captions to compare with."""
+def load(path: Path, left_out: LeftOut | None = None) -> Loaded:
+    """A prompt's pictures, without broken pairs where `left_out` counts them. BrokenSampleError where one is broken,
+    RecipeError where the prompt has no captions to compare with."""
     folder = read_prompt_folder(path)
     if not all(folder.prompt.captions):
         hint = "CLIP compares pictures with captions: this set can be packed without a filter"
         raise RecipeError("has no captions", file=path / "prompt.json", hint=hint)
-    seeds = sorted(folder.pictured)
-    sides = [[open_picture(folder.picture(seed, side)) for seed in seeds] for side in (0, 1)]
+    pictures = {}
+    for seed in sorted(folder.pictured):
+        try:
+            pictures[seed] = [open_picture(folder.picture(seed, side)) for side in (0, 1)]
+        except BrokenSampleError as error:
+            if left_out is None:
+                raise
+            left_out.add(error)
+    seeds, sides = list(pictures), [[pair[side] for pair in pictures.values()] for side in (0, 1)]
     empty = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
     stacked = (torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2) if one else empty for one in sides)
     return Loaded(folder, seeds, *stacked)
 
 
 def open_picture(path: Path) -> np.ndarray:
-    """uint8 `[h, w, 3]`. RecipeError where the file is no whole picture."""
+    """uint8 `[h, w, 3]`. BrokenSampleError where the file is no whole picture."""
+    hint = "delete its prompt's folder and make it again, or fetch it again"
     try:
-        with Image.open(path) as opened:
-            return np.asarray(opened.convert("RGB"))
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        wrong = flaw(data)
     except (OSError, ValueError, SyntaxError) as error:
-        hint = "delete its prompt's folder and make it again, or fetch it again"
-        raise RecipeError(f"is no whole picture ({error})", file=path, hint=hint) from error
+        raise BrokenSampleError(f"is no whole picture ({error})", file=path, hint=hint) from error
+    if wrong:
+        raise BrokenSampleError(wrong, file=path, hint=hint)
+    return pixels
 
 
 def score(clip: Clip, loaded: Sequence[Loaded]) -> Iterator[dict[str, Any]]:
@@ -129,15 +145,16 @@ def run(
     dataset = dataset_of(source)
     known = read_scores(folder).keys()
     todo = [path for path in prompt_folders(dataset, shard) if path.name not in known]
-    rate = score_all(config, todo, folder / f"{FILE}{suffix(shard)}.jsonl") if todo else 0.0
+    left_out = LeftOut(folder, 4 * len(prompt_folders(dataset)), config.broken)
+    rate = score_all(config, todo, folder / f"{FILE}{suffix(shard)}.jsonl", left_out) if todo else 0.0
     found = read_scores(folder)
     if any(path.name not in found for path in prompt_folders(dataset)):
         return None
     pairs = sum(len(samples) for samples in found.values())
-    return {"prompts": float(len(found)), "pairs": float(pairs), "pairs/s": rate}
+    return {"prompts": float(len(found)), "pairs": float(pairs), "broken": float(left_out.found), "pairs/s": rate}
 
 
-def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
+def score_all(config: Config, todo: Sequence[Path], path: Path, left_out: LeftOut) -> float:
     """Write the line of every prompt of `todo`, reading the next ones meanwhile; pairs a second."""
     clip = Clip.load(config.model, precision=config.precision)
     journal, began, pairs = Journal(path), time.monotonic(), 0
@@ -145,7 +162,7 @@ def score_all(config: Config, todo: Sequence[Path], path: Path) -> float:
         with ThreadPoolExecutor(config.readers) as pool, tqdm(total=len(todo), desc="scores", mininterval=5) as bar:
             ahead: list[list[Future[Loaded]]] = []
             for group in [*in_groups(todo, config.batch), None]:
-                ahead.append([pool.submit(load, one) for one in group] if group else [])
+                ahead.append([pool.submit(load, one, left_out) for one in group] if group else [])
                 if len(ahead) > 1:
                     lines = list(score(clip, [one.result() for one in ahead.pop(0)]))
                     journal.append(*lines)

@@ -104,7 +104,7 @@ def test_packing_goes_on_where_it_was_and_in_parts(tmp_path: Path) -> None:
     assert len(first) == 2
     next(iter(first)).with_suffix(".index").unlink()
     assert shards.run(config, inputs, tmp_path / "pack", None, None) == pytest.approx(
-        {"prompts": 3, "pairs": 6, "shards": 3, "GB": 0}, abs=1e-3
+        {"prompts": 3, "pairs": 6, "broken": 0, "shards": 3, "GB": 0}, abs=1e-3
     )
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "pack").rglob("*.tar")}
     assert sum(again[path] == when for path, when in first.items()) == 1
@@ -139,9 +139,9 @@ def test_a_corrupt_shard_is_named(tmp_path: Path) -> None:
     pairs = open_pairs(tmp_path / "pack")
     start = int(pairs.store.shards[0].places[2, 1, 0])
     path.write_bytes(whole[:start] + b"\0" * 64 + whole[start + 64 :])
-    with pytest.raises(RecipeError, match=r"pairs-00000.tar sample 0000001-5: its picture after") as caught:
+    with pytest.raises(RecipeError, match=r"pairs-00000.tar sample 0000001-5: its 1.jpg does not fit") as caught:
         open_pairs(tmp_path / "pack").pictures(2)
-    assert "checkpoint" in str(caught.value.hint)
+    assert "shard again" in str(caught.value.hint)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RecipeError, match=r"pairs-00000.tar: has \d+ bytes where"):
         open_pairs(tmp_path / "pack")

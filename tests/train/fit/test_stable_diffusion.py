@@ -21,6 +21,7 @@ from tiny_models import make_unet, save_model, save_text_to_image
 from train_pairs import make_dataset
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError, UsageError
+from ip2pbatch.train.data.broken import LeftOut
 from ip2pbatch.train.data.pack_pictures import write_shard
 from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.fit import checkpoints, stable_diffusion
@@ -184,7 +185,7 @@ def test_a_damaged_picture_is_named(folder: Path, tmp_path: Path) -> None:
     for picture in (tmp_path / "pairs" / "dataset").rglob("*_1.jpg"):
         picture.write_bytes(b"\xff\xd8 torn")
     broken = config(folder, data=tmp_path / "pairs", look={"pairs": 0})
-    with pytest.raises(RecipeError, match=r"dataset/000000\d/\d.*after"):
+    with pytest.raises(RecipeError, match=r"dataset/000000\d/\d.*samples are broken, more than 1"):
         stable_diffusion.run(broken, {}, tmp_path / "out", None)
 
 
@@ -220,7 +221,7 @@ def test_stages_that_one_process_makes_are_refused_to_several(tmp_path: Path, mo
 
 def test_a_shard_that_was_cut_short_is_named_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
     shard = tmp_path / "shards" / "pairs-00000.tar"
-    write_shard(open_pairs(folder / "pairs"), range(20), shard)
+    write_shard(open_pairs(folder / "pairs"), range(20), shard, LeftOut(tmp_path, 20, 0))
     shard.write_bytes(shard.read_bytes()[:-5000])
     with pytest.raises(RecipeError, match=r"pairs-00000\.tar") as caught:
         stable_diffusion.run(config(folder, data=tmp_path), {}, tmp_path / "out", None)

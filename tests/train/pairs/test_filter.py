@@ -204,10 +204,10 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="filter has no pairs"):
         filtering.run(Config(), {}, tmp_path / "filter", None)
     make_pairs(tmp_path / "pairs", prompts=1, judged=False)
-    config = scores.Config(model=str(save_clip(tmp_path / "clip")))
+    config = scores.Config(model=str(save_clip(tmp_path / "clip")), broken=0)
     file = tmp_path / "pairs" / "dataset" / "0000000" / "4_1.jpg"
     file.write_bytes(file.read_bytes()[:900])
-    with pytest.raises(RecipeError, match=r"4_1.jpg: is no whole picture"):
+    with pytest.raises(RecipeError, match=r"4_1.jpg: 1 of 4 samples are broken"):
         scores.run(config, {"pairs": tmp_path / "pairs"}, tmp_path / "scores", None)
     (tmp_path / "pairs" / "dataset" / "0000000" / "prompt.json").write_text('{"edit": "b"}')
     with pytest.raises(RecipeError, match=r"prompt.json: has no captions"):
