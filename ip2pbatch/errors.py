@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# The exit codes of every command, in one table. 1 is for our own bugs; 130 and 143 are the shell's for signals.
+# The exit codes of every command, in one table. 1 is for our own bugs; 129, 130 and 143 are the shell's for signals.
 DONE = 0
 BUG = 1
 USAGE = 2
@@ -31,6 +31,7 @@ NOTHING_MATCHED = 5
 ENVIRONMENT = 6
 RESOURCES = 7
 LOCKED = 11
+HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 

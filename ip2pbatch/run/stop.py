@@ -1,19 +1,22 @@
-"""A clean stop: the first ^C or SIGTERM finishes the batch at hand, a second ^C ends at once. Before there is a
-batch, ^C is a KeyboardInterrupt that nothing can swallow.
+"""A clean stop: the first ^C, SIGTERM or SIGHUP (a closed terminal) finishes the batch at hand, a second ^C ends at
+once. Before there is a batch, ^C is a KeyboardInterrupt that nothing can swallow.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from ip2pbatch.errors import INTERRUPTED, TERMINATED
+from ip2pbatch.errors import HUNG_UP, INTERRUPTED, TERMINATED
 
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+_CODES: dict[int, int] = {int(signal.SIGTERM): TERMINATED, **({int(_HANGUP): HUNG_UP} if _HANGUP else {})}
 _LOOK = 0.05  # seconds between two looks of one who waits
 
 
@@ -51,7 +54,7 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        return {0: 0, signal.SIGTERM: TERMINATED}.get(self.signal, INTERRUPTED)
+        return _CODES.get(self.signal, INTERRUPTED) if self.signal else 0
 
     def ask(self, number: int = signal.SIGINT, *, now: bool = False) -> None:
         """Ask for a stop, as the signal `number` would."""
@@ -66,6 +69,16 @@ def _say(text: str) -> None:
     clear = "\r\x1b[2K" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{clear}{text}\n".encode())
+
+
+def _let_go_of_terminal() -> None:
+    """A terminal that is closed refuses what is written to it, which is no reason to end."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager
@@ -102,7 +115,8 @@ _outer: list[Stop] = []  # the Stop that is answering signals now; only the main
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """Answer SIGINT and SIGTERM with a Stop while the block runs; outside the main thread nobody can, and none does.
+    """Answer SIGINT, SIGTERM and SIGHUP (where `nohup` does not have it ignored) with a Stop while the block runs;
+    outside the main thread nobody can, and none does.
 
     Inside another such block it is the same Stop: a signal that comes as the inner block ends is not lost with it.
     """
@@ -120,13 +134,18 @@ def listening() -> Iterator[Stop]:
             if os.isatty(2):
                 os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
             os._exit(INTERRUPTED)
+        if number == _HANGUP:
+            _let_go_of_terminal()
         first = not stop.signal
         stop.ask(number)
         if first:
             _say("stopping when this batch is done and written; ^C again stops at once")
 
     _outer.append(stop)
-    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if _HANGUP and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+        heard.append(_HANGUP)
+    before = {number: signal.signal(number, answer) for number in heard}
     try:
         yield stop
     finally:

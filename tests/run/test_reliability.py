@@ -184,7 +184,7 @@ def _calls_of(step: str, out: Path, plan: Plan) -> int:
     return int(tally.read_text())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_one_signal_drains_the_batch_and_resume_goes_on(
     tmp_path: Path, number: int, code: int, photos: Callable[[int], tuple[Photo, ...]]
 ) -> None:
