@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,15 +16,17 @@ from ip2pbatch.errors import DamagedError, PhotoError, StaleError
 from ip2pbatch.jobs.standing import find
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.run.deliveries import Deliverer, Errand
-from ip2pbatch.run.directory.check import Fault, Kind, Seen, losses, readings
+from ip2pbatch.run.directory.check import Fault, Kind, Reading, Seen, losses, readings
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.superseded import places
-from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.lock import last_event
 from ip2pbatch.run.sources import read_photo
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
+
+_PORTION = 1000
 
 Remedy = Literal["", "made again", "set aside", "for the next run", "left"]
 
@@ -74,26 +77,28 @@ class Checkup:
 def check(what: Path, voice: Voice, *, repair: bool) -> Checkup:
     """Read all of a run; with `repair`, put right what can be. Raises UsageError, RecipeError, LockedError."""
     view = find(what)
-    seen = _read(readings(view), voice)
-    faults = [*losses(view), *(one.fault for one in seen if one.fault is not None)]
-    digests = [one for one in seen if one.digest]
+    files, size, remarkable = Counter[Kind](), 0, list[Seen]()
+    for one in _read(readings(view), voice):
+        files[one.kind] += 1
+        size += one.bytes
+        if one.fault is not None or one.digest or one.changed:
+            remarkable.append(one)
+    faults = [*losses(view), *(one.fault for one in remarkable if one.fault is not None)]
+    digests = [one for one in remarkable if one.digest]
     remedies = _repair(view, faults, digests) if repair and (faults or digests) else {}
-    files: dict[Kind, int] = {}
-    for one in seen:
-        files[one.kind] = files.get(one.kind, 0) + 1
     return Checkup(
-        str(view.root), files, sum(one.bytes for one in seen), tuple(_named(view, faults, remedies)),
-        tuple(sorted(one.path for one in seen if one.changed)), 0 if repair else len(digests), repair,
+        str(view.root), dict(files), size, tuple(_named(view, faults, remedies)),
+        tuple(sorted(one.path for one in remarkable if one.changed)), 0 if repair else len(digests), repair,
     )  # fmt: skip
 
 
-def _read(wanted: Sequence[Any], voice: Voice) -> list[Seen]:
+def _read(wanted: Sequence[Reading], voice: Voice) -> Iterator[Seen]:
+    """What came of each, in order; a run may have a million, so that they are handed to the threads in portions."""
     with voice.counting("reading", len(wanted)) as advance, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        seen = []
-        for one in pool.map(lambda reading: reading(), wanted):
-            seen.append(one)
-            advance()
-        return seen
+        for start in range(0, len(wanted), _PORTION):
+            for one in pool.map(lambda reading: reading(), wanted[start : start + _PORTION]):
+                yield one
+                advance()
 
 
 def _named(view: RunView, faults: Sequence[Fault], remedies: Mapping[Fault, Remedy]) -> Iterator[Trouble]:
@@ -116,10 +121,10 @@ def _repair(view: RunView, faults: Sequence[Fault], digests: Sequence[Seen]) -> 
                 done[fault] = "for the next run" if fault.kind == "picture" else "set aside"
             elif fault.kind == "source":
                 done[fault] = _make_source(view, run, view.root / fault.path)
-            elif fault.kind == "line":
-                done[fault] = "left"
         done |= _deliver(view, run, [fault for fault in faults if fault.kind == "file"])
-    return done
+    left = set(read_run(view.root).complaints)  # whoever opens a run to write sets lines aside
+    lines = (fault for fault in faults if fault.kind == "line")
+    return done | {fault: "left" if fault.why in left else "for the next run" for fault in lines}
 
 
 def _make_source(view: RunView, run: Run, damaged: Path) -> Remedy:

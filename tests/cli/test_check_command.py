@@ -156,3 +156,13 @@ def test_status_counts_what_became_of_delivered_files_by_size_and_time(command: 
     found = json.loads(command("status", out, "--json").out)
     assert found["delivered"] == 6
     assert found["superseded"] == ["day2/two_make-it-winter.jpg", "one_make-it-winter.jpg", "three_make-it-winter.png"]
+
+
+def test_a_line_that_cannot_be_read_is_told(command: CommandLine, recipe: Path) -> None:
+    journal = recipe.parent / "out/.ip2pbatch/results.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\0" * 40 + b"\n", *lines[3:]]))
+    said = command("check", recipe)
+    assert said.code == 4
+    assert "wrong: 1 line; 27 files, " in said.out
+    assert "results.jsonl" in said.out
