@@ -11,6 +11,7 @@
     ├── MissingError           6    a device, a library or a provider that is missing
     ├── ResourceError          7    disk full, out of memory at the smallest batch
     ├── LockedError           11    another process writes to this run
+    ├── StoppedError     130, 143   a training that a signal ended between two steps, its checkpoint written
     └── PhotoError             -    one photo that cannot be read: a row with a reason, never the end of a run
         └── DamagedError       -    a file that a run kept and that is not as it was written: it is made again
 
@@ -115,6 +116,14 @@ class LockedError(Ip2pError):
     """Another process is writing to this run."""
 
     exit_code = LOCKED
+
+
+class StoppedError(Ip2pError):
+    """A signal asked for an end, and what was done is kept; `exit_code` is the shell's for that signal."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class PhotoError(Ip2pError):

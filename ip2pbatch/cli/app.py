@@ -68,6 +68,9 @@ def main() -> None:
     """Run the command line; every way out has an exit code of the table in errors.py."""
     try:
         app()
+    except errors.StoppedError as stop:
+        console.talk().print(f"interrupted: {stop}", markup=False)
+        sys.exit(stop.exit_code)
     except errors.Ip2pError as error:
         _tell_machines(str(error), error.hint, error.exit_code)
         console.show_error(error)

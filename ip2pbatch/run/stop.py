@@ -114,9 +114,9 @@ _outer: list[Stop] = []  # the Stop that is answering signals now; only the main
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
+def listening(until: str = "this batch is done and written") -> Iterator[Stop]:
     """Answer SIGINT, SIGTERM and SIGHUP (where `nohup` does not have it ignored) with a Stop while the block runs;
-    outside the main thread nobody can, and none does.
+    outside the main thread nobody can, and none does. The person is told that it ends when `until`.
 
     Inside another such block it is the same Stop: a signal that comes as the inner block ends is not lost with it.
     """
@@ -139,7 +139,7 @@ def listening() -> Iterator[Stop]:
         first = not stop.signal
         stop.ask(number)
         if first:
-            _say("stopping when this batch is done and written; ^C again stops at once")
+            _say(f"stopping when {until}; ^C again stops at once")
 
     _outer.append(stop)
     heard = [signal.SIGINT, signal.SIGTERM]

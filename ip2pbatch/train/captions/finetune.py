@@ -27,7 +27,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ip2pbatch.backends.quiet import quiet
-from ip2pbatch.errors import MissingError, ModelError, RecipeError, ResourceError, TrainingError
+from ip2pbatch.errors import MissingError, ModelError, RecipeError, ResourceError, StoppedError, TrainingError
+from ip2pbatch.run.stop import listening
 from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.captions.language_model import load_language_model
 from ip2pbatch.train.data.photos import step_rng
@@ -152,7 +153,8 @@ def batches(examples: Sequence[Example], config: Config) -> Iterator[list[Exampl
 
 def teach(model: Any, examples: Sequence[Example], pad: int, config: Config, folder: Path) -> list[float]:
     """AdamW with a linear warm-up over a tenth and a linear decay; the loss of every step. TrainingError where it is
-    not finite. Goes on from the state in `folder`, where there is one, with the steps of an uninterrupted training.
+    not finite, StoppedError where SIGINT or SIGTERM ended it between two steps. Goes on from the state in `folder`,
+    where there is one, with the steps of an uninterrupted training.
     """
     learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     weights = list(learned.values())
@@ -163,22 +165,33 @@ def teach(model: Any, examples: Sequence[Example], pad: int, config: Config, fol
     left = islice(batches(examples, config), len(losses), None)
     bar = tqdm(left, initial=len(losses), total=steps, desc="captions", mininterval=5)
     saved = time.monotonic()
-    for step, part in enumerate(bar, start=len(losses)):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-            loss = loss_of(model, part, pad)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise TrainingError(f"the loss of step {step + 1} is {losses[-1]}", hint="lower lr, or set precision: fp32")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if time.monotonic() - saved >= 60 * config.save_minutes and step + 1 < steps:
-            keep(folder, learned, optimizer, losses)
-            saved = time.monotonic()
+    with listening("this step is done and its state is written") as stop:
+        for step, part in enumerate(bar, start=len(losses)):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+            losses.append(take(step + 1, model, optimizer, part, pad))
+            asked = stop.asked.is_set()
+            if asked or (time.monotonic() - saved >= 60 * config.save_minutes and step + 1 < steps):
+                keep(folder, learned, optimizer, losses)
+                saved = time.monotonic()
+            if asked:
+                said = f"the state after step {step + 1:,} of {steps:,} is written; run again to go on"
+                raise StoppedError(said, stop.exit_code)
     return losses
+
+
+def take(step: int, model: Any, optimizer: torch.optim.Optimizer, part: Sequence[Example], pad: int) -> float:
+    """One step, and its loss. TrainingError where that is not finite."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        loss = loss_of(model, part, pad)
+    found = float(loss.detach())
+    if not np.isfinite(found):
+        raise TrainingError(f"the loss of step {step} is {found}", hint="lower lr, or set precision: fp32")
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return found
 
 
 def keep(

@@ -1,20 +1,23 @@
 """Checkpoints of a training: whole or not there, the older one kept until the newer is on the disk.
 
 checkpoints/step-2000/   what accelerate saves (weights, optimizer, schedule, EMA, every process's RNG), losses.pt
-checkpoints/partial/     one that is being written; a kill leaves it behind, the next one sweeps it away
+checkpoints/partial/     one that is being written or removed; a kill leaves it behind, the next one sweeps it away
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from ip2pbatch.errors import ModelError, ResourceError
+from ip2pbatch.train.fingerprints import UNKNOWN, flatten, read_json
 
 # Bytes a weight takes in a checkpoint: itself, Adam's two moments and the average, in float32.
 BYTES_A_WEIGHT = 16
@@ -57,16 +60,22 @@ def save(accelerator: Accelerator, folder: Path, step: int, losses: list[float],
     if accelerator.is_main_process:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+        flush(target.parent, into=False)
         for old in in_order(folder)[:-keep]:
-            shutil.rmtree(old)
+            old.rename(partial)  # half of one must not look like a whole one
+            shutil.rmtree(partial)
     accelerator.wait_for_everyone()
 
 
-def flush(folder: Path) -> None:
-    """Wait until the files of `folder` are on the disk: a rename must not outrun what it names."""
-    for path in (p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def flush(folder: Path, *, into: bool = True) -> None:
+    """Wait until the names in `folder`, and `into` them the files below it, are on the disk: neither the renaming of a
+    folder nor the removal of an older one may outrun what it stands for."""
+    for path in (folder, *(folder.rglob("*") if into else ())):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def not_written(folder: Path, step: int, error: Exception) -> ResourceError:
@@ -80,12 +89,41 @@ def not_written(folder: Path, step: int, error: Exception) -> ResourceError:
     )
 
 
-def resume(accelerator: Accelerator, folder: Path, losses: list[float]) -> int:
-    """Load the newest checkpoint and return its step, 0 where there is none; `losses` gets those of its steps.
+def origin(folder: Path, steps: int, endless: bool) -> Path | None:
+    """The checkpoint that a training of so many steps goes on from: its own newest, or a newer one of a training beside
+    it that differs in nothing but its length. None where there is neither.
+
+    `endless` says that a step is the same whatever the number of steps, as it is at a constant rate: then the longer
+    training is the shorter one and more of the same.
+    """
+    found = in_order(folder)
+    if endless:
+        found += [path for other in of_another_length(folder) for path in in_order(other)]
+    return max((path for path in found if step_of(path) <= steps), key=step_of, default=None)
+
+
+def of_another_length(folder: Path) -> Iterator[Path]:
+    """The folders beside `folder` that were started with all that it was, but for `loop.steps`."""
+    mine = facts_but_length(folder)
+    for path in sorted(folder.parent.glob("*/started.json")) if mine else ():
+        if path.parent != folder and facts_but_length(path.parent) == mine:
+            yield path.parent
+
+
+def facts_but_length(folder: Path) -> dict[str, Any]:
+    """What a stage was started with by dotted keys; where what is behind a name was not known, the name counts."""
+    record = flatten(read_json(folder / "started.json"))
+    facts = {key: value for key, value in record.items() if not key.startswith("sources.")}
+    facts.pop("settings.loop.steps", None)
+    names = {key: record.get(f"sources.{key.removeprefix('settings.')}") for key in facts if facts[key] == UNKNOWN}
+    return {key: value for key, value in (facts | names).items() if key}
+
+
+def resume(accelerator: Accelerator, latest: Path | None, losses: list[float]) -> int:
+    """Load a checkpoint and return its step, 0 where there is none; `losses` gets those of its steps.
 
     Raises ModelError where the checkpoint does not fit the networks or is damaged.
     """
-    latest = latest_checkpoint(folder)
     if latest is None:
         return 0
     try:

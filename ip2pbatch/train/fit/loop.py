@@ -2,7 +2,8 @@
 
 A task is a module whose `forward(**batch)` is the loss; `batch(part)` is a pure function of the part's number, so a
 checkpoint holds everything (weights, optimizer, schedule, EMA, RNG) and a resumed run sees the batches that it would
-have seen. A step is `accumulate` parts and one move of the optimizer and the average.
+have seen. A step is `accumulate` parts and one move of the optimizer and the average. SIGINT and SIGTERM end a training
+between two steps, with a checkpoint (see `pace`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -29,8 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from ip2pbatch.errors import TrainingError
+from ip2pbatch.run.stop import listening
 from ip2pbatch.train.fit import checkpoints
 from ip2pbatch.train.fit.muon import Muon
+from ip2pbatch.train.fit.pace import UNTIL, Every, Watch, agree, stopped
 
 Batch = dict[str, torch.Tensor]
 
@@ -55,24 +58,29 @@ class LoopSettings(BaseModel):
     ema_warm_up: Literal["power", "original"] = "power"  # 1 − (1 + n)^−¾, or InstructPix2Pix's (1 + n) / (10 + n)
     precision: Literal["bf16", "fp16", "no"] = "bf16"  # what accelerate calls mixed precision
     seed: int = 0
-    log_every: int = 20
-    save_every: int = 500
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(500, ge=0)
+    save_minutes: float = Field(30.0, ge=0, exclude=True)  # the longest between two checkpoints; 0: by steps alone
     keep: int = Field(1, ge=1, exclude=True)  # checkpoints that stay
-    sample_every: int = 500
+    sample_every: int = Field(500, ge=0)
+    sample_minutes: float = Field(0.0, ge=0, exclude=True)  # sample sheets by time as well; 0: by steps alone
     loaders: int = Field(0, ge=0, exclude=True)  # threads that make batches ahead of a GPU; on a CPU they would compete
     explode: float = Field(5.0, exclude=True)  # stop where 50 steps' mean loss is so many times the lowest; 0: never
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a stage adds to the loop: `batch(part)` makes the data, `sample(step)` looks at the EMA weights.
+    """What a stage adds to the loop: `batch(part)` makes the data, `sample(step)` looks at the EMA weights, and so do
+    further `watches`.
 
     Part k of step s has the number s · accumulate + k; with `loaders`, several parts are made at once, in threads. A
-    picture that `sample` returns is shown.
+    picture that `sample` returns is shown. Where `paced`, the batches hang on how many steps there will be.
     """
 
     batch: Callable[[int], Batch]
     sample: Callable[[int], Image.Image | None]
+    watches: tuple[Watch, ...] = ()
+    paced: bool = False
 
 
 def lr_at(step: int, settings: LoopSettings) -> float:
@@ -101,11 +109,12 @@ def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False)
 def train(
     task: torch.nn.Module, settings: LoopSettings, hooks: Hooks, accelerator: Accelerator, folder: Path
 ) -> dict[str, float]:
-    """Train `task` for `settings.steps`, from the latest checkpoint below `folder` where there is one.
+    """Train `task` for `settings.steps`, from the latest checkpoint below `folder` where there is one, or from that of
+    a training that differs in nothing but its length.
 
     Leaves the EMA weights in `task`. Returns the mean loss of the first and the last tenth, the seconds taken
     and the steps a second. Raises TrainingError where the loss is not finite or explodes, ResourceError where a
-    checkpoint has no room.
+    checkpoint has no room, and StoppedError where SIGINT or SIGTERM ended it between two steps, its checkpoint written.
     """
     checkpoints.require_room(task, folder)
     task.to(accelerator.device)
@@ -116,14 +125,20 @@ def train(
     accelerator.register_for_checkpointing(ema, schedule)
     accelerator.init_trackers(folder.name)
     losses: list[float] = []
-    start = checkpoints.resume(accelerator, folder, losses)
+    endless = settings.lr_end == 1 and not hooks.paced
+    start = checkpoints.resume(accelerator, checkpoints.origin(folder, settings.steps, endless), losses)
     health = Health(settings, losses)
+    saving = Every(settings.save_every, settings.save_minutes)
+    watches = (*hooks.watches, Watch(Every(settings.sample_every, settings.sample_minutes), hooks.sample))
     began = time.monotonic()
     progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, mininterval=10, smoothing=0.05)
     parts = range(start * settings.accumulate, settings.steps * settings.accumulate)
-    with closing(ahead(hooks.batch, parts, settings.loaders)) as batches:
+    with listening(UNTIL) as stop, closing(ahead(hooks.batch, parts, settings.loaders)) as batches:
         for step in progress:
-            losses.append(accumulate(model, batches, settings, accelerator))
+            loss = accumulate(model, batches, settings, accelerator)
+            seen = [stop.asked.is_set(), saving.overdue, *(one.every.overdue for one in watches)]
+            mean, (asked, late, *lates) = agree(accelerator, loss, seen)
+            losses.append(mean)
             norm = accelerator.clip_grad_norm_(weights_of(task), settings.clip or math.inf)
             health.check(step, norm)
             optimizer.step()
@@ -133,11 +148,14 @@ def train(
                 ema.step(task.parameters())
             report(accelerator, progress, step, losses, settings, float(schedule.get_last_lr()[0]))
             done = step + 1
-            if done % settings.save_every == 0 or done == settings.steps:
+            due = [one for one, overdue in zip(watches, lates, strict=True) if one.every.due(done, overdue)]
+            look(accelerator, ema, task, [one for one in due if one.kept], folder, done)
+            if saving.due(done, late) or asked or done == settings.steps:
                 checkpoints.save(accelerator, folder, done, losses, settings.keep)
-            if done % settings.sample_every == 0 and accelerator.is_main_process:
-                with ema_weights(ema, task):
-                    show(accelerator, hooks.sample(done), folder, done)
+            if asked:
+                accelerator.end_training()
+                raise stopped(stop, done, settings.steps)
+            look(accelerator, ema, task, [one for one in due if not one.kept], folder, done)
     accelerator.end_training()
     ema.copy_to(task.parameters())
     seconds = time.monotonic() - began
@@ -161,8 +179,8 @@ def ahead(batch: Callable[[int], Batch], parts: range, loaders: int) -> Generato
 
 def accumulate(
     model: torch.nn.Module, batches: Iterator[Batch], settings: LoopSettings, accelerator: Accelerator
-) -> float:
-    """The gradients of one step, averaged over its parts and all processes; its mean loss over both."""
+) -> torch.Tensor:
+    """The gradients of one step, averaged over its parts and all processes; this process's mean loss over its parts."""
     total = torch.zeros((), device=accelerator.device)
     for part in range(settings.accumulate):
         batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in next(batches).items()}
@@ -171,7 +189,7 @@ def accumulate(
             loss = model(**batch)
             accelerator.backward(loss / settings.accumulate)
         total += loss.detach().float() / settings.accumulate
-    return float(accelerator.reduce(total, "mean"))
+    return total
 
 
 @dataclass
@@ -260,14 +278,29 @@ def report(
     progress.set_postfix(loss=f"{mean:.4f}", refresh=False)
 
 
-def show(accelerator: Accelerator, sheet: Image.Image | None, folder: Path, step: int) -> None:
-    """A sample grid, where there is one, to samples/ and to TensorBoard."""
-    if sheet is None:
+def look(
+    accelerator: Accelerator, ema: EMAModel, task: torch.nn.Module, due: Sequence[Watch], folder: Path, step: int
+) -> None:
+    """What is due with the averaged weights, by the main process; no randomness of the training is used up by it."""
+    if not due or not accelerator.is_main_process:
+        return
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), ema_weights(ema, task):
+        for one in due:
+            show(accelerator, one.look(step), folder, step)
+
+
+def show(accelerator: Accelerator, found: Image.Image | Mapping[str, float] | None, folder: Path, step: int) -> None:
+    """A sample grid, where there is one, to samples/ and to TensorBoard; figures to the latter alone."""
+    if found is None:
+        return
+    if not isinstance(found, Image.Image):
+        accelerator.log(dict(found), step=step)
         return
     path = folder / "samples" / f"step-{step:06d}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, quality=92)
-    pixels = np.asarray(sheet.convert("RGB"))[None]
+    found.save(path, quality=92)
+    pixels = np.asarray(found.convert("RGB"))[None]
     accelerator.get_tracker("tensorboard").log_images({"samples": pixels}, step, dataformats="NHWC")
 
 

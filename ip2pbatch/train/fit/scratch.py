@@ -307,7 +307,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
         guidance = Guidance(config.defaults.text, config.defaults.image)
         return draw_grid(folder / "model", squares, config.look.instructions, guidance)
 
-    hooks = Hooks(lambda step: batches(step, accelerator.process_index), sample)
+    hooks = Hooks(lambda step: batches(step, accelerator.process_index), sample, paced=bool(config.late_windows))
     metrics = train(task, config.loop, hooks, accelerator, folder)
     write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card)
     return metrics | {"crops": float(len(crops))}

@@ -65,10 +65,10 @@ class PaperLoop(LoopSettings):
     clip: float = 0.0
     ema: float = 0.9999
     ema_warm_up: Literal["power", "original"] = "original"
-    log_every: int = Field(10, exclude=True)
-    save_every: int = Field(500, exclude=True)
+    log_every: int = Field(10, ge=1, exclude=True)
+    save_every: int = Field(500, ge=0, exclude=True)
     keep: int = Field(2, ge=1, exclude=True)
-    sample_every: int = Field(1000, exclude=True)
+    sample_every: int = Field(1000, ge=0, exclude=True)
 
 
 class Config(BaseModel):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from tiny_language import save_language_model
 from transformers import AutoModelForCausalLM
 
-from ip2pbatch.errors import ModelError, RecipeError, ResourceError
+from ip2pbatch.errors import ModelError, RecipeError, ResourceError, StoppedError
 from ip2pbatch.train.captions import finetune as language
 from ip2pbatch.train.captions.completion import RejectedError, completion_text, parse, prompt_text
 from ip2pbatch.train.captions.language_model import LanguageModel, RowSampler, Sampling, load_language_model
@@ -96,9 +98,9 @@ def test_lora_learns_with_all_but_the_adapters_frozen_and_is_merged(tmp_path: Pa
     assert np.linalg.matrix_rank(change.numpy(), tol=1e-4) <= 16
 
 
-@pytest.mark.parametrize("settings", [{"lr": 1e-2}, {"lora": None, "lr": 1e-3}])
+@pytest.mark.parametrize(("settings", "terminated"), [({"lr": 1e-2}, False), ({"lora": None, "lr": 1e-3}, True)])
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
-    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], terminated: bool
 ) -> None:
     settings = {"epochs": 3, "batch": 1, "save_minutes": 0} | settings  # 12 steps, and LoRA's dropout in all of them
     folder, whole = learn(tmp_path / "whole", tiny, **settings)
@@ -106,15 +108,18 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
 
     def cut(*about: Any) -> torch.Tensor:
         asked.append(about)
-        if len(asked) == 6:
+        if len(asked) == 6 and not terminated:
             raise KeyboardInterrupt
+        if len(asked) == 5 and terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
         return loss_of(*about)
 
     monkeypatch.setattr(language, "loss_of", cut)
-    with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path / "cut", tiny, **settings)
+    with pytest.raises((KeyboardInterrupt, StoppedError)) as caught:
+        learn(tmp_path / "cut", tiny, **settings | ({"save_minutes": 60} if terminated else {}))
+    assert getattr(caught.value, "exit_code", None) == (143 if terminated else None)
     resumed, after = learn(tmp_path / "cut", tiny, **settings)
-    assert len(asked) == 6 + 7, "five steps were kept"
+    assert len(asked) == (5 if terminated else 6) + 7, "five steps were kept"
     assert {**after, "seconds": 0} == {**whole, "seconds": 0}
     one, other = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)

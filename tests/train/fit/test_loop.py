@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +20,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ip2pbatch.errors import ModelError, ResourceError, TrainingError
-from ip2pbatch.train.fit import checkpoints
+from ip2pbatch.errors import ModelError, ResourceError, StoppedError, TrainingError
+from ip2pbatch.train.fit import checkpoints, pace
 from ip2pbatch.train.fit.loop import Batch, Health, Hooks, LoopSettings, make_accelerator, make_average, train
 
 STEPS = 6
@@ -130,6 +133,69 @@ def test_a_training_killed_while_a_checkpoint_is_written_goes_on_from_the_older_
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["partial", "step-2"]
     assert run(tmp_path)[1] == pytest.approx(whole[1], abs=1e-6)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS}"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_training_between_two_steps_with_a_checkpoint(
+    tmp_path: Path, whole: tuple[Regression, list[float]], number: signal.Signals, code: int
+) -> None:
+    def asked(part: int) -> Batch:
+        if part == 2:
+            os.kill(os.getpid(), number)
+        return batch(part)
+
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError, match="checkpoint of step 3 of 6 is written") as caught:
+        run(tmp_path, hooks=Hooks(asked, lambda step: None))
+    assert caught.value.exit_code == code
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+    assert run(tmp_path)[1] == whole[1]
+
+
+def test_checkpoints_and_sheets_come_by_minutes_as_well(
+    tmp_path: Path, whole: tuple[Regression, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = itertools.count(step=20.0), []
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(now))
+    looped = settings(save_every=0, save_minutes=1.0, sample_every=0, sample_minutes=1.0, keep=9)
+
+    def sample(step: int) -> None:
+        seen.append(step)
+        torch.manual_seed(step)
+
+    _, losses = run(tmp_path, looped, Hooks(batch, sample))
+    steps = [checkpoints.step_of(path) for path in checkpoints.in_order(tmp_path)]
+    assert len(steps) > 2
+    assert steps[-1] == STEPS
+    assert len(seen) > 1
+    assert losses == whole[1], "a look uses up none of the training's randomness"
+
+
+def test_at_a_constant_rate_a_longer_training_goes_on_from_a_shorter_one(
+    tmp_path: Path, whole: tuple[Regression, list[float]]
+) -> None:
+    def started(name: str, **changed: object) -> Path:
+        facts = {"version": 1, "settings": {"loop": {"steps": 2, "lr": 0.01}}, "inputs": {}, "photos": ""}
+        facts["settings"]["loop"] |= changed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "started.json").write_text(json.dumps(facts))
+        return tmp_path / name
+
+    def only_from(part: int) -> Batch:
+        assert part >= 4, "a step was made again"
+        return batch(part)
+
+    run(started("short", steps=4), settings(steps=4))
+    run(started("other", steps=5, lr=0.1), settings(steps=5))
+    task, losses = run(started("long", steps=STEPS), hooks=Hooks(only_from, lambda step: None))
+    assert losses == whole[1]
+    assert all(torch.equal(value, whole[0].state_dict()[name]) for name, value in task.state_dict().items())
+    with pytest.raises(AssertionError, match="made again"):
+        run(started("paced", steps=7), settings(steps=7), Hooks(only_from, lambda step: None, paced=True))
+    with pytest.raises(AssertionError, match="made again"):
+        run(started("falling", steps=8), settings(steps=8, lr_end=0.1), Hooks(only_from, lambda step: None))
+    assert run(started("shorter", steps=3), settings(steps=3))[1] == whole[1][:3], "no checkpoint beyond its end"
 
 
 SLOWLY = """

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +211,56 @@ def test_two_processes_go_on_from_what_one_has_begun_as_one_would_have(folder: P
     assert len(list(checkpoints.in_order(one.folder)[-1].glob("random_states_*.pkl"))) == 2
     assert status(tmp_path / "both.yaml", out=tmp_path / "out")[0].state == "fresh"
     assert done.stdout.count("fresh") == 1, "one of them speaks"
+
+
+def sbatch() -> str:
+    """The job of docs/training.md."""
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text("utf-8")
+    (text,) = (
+        block for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if "#SBATCH" in block
+    )
+    return text
+
+
+def stand_ins(folder: Path) -> str:
+    """A PATH on which one task is all that srun starts, and scontrol says what it was asked for."""
+    folder.mkdir()
+    scripts = {
+        "srun": f'echo $$ > {folder}/pid\nexport SLURM_PROCID=0 SLURM_LOCALID=0\nexec "$@"',
+        "scontrol": f"case $1 in show) echo localhost;; *) echo $* >> {folder}/asked;; esac",
+        "ip2pbatch": f'exec {sys.executable} -m ip2pbatch "$@"',
+    }
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_the_slurm_job_of_the_documentation_asks_to_be_queued_again_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    """With the signal that Slurm sends, to the process that it sends it to."""
+    looped = LOOP | {"steps": 2000, "save_every": 0, "save_minutes": 0.01, "sample_every": 0}
+    written = SMALL | {"stage": "finetune", "start": str(folder / "sd"), "data": str(folder / "pairs"), "loop": looped}
+    recipe = tmp_path / "training" / "paper" / "finetune.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(json.dumps(written))
+    slurm = {"PATH": stand_ins(tmp_path / "bin"), "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "1", "SLURM_JOB_ID": "7"}
+    job = ["bash", "-c", sbatch()]
+    with subprocess.Popen(job, cwd=tmp_path, env=os.environ | slurm, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 250
+        while not (found := [*tmp_path.glob("work/finetune/*/checkpoints/step-*")]):
+            assert running.poll() is None, running.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(int((tmp_path / "bin" / "pid").read_text()), signal.SIGTERM)
+        said = running.communicate(timeout=200)[1]
+    assert running.returncode == 143, said
+    assert (tmp_path / "bin" / "asked").read_text() == "requeue 7\n"
+    reached = checkpoints.step_of(checkpoints.in_order(found[0].parents[1])[-1])
+    assert f"interrupted: the checkpoint of step {reached:,} of 2,000 is written" in said
+    recipe.write_text(json.dumps(written | {"loop": looped | {"steps": reached + 1}}))
+    (done,) = run(recipe, out=tmp_path / "work")
+    assert (done.state, done.metrics["steps"]) == ("fresh", reached + 1)
+    assert not [path for path in checkpoints.in_order(done.folder) if checkpoints.step_of(path) < reached]
 
 
 def test_stages_that_one_process_makes_are_refused_to_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
