@@ -27,6 +27,10 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where every stage keeps 
 ShardFlag = Annotated[
     str | None, typer.Option("--shard", help="Only part k of n, such as 2/8, of the stages that can be split.")
 ]
+Price = Annotated[
+    float | None,
+    typer.Option("--gpu-hour", help="What an hour of a GPU costs: hours are then said in money too.", min=0),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 _COLOURS = {"fresh": "green", "stale": "yellow", "missing": "cyan"}
@@ -69,14 +73,16 @@ def status(config: Config, photos: Photos = None, out: Out = Path("work"), as_js
 
 
 @app.command()
-def plan(config: Config, photos: Photos = None, out: Out = Path("work"), as_json: Json = False) -> None:
+def plan(
+    config: Config, photos: Photos = None, out: Out = Path("work"), gpu_hour: Price = None, as_json: Json = False
+) -> None:
     """Show which stages a run would carry out, and why, and what they will take: samples, disk, GPU hours."""
     from ip2pbatch.train import checks, estimates, stages
 
     chain = stages.status(config, photos=photos, out=out)
     found = estimates.estimate(chain)
     left = [one for one in chain if one.state != "fresh"]
-    _show(left, as_json, found)
+    _show(left, as_json, found, gpu_hour)
     wrong = checks.problems(one.config for one in left)
     room = checks.short_of_room(sum(found[one.config.path].bytes for one in left if one.config.path in found), out)
     if code := _tell([*wrong, *([room] if room else [])]):
@@ -114,7 +120,12 @@ def bench_pairs(
     console.out().print(bench.to_json(found) if as_json else bench.to_text(found), markup=False, soft_wrap=True)
 
 
-def _show(chain: Sequence[StageStatus], as_json: bool, estimates: Mapping[Path, Estimate] | None = None) -> None:
+def _show(
+    chain: Sequence[StageStatus],
+    as_json: bool,
+    estimates: Mapping[Path, Estimate] | None = None,
+    price: float | None = None,
+) -> None:
     if as_json:
         rows = [
             {
@@ -133,7 +144,7 @@ def _show(chain: Sequence[StageStatus], as_json: bool, estimates: Mapping[Path, 
         figures = ", ".join(f"{name} {value:.4g}" for name, value in one.metrics.items())
         table.add_row(one.config.name, f"[{_COLOURS[one.state]}]{one.state}[/]", one.reason, str(one.folder), figures)
     console.out().print(table if chain else "every stage is fresh")
-    _show_estimates([estimates[one.config.path] for one in chain if estimates and one.config.path in estimates])
+    _show_estimates([estimates[one.config.path] for one in chain if estimates and one.config.path in estimates], price)
 
 
 def _estimated(estimates: Mapping[Path, Estimate], path: Path) -> dict[str, object]:
@@ -148,7 +159,7 @@ def _estimated(estimates: Mapping[Path, Estimate], path: Path) -> dict[str, obje
     return {"estimate": asdict(found) | {"hours": found.hours(rates())}}
 
 
-def _show_estimates(found: Sequence[Estimate]) -> None:
+def _show_estimates(found: Sequence[Estimate], price: float | None) -> None:
     """What the stages will take, and on which figures that rests."""
     if not found:
         return
@@ -156,10 +167,18 @@ def _show_estimates(found: Sequence[Estimate]) -> None:
 
     from ip2pbatch.train.estimates import hours_of, rates, size_of
 
-    known, table = rates(), Table("stage", "will make", "disk", "on one GPU", box=None, pad_edge=False)
+    to_fetch = ["to fetch"] if any(one.fetch for one in found) else []
+    known, table = rates(), Table("stage", "will make", "disk", *to_fetch, "on one GPU", box=None, pad_edge=False)
     for one in found:
-        table.add_row(one.stage, one.makes, size_of(one.bytes), hours_of(one, known))
-    table.add_row("together", "", size_of(sum(one.bytes for one in found)), "")
+        table.add_row(
+            one.stage,
+            one.makes,
+            size_of(one.bytes),
+            *[size_of(one.fetch) for _ in to_fetch],
+            hours_of(one, known, price),
+        )
+    disk, fetch = sum(one.bytes for one in found), sum(one.fetch for one in found)
+    table.add_row("together", "", size_of(disk), *[size_of(fetch) for _ in to_fetch], "")
     console.out().print()
     console.out().print(table)
     for rate in dict.fromkeys(rate for one in found for rate in one.rates(known)):

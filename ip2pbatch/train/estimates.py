@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ip2pbatch.backends import hub
 from ip2pbatch.disk.remembered import Remembered
+from ip2pbatch.errors import ModelError
+from ip2pbatch.train.models import ModelName, commit_of, count_weights, folder_of
 
 RELEASED_PROMPTS = 451_990
 RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px
@@ -24,6 +28,7 @@ FULL_COLOUR = 1.47  # as much again for JPEGs that keep all of the colour: measu
 KEPT = 4 * 436 / 727  # pairs a prompt of which a hundred samples were judged and four at most kept
 LINE = 230  # bytes of a sample's line with its similarities
 CAPTION = 250  # bytes of a prompt
+BYTES_A_WEIGHT = 16  # of a checkpoint
 CHECKPOINT = 14e9  # weights, average and both of Adam's moments of Stable Diffusion 1.5 in float32
 VIEW = 24e3  # bytes of one view's latents at 256 px: mean and log-variance of the edit, the mode of the photo
 TEXT = 2 * 77 * 768  # bytes of an instruction's embedding
@@ -71,6 +76,8 @@ class Estimate:
     work: float = 0.0
     unit: str = ""
     model: str = ""
+    fetch: float = 0.0  # bytes of hub models that are not on this machine yet
+    unknown: str = ""  # why nothing can be said of it: what it reads is not there
 
     def rates(self, known: Sequence[Rate]) -> list[Rate]:
         """Those of them that are of this work with this model."""
@@ -91,12 +98,45 @@ def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
             prompts=max((other.prompts for other in before), default=0.0),
             pairs=max((other.pairs for other in before), default=0.0),
         )
-        made = one.config.module.estimate(one.config.settings, counts)
+        if unknown := why_unknown(one, [found[needed.path] for needed in one.config.inputs.values()]):
+            found[one.config.path] = Estimate(one.config.name, makes=f"not known: {unknown}", unknown=unknown)
+            continue
+        made = replace(one.config.module.estimate(one.config.settings, counts), fetch=bytes_to_fetch(one.config))
         known = {name: one.metrics[name] for name in ("prompts", "pairs") if name in one.metrics}
         if one.state == "fresh" and known:
             made = replace(made, **known)
         found[one.config.path] = replace(made, model=model_of(one.config) if made.work else "")
     return {path: made for path, made in found.items() if made.makes}
+
+
+def why_unknown(one: Any, inputs: Sequence[Estimate]) -> str:
+    """Why a stage that is not fresh cannot be counted: data that are not there, or a stage before it that cannot."""
+    if one.state == "fresh":
+        return ""
+    missing = [value for _, value in one.config.sources() if isinstance(value, Path) and not value.exists()]
+    if missing:
+        return f"{missing[0]} is not there"
+    return next((f"{other.stage} is not" for other in inputs if other.unknown), "")
+
+
+def bytes_to_fetch(config: Any) -> float:
+    """Bytes of the hub models that a stage names and this machine does not have, where the hub says so."""
+    names = {value for _, value in config.sources() if isinstance(value, ModelName)}
+    total = 0.0
+    for name in (name for name in names if name.is_hub_id and commit_of(name) is None):
+        with suppress(ModelError):  # told by the checks
+            found = hub.look_up(*name.hub)
+            total += found.bytes if found else 0
+    return total
+
+
+def checkpoint_bytes(model: str, network: str = "unet") -> float:
+    """A checkpoint of training one network of a model: 16 bytes a weight (itself, Adam's moments, the average) by its
+    safetensors' headers; Stable Diffusion 1.5's where they are not on this machine."""
+    folder = folder_of(ModelName(model))
+    return (
+        BYTES_A_WEIGHT * count_weights(folder / network) if folder and count_weights(folder / network) else CHECKPOINT
+    )
 
 
 def model_of(config: Any) -> str:
@@ -132,12 +172,18 @@ def pair_bytes(side: int) -> float:
     return RELEASED_PAIR * FULL_COLOUR * (side / 512) ** 2
 
 
-def count_lines(path: Path | None) -> int:
-    """Lines of a JSONL file; 0 where it is another kind of file or not there."""
-    if path is None or path.suffix != ".jsonl" or not path.is_file():
+def count_rows(path: Path) -> int:
+    """Rows of a JSONL, CSV or parquet file, or of all such files below a folder; 0 where there are none."""
+    if path.is_dir():
+        return sum(count_rows(one) for one in sorted(path.rglob("*")) if one.is_file())
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    if path.suffix not in (".jsonl", ".csv") or not path.is_file():
         return 0
     with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+        return sum(1 for line in file if line.strip()) - (path.suffix == ".csv")
 
 
 def device_name(device: str) -> str:
@@ -170,13 +216,15 @@ def size_of(count: float) -> str:
     return f"{count / 1e3:,.3g} kB" if count else ""
 
 
-def hours_of(found: Estimate, known: Sequence[Rate]) -> str:
-    """GPU hours in words, a line a device; where no rate is known, how to get one."""
+def hours_of(found: Estimate, known: Sequence[Rate], price: float | None = None) -> str:
+    """GPU hours in words, a line a device, with what they cost at a `price` an hour; where no rate is known, how to get
+    one."""
     if not found.work:
         return ""
     hours = found.hours(known)
     if hours:
-        return "\n".join(f"{value:,.3g} h on {name}" for name, value in hours.items())
+        costs = {name: "" if price is None else f", {value * price:,.0f} in money" for name, value in hours.items()}
+        return "\n".join(f"{value:,.3g} h on {name}{costs[name]}" for name, value in hours.items())
     how = {
         PAIR_STEPS: ": `train bench-pairs` does", TOKENS: ": a run with `limit: 1000` does",
         EDIT_STEPS: ": a run with `samples: 50` does",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 from tiny_models import save_text_to_image
+from train_pairs import make_dataset
 
+from ip2pbatch.backends import hub
 from ip2pbatch.cli.app import app
 from ip2pbatch.train import estimates, stages
-from ip2pbatch.train.configs import load_config, stage_of
+from ip2pbatch.train.configs import in_order, load_config, stage_of
 from ip2pbatch.train.estimates import (
     SD1,
     Estimate,
@@ -32,6 +36,7 @@ from ip2pbatch.train.pairs.filter import Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt import stage as prompt_to_prompt
 from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
 from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
+from ip2pbatch.train.stage import Stage
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
 COUNTS = Estimate("", prompts=451_990)
@@ -70,15 +75,62 @@ def test_a_filter_keeps_no_more_than_there_is() -> None:
     assert filtering.estimate(Filter(choose="random"), plenty).pairs == 451_990 * 4
 
 
-def test_the_papers_chain_as_it_ships() -> None:
-    chain = stages.status(PAPER / "evaluate.yaml", out=Path("nowhere"))
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    """The paper's configs as they ship, beside the data that they name."""
+    shutil.copytree(PAPER, tmp_path / "training" / "paper")
+    (tmp_path / "data" / "other-methods").mkdir(parents=True)
+    (tmp_path / "data" / "improved_aesthetics_6.5plus").mkdir()
+    rows = '{"TEXT": "a"}\n' * 502_211
+    (tmp_path / "data" / "improved_aesthetics_6.5plus" / "rows.jsonl").write_text(rows)
+    return tmp_path / "training" / "paper"
+
+
+def test_nothing_is_counted_of_a_file_that_is_not_there(paper: Path) -> None:
+    shutil.rmtree(paper.parents[1] / "data" / "improved_aesthetics_6.5plus")
+    found = {made.stage: made for made in estimate(stages.status(paper / "pack.yaml", out=Path("nowhere"))).values()}
+    assert found["captions"].makes.endswith("data/improved_aesthetics_6.5plus is not there")
+    assert found["pairs"].makes == "not known: captions is not"
+    assert found["captions-finetune"].makes == "16 steps", "what can be known is said"
+    assert not found["pack"].bytes
+
+
+def test_a_checkpoints_size_is_the_models_own(tmp_path: Path) -> None:
+    model = save_text_to_image(tmp_path / "model")
+    weights = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    expected = 16 * sum(value.numel() for value in weights.values())
+    assert estimates.checkpoint_bytes(str(model)) == expected
+    settings = FineTuning(maker="stable_diffusion", start=str(model), views=0)
+    assert stage_of("ip2pbatch.train.fit.stable_diffusion").estimate(settings, COUNTS).bytes == 3 * expected
+
+
+def test_a_named_set_is_counted_and_what_is_to_be_fetched_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "pairs", prompts=10, side=8)
+    text = "{stage: finetune, maker: stable_diffusion, data: pairs, start: owner/name, views: 0}"
+    (tmp_path / "finetune.yaml").write_text(text)
+    monkeypatch.setattr(hub, "look_up", lambda repo, revision: hub.HubModel("a" * 40, 4_000_000_000))
+    (found,) = estimate(stages.status(tmp_path / "finetune.yaml", out=tmp_path / "out")).values()
+    assert (found.prompts, found.pairs, found.fetch) == (10, 15, 4e9)
+
+
+@pytest.mark.parametrize("config", ["paper/evaluate-magicbrush.yaml", "tiny/evaluate.yaml"])
+def test_every_stage_says_what_it_will_make(config: str) -> None:
+    for one in in_order(load_config(PAPER.parent / config)):
+        assert one.module.estimate is not Stage.estimate, one.name
+
+
+def test_the_papers_chain_as_it_ships(paper: Path) -> None:
+    chain = stages.status(paper / "evaluate.yaml", out=Path("nowhere"))
     found = {made.stage: made for made in estimate(chain).values()}
-    assert list(found) == ["captions", "pairs", "filter", "pack", "finetune", "evaluate"]
+    assert list(found) == ["captions-finetune", "captions", "pairs", "filter", "pack", "finetune", "evaluate"]
     assert 4e7 < found["pairs"].work / 100 < 5e7
     assert 5e11 < found["pairs"].bytes < 8e11
     assert found["finetune"].hours(rates()) == {"NVIDIA A100-SXM4-40GB": pytest.approx(25.5 * 8)}
     assert found["evaluate"].work == 5000 * 14 * 100
     assert hours_of(found["pairs"], rates()) == "no rate measured: `train bench-pairs` does"
+    assert hours_of(found["finetune"], rates(), 2.0) == "204 h on NVIDIA A100-SXM4-40GB, 408 in money"
 
 
 def test_a_rate_is_learned_replaced_and_used() -> None:

@@ -15,7 +15,7 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,8 @@ from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.captions.language_model import load_language_model
 from ip2pbatch.train.data.photos import step_rng
 from ip2pbatch.train.data.released import Prompt, read_prompts
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.estimates import Estimate, count_rows
+from ip2pbatch.train.models import ModelName, count_weights, folder_of
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1
@@ -292,4 +293,11 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-STAGE = Stage(Config, run, VERSION)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """A step a batch of triplets; the model in float32 in the end."""
+    steps = settings.epochs * -(-count_rows(settings.triplets) // settings.batch)
+    folder = folder_of(settings.model)
+    return replace(counts, makes=f"{steps:,} steps", bytes=4.0 * count_weights(folder) if folder else 0.0)
+
+
+STAGE = Stage(Config, run, VERSION, estimate=estimate)

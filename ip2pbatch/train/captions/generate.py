@@ -33,7 +33,7 @@ from ip2pbatch.train.captions.finetune import MODEL
 from ip2pbatch.train.captions.language_model import Completion, LanguageModel, Sampling, Source
 from ip2pbatch.train.captions.sources import Row, choose
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
-from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_lines
+from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_rows
 from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
@@ -243,7 +243,7 @@ def ask(config: Config, inputs: Mapping[str, Path], rows: Sequence[Row], path: P
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """A completion for each caption that is asked about, of which most become a prompt."""
-    there = count_lines(settings.captions)
+    there = count_rows(settings.captions)
     asked = min(there or RELEASED_PROMPTS / ACCEPTED, settings.limit or RELEASED_PROMPTS / ACCEPTED)
     prompts = asked * ACCEPTED
     return replace(

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.pairs.families.wordings import Wordings, load
 from ip2pbatch.train.stage import Stage
 
@@ -102,4 +103,9 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     return {"families": float(families), "train": float(trained), "held_out": float(len(lines) - trained)}
 
 
-STAGE = Stage(Config, run, VERSION)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """A line a wording."""
+    return replace(counts, makes="captions of every wording")
+
+
+STAGE = Stage(Config, run, VERSION, estimate=estimate)

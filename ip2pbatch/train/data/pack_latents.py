@@ -14,7 +14,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
 from ip2pbatch.train.data.photos import load_rgb, to_tensor
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
@@ -158,4 +159,9 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
     return misfits(inputs, ("autoencoder", "pairs"), ("autoencoder", "pairs"))
 
 
-STAGE = Stage(Config, run, VERSION, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Latents of all pairs."""
+    return replace(counts, makes="the latents of every pair")
+
+
+STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate)

@@ -27,7 +27,7 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
-from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
+from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, ShardStore, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
 from ip2pbatch.train.stage import Stage, misfits, one_source
@@ -110,6 +110,7 @@ def run(
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """The same pictures again, in shards."""
+    counts = counted(settings.source, counts)
     return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
 
 

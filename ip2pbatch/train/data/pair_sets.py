@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +29,7 @@ from ip2pbatch.train.data.released import (
     read_prompt_folder,
     read_seeds,
 )
+from ip2pbatch.train.estimates import Estimate
 
 Split = Literal["train", "val", "test", "all"]
 # The released loader's parts of seeds.json, in its order.
@@ -191,3 +192,11 @@ def open_pairs(path: Path) -> PairSet:
     if not store.groups:
         raise NothingMatchedError(f"{path} has no pair", hint="every pair was dropped, or its pictures are elsewhere")
     return PairSet(store, store.groups)
+
+
+def counted(path: Path | None, counts: Estimate) -> Estimate:
+    """The counts of a set that a config names, in the place of those of its inputs."""
+    if path is None:
+        return counts
+    pairs = open_pairs(path)
+    return replace(counts, prompts=float(len(pairs)), pairs=float(sum(map(len, pairs.prompts))))

@@ -7,6 +7,7 @@ first convolution, so that `scaling_factor` is 1 and a conditioning latent needs
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ip2pbatch.train.data.photos import (
     to_tensor,
     training_photos,
 )
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.stage import Stage
 
@@ -218,4 +220,9 @@ def save_grid(rows: list[torch.Tensor], path: Path) -> None:
     Image.fromarray(np.concatenate(lines, axis=0)).save(path)
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Optimizer steps of a small network."""
+    return replace(counts, makes=f"{settings.loop.steps:,} steps")
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, estimate=estimate)

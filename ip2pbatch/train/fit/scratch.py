@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.template import Caption, read_captions
 from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_shards
 from ip2pbatch.train.data.photos import step_rng
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, dropped
@@ -319,4 +321,9 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
     return misfits(inputs, needed := ("captions", *networks, "autoencoder", "pack"), needed)
 
 
-STAGE = Stage(Config, run, VERSION, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Optimizer steps of a small network; its checkpoints are some hundred megabytes."""
+    return replace(counts, makes=f"{settings.loop.steps:,} steps")
+
+
+STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate)

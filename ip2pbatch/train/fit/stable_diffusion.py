@@ -28,9 +28,9 @@ from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
-from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
+from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
-from ip2pbatch.train.estimates import CHECKPOINT, KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate
+from ip2pbatch.train.estimates import KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate, checkpoint_bytes
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
@@ -322,13 +322,14 @@ def only_input(inputs: dict[str, Path]) -> Path:
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """Optimizer steps of the effective batch; checkpoints, and latents and texts where they are cached."""
+    counts = counted(settings.data, counts)
     samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
     pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
     texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
     cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
     return replace(
         counts, makes=f"{settings.loop.steps:,} steps, {samples:,} samples",
-        bytes=(settings.loop.keep + 1) * CHECKPOINT + cache, work=samples * larger, unit=SAMPLES,
+        bytes=(settings.loop.keep + 1) * checkpoint_bytes(settings.start) + cache, work=samples * larger, unit=SAMPLES,
     )  # fmt: skip
 
 

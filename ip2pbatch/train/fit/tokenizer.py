@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.template import read_captions
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
@@ -74,4 +76,9 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
     return misfits(inputs, ("captions",), ("captions",))
 
 
-STAGE = Stage(Config, run, VERSION, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """A vocabulary."""
+    return replace(counts, makes=f"{settings.size:,} tokens at most")
+
+
+STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate)

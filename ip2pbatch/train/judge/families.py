@@ -28,6 +28,7 @@ from ip2pbatch.measures import lpips
 from ip2pbatch.measures.lpips import Lpips
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.photos import find_photos, held_out, load_rgb, split_photos
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.judge.scorecard import Evaluation, Figure, Outcome
 from ip2pbatch.train.judge.trained import TrainedModel
 from ip2pbatch.train.pairs.families import FAMILIES, target
@@ -357,4 +358,9 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:
     return misfits(inputs, ("finetune",), ("finetune",))
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True, judges=judges, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Every family twice on each photo, in a wording of the training and in one of its own."""
+    return replace(counts, makes=f"{2 * settings.photos * len(settings.families):,} edits")
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, judges=judges, check=check, estimate=estimate)

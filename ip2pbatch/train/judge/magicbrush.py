@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from ip2pbatch.measures.clip import Clip
 from ip2pbatch.measures.dino import Dino
 from ip2pbatch.pictures.images import save_png
 from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
 from ip2pbatch.train.models import ModelName
@@ -289,4 +290,12 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
         yield Mistake(said, hint="model: one of the inputs, a folder or a hub id; or generated: FOLDER", at=("model",))
 
 
-STAGE = Stage(Config, run, VERSION, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Every turn from the true picture, and the later ones from the model's own."""
+    sessions = read_sessions(settings.test)
+    edits = sum(2 * len(turns) - 1 for turns in sessions) if settings.generated is None else 0
+    work = edits * work_of(settings.steps, settings.resolution)
+    return replace(counts, makes=f"{edits:,} edits, {len(sessions):,} sessions judged", work=work, unit=EDIT_STEPS)
+
+
+STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate)

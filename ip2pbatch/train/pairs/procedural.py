@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from ip2pbatch.train.data.photos import TrainingPhoto, load_rgb, training_photos
+from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.stage import Stage
 
@@ -105,4 +107,9 @@ def drain(results: Iterable[None], total: int) -> None:
         pass
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """Every family's edit of each photo's crops."""
+    return replace(counts, makes=f"{len(settings.families or FAMILIES)} edits of each crop")
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, estimate=estimate)

@@ -12,7 +12,7 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,9 @@ from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
+from ip2pbatch.train.data.pair_sets import counted
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
+from ip2pbatch.train.estimates import LINE, Estimate
 from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
@@ -180,4 +182,10 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     yield from one_source("source", settings.source, inputs)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, check=check)
+def estimate(settings: Config, counts: Estimate) -> Estimate:
+    """A line a pair."""
+    counts = counted(settings.source, counts)
+    return replace(counts, makes=f"{counts.pairs:,.0f} pairs judged", bytes=counts.pairs * LINE)
+
+
+STAGE = Stage(Config, run, VERSION, sharded=True, check=check, estimate=estimate)

@@ -42,7 +42,7 @@ from ip2pbatch.train.estimates import (
     PAIR_STEPS,
     RELEASED_PROMPTS,
     Estimate,
-    count_lines,
+    count_rows,
     kept_of,
     pair_bytes,
     work_of,
@@ -285,7 +285,7 @@ def finish(dataset: Path, prompts: Sequence[Prompt], config: Config, rate: float
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """Samples by Prompt-to-Prompt, and of them what is written."""
-    prompts = (count_lines(settings.captions) if settings.captions else counts.prompts) or RELEASED_PROMPTS
+    prompts = (count_rows(settings.captions) if settings.captions else counts.prompts) or RELEASED_PROMPTS
     prompts = min(prompts, settings.limit or prompts)
     samples = prompts * settings.samples
     kept = samples if settings.thresholds is None else prompts * kept_of(settings.samples, settings.thresholds.keep)
