@@ -35,6 +35,8 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     elif done and not summary.stopped:
         cells = sum(len(strip.edits) for strip in job.asked.strips)
         out.print(f"no sheets of {cells:,} pictures unasked: see `ip2pbatch sheet` and `ip2pbatch report`")
+    for kind in outcome.passed:
+        out.print(console.plain(f"passed over: {kind}"), markup=False)
     outlets.finished(outcome)
     out.print(last_line(summary, len(outcome.broken), job.selection.shard), markup=False)
     return outcome.exit_code

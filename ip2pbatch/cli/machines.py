@@ -57,7 +57,7 @@ class Outlets:
         if self.json:
             for record in outcome.measured:
                 console.data(ci.measured_line(record))
-            console.data(ci.summary_line(outcome.summary, outcome.exit_code, outcome.broken))
+            console.data(ci.summary_line(outcome.summary, outcome.exit_code, outcome.broken, outcome.passed))
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:
         """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations.
@@ -103,7 +103,7 @@ class Outlets:
         from ip2pbatch.show.cells import gallery
 
         cells, beside = gallery(outcome.view), ci.beside(outcome.summary, outcome.broken)
-        self._write(ci.junit(cells, beside))
+        self._write(ci.junit(cells, beside, outcome.passed))
         _annotate(ci.github_annotations(cells, beside=beside))
         step = os.environ.get("GITHUB_STEP_SUMMARY")
         if step and _on_github():

@@ -138,5 +138,7 @@ def _show(cast: Forecast) -> None:
     out.print(f"{files}{f', {cast.files_left:,}' if cast.files_left < cast.files else ''} to deliver; {disk}")
     for line in cast.broken:
         console.warn(line)
+    for kind in cast.passed:
+        out.print(f"passed over: {escape(console.plain(str(kind)))}")
     for line in cast.notes:
         console.note(line)

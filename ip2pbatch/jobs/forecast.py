@@ -14,6 +14,7 @@ from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
 from ip2pbatch.plan.schedule import padding
+from ip2pbatch.plan.unedited import Passed
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -35,6 +36,7 @@ class Forecast:
     out: str
     photos: int
     broken: tuple[str, ...]
+    passed: tuple[Passed, ...]
     notes: tuple[str, ...]
     edits: int
     edits_done: int
@@ -72,7 +74,8 @@ def forecast(job: Job) -> Forecast:
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
-        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), notes=job.notes,
+        broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), passed=job.scan.passed,
+        notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),

@@ -15,7 +15,7 @@ from ip2pbatch.jobs.backends import backend
 from ip2pbatch.jobs.files import settings_of
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.standing import look
-from ip2pbatch.plan.photos import Broken
+from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
 from ip2pbatch.run.stale import Difference, other_shape, stale

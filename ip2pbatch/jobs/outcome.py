@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ip2pbatch import errors
 from ip2pbatch.jobs.job import Job
-from ip2pbatch.plan.photos import Broken
+from ip2pbatch.plan.unedited import Broken, Passed
 from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.execute import Summary
@@ -62,6 +62,11 @@ class Outcome:
     def broken(self) -> tuple[Broken, ...]:
         """Photos that cannot be read."""
         return self.job.scan.broken
+
+    @property
+    def passed(self) -> tuple[Passed, ...]:
+        """What lies in the photos' folders and is nothing to edit, by kind."""
+        return self.job.scan.passed
 
     @property
     def exit_code(self) -> int:

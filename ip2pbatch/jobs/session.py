@@ -23,6 +23,7 @@ from ip2pbatch.run.execute import already_done, run_plan
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.images import Sizing
+    from ip2pbatch.plan.photos import Scan
     from ip2pbatch.run.engine import EditEngine
     from ip2pbatch.run.execute import Summary
     from ip2pbatch.run.machine import Machine
@@ -57,8 +58,7 @@ def carry_out(
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
-        for broken in job.scan.broken:
-            run.note("broken", photo=broken.name, reason=broken.reason)
+        note_unedited(run, job.scan)
         _heal(job, run, voice)
         options = options_of(job, run, redo)
         tell_damage(run, voice)
@@ -84,6 +84,14 @@ def _heal(job: Job, run: Run, voice: Voice) -> None:
     if damaged:
         were = "1 picture was" if len(damaged) == 1 else f"{len(damaged):,} pictures were"
         voice.warn(f"{were} damaged on the disk and will be made again, such as {damaged[0].path.name}")
+
+
+def note_unedited(run: Run, found: Scan) -> None:
+    """Write down what of the folders is not edited, so that whoever looks at the run hears of it."""
+    for broken in found.broken:
+        run.note("broken", photo=broken.name, reason=broken.reason)
+    if found.passed:
+        run.note("passed", kinds=[kind.as_row() for kind in found.passed])
 
 
 def _opened(
@@ -118,6 +126,7 @@ def deliver_again(
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, invocation_of(job.text, run.spec, partial=job.selection.partial))
+        note_unedited(run, job.scan)
         options = options_of(job, run)
         tell_damage(run, voice)
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))

@@ -13,10 +13,11 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
-from ip2pbatch.jobs.session import ended, invocation_of, tell_damage
+from ip2pbatch.jobs.session import ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
-from ip2pbatch.plan.photos import Broken, Scan, scan
+from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.unedited import Broken, Passed
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.arrivals import Arrivals
 from ip2pbatch.run.directory.ledger import Run, open_run
@@ -96,11 +97,13 @@ class Shift:
         self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
         self._away = self._in_session = False
+        self._passed: tuple[Passed, ...] = ()
 
     def work(self, arrivals: Arrivals, stop: Stop, *, once_idle: float | None, pause: float) -> None:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
         while not stop.asked.is_set():
             found = self._look(arrivals)
+            self._passed = found.passed
             self._forget(arrivals)
             if found.photos or found.broken:
                 self._take(found, stop)
@@ -112,7 +115,7 @@ class Shift:
     def job(self) -> Job:
         """What a session's ending is told about."""
         plan = read_run(self.run.root).plan  # all that was ever watched, as the sheets will show it
-        return self._job(Scan((), tuple(self._broken.values())), plan)
+        return self._job(Scan((), tuple(self._broken.values()), passed=self._passed), plan)
 
     def _job(self, found: Scan, plan: Plan) -> Job:
         notes = (*found.notes, *self._nothing.notes)
@@ -188,6 +191,7 @@ class Shift:
     def _begin(self, plan: Plan) -> None:
         self.run.begin_session(plan, invocation_of(self.text, self.run.spec, partial=True))
         self._in_session = True
+        note_unedited(self.run, Scan((), passed=self._passed))
 
     def _count(self, plan: Plan, summary: Summary) -> None:
         self._made += summary.made

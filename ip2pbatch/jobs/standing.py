@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.errors import RecipeError, UsageError
+from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.recipe import Sheet, load_recipe
 from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.renamed import leftovers
@@ -42,7 +43,8 @@ class DetailKept:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What of a run is done, failed or left. `edits` counts by state, `broken` are photos that cannot be read, with
-    the reason, `leftovers` files that an earlier delivery left under other names.
+    the reason, `passed` what else lay in their folders by kind, `leftovers` files that an earlier delivery left under
+    other names.
 
     Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
     `superseded` ones are still there and show what the run is no longer asked for.
@@ -64,6 +66,7 @@ class Standing:
     leftovers: tuple[str, ...]
     unfinished: tuple[Unfinished, ...]
     broken: Mapping[str, str]
+    passed: tuple[Passed, ...]
     sessions: int
     last: str | None
     complaints: tuple[str, ...]
@@ -122,7 +125,7 @@ def standing(view: RunView) -> Standing:
         deleted=tuple(files[Look.GONE]), changed=tuple(files[Look.CHANGED]), touched=tuple(files[Look.TOUCHED]),
         superseded=tuple(superseded(view)),
         detail_kept=_detail_kept(view), leftovers=tuple(leftovers(view)), unfinished=_unfinished(view),
-        broken=view.broken, sessions=len(view.sessions), last=last.started if last else None,
+        broken=view.broken, passed=view.passed, sessions=len(view.sessions), last=last.started if last else None,
         complaints=tuple(view.complaints),
     )  # fmt: skip
 

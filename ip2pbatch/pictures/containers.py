@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.plan.formats import FORMATS, HEAD, recognised
 from ip2pbatch.plan.named import named
@@ -48,7 +49,7 @@ class Raster:
 def read_blocks(path: Path) -> Blocks:
     """The metadata of a photo, pixels not decoded; empty for what cannot be followed."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             kind = recognised(file.read(HEAD))
             file.seek(0)
             return cast(Blocks, named(kind.blocks)(file)) if kind else Blocks()

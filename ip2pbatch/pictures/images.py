@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.containers import read_blocks
@@ -168,7 +169,7 @@ def _by_exif(path: Path) -> tuple[int, bytes | None]:
 def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
     """The photo with its header read and its size checked, nothing decoded yet."""
     try:
-        file = path.open("rb")
+        file = open_file(path)
     except OSError as error:
         raise PhotoError(f"{path.name}: cannot be opened ({error.strerror})") from None
     with file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ip2pbatch.pictures import colour, containers, images
 from ip2pbatch.pictures.containers import Blocks
 from ip2pbatch.pictures.images import Picture, Pixels, Sizing
+from ip2pbatch.plan.memory import stamp
 
 _MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment: two of 60 megapixels
 
@@ -73,14 +74,13 @@ class Originals:
 
     def __init__(self, most_bytes: int = _MOST_BYTES, *, sizing: Sizing = "bicubic") -> None:
         self._most, self._sizing = most_bytes, sizing
-        self._known: OrderedDict[tuple[Path, int, int], Original] = OrderedDict()
+        self._known: OrderedDict[tuple[Path, int, int, int], Original] = OrderedDict()
         self._lock = threading.Lock()
 
     def at(self, path: Path) -> Original:
         """The photo at `path` as the file is now: one that was written anew is read anew."""
         try:
-            facts = path.stat()
-            key = (path, facts.st_mtime_ns, facts.st_size)
+            key = (path, *stamp(path.stat()))
         except OSError:
             return Original(path, self._sizing)  # says why when it is asked
         with self._lock:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
 from ip2pbatch.plan.named import named
+from ip2pbatch.plan.unedited import unread_by_head
 
 DIGEST_VERSION = 1
 MAX_PIXELS = 200_000_000
@@ -35,7 +37,7 @@ def look(path: Path) -> Look:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             kind = _kind(file.read(HEAD))
             digest.update(f"{DIGEST_VERSION} {kind.name.upper()}\n".encode())
             size, exif, profile = _header(kind, file)
@@ -52,6 +54,8 @@ def look(path: Path) -> Look:
 def _kind(head: bytes) -> Format:
     if kind := recognised(head):
         return kind
+    if other := unread_by_head(head):
+        raise PhotoError(f"is {other.title} inside, which is not read here; {other.hint}")
     raise PhotoError("is empty" if not head else f"is not a {titles('or')} file")
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
 from ip2pbatch.plan.edits import Photo
-from ip2pbatch.plan.formats import suffixes, titles
+from ip2pbatch.plan.folder_walk import File, Walk
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.photo_digests import Look, look
+from ip2pbatch.plan.unedited import Broken, Passed, Tally
 from ip2pbatch.plan.written.yaml_source import suggest
 
 if TYPE_CHECKING:
@@ -23,24 +22,13 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.written.instructions import Instruction
     from ip2pbatch.plan.written.recipe import PhotoFolder
 
-SUFFIXES = frozenset(suffixes())
-RUN_FOLDER = ".ip2pbatch"
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A file that should be a photo and cannot be planned: a failed row with its reason."""
-
-    name: str
-    path: Path
-    reason: str
-
 
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What a recipe's folders hold, by name: photos, files that are broken, instructions for single photos.
 
-    `notes` say what was passed over on purpose, such as links that lead out of a folder. `whole` is false for a part.
+    `passed` counts by kind what lies there and is nothing to edit; `notes` say what a flag would take along, such as
+    links that lead out of a folder. `whole` is false for a part.
     """
 
     photos: tuple[Photo, ...]
@@ -48,6 +36,7 @@ class Scan:
     instructions: tuple[Instruction, ...] = ()
     notes: tuple[str, ...] = ()
     whole: bool = True
+    passed: tuple[Passed, ...] = ()
 
     def only(self, globs: Sequence[str]) -> Scan:
         """The part whose names match one of `globs`. Raises NothingMatchedError."""
@@ -81,149 +70,55 @@ def scan(
     the path and the status of each file before it is opened: `watch` leaves out what is still being copied. With it two
     files of one name refuse nothing: the later one is `broken`, because nobody looks at a folder that is watched.
     """
-    walk = _Walk()
-    prefixed = sum(folder.folder.is_dir() for folder in folders) > 1
+    walk = Walk()
+    prefixed = sum(os.path.isdir(folder.folder) for folder in folders) > 1  # noqa: PTH112 (it raises nothing)
     for folder in folders:
         if output is not None:
             refuse_output(folder.folder, output)
-        walk.visit(folder, f"{folder.folder.resolve().name}/" if prefixed and folder.folder.is_dir() else "")
-    if not walk.files and not walk.broken:
-        raise NothingMatchedError(
-            f"no photo in {', '.join(str(folder.folder) for folder in folders)}", hint=_passed_over(walk.others)
-        )
+        walk.visit(folder, _prefix(folder, prefixed))
     files, twins = _once(walk.files)
-    passed_over = walk.broken
+    unread = walk.broken
     if wanted is not None:
         files = [file for file in files if wanted(file[1], file[2])]
-        unread = [*passed_over, *twins]
-        passed_over = [one for one in unread if wanted(str(one.path), one.path.lstat())]
+        unread = [one for one in [*unread, *twins] if _is_whole(one, wanted)]
+    elif not files and not unread:
+        raise _nothing(folders, walk.passed)
     elif twins:
         raise PlanError(twins[0].reason, hint="rename one of them, or exclude it")
-    photos, broken = _look_at(files, memory)
+    photos, broken = _look_at(files, memory, walk.passed)
     names = {name for name, _, _ in files} | walk.unwanted
-    instructions = tuple(_instructions(folders, names, prefixed))
-    return Scan(photos, tuple(sorted([*passed_over, *broken], key=lambda one: one.name)), instructions, walk.notes())
+    return Scan(
+        photos, tuple(sorted([*unread, *broken], key=lambda one: one.name)),
+        tuple(_instructions(folders, names, prefixed)), walk.notes(), passed=walk.passed.kinds(),
+    )  # fmt: skip
 
 
-# A file as a walk finds it: its name, its path, its status.
-_File = tuple[str, str, os.stat_result]
+def _prefix(folder: PhotoFolder, prefixed: bool) -> str:
+    """What the names of a folder's photos begin with: its own name where there are several folders."""
+    is_folder = os.path.isdir(folder.folder)  # noqa: PTH112 (it raises nothing)
+    return f"{folder.folder.resolve().name}/" if prefixed and is_folder else ""
 
 
-@dataclass(slots=True)
-class _Walk:
-    """One pass over all folders, with what was found and what was passed over."""
-
-    files: list[_File] = field(default_factory=list)
-    broken: list[Broken] = field(default_factory=list)
-    unwanted: set[str] = field(default_factory=set)
-    others: Counter[str] = field(default_factory=Counter)
-    outside: int = 0
-
-    def visit(self, folder: PhotoFolder, prefix: str) -> None:
-        root = folder.folder
-        try:
-            status = root.stat()
-        except OSError as error:
-            raise PlanError(f"{root}: {error.strerror or error}", hint="photos: names a folder or a photo") from None
-        if root.is_dir():
-            _FolderWalk(self, folder, prefix).run()
-        elif root.suffix.lower() in SUFFIXES:
-            self.files.append((_nfc(root.name), str(root.absolute()), status))
-        else:
-            self.broken.append(Broken(_nfc(root.name), root, f"is not a {titles('or')} file"))
-
-    def notes(self) -> tuple[str, ...]:
-        if not self.outside:
-            return ()
-        links = "1 link leads" if self.outside == 1 else f"{self.outside} links lead"
-        return (f"{links} out of the photos' folder and was passed over; `follow_links: true` follows it",)
-
-
-class _FolderWalk:
-    """One folder, recursively: real folders first, then the links within it, so that names do not depend on order."""
-
-    def __init__(self, walk: _Walk, folder: PhotoFolder, prefix: str) -> None:
-        self.walk, self.folder, self.prefix = walk, folder, prefix
-        self.root = os.path.realpath(folder.folder)
-        self.wanted, self.unwanted = matcher(folder.include), matcher([*folder.exclude, *_below(folder.exclude)])
-        self.seen: set[tuple[int, int]] = set()
-        self.links: list[tuple[str, str]] = []
-
-    def run(self) -> None:
-        top = str(self.folder.folder.absolute())
-        self.enter(top, "")
-        while self.links:
-            links, self.links = sorted(self.links), []
-            for path, name in links:
-                self.enter(path, name)
-
-    def enter(self, top: str, name: str) -> None:
-        """Walk `top`, called `name`, without recursion: a tree may be deeper than Python's stack."""
-        waiting = [(top, name)]
-        while waiting:
-            path, below = waiting.pop()
-            status = Path(path).stat()
-            if (status.st_dev, status.st_ino) in self.seen:
-                continue
-            self.seen.add((status.st_dev, status.st_ino))
-            for entry in self.entries(path, below):
-                child = f"{below}{entry.name}"
-                if entry.is_symlink() and not self.follows(entry):
-                    continue
-                if entry.is_file():
-                    self.file(entry, child)
-                elif not entry.is_dir():
-                    continue  # a pipe or a device, which would never end
-                elif self.unwanted(_nfc(child)) or self.unwanted(_nfc(child) + "/"):
-                    continue
-                elif entry.is_symlink():
-                    self.links.append((entry.path, child + "/"))
-                else:
-                    waiting.append((entry.path, child + "/"))
-
-    def entries(self, path: str, below: str) -> Iterator[os.DirEntry[str]]:
-        """What a folder holds but for hidden things; nothing of another run's output folder."""
-        try:
-            with os.scandir(path) as found:
-                entries = list(found)
-        except OSError as error:
-            reason = f"the folder cannot be read: {error.strerror or error}"
-            self.walk.broken.append(Broken(self.prefix + _nfc(below or "."), Path(path), reason))
-            return
-        ran_here = any(entry.name.startswith(RUN_FOLDER) for entry in entries)
-        if ran_here and below:
-            return
-        for entry in entries:
-            if not entry.name.startswith(".") and not (ran_here and entry.name == "sheets"):
-                yield entry
-
-    def follows(self, entry: os.DirEntry[str]) -> bool:
-        real = os.path.realpath(entry.path)
-        if self.folder.follow_links or real == self.root or real.startswith(self.root + os.sep):
-            return Path(real).exists()
-        self.walk.outside += 1
+def _is_whole(broken: Broken, wanted: Callable[[str, os.stat_result], bool]) -> bool:
+    """Whether a file that cannot be read stopped growing; one that went meanwhile is nobody's trouble."""
+    try:
+        return wanted(str(broken.path), broken.path.lstat())
+    except OSError:
         return False
 
-    def file(self, entry: os.DirEntry[str], child: str) -> None:
-        name = self.prefix + _nfc(child)
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (100,000 of them)
-        if suffix not in SUFFIXES:
-            self.walk.others[suffix] += 1
-        elif not self.wanted(_nfc(child)) or self.unwanted(_nfc(child)):
-            self.walk.unwanted.add(name)
-        elif not _is_text(entry.path):
-            shown = name.encode(errors="replace").decode()
-            self.walk.broken.append(Broken(shown, Path(entry.path), "its name is not UTF-8; rename it"))
-        else:
-            self.walk.files.append((name, entry.path, entry.stat()))
+
+def _nothing(folders: Sequence[PhotoFolder], passed: Tally) -> NothingMatchedError:
+    kinds = "; ".join(map(str, passed.kinds()[:3]))
+    where = ", ".join(str(folder.folder) for folder in folders)
+    return NothingMatchedError(f"no photo in {where}", hint=f"passed over: {kinds}" if kinds else None)
 
 
-def _look_at(files: Sequence[_File], memory: Memory | None) -> tuple[tuple[Photo, ...], list[Broken]]:
-    """Digests and sizes of `files`, remembered ones first, the others in threads."""
-    from ip2pbatch.plan.memory import Memory  # brings a database along, which `--help` does not need
+def _look_at(files: Sequence[File], memory: Memory | None, passed: Tally) -> tuple[tuple[Photo, ...], list[Broken]]:
+    """Digests and sizes of `files`, remembered ones first, the others in threads; what went meanwhile is `passed`."""
+    from ip2pbatch.plan.memory import Memory, stamp  # brings a database along, which `--help` does not need
 
     memory = memory or Memory()
-    stamps = {path: (path, status.st_size, status.st_mtime_ns) for _, path, status in files}
+    stamps = {path: (path, *stamp(status)) for _, path, status in files}
     known = memory.recall(stamps.values())
     fresh, reasons = _look_in_threads([path for path in stamps if path not in known])
     if fresh:
@@ -233,8 +128,10 @@ def _look_at(files: Sequence[_File], memory: Memory | None) -> tuple[tuple[Photo
     for name, path, _ in sorted(files):
         if path in known:
             photos.append(Photo(name, Path(path), known[path].digest, known[path].size))
-        else:
+        elif os.path.lexists(path):
             broken.append(Broken(name, Path(path), reasons[path]))
+        else:
+            passed.add("vanished", name)
     return tuple(photos), broken
 
 
@@ -267,7 +164,7 @@ def _instructions(folders: Sequence[PhotoFolder], names: set[str], prefixed: boo
             continue
         from ip2pbatch.plan.written.instructions import read_instructions
 
-        prefix = f"{folder.folder.resolve().name}/" if prefixed and folder.folder.is_dir() else ""
+        prefix = _prefix(folder, prefixed)
         for row in read_instructions(folder.instructions):
             name = prefix + row.photo
             if name not in names:
@@ -280,14 +177,14 @@ def refuse_output(folder: Path, output: Path) -> None:
     """Raises PlanError where a run would write into the photos' folder."""
     inside = os.path.realpath(output)
     photos = os.path.realpath(folder)
-    if folder.is_dir() and (inside == photos or inside.startswith(photos.rstrip(os.sep) + os.sep)):
+    if os.path.isdir(folder) and (inside == photos or inside.startswith(photos.rstrip(os.sep) + os.sep)):  # noqa: PTH112
         raise PlanError(
             f"the output folder {output} is inside the photos' folder {folder}",
             hint="put the output beside the photos, so that a second run does not edit the first one's pictures",
         )
 
 
-def _once(files: Sequence[_File]) -> tuple[list[_File], list[Broken]]:
+def _once(files: Sequence[File]) -> tuple[list[File], list[Broken]]:
     """`files` without those listed twice, and those whose name some file system takes for an earlier one's."""
     seen: dict[str, str] = {}
     once, twins = [], []
@@ -302,28 +199,6 @@ def _once(files: Sequence[_File]) -> tuple[list[_File], list[Broken]]:
     return once, twins
 
 
-def _arrival(file: _File) -> tuple[int, str]:
+def _arrival(file: File) -> tuple[int, str]:
     """Of two files of one name the one that has been there longer is the photo, after a restart of `watch` too."""
     return file[2].st_ctime_ns, file[1]
-
-
-def _below(globs: Sequence[str]) -> list[str]:
-    """An excluded folder takes all below it along."""
-    return [f"{glob.rstrip('/')}/**" for glob in globs]
-
-
-def _passed_over(others: Counter[str]) -> str | None:
-    kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3)]
-    return f"passed over: {', '.join(kinds)}; {titles('and')} are read" if kinds else None
-
-
-def _nfc(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

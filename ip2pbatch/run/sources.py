@@ -12,6 +12,7 @@ from contextlib import suppress
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
 from ip2pbatch.plan.edits import Edit, Photo
+from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.ledger import Run
@@ -111,6 +112,7 @@ def read_photo(photo: Photo, size: tuple[int, int], sizing: images.Sizing) -> Pi
     """
     picture = images.load(photo.path, size, sizing=sizing)
     if look(photo.path).digest != photo.digest:
+        Memory().forget(str(photo.path))  # or what it said would be believed again
         raise PhotoError(
             f"{photo.name} has changed since the folder was read", hint="run again, and it is edited as it is now"
         )

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
+from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
@@ -68,7 +69,8 @@ class Cell:
 class Gallery:
     """Every cell of a run in the recipe's order, with the words that head a sheet and a report.
 
-    `unreadable` are the photos that have no cell because their files are damaged, by name with the reason.
+    `unreadable` are the photos that have no cell because their files are damaged, by name with the reason; `passed`
+    is what else lay in their folders, by kind.
     """
 
     name: str
@@ -76,12 +78,13 @@ class Gallery:
     backend: str
     cells: tuple[Cell, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    passed: tuple[Passed, ...] = ()
 
 
 def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
     cells = (_cell(view, strip, edit, link) for strip in view.strips for link, edit in enumerate(strip.edits, start=1))
-    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells), view.broken)
+    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells), view.broken, view.passed)
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:

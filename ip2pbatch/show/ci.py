@@ -16,7 +16,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from ip2pbatch.plan.edits import Edit, Plan
-from ip2pbatch.plan.photos import Broken
+from ip2pbatch.plan.unedited import Broken, Passed
 from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.stale import Difference
@@ -31,6 +31,8 @@ MOST_SUMMARY_BYTES = 900_000
 _TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 _MAYBE = {"type": ["number", "null"]}
 _FILES = {"type": "array", "items": {"type": "object", "properties": {"file": _TEXT, "reason": _TEXT}}}
+_PASSED = {"kind": _TEXT, "files": _COUNT, "reason": _TEXT, "hint": _TEXT, "example": _TEXT}
+_KINDS = {"type": "array", "items": {"type": "object", "properties": _PASSED}}
 _KEYS: dict[str, dict[str, Any]] = {
     "plan": {"name": _TEXT, "model": _TEXT, "photos": _COUNT, "edits": _COUNT, "done": _COUNT, "left": _COUNT},
     "item": {
@@ -53,7 +55,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     },
     "summary": {
         "states": {"type": "object", "additionalProperties": _COUNT}, "made": _COUNT, "delivered": _COUNT,
-        "undelivered": _FILES, "broken": _FILES, "seconds": _NUMBER, "exit_code": _COUNT,
+        "undelivered": _FILES, "broken": _FILES, "passed": _KINDS, "seconds": _NUMBER, "exit_code": _COUNT,
     },
 }  # fmt: skip
 LINE: dict[str, Any] = {
@@ -103,15 +105,18 @@ def error_line(message: str, hint: str | None, exit_code: int) -> str:
     return _line("error", message=message, hint=hint, exit_code=exit_code)
 
 
-def summary_line(summary: Summary, exit_code: int | None = None, broken: Sequence[Broken] = ()) -> str:
-    """The last line of a run; `exit_code` is the command's, where more than the summary decides it, and `broken` the
-    photos that could not even be planned.
+def summary_line(
+    summary: Summary, exit_code: int | None = None, broken: Sequence[Broken] = (), passed: Sequence[Passed] = ()
+) -> str:
+    """The last line of a run; `exit_code` is the command's, where more than the summary decides it, `broken` the photos
+    that could not even be planned, and `passed` what else lay in their folders.
     """
     code = summary.exit_code if exit_code is None else exit_code
     undelivered = [{"file": file, "reason": reason} for file, reason in summary.undelivered]
     unread = [{"file": one.name, "reason": one.reason} for one in broken]
+    kinds = [kind.as_row() for kind in passed]
     return _line("summary", states=dict(summary.states), made=summary.made, delivered=summary.delivered,
-                 undelivered=undelivered, broken=unread, seconds=round(summary.seconds, 3),
+                 undelivered=undelivered, broken=unread, passed=kinds, seconds=round(summary.seconds, 3),
                  exit_code=code)  # fmt: skip
 
 
@@ -178,14 +183,15 @@ class _Case:
     seconds: float = 0.0
 
 
-def junit(gallery: Gallery, beside: Sequence[Beside] = ()) -> str:
+def junit(gallery: Gallery, beside: Sequence[Beside] = (), passed: Sequence[Passed] = ()) -> str:
     """A test suite with a case an Edit: failed is an error, nan a failure, all that was not looked at is skipped. What
-    is `beside` is an error each.
+    is `beside` is an error each, what was `passed` over a skipped case a kind.
     """
     return _suite(gallery.name, [
         *(_Case(cell.photo, _name(cell), _verdict(cell), cell.state, cell.detail or cell.state, cell.seconds)
           for cell in _unique(gallery.cells)),
         *(_Case(one.file, one.kind, "error", one.kind, one.why) for one in beside),
+        *(_Case("passed over", kind.kind, "skipped", "passed over", str(kind)) for kind in passed),
     ])  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
-from ip2pbatch.plan.photos import SUFFIXES
+from ip2pbatch.plan.folder_walk import SUFFIXES
 
 
 @contextmanager

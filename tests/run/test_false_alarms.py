@@ -26,8 +26,8 @@ from ip2pbatch.backends.pytorch.backend import TorchBackend, load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor, Facts, find_flaw, measure, to_uint8
 from ip2pbatch.plan.edits import Guidance, Photo, make_edit
+from ip2pbatch.plan.folder_walk import SUFFIXES
 from ip2pbatch.plan.photo_digests import look
-from ip2pbatch.plan.photos import SUFFIXES
 from ip2pbatch.run.engine import Result, Source
 from ip2pbatch.run.execute import judge
 from ip2pbatch.run.flat import LIGHT as DARKEST

@@ -20,6 +20,7 @@ from pathlib import Path
 from ip2pbatch.disk.journal import Damage
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
+from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.run.directory.header import read_spec
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
@@ -64,6 +65,15 @@ class RunView:
         events = (event for session in _joined(self.sessions) for event in reversed(session.events))
         found = {row["photo"]: row["reason"] for row in reversed([*events]) if row["event"] == "broken"}
         return {name: reason for name, reason in found.items() if name not in planned}
+
+    @property
+    def passed(self) -> tuple[Passed, ...]:
+        """What lay in the photos' folders and was nothing to edit, by kind, as the newest session saw it."""
+        for session in _joined(self.sessions):
+            for event in reversed(session.events):
+                if event["event"] == "passed":
+                    return tuple(map(Passed.of, event["kinds"]))
+        return ()
 
     def record(self, key: str) -> Record | None:
         """What became of an Edit; None where it was not yet tried, or its picture is gone."""

@@ -1,0 +1,200 @@
+"""Which files of a folder may be photos: one pass over it, whatever lies there and whatever happens to it meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ip2pbatch.errors import PlanError
+from ip2pbatch.plan.formats import suffixes
+from ip2pbatch.plan.globs import matcher
+from ip2pbatch.plan.unedited import Broken, Tally, is_litter, why_not
+
+if TYPE_CHECKING:
+    from ip2pbatch.plan.written.recipe import PhotoFolder
+
+SUFFIXES = frozenset(suffixes())
+RUN_FOLDER = ".ip2pbatch"
+
+# A file as a walk finds it: its name, its path, its status.
+File = tuple[str, str, os.stat_result]
+
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ESTALE}
+
+
+@dataclass(slots=True)
+class Walk:
+    """One pass over all folders, with what was found and what was passed over."""
+
+    files: list[File] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    unwanted: set[str] = field(default_factory=set)
+    passed: Tally = field(default_factory=Tally)
+    outside: int = 0
+
+    def visit(self, folder: PhotoFolder, prefix: str) -> None:
+        """Read a folder, or take the one file that it names. Raises PlanError where there is neither."""
+        root = folder.folder
+        try:
+            status = root.stat()
+        except OSError as error:
+            raise PlanError(f"{root}: {error.strerror or error}", hint="photos: names a folder or a photo") from None
+        suffix = root.suffix.lower()
+        if stat.S_ISDIR(status.st_mode):
+            _FolderWalk(self, folder, prefix).run()
+        elif stat.S_ISREG(status.st_mode) and suffix in SUFFIXES:
+            self.files.append((nfc(root.name), str(root.absolute()), status))
+        else:
+            why = why_not(suffix) if stat.S_ISREG(status.st_mode) else "is a pipe or a device and no file"
+            self.broken.append(Broken(nfc(root.name), root, why))
+
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over and a flag would follow."""
+        if not self.outside:
+            return ()
+        links = "1 link leads" if self.outside == 1 else f"{self.outside} links lead"
+        return (f"{links} out of the photos' folder and was passed over; `follow_links: true` follows it",)
+
+
+class _FolderWalk:
+    """One folder, recursively: real folders first, then the links within it, so that names do not depend on order."""
+
+    def __init__(self, walk: Walk, folder: PhotoFolder, prefix: str) -> None:
+        self.walk, self.folder, self.prefix = walk, folder, prefix
+        self.root = os.path.realpath(folder.folder)
+        self.wanted, self.unwanted = matcher(folder.include), matcher([*folder.exclude, *_below(folder.exclude)])
+        self.seen: set[tuple[int, int]] = set()
+        self.links: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        top = str(self.folder.folder.absolute())
+        self.enter(top, "")
+        while self.links:
+            links, self.links = sorted(self.links), []
+            for path, name in links:
+                self.enter(path, name)
+
+    def enter(self, top: str, name: str) -> None:
+        """Walk `top`, called `name`, without recursion: a tree may be deeper than Python's stack."""
+        waiting = [(top, name)]
+        while waiting:
+            path, below = waiting.pop()
+            for entry in self.entries(path, below):
+                try:
+                    if self.take(entry, below):
+                        waiting.append((entry.path, f"{below}{entry.name}/"))
+                except OSError as error:
+                    self.lost(entry, below, error)
+
+    def take(self, entry: os.DirEntry[str], below: str) -> bool:
+        """Note a file, or a link for later; whether this is a folder to walk now. Raises OSError."""
+        child = f"{below}{entry.name}"
+        if entry.is_symlink() and not self.follows(entry, child):
+            return False
+        if entry.is_file():
+            self.file(entry, child)
+        elif not entry.is_dir():  # one that would never end, or a name whose file went meanwhile
+            self.walk.passed.add("special" if Path(entry.path).exists() else "vanished", self.prefix + child)
+        elif self.unwanted(nfc(child)) or self.unwanted(nfc(child) + "/"):
+            pass
+        elif entry.is_symlink():
+            self.links.append((entry.path, child + "/"))
+        else:
+            return True
+        return False
+
+    def entries(self, path: str, below: str) -> Iterator[os.DirEntry[str]]:
+        """What a folder holds but for hidden things; nothing of another run's output folder, and of none twice."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 (a path that os.scandir gave)
+            if (status.st_dev, status.st_ino) in self.seen:
+                return
+            self.seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as found:
+                entries = list(found)
+        except OSError as error:
+            self.unopened(path, below, error)
+            return
+        ran_here = any(entry.name.startswith(RUN_FOLDER) for entry in entries)
+        if ran_here and below:
+            self.walk.passed.add("another run", self.prefix + below.rstrip("/"))
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                self.hidden(entry, below)
+            elif not (ran_here and entry.name == "sheets") and not is_litter(entry.name):
+                yield entry
+
+    def hidden(self, entry: os.DirEntry[str], below: str) -> None:
+        if _suffix(entry) in SUFFIXES and not is_litter(entry.name):
+            self.walk.passed.add("hidden", f"{self.prefix}{below}{entry.name}")
+
+    def unopened(self, path: str, below: str, error: OSError) -> None:
+        """A folder that cannot be listed may hold photos; one that went meanwhile held none any more."""
+        name = self.prefix + nfc(below or ".")
+        if below and error.errno in _GONE:
+            self.walk.passed.add("vanished", name)
+        else:
+            reason = f"the folder cannot be read: {error.strerror or error}"
+            self.walk.broken.append(Broken(name, Path(path), reason))
+
+    def lost(self, entry: os.DirEntry[str], below: str, error: OSError) -> None:
+        """A name whose file cannot be looked at: gone, or out of reach."""
+        name = f"{self.prefix}{nfc(below + entry.name)}"
+        if error.errno in _GONE:
+            self.walk.passed.add("vanished", name)
+        elif _suffix(entry) in SUFFIXES:
+            self.walk.broken.append(Broken(name, Path(entry.path), f"cannot be read: {error.strerror or error}"))
+        else:
+            self.walk.passed.add("unreachable", name)
+
+    def follows(self, entry: os.DirEntry[str], child: str) -> bool:
+        real = os.path.realpath(entry.path)
+        if self.folder.follow_links or real == self.root or real.startswith(self.root.rstrip(os.sep) + os.sep):
+            if not Path(real).exists():
+                self.walk.passed.add("lost link", self.prefix + child)
+                return False
+            return True
+        self.walk.outside += 1
+        return False
+
+    def file(self, entry: os.DirEntry[str], child: str) -> None:
+        name = self.prefix + nfc(child)
+        if _suffix(entry) not in SUFFIXES:
+            self.walk.passed.add_file(name)
+        elif not self.wanted(nfc(child)) or self.unwanted(nfc(child)):
+            self.walk.unwanted.add(name)
+            self.walk.passed.add("excluded", name)
+        elif not _is_text(entry.path):
+            shown = name.encode(errors="replace").decode()
+            self.walk.broken.append(Broken(shown, Path(entry.path), "its name is not UTF-8; rename it"))
+        else:
+            self.walk.files.append((name, entry.path, entry.stat()))
+
+
+def nfc(name: str) -> str:
+    """A name as photos have it: composed, whatever the file system did to it."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _suffix(entry: os.DirEntry[str]) -> str:
+    return os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (100,000 of them)
+
+
+def _below(globs: Sequence[str]) -> list[str]:
+    """An excluded folder takes all below it along."""
+    return [f"{glob.rstrip('/')}/**" for glob in globs]
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
