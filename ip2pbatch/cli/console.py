@@ -89,6 +89,14 @@ def duration(seconds: float, *, decimals: int = 1) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def roughly(seconds: float) -> str:
+    """How long something will take, as closely as anybody knows: "40 s", "18 min", "2 h 5 min"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def busy(text: str) -> Iterator[None]:
     """Says what takes a moment, on a terminal and only as long as it does; everywhere, that ^C ended it."""

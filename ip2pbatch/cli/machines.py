@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.directory.lines import Delivery, Record
     from ip2pbatch.run.engine import Preview
     from ip2pbatch.run.events import Events
+    from ip2pbatch.run.pace import Ahead
     from ip2pbatch.run.stale import Difference
 
 
@@ -151,6 +152,9 @@ class Lines:
 
     def delivered(self, delivery: Delivery) -> None:
         self._watcher.delivered(delivery)
+
+    def ahead(self, ahead: Ahead) -> None:
+        self._watcher.ahead(ahead)
 
     def stepped(self, done: int, of: int, preview: Preview) -> None:
         self._watcher.stepped(done, of, preview)

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from ip2pbatch.cli.console import count, duration, plain
+from ip2pbatch.cli.console import count, plain, roughly
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.engine import Preview
+from ip2pbatch.run.pace import Ahead
 
 _EVERY = 10.0  # seconds between two plain lines
 
@@ -30,8 +31,8 @@ class Watcher:
     ) -> None:
         self._console, self._names, self._clock = console, names, clock
         self._told: set[tuple[str, str]] = set()
-        self._total = self._count = 0
-        self._begun = self._said = clock()
+        self._edits = self._files = 0
+        self._said = clock()
 
     def __enter__(self) -> Self:
         return self
@@ -42,15 +43,13 @@ class Watcher:
         self.close()
 
     def started(self, left: int, done: int) -> None:
-        self._total, self._begun = left, self._clock()
+        self._edits = left
         before = f", {done:,} done before" if done else ""
         self._console.print(f"{count(left, 'edit')} to make{before}")
 
     def finished(self, edit: Edit, record: Record) -> None:
-        self._count += 1
         if record.status not in ("done", "skipped"):
             self._tell_failure(edit, record)
-        self.advance()
 
     def _tell_failure(self, edit: Edit, record: Record) -> None:
         """One line for a photo and a reason: a damaged photo fails in every one of its edits."""
@@ -61,13 +60,23 @@ class Watcher:
         self._told.add((photo, reason))
         self._console.print(f"[red]{record.status}[/] {escape(plain(f'{photo}: {instruction}: {reason}'))}")
 
-    def advance(self) -> None:
+    def ahead(self, ahead: Ahead) -> None:
         """Say how far it is, where enough time has passed since the last line."""
+        self._files = max(self._files, ahead.files or 0)
         now = self._clock()
-        if now - self._said >= _EVERY and self._count < self._total:
-            self._said = now
-            left = (now - self._begun) / self._count * (self._total - self._count)
-            self._console.print(f"{self._count} of {self._total} edits, about {duration(left, decimals=0)} left")
+        if now - self._said < _EVERY or not (ahead.edits or ahead.files):
+            return
+        self._said = now
+        parts = [f"{self._edits - ahead.edits:,} of {count(self._edits, 'edit')}"] if self._edits else []
+        if ahead.files is not None and self._files:
+            parts.append(f"{self._files - ahead.files:,} of {count(self._files, 'file')}")
+        self._console.print(", ".join([*parts, *filter(None, [self._time(ahead)])]))
+
+    def _time(self, ahead: Ahead) -> str:
+        """ "about 3 min, then sheets and report", in a bar's room; "" before anything is measured."""
+        if ahead.seconds is None:
+            return ""
+        return f"about {roughly(ahead.seconds)}{f', then {ahead.then}' if ahead.then else ' left'}"
 
     def delivered(self, delivery: Delivery) -> None:
         """Nothing: a delivered file is seen where it is."""
@@ -102,30 +111,36 @@ class _RoomyProgress(Progress):
 
 
 class Bar(Watcher):
-    """The same on a terminal, with a bar below the lines."""
+    """The same on a terminal, with a bar of edits and files together below the lines: one line, as `run.stop` wants."""
 
     def __init__(self, console: Console, names: dict[str, tuple[str, str]]) -> None:
         super().__init__(console, names)
+        self._name = ""
         self._progress = _RoomyProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
-            BarColumn(None, table_column=Column(ratio=2)), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=4, no_wrap=True, overflow="ellipsis")),
+            BarColumn(None, table_column=Column(ratio=1)),
+            TextColumn("{task.fields[counts]}", style="progress.download", table_column=Column(no_wrap=True)),
             console=console, transient=True, expand=True,
         )  # fmt: skip
-        self._task = self._progress.add_task("editing", total=None)
+        self._task = self._progress.add_task("editing", total=None, counts="")
         self._progress.start()
 
-    def started(self, left: int, done: int) -> None:
-        super().started(left, done)
-        self._progress.update(self._task, total=left)
-
     def finished(self, edit: Edit, record: Record) -> None:
-        name = plain(": ".join(self._names.get(edit.key, ())))
-        self._progress.update(self._task, advance=1, description=escape(name))
+        self._name = plain(": ".join(self._names.get(edit.key, ())))
         super().finished(edit, record)
 
-    def advance(self) -> None:
-        """The bar says it."""
+    def ahead(self, ahead: Ahead) -> None:
+        """The time that is left, the picture that was made last where there is room, and the counts."""
+        self._files = max(self._files, ahead.files or 0)
+        counts = [f"{self._edits - ahead.edits}/{self._edits} edits"] if self._edits else []
+        if self._files and ahead.files is not None:
+            counts.append(f"{self._files - ahead.files}/{self._files} files")
+        total = self._edits + self._files
+        self._progress.update(
+            self._task, total=total, completed=total - ahead.edits - (ahead.files or 0), counts=" ".join(counts),
+            description=escape(" · ".join(filter(None, [self._time(ahead).removeprefix("about "), self._name]))),
+        )  # fmt: skip
 
     def close(self) -> None:
         self._progress.stop()
@@ -138,21 +153,26 @@ def watch(console: Console, strips: tuple[Strip, ...], *, terminal: bool) -> Wat
 
 
 @contextmanager
-def counted(console: Console, text: str, total: int, *, terminal: bool) -> Iterator[Callable[[], None]]:
+def counted(
+    console: Console, text: str, total: int, *, terminal: bool, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[], None]]:  # fmt: skip
     """Tells how far work on `total` things is: a bar on a terminal, elsewhere a line every ten seconds."""
     if terminal:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, transient=True) as progress:
+        named = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = named, BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn()
+        with _RoomyProgress(*columns, console=console, transient=True, expand=True) as progress:
             task = progress.add_task(text, total=total)
             yield lambda: progress.advance(task)
         return
-    done, said = 0, time.monotonic()
+    done, begun = 0, clock()
+    said = begun
 
     def advance() -> None:
         nonlocal done, said
-        done += 1
-        if time.monotonic() - said >= _EVERY and done < total:
-            said = time.monotonic()
-            console.print(f"{text}: {done:,} of {total:,}")
+        done, now = done + 1, clock()
+        if now - said >= _EVERY and done < total:
+            said = now
+            left = roughly((now - begun) / done * (total - done))
+            console.print(f"{text}: {done:,} of {total:,}, about {left} left")
 
     yield advance

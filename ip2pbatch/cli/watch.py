@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.directory.lines import Delivery, Record
     from ip2pbatch.run.engine import Preview
     from ip2pbatch.run.events import Events
+    from ip2pbatch.run.pace import Ahead
     from ip2pbatch.run.stop import Stop
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that photos arrive in.", show_default=False)]
@@ -80,6 +81,9 @@ class _Arrived:
 
     def delivered(self, delivery: Delivery) -> None:
         console.out().print(delivery.path, markup=False)
+
+    def ahead(self, ahead: Ahead) -> None:
+        """Nothing: nobody knows what will arrive."""
 
     def stepped(self, done: int, of: int, preview: Preview) -> None:
         """Nothing."""

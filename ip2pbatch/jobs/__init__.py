@@ -171,21 +171,29 @@ def sheet(
     """Draw the contact sheets of a run again, cells `cell` pixels long; the pages. Numbers that its recipe asks for
     and that are not known of a picture are measured first.
     """
+    from functools import partial
+
     from ip2pbatch.jobs.measuring import with_numbers
     from ip2pbatch.show.sheet import write_sheets
 
-    view, settings = with_numbers(Path(run), _heard(voice))
+    voice = _heard(voice)
+    view, settings = with_numbers(Path(run), voice)
     settings = settings.model_copy(update={"cell": cell})
-    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), settings))
+    drawing = partial(voice.counting, "drawing contact sheets")
+    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), settings, drawing))
 
 
 def report(run: AnyPath, *, out: AnyPath | None = None, voice: Voice | None = None) -> Path:
     """Write the HTML report of a run again, after measuring as `sheet` does; the file."""
+    from functools import partial
+
     from ip2pbatch.jobs.measuring import with_numbers
     from ip2pbatch.show.report import write_report
 
-    view, _ = with_numbers(Path(run), _heard(voice))
-    return write_report(view, view.root / "report.html" if out is None else Path(out))
+    voice = _heard(voice)
+    view, _ = with_numbers(Path(run), voice)
+    writing = partial(voice.counting, "writing the report")
+    return write_report(view, view.root / "report.html" if out is None else Path(out), writing)
 
 
 def lock(

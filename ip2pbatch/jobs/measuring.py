@@ -70,13 +70,14 @@ def measure(
     found: dict[str, Record] = {}
     failed: Counter[str] = Counter()
     captions = ", ".join(dict.fromkeys(metric.caption for one in missing for metric in one.metrics))
-    with voice.busy(f"measuring {captions} of {_pictures(len(missing))}"), _kept(view, shard) as run:
+    with voice.counting(f"measuring {captions}", len(missing)) as advance, _kept(view, shard) as run:
         for one in missing:
             if numbers := _numbers(one, failed):
                 record = dataclasses.replace(one.record, metrics=one.record.metrics | numbers)
                 found[record.edit] = record
                 if run is not None:
                     run.measured(record.edit, numbers)
+            advance()
     for caption, pictures in failed.items():
         voice.warn(f"{caption} could not be measured of {_pictures(pictures)}; the log says why")
     return dataclasses.replace(view, records={**view.records, **found}), tuple(found.values())

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ Agree = Callable[[Mapping[str, object]], None]
 MOST_CELLS = 4000
 """Drawn at the end of a run; above it sheets take minutes and are drawn when asked for."""
 
+_DRAWN = "sheets and report"
+
 MOST_READ = 4000
 """Pictures from before that are read whole before it is said that they are there; above it only those that are used."""
 
@@ -60,7 +63,7 @@ def carry_out(
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         note_unedited(run, job.scan)
         _heal(job, run, voice)
-        options = options_of(job, run, redo)
+        options = dataclasses.replace(options_of(job, run, redo), then=_then(job))
         tell_damage(run, voice)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
@@ -127,7 +130,7 @@ def deliver_again(
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, invocation_of(job.text, run.spec, partial=job.selection.partial))
         note_unedited(run, job.scan)
-        options = options_of(job, run)
+        options = dataclasses.replace(options_of(job, run), then=_then(job))
         tell_damage(run, voice)
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
@@ -140,27 +143,35 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
-    drawing = "drawing contact sheets and report"
     measured: tuple[Record, ...] = ()
-    with voice.busy(drawing):
+    with voice.busy("reading the run"):
         view = read_run(job.out)
-    cells = sum(len(strip.edits) for strip in job.asked.strips)
-    drawn = summary.states.get("done", 0) and not summary.stopped and cells <= MOST_CELLS
+    drawn = summary.states.get("done", 0) and not summary.stopped and _cells(job) <= MOST_CELLS
     if drawn:
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
-    with voice.busy(drawing):
-        sheets, report = _draw(job, view) if drawn else ((), None)
+    sheets, report = _draw(job, view, voice) if drawn else ((), None)
     earlier = tuple(leftovers(view)) if summary.delivered else ()
     tidied = None if removed is None else tuple(removed)
     return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured)
 
 
-def _draw(job: Job, view: RunView) -> tuple[tuple[Path, ...], Path]:
+def _cells(job: Job) -> int:
+    return sum(len(strip.edits) for strip in job.asked.strips)
+
+
+def _then(job: Job) -> str:
+    """What follows edits and files."""
+    return _DRAWN if _cells(job) <= MOST_CELLS else ""
+
+
+def _draw(job: Job, view: RunView, voice: Voice) -> tuple[tuple[Path, ...], Path]:
     from ip2pbatch.show.report import write_report
     from ip2pbatch.show.sheet import write_sheets
 
-    sheets = write_sheets(view, job.out / "sheets", job.recipe.sheet)
-    return tuple(sheets), write_report(view, job.out / "report.html")
+    drawing = partial(voice.counting, "drawing contact sheets (the report follows)")
+    sheets = write_sheets(view, job.out / "sheets", job.recipe.sheet, drawing)
+    writing = partial(voice.counting, "writing the report")
+    return tuple(sheets), write_report(view, job.out / "report.html", writing)
 
 
 def tell_damage(run: Run, voice: Voice) -> None:

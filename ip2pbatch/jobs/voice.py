@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Never, Protocol
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.events import Events, Quiet
+from ip2pbatch.run.pace import Ahead
 from ip2pbatch.run.stop import Stop, insisting, listening
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Voice(Protocol):
         ...
 
     def progress(self, plan: Plan) -> AbstractContextManager[Events]:
-        """Around a run of `plan`: what hears of each edit."""
+        """Around a run of `plan`: what hears of each edit and file."""
         ...
 
     def stop(self) -> AbstractContextManager[Stop]:
@@ -106,7 +107,9 @@ class Bars(Silent):
     def progress(self, plan: Plan) -> Iterator[Events]:
         from tqdm.auto import tqdm
 
-        with tqdm(desc=plan.name, unit="edit") as bar:
+        # tqdm's own estimate would be of edits alone
+        shape = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        with tqdm(desc=plan.name, unit="edit", bar_format=shape) as bar:
             yield _OnBar(bar)
 
 
@@ -123,6 +126,12 @@ class _OnBar(Quiet):
         self._bar.update()
         if record.status not in ("done", "skipped"):
             _line(f"{record.status}: {edit.instruction}: {record.detail}")
+
+    def ahead(self, ahead: Ahead) -> None:
+        files = f"{ahead.files:,} files to write" if ahead.files else ""
+        left = "" if ahead.seconds is None else f"{self._bar.format_interval(ahead.seconds)} left"
+        then = f"then {ahead.then}" if left and ahead.then else ""
+        self._bar.set_postfix_str(", ".join(filter(None, [files, left, then])))
 
     def note(self, text: str) -> None:
         _line(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from ip2pbatch.run.stop import Flag
@@ -15,21 +15,37 @@ Errand = TypeVar("Errand")
 class Couriers(Generic[Errand]):
     """Runs errands in threads: those sent while the run goes on first, then the backlog, drawn one by one.
 
-    An errand that raises stops all couriers; `trouble` is then the reason, and nothing further is begun.
+    An errand that raises stops all couriers; `trouble` is then the reason, and nothing further is begun. `after` is
+    called when an errand is done and no longer among those that are `left`.
     """
 
-    def __init__(self, run: Callable[[Errand], None], backlog: Iterable[Errand] = (), *, threads: int) -> None:
-        self._run = run
+    def __init__(
+        self, run: Callable[[Errand], None], backlog: Iterable[Errand] = (), *, threads: int,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._run, self._after = run, after
         self._sent: deque[Errand] = deque()
-        self._backlog: Iterator[Errand] = iter(backlog)
+        self._backlog: deque[Errand] = deque()
+        self._under_way = 0
         self._news = threading.Condition()
-        self._over = False
+        self._over = self._abandoned = self._surveyed = False
         self.trouble: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._work, name=f"deliver-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._work, args=(backlog if number == 0 else None,), name=f"deliver-{number}")
+            for number in range(threads)
         ]
+
+    def start(self) -> None:
+        """Begin with the backlog."""
         for thread in self._threads:
+            thread.daemon = True
             thread.start()
+
+    @property
+    def left(self) -> int | None:
+        """Errands that wait or are under way; None as long as the backlog has not been looked through."""
+        with self._news:
+            return len(self._sent) + len(self._backlog) + self._under_way if self._surveyed else None
 
     def send(self, errands: Iterable[Errand]) -> None:
         """More to carry."""
@@ -52,26 +68,48 @@ class Couriers(Generic[Errand]):
         """Begin nothing further; `finish` then waits only for what is under way."""
         with self._news:
             self._sent.clear()
-            self._backlog = iter(())
-            self._over = True
+            self._backlog.clear()
+            self._over = self._abandoned = True
             self._news.notify_all()
 
     def _next(self) -> Errand | None:
         with self._news:
             while True:
-                if self._sent:
-                    return self._sent.popleft()
-                for errand in self._backlog:
-                    return errand
-                if self._over:
+                if waiting := self._sent or self._backlog:
+                    self._under_way += 1
+                    return waiting.popleft()
+                if self._over and self._surveyed:
                     return None
                 self._news.wait()
 
-    def _work(self) -> None:
+    def _survey(self, backlog: Iterable[Errand]) -> None:
+        """Look for what is due, which takes a look at the disk for each, while other threads carry it already."""
+        for errand in backlog:
+            with self._news:
+                if self._abandoned:
+                    break
+                self._backlog.append(errand)
+                self._news.notify()
+        with self._news:
+            self._surveyed = True
+            self._news.notify_all()
+
+    def _carry(self, errand: Errand) -> None:
         try:
+            self._run(errand)
+        finally:
+            with self._news:
+                self._under_way -= 1
+        self._after()
+
+    def _work(self, backlog: Iterable[Errand] | None) -> None:
+        try:
+            if backlog is not None:
+                self._survey(backlog)
             while (errand := self._next()) is not None:
-                self._run(errand)
+                self._carry(errand)
         # Whatever it is, the main thread must hear of it: an exception in a thread is otherwise lost.
         except BaseException as error:
             self.trouble = self.trouble or error
+            self._surveyed = True
             self.abandon()

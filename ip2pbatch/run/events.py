@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.engine import Preview
+from ip2pbatch.run.pace import Ahead
 
 
 class Events(Protocol):
@@ -24,6 +27,10 @@ class Events(Protocol):
 
     def delivered(self, delivery: Delivery) -> None:
         """A file is in the photographer's folder."""
+        ...
+
+    def ahead(self, ahead: Ahead) -> None:
+        """So much is left, told after each edit and each file."""
         ...
 
     def shrunk(self, limits: Limits) -> None:
@@ -45,9 +52,20 @@ class Quiet:
     def started(self, left: int, done: int) -> None: ...
     def finished(self, edit: Edit, record: Record) -> None: ...
     def delivered(self, delivery: Delivery) -> None: ...
+    def ahead(self, ahead: Ahead) -> None: ...
     def shrunk(self, limits: Limits) -> None: ...
     def stepped(self, done: int, of: int, preview: Preview) -> None: ...
     def note(self, text: str) -> None: ...
+
+
+Counting = Callable[[int], AbstractContextManager[Callable[[], None]]]
+"""Around work on so many things; what it gives is called after each."""
+
+
+@contextmanager
+def uncounted(total: int) -> Iterator[Callable[[], None]]:
+    """Work that nobody counts."""
+    yield lambda: None
 
 
 class OneAtATime:
@@ -67,6 +85,10 @@ class OneAtATime:
     def delivered(self, delivery: Delivery) -> None:
         with self._lock:
             self._events.delivered(delivery)
+
+    def ahead(self, ahead: Ahead) -> None:
+        with self._lock:
+            self._events.ahead(ahead)
 
     def shrunk(self, limits: Limits) -> None:
         with self._lock:

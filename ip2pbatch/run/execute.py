@@ -30,6 +30,7 @@ from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.engine import EditEngine, Result, Source
 from ip2pbatch.run.events import Events, OneAtATime, Quiet
 from ip2pbatch.run.flat import is_flat
+from ip2pbatch.run.pace import Pace
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
@@ -50,7 +51,8 @@ class Options:
 
     `deliver` writes the photographer's files (none where it is None); `score` gives the numbers beside a cell from
     (Edit, photo at model size, picture); `redo` are the states of earlier sessions that are tried again. Loaders and
-    couriers are as many as the engine's limits say where they are not named.
+    couriers are as many as the engine's limits say where they are not named. `then` is what the caller goes on with,
+    for whoever tells how long it takes.
     """
 
     deliver: Deliverer | None = None
@@ -59,6 +61,7 @@ class Options:
     loaders: int | None = None
     writers: int = 2
     couriers: int | None = None
+    then: str = ""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -140,8 +143,12 @@ class _Workshop:
             for errand in options.deliver.errands(plan):
                 self._errands[errand.edit.key].append(errand)
             backlog = options.deliver.outstanding(plan, done)
-        self._couriers = Couriers(self._deliver, backlog, threads=options.couriers or engine.limits.helpers)
+        couriers = options.couriers or engine.limits.helpers
+        promised = {key: len(own) for key, own in self._errands.items() if self._schedule.is_waiting(key)}
+        self._pace = Pace(options.clock, self._schedule.left, promised, couriers, options.then)
         self._events.started(self._schedule.left, len(done))
+        self._couriers = Couriers(self._deliver, backlog, threads=couriers, after=self._tell_ahead)
+        self._couriers.start()
         log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
 
     def __enter__(self) -> _Workshop:
@@ -254,6 +261,7 @@ class _Workshop:
             self._sources.release(edit.key)
             self._events.finished(edit, record)
             self._couriers.send(self._errands.get(edit.key, ()))
+            self._ended(edit)
         # The main thread must hear of anything: an exception in a thread is otherwise lost.
         except BaseException as error:
             self._trouble = self._trouble or error
@@ -273,7 +281,9 @@ class _Workshop:
     def _deliver(self, errand: Errand) -> None:
         """In a courier thread: one file for the photographer."""
         assert self.options.deliver is not None
+        begun = self.options.clock()
         delivery = self.options.deliver.deliver(errand)
+        self._pace.carried(self.options.clock() - begun)
         if delivery is not None:
             with self._counting:
                 self._delivered += 1
@@ -283,8 +293,19 @@ class _Workshop:
         """Record why an Edit has no picture, and that the links after it were not tried."""
         log.warning("%s (%s) is %s: %s", edit.key, edit.instruction, status, detail)
         self._events.finished(edit, self.run.fail(edit.key, status, detail, seconds=seconds))
+        self._ended(edit)
         for later in self._schedule.fail(edit.key):
             self._events.finished(later, self.run.fail(later.key, "skipped", self._why_skipped(later)))
+            self._ended(later)
+
+    def _ended(self, edit: Edit) -> None:
+        """Tell how far the run is, now that an Edit was made or failed."""
+        self._pace.ended(edit.key)
+        self._tell_ahead()
+
+    def _tell_ahead(self) -> None:
+        with self._counting:
+            self._events.ahead(self._pace.ahead(self._couriers.left))
 
     def _unmade(self, edit: Edit, detail: str) -> None:
         self._fail(edit, "failed", detail)

@@ -29,6 +29,7 @@ from ip2pbatch.errors import DamagedError
 from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.cells import STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 
@@ -53,19 +54,19 @@ class Shown:
     height: int
 
 
-def write_report(view: RunView, path: Path) -> Path:
+def write_report(view: RunView, path: Path, counting: Counting = uncounted) -> Path:
     """Write the report of a run to `path`, with `<stem>_files/` beside it where there are more than INLINE pictures.
 
-    Returns `path`. Raises ResourceError where the disk is full or not writable.
+    Returns `path`. `counting` hears of each picture. Raises ResourceError where the disk is full or not writable.
     """
-    return draw_report(gallery(view), path, origin_of(view, path.parent))
+    return draw_report(gallery(view), path, origin_of(view, path.parent), counting)
 
 
-def draw_report(gallery: Gallery, path: Path, origin: Origin) -> Path:
+def draw_report(gallery: Gallery, path: Path, origin: Origin, counting: Counting = uncounted) -> Path:
     """`write_report` for cells that are already at hand; `origin` heads the recipes that picks are copied to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chosen = _chosen(gallery.cells)
-    pictures = _pictures(chosen, path)
+    pictures = _pictures(chosen, path, counting)
     page = _render(gallery, chosen, pictures, origin)
     write_atomic(path, page.encode("utf-8", "replace"))
     return path
@@ -88,7 +89,7 @@ def _chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _pictures(cells: Sequence[Cell], path: Path) -> dict[Kept, Shown]:
+def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Kept, Shown]:
     """Every picture of the page at its size there. One that cannot be read is left out."""
     wanted = list(dict.fromkeys(p for cell in cells for p in (cell.source, cell.picture) if p is not None))
     folder = path.with_name(f"{path.stem}_files")
@@ -108,8 +109,12 @@ def _pictures(cells: Sequence[Cell], path: Path) -> dict[Kept, Shown]:
             write_atomic(folder / name, data, root=path.parent)
         return Shown(f"{quote(folder.name)}/{name}", width, height)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = {one: picture for one, picture in zip(wanted, pool.map(shown, wanted), strict=True) if picture}
+    found = {}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, counting(len(wanted)) as advance:
+        for one, picture in zip(wanted, pool.map(shown, wanted), strict=True):
+            advance()
+            if picture:
+                found[one] = picture
     _sweep(folder, {Path(picture.src).name for picture in found.values()} if not inside else set())
     return found
 

@@ -21,6 +21,7 @@ from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.plan.metrics import METRICS
 from ip2pbatch.plan.written.recipe import Sheet
 from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals
 from ip2pbatch.show.page import PAGE, Box, Heading, Measure, Tile
 from ip2pbatch.show.table import Row, Table, draw_page, page_size
@@ -49,17 +50,21 @@ class Draft:
     whole: bool = False
 
 
-def write_sheets(view: RunView, out: Path, settings: Sheet | None = None) -> list[Path]:
-    """Draw every sheet of a run as PNG pages in the folder `out`; the paths in order.
+def write_sheets(
+    view: RunView, out: Path, settings: Sheet | None = None, counting: Counting = uncounted
+) -> list[Path]:  # fmt: skip
+    """Draw every sheet of a run as PNG pages in the folder `out`; the paths in order. `counting` hears of each page.
 
     Pages that an earlier time drew there and this one does not are removed. Raises ResourceError where
     the disk is full or not writable.
     """
     root = view.root if out.is_relative_to(view.root) else None
-    return draw_sheets(gallery(view), out, settings or Sheet(), root)
+    return draw_sheets(gallery(view), out, settings or Sheet(), root, counting)
 
 
-def draw_sheets(gallery: Gallery, out: Path, settings: Sheet, root: Path | None = None) -> list[Path]:
+def draw_sheets(
+    gallery: Gallery, out: Path, settings: Sheet, root: Path | None = None, counting: Counting = uncounted
+) -> list[Path]:  # fmt: skip
     """`write_sheets` for cells that are already at hand; with `root`, a folder above `out`, through no link below it.
 
     Raises OSError or ResourceError where `out` cannot be written.
@@ -67,15 +72,16 @@ def draw_sheets(gallery: Gallery, out: Path, settings: Sheet, root: Path | None 
     (root or out).mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     taken: set[str] = set()
-    for sheet in sheets_of(gallery, settings):
-        measure = Measure(settings.cell)
-        tables = pages_of(sheet, gallery, measure)
-        for at, table in enumerate(tables, start=1):
-            heading = _heading(gallery, sheet, at, len(tables))
-            page = draw_page(table, heading, measure, PAGE)
-            path = out / _file_name(sheet.slug, at, len(tables), taken)
-            _save(page, path, f"{gallery.name}: {sheet.subject}", root)
-            written.append(path)
+    measure = Measure(settings.cell)
+    drafts = [(sheet, pages_of(sheet, gallery, measure)) for sheet in sheets_of(gallery, settings)]
+    with counting(sum(len(tables) for _, tables in drafts)) as advance:
+        for sheet, tables in drafts:
+            for at, table in enumerate(tables, start=1):
+                page = draw_page(table, _heading(gallery, sheet, at, len(tables)), measure, PAGE)
+                path = out / _file_name(sheet.slug, at, len(tables), taken)
+                _save(page, path, f"{gallery.name}: {sheet.subject}", root)
+                written.append(path)
+                advance()
     _sweep(out, written)
     return written
 

@@ -22,7 +22,9 @@ from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import Delivery
 from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.events import Quiet
 from ip2pbatch.run.execute import Options, Summary, run_plan
+from ip2pbatch.run.pace import Ahead
 
 
 def again(out: Path, plan: Plan, settings: DeliverySettings | None = None, conflict: Conflict = "unique") -> Summary:
@@ -34,6 +36,16 @@ def again(out: Path, plan: Plan, settings: DeliverySettings | None = None, confl
         summary = run_plan(plan, run, engine, Options(deliver=deliver))
     assert engine.calls == []
     return summary
+
+
+class Heard(Quiet):
+    """Hears how much is left."""
+
+    def __init__(self) -> None:
+        self.aheads: list[Ahead] = []
+
+    def ahead(self, ahead: Ahead) -> None:
+        self.aheads.append(ahead)
 
 
 class SlowCounter(Counter[str]):
@@ -100,6 +112,19 @@ def test_other_settings_replace_our_files_without_the_model(tmp_path: Path, plan
     after = digests(out)
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
+
+
+def test_a_run_tells_how_many_files_are_left_until_none_is(tmp_path: Path, plan: Plan) -> None:
+    names = output_names(plan, Output(folder=tmp_path / "out"))
+    for settings, edits in ((DeliverySettings(), 8), (DeliverySettings(quality=60), 0)):
+        heard = Heard()
+        with open_run(tmp_path / "out", SPEC) as run:
+            deliver = Deliverer(run, plan, names, settings, "unique")
+            run_plan(plan, run, Wrapped(), Options(deliver=deliver), heard)
+        assert heard.aheads[0].edits == max(0, edits - 1)
+        assert len(heard.aheads) == edits + 8, "one after each edit and each file"
+        assert [ahead.files for ahead in heard.aheads[-2:]] == [1, 0]
+        assert heard.aheads[-1].seconds == 0
 
 
 def test_a_delivered_file_that_somebody_changed_is_theirs_from_then_on(tmp_path: Path, plan: Plan) -> None:

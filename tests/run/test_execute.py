@@ -26,6 +26,7 @@ from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine, Hook, OutOfMemory, Pending, Preview, Result, Source, Stopped
 from ip2pbatch.run.events import Quiet
 from ip2pbatch.run.execute import Options, Summary, run_plan
+from ip2pbatch.run.pace import Ahead
 from ip2pbatch.run.stop import Stop
 
 
@@ -43,12 +44,16 @@ class Heard(Quiet):
         self.shrinks: list[Limits] = []
         self.records: dict[str, Record] = {}
         self.begun: tuple[int, int] = (-1, -1)
+        self.aheads: list[Ahead] = []
 
     def started(self, left: int, done: int) -> None:
         self.begun = (left, done)
 
     def finished(self, edit: Edit, record: Record) -> None:
         self.records[edit.key] = record
+
+    def ahead(self, ahead: Ahead) -> None:
+        self.aheads.append(ahead)
 
     def shrunk(self, limits: Limits) -> None:
         self.shrinks.append(limits)
@@ -73,6 +78,7 @@ def test_every_edit_of_a_plan_becomes_a_picture(tmp_path: Path) -> None:
     summary = run(tmp_path / "out", plan, Wrapped(), heard=heard)
     assert summary.states == {"done": 22}
     assert (summary.made, summary.exit_code, heard.begun) == (22, 0, (22, 0))
+    assert [ahead.edits for ahead in heard.aheads[-2:]] == [1, 0]
     assert {record.status for record in heard.records.values()} == {"done"}
     view = read_run(tmp_path / "out")
     assert all(view.is_done(edit.key) for edit in plan.edits)

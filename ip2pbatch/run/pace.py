@@ -1,0 +1,63 @@
+"""How long what is left of a run will take, told from what this session has measured of it, and never from a guess."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is still to be done: edits to make, files to write (None before the run knows), and about how many seconds
+    both together will take (None before either has been measured). `then` is what follows, "sheets and report".
+    """
+
+    edits: int
+    files: int | None
+    seconds: float | None
+    then: str = ""
+
+
+class Pace:
+    """Counts edits and files as they come; `clock` gives seconds. Safe to use from several threads.
+
+    The model and the couriers work side by side, so that the slower of them says how long it takes. The model's rate
+    is edits since the start; that of delivery is the time that files took, since couriers mostly wait for the model.
+    `promised` says how many files each Edit that is to be made will be delivered as, `then` what follows the run.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], edits: int, promised: Mapping[str, int], couriers: int, then: str = ""
+    ) -> None:  # fmt: skip
+        self._clock, self._begun, self._couriers, self._then = clock, clock(), couriers, then
+        self._edits, self._promised, self._files = edits, dict(promised), sum(promised.values())
+        self._made = self._carried = 0
+        self._carrying = 0.0
+        self._counting = threading.Lock()
+
+    def ended(self, key: str) -> None:
+        """An Edit was made, or will not be: its files wait for couriers now, or will never come."""
+        with self._counting:
+            self._made += 1
+            self._edits = max(0, self._edits - 1)
+            self._files -= self._promised.pop(key, 0)
+
+    def carried(self, seconds: float) -> None:
+        """A file was written, or cannot be, after so many seconds."""
+        with self._counting:
+            self._carried += 1
+            self._carrying += seconds
+
+    def ahead(self, waiting: int | None) -> Ahead:
+        """What is left, where so many files wait for couriers; None where nobody has counted them yet."""
+        with self._counting:
+            files = None if waiting is None else waiting + self._files
+            return Ahead(self._edits, files, self._seconds(files), self._then)
+
+    def _seconds(self, files: int | None) -> float | None:
+        if files is None or (self._edits and not self._made) or (files and not self._carried):
+            return None
+        making = (self._clock() - self._begun) / self._made * self._edits if self._edits else 0.0
+        carrying = self._carrying / self._carried / self._couriers * files if files else 0.0
+        return max(making, carrying)
