@@ -592,7 +592,7 @@ class TestTrouble:
             ({"guidance": [15, 7.5]}, "guidance"),
             ({"side": 33}, "multiples of 16 px, not 33"),
             ({"sharing": "none"}, "sharing"),
-            ({"autoencoder": "nowhere"}, "no autoencoder nowhere"),
+            ({"autoencoder": "nowhere"}, "autoencoder: nowhere is no input"),
             ({"captions": "nowhere.jsonl"}, "nowhere.jsonl"),
         ],
     )
