@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +92,18 @@ def make_job(recipe: Recipe, text: str, selection: Selection, *, fresh: bool = F
     plan = asked = expand(recipe, found, defaults) if selection.partial else whole
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
-    return Job(recipe, text, found, whole, asked, plan, selection, defaults, (*found.notes, *notes))
+    notes = (*found.notes, *notes, *_twins(plan))
+    return Job(recipe, text, found, whole, asked, plan, selection, defaults, notes)
+
+
+def _twins(plan: Plan) -> Iterator[str]:
+    """Why there are more files than edits, where photos are the same picture."""
+    twins = plan.twins
+    if twins:
+        later, earlier = next(iter(twins.items()))
+        are = f"{later} is" if len(twins) == 1 else f"{len(twins):,} photos, such as {later}, are"
+        as_what = earlier if len(twins) == 1 else f"another one, {earlier}"
+        yield f"{are} the same picture as {as_what}: edited once, delivered under each name"
 
 
 def defaults_of(recipe: Recipe, *, fresh: bool = False) -> tuple[ModelDefaults, tuple[str, ...]]:

@@ -95,6 +95,13 @@ class Plan:
         links = [edit for edit in self.edits if edit.carry == "latent"]
         return {edit.key for edit in links} | {edit.source for edit in links}
 
+    @property
+    def twins(self) -> dict[str, str]:
+        """Photos that are the same picture as an earlier one and share its Edits: the later name to the earlier."""
+        first: dict[str, str] = {}
+        own = {strip.photo.name: first.setdefault(strip.edits[0].key, strip.photo.name) for strip in self.strips}
+        return {name: earlier for name, earlier in own.items() if name != earlier}
+
 
 @dataclass(frozen=True, slots=True)
 class Photo:

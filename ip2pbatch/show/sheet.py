@@ -36,6 +36,7 @@ HOW_TO_READ = (
     "To the right, text guidance grows: the instruction pulls harder.",
     "Downwards, image guidance grows: the photo holds on harder.",
 )
+IN_THE_PAPER = ("text, image", "the guidance scales s_T, s_I")
 SOFTWARE = "ip2pbatch sheet"
 
 
@@ -64,7 +65,7 @@ def write_sheets(
 
 def draw_sheets(
     gallery: Gallery, out: Path, settings: Sheet, root: Path | None = None, counting: Counting = uncounted
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """`write_sheets` for cells that are already at hand; with `root`, a folder above `out`, through no link below it.
 
     Raises OSError or ResourceError where `out` cannot be written.
@@ -140,7 +141,7 @@ def _overview(chosen: dict[tuple[str, tuple[str, ...]], Cell], seeds: str, slug:
         heads = ("",) * widest
         rows = [replace(row, tiles=row.tiles + (None,) * (widest - len(row.tiles))) for row in rows]
     subject = f"{_count(len(photos), 'photo')}, {_count(len(columns), 'instruction')}{seeds}"
-    return Draft(slug, subject, _facts(list(chosen.values())), Table(tuple(rows), heads, box))
+    return Draft(slug, subject, (*_facts(list(chosen.values())), IN_THE_PAPER), Table(tuple(rows), heads, box))
 
 
 def _chains(cells: Sequence[Cell], settings: Sheet) -> Iterator[Draft]:
@@ -159,7 +160,7 @@ def _chains(cells: Sequence[Cell], settings: Sheet) -> Iterator[Draft]:
             )
             rows.append(Row(_source(strip[0]), tiles))
         table = Table(tuple(rows), heads, box, arrows=True)
-        yield Draft(f"chain-{_slug(column[0])}", f"chain {column[0]}", _facts(group), table)
+        yield Draft(f"chain-{_slug(column[0])}", f"chain {column[0]}", (*_facts(group), IN_THE_PAPER), table)
 
 
 def _guidances(cells: Sequence[Cell], settings: Sheet) -> Iterator[Draft]:
@@ -187,14 +188,14 @@ def _grid(group: Sequence[Cell], settings: Sheet) -> Table:
 
     def tile(text: float, image: float) -> Tile | None:
         cell = at.get((text, image))
-        return _tile(cell, f"s_T {texts[text]}   s_I {images[image]}", "", settings) if cell else None
+        return _tile(cell, f"text {texts[text]}, image {images[image]}", "", settings) if cell else None
 
     source = replace(_source(group[0]), second="")
     rows = [Row(None, tuple(tile(text, image) for text in texts), images[image]) for image in images]
     rows[0] = replace(rows[0], source=source)
     box = _box(group, settings.cell, lines=1)
     heads = tuple(texts.values())
-    return Table(tuple(rows), heads, box, "text guidance s_T", "image guidance s_I", note=HOW_TO_READ)
+    return Table(tuple(rows), heads, box, "text guidance (s_T)", "image guidance (s_I)", note=HOW_TO_READ)
 
 
 def _sweep_table(group: Sequence[Cell], settings: Sheet) -> Table:
@@ -202,17 +203,21 @@ def _sweep_table(group: Sequence[Cell], settings: Sheet) -> Table:
     pairs = sorted({cell.guidance for cell in group}, key=lambda g: (g.text, g.image))
     texts, images = aligned(g.text for g in pairs), aligned(g.image for g in pairs)
     if len(images) == 1:
-        heads, axis = [texts[g.text] for g in pairs], "text guidance s_T"
+        heads, axis = [texts[g.text] for g in pairs], "text guidance (s_T)"
     elif len(texts) == 1:
-        heads, axis = [images[g.image] for g in pairs], "image guidance s_I"
+        heads, axis = [images[g.image] for g in pairs], "image guidance (s_I)"
     else:
-        heads, axis = [f"s_T {texts[g.text]},  s_I {images[g.image]}" for g in pairs], "text and image guidance"
+        heads, axis = (
+            [f"text {texts[g.text]}, image {images[g.image]}" for g in pairs],
+            "guidance (s_T, s_I)",
+        )
     rows = []
     for row in grouped(group, lambda cell: (cell.photo, cell.seed)).values():
         at = {cell.guidance: cell for cell in row}
-        tiles = [_tile(at[g], _values(at[g]), "", settings) if g in at else None for g in pairs]
-        rows.append(Row(replace(_source(row[0]), second=""), tuple(tiles)))
-    return Table(tuple(rows), tuple(heads), _box(group, settings.cell, lines=1), column_axis=axis)
+        seed = f"seed {row[0].seed}"
+        tiles = [_tile(at[g], _values(at[g], seed=False), seed, settings) if g in at else None for g in pairs]
+        rows.append(Row(_source(row[0]), tuple(tiles)))
+    return Table(tuple(rows), tuple(heads), _box(group, settings.cell, lines=2), column_axis=axis)
 
 
 # --- cells to tiles ----------------------------------------------------------------------------------------------
@@ -224,14 +229,11 @@ def _tile(cell: Cell, caption: str, second: str, settings: Sheet) -> Tile:
         f"{METRICS[m].caption}  {cell.metrics[m]:.2f}" for m in settings.metrics if shown and m in cell.metrics
     )
     return Tile(
-        caption=caption,
-        second=second,
-        aside=aside,
-        picture=cell.picture if shown else None,
+        caption, second, aside, picture=cell.picture if shown else None,
         state="" if shown else ("missing" if cell.state == "done" else cell.state),
         reason="" if shown else (cell.detail or ("not made yet" if cell.state == "missing" else "")),
         mark=cell.mark if shown else "",
-    )
+    )  # fmt: skip
 
 
 def _source(cell: Cell) -> Tile:
@@ -242,8 +244,9 @@ def _source(cell: Cell) -> Tile:
     )  # fmt: skip
 
 
-def _values(cell: Cell) -> str:
-    return f"s_T {number(cell.guidance.text)}   s_I {number(cell.guidance.image)}   seed {cell.seed}"
+def _values(cell: Cell, *, seed: bool = True) -> str:
+    scales = f"text {number(cell.guidance.text)}, image {number(cell.guidance.image)}"
+    return f"{scales}   seed {cell.seed}" if seed else scales
 
 
 def _count(number: int, noun: str) -> str:

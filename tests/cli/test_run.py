@@ -73,6 +73,19 @@ def test_a_second_run_makes_nothing_and_a_new_instruction_only_itself(command: C
     assert len(after) == 9
 
 
+def test_photos_that_are_the_same_picture_are_said_to_be(command: CommandLine, recipe: Path) -> None:
+    photos = recipe.parent / "photos"
+    (photos / "z.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    said = "note: z.jpg is the same picture as one.jpg: edited once, delivered under each name"
+    planned, made = command("plan", recipe), command("run", recipe, "--backend", "fake")
+    assert said in planned.err
+    assert said in made.err
+    assert "6 edits made, 8 files delivered" in made.out
+    (photos / "zz.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    many = "2 photos, such as z.jpg, are the same picture as another one, one.jpg: edited once"
+    assert many in command("plan", recipe).err
+
+
 def test_limit_and_only_cut_down_and_the_rest_goes_on_later(command: CommandLine, recipe: Path) -> None:
     assert command("run", recipe, "--backend", "fake", "--limit", "1").code == 0
     assert {name.split("_")[0] for name in delivered(recipe.parent / "out")} == {"day2/two"}

@@ -113,6 +113,8 @@ def test_two_names_of_one_picture_are_edited_once() -> None:
     twins = Scan((photo("a.jpg"), Photo("copy.jpg", Path("copy.jpg"), "digest of a.jpg", (4000, 3000))))
     plan = plan_of(twins)
     assert (len(plan.strips), len(plan.edits)) == (2, 1)
+    assert plan.twins == {"copy.jpg": "a.jpg"}
+    assert plan_of(Scan((photo("a.jpg"), photo("b.jpg")))).twins == {}
 
 
 def test_fixed_seeds_are_used_as_they_are() -> None:

@@ -87,10 +87,10 @@ def test_a_grid_has_every_value_on_its_axes_and_in_its_cells(view: RunView) -> N
 
     assert grid.table.heads == ("5.0", "7.5", "10.0")
     assert [row.label for row in grid.table.rows] == ["1.00", "1.25", "1.50"]
-    assert (grid.table.column_axis, grid.table.row_axis) == ("text guidance s_T", "image guidance s_I")
+    assert (grid.table.column_axis, grid.table.row_axis) == ("text guidance (s_T)", "image guidance (s_I)")
     captions = [tile.caption for row in grid.table.rows for tile in row.tiles if tile]
     assert len(captions) == 9
-    assert captions[1] == "s_T 7.5   s_I 1.00"
+    assert captions[1] == "text 7.5, image 1.00"
 
 
 def test_no_photo_is_squashed(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_failed_picture_is_a_hatched_box_with_its_reason(tmp_path: Path) -> No
 
     def drawn(reason: str, state: str = "failed") -> NDArray[np.int16]:
         page = Image.new("RGB", tile_size(box, measure), "#e6e6e6")
-        draw_tile(page, (0, 0), Tile("s_T 5", state=state, reason=reason), box, measure)
+        draw_tile(page, (0, 0), Tile("text 5", state=state, reason=reason), box, measure)
         return np.asarray(page).astype(np.int16)
 
     failed = drawn("out of memory")
@@ -171,7 +171,7 @@ def test_scales_in_pairs_make_one_sheet_an_edit(tmp_path: Path) -> None:
     (sweep,) = (sheet for sheet in sheets_of(gallery(view), SMALL) if sheet.slug != "overview")
 
     assert sweep.slug == "guidance-x"
-    assert sweep.table.heads == ("s_T 5.0,  s_I 1.2", "s_T 7.5,  s_I 1.5")
+    assert sweep.table.heads == ("text 5.0, image 1.2", "text 7.5, image 1.5")
     assert len(sweep.table.rows) == 2
 
 
