@@ -27,6 +27,7 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
+from ip2pbatch.train.data.columns import ColumnsOrPreset, columns_of_data
 from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, ShardStore, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
@@ -42,6 +43,7 @@ class Config(BaseModel):
 
     maker: Literal["pictures"]
     source: Path | None = None  # a released folder or parquet files instead of an input
+    columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `source` is read
     prompts_per_shard: int = 1000
     broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged
 
@@ -91,7 +93,7 @@ def run(
     source = config.source or inputs.get("filter") or inputs.get("pairs")
     if source is None:
         raise UsageError("pack has nothing to pack", hint="name an input `filter` or `pairs`, or a folder as `source`")
-    pairs = open_pairs(source)
+    pairs = open_pairs(source, config.columns)
     begins = range(0, len(pairs), config.prompts_per_shard)
     left_out = LeftOut(folder, sum(map(len, pairs.prompts)), config.broken)
     paths = [folder / "shards" / f"pairs-{number:05d}.tar" for number in range(len(begins))]
@@ -110,7 +112,7 @@ def run(
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """The same pictures again, in shards."""
-    counts = counted(settings.source, counts)
+    counts = counted(settings.source, counts, settings.columns)
     return replace(counts, makes=f"{counts.pairs:,.0f} pairs in shards", bytes=counts.pairs * pair_bytes(512))
 
 
@@ -118,6 +120,7 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     """What does not fit together in a config."""
     yield from misfits(inputs, ("filter", "pairs"))
     yield from one_source("source", settings.source, inputs)
+    yield from columns_of_data("source", settings.source, settings.columns)
 
 
 STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, check=check)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
@@ -30,6 +30,9 @@ from ip2pbatch.train.data.released import (
     read_seeds,
 )
 from ip2pbatch.train.estimates import Estimate
+
+if TYPE_CHECKING:
+    from ip2pbatch.train.data.columns import Columns
 
 Split = Literal["train", "val", "test", "all"]
 # The released loader's parts of seeds.json, in its order.
@@ -175,18 +178,22 @@ class FolderStore:
         return digest_of_contents(self.dataset)
 
 
-def open_pairs(path: Path) -> PairSet:
-    """The pairs of a stage's folder (pairs, filter, pack), of a released folder, or of shards or parquet files in it.
+def open_pairs(path: Path, columns: Columns | None = None) -> PairSet:
+    """The pairs of a stage's folder (pairs, filter, pack), of a released folder, or of shards or parquet files in it;
+    with `columns`, of any set that they describe.
 
     NothingMatchedError where there are none.
     """
-    from ip2pbatch.train.data.parquet import ParquetStore, parquet_below
+    from ip2pbatch.train.data.columns import ColumnStore, open_columns
+    from ip2pbatch.train.data.parquet import ParquetRows, parquet_below
     from ip2pbatch.train.data.shard_store import ShardStore, shards_below
 
-    if shards := shards_below(path):
-        store: Store = ShardStore(shards)
+    if columns is not None:
+        store: Store = open_columns(path, columns)
+    elif shards := shards_below(path):
+        store = ShardStore(shards)
     elif files := parquet_below(path):
-        store = ParquetStore(files)
+        store = ColumnStore(ParquetRows(files))
     else:
         store = FolderStore(dataset_of(path))
     if not store.groups:
@@ -194,9 +201,9 @@ def open_pairs(path: Path) -> PairSet:
     return PairSet(store, store.groups)
 
 
-def counted(path: Path | None, counts: Estimate) -> Estimate:
+def counted(path: Path | None, counts: Estimate, columns: Columns | None = None) -> Estimate:
     """The counts of a set that a config names, in the place of those of its inputs."""
     if path is None:
         return counts
-    pairs = open_pairs(path)
+    pairs = open_pairs(path, columns)
     return replace(counts, prompts=float(len(pairs)), pairs=float(sum(map(len, pairs.prompts))))

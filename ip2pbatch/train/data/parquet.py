@@ -1,18 +1,11 @@
-"""Parquet files with the columns of the Hugging Face sets, read as training pairs.
+"""Parquet files, as they are read everywhere: opened with their footer, and a row group at a time.
 
-    input_image · edit_prompt · edited_image          the column names of diffusers' example
-    original_image, original_prompt, edited_prompt    as timbrooks/instructpix2pix-clip-filtered has them
-    source_img · instruction · target_img             as MagicBrush has them
-
-Rows of one caption, instruction and edited caption are one prompt with as many pairs, as in the releases; where a set
-has no captions each row is a prompt. Files are read a row group at a time, so walking through them in their order is
-fast and jumping about is not: a set that is trained on for many epochs is better packed into shards.
+Walking through the rows in their order is fast and jumping about is not: a set that is trained on for many epochs is
+better packed into shards.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,19 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import MissingError, RecipeError
-from ip2pbatch.train.data.broken import BrokenSampleError
 
 if TYPE_CHECKING:
     import pyarrow.parquet
-
-COLUMNS = {
-    "before": ("input_image", "original_image", "source_img"),
-    "after": ("edited_image", "target_img"),
-    "edit": ("edit_prompt", "edit", "instruction"),
-}
-CAPTIONS = {"input": ("original_prompt", "input", "caption"), "output": ("edited_prompt", "output")}
 
 
 def parquet_below(path: Path) -> list[Path]:
@@ -70,99 +54,54 @@ def read_group(
     return rows
 
 
-class ParquetStore:
-    """Rows of parquet files as pairs. RecipeError where a column is missing, naming the file and its columns."""
+class ParquetRows:
+    """The rows of parquet files, a row group at a time: two of those with pictures are kept, and eight of texts."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.paths = list(files)
-        self.files_open = [open_parquet(path) for path in files]
-        self.columns = [
-            columns_of(file.schema_arrow.names, path) for path, file in zip(files, self.files_open, strict=True)
-        ]
+        self.files = [open_parquet(path) for path in files]
         sizes = [
             (number, group, file.metadata.row_group(group).num_rows)
-            for number, file in enumerate(self.files_open)
+            for number, file in enumerate(self.files)
             for group in range(file.metadata.num_row_groups)
         ]
         self.parts = [(number, group) for number, group, _ in sizes]
         self.begins = np.cumsum([0, *(rows for _, _, rows in sizes)])
         self._lock = threading.Lock()
-        self._texts = lru_cache(maxsize=8)(self._read_texts)
-        self._pictures = lru_cache(maxsize=2)(self._read_pictures)
-        self.groups = self._group()
-        self._keys = {pair: f"{prompt:07d}-{number}" for prompt, group in enumerate(self.groups)
-                      for number, pair in enumerate(group)}  # fmt: skip
+        self._light = lru_cache(maxsize=8)(self._read)
+        self._heavy = lru_cache(maxsize=2)(self._read)
 
-    def _group(self) -> list[list[int]]:
-        """The rows of each prompt, in the order in which prompts first come; texts of all rows are read for it."""
-        count = int(self.begins[-1])
-        if not all(CAPTIONS.keys() <= columns.keys() for columns in self.columns):
-            return [[row] for row in range(count)]
-        groups: dict[bytes, list[int]] = {}
-        texts = (row for part in range(len(self.parts)) for row in self._read_texts(part))
-        for pair, row in enumerate(texts):
-            said = json.dumps([row.get(name) for name in ("input", "edit", "output")])
-            groups.setdefault(hashlib.blake2b(said.encode(), digest_size=16).digest(), []).append(pair)
-        return list(groups.values())
+    @property
+    def ragged(self) -> bool:
+        """Every row of a file has the same columns."""
+        return False
 
-    def _find(self, pair: int) -> tuple[int, int]:
-        part = int(np.searchsorted(self.begins, pair, side="right")) - 1
-        return part, pair - int(self.begins[part])
+    def __len__(self) -> int:
+        return int(self.begins[-1])
 
-    def _read_texts(self, part: int) -> list[dict[str, Any]]:
-        return self._rows(part, ("edit", *CAPTIONS))
+    def names(self) -> list[Sequence[str]]:
+        """The columns of each file."""
+        return [file.schema_arrow.names for file in self.files]
 
-    def _read_pictures(self, part: int) -> list[dict[str, Any]]:
-        return self._rows(part, ("before", "after"))
+    def file_of(self, row: int) -> int:
+        """Which of the files a row is in."""
+        return self.parts[self._find(row)[0]][0]
 
-    def _rows(self, part: int, names: Sequence[str]) -> list[dict[str, Any]]:
-        number, group = self.parts[part]
-        columns = {name: self.columns[number][name] for name in names if name in self.columns[number]}
-        rows = read_group(self.files_open[number], group, list(columns.values()), self.paths[number])
-        return [{name: row[column] for name, column in columns.items()} for row in rows]
-
-    def row(self, pair: int) -> dict[str, Any]:
-        """The instruction, and the captions where the set has them."""
-        part, row = self._find(pair)
+    def read(self, row: int, columns: Sequence[str], heavy: bool) -> dict[str, Any]:
+        """Some columns of one row; `heavy` where there are pictures among them."""
+        part, place = self._find(row)
         with self._lock:
-            return {name: text for name, text in self._texts(part)[row].items() if text is not None}
+            found = (self._heavy if heavy else self._light)(part, tuple(columns))
+        return found[place]
 
-    def files(self, pair: int) -> tuple[bytes, bytes]:
-        """Both picture files. RecipeError where a row has none."""
-        part, row = self._find(pair)
-        with self._lock:
-            found = self._pictures(part)[row]
-        return self._bytes(pair, found["before"]), self._bytes(pair, found["after"])
-
-    def _bytes(self, pair: int, value: Any) -> bytes:
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
-            hint = "pictures must lie in the file; a set that only names paths must be saved with its pictures"
-            raise BrokenSampleError("has no picture in it", file=self.place(pair), hint=hint)
-        return data
-
-    def key(self, pair: int) -> str:
-        """0000012-0: the prompt and the place among its pairs."""
-        return self._keys[pair]
-
-    def place(self, pair: int) -> str:
+    def place(self, row: int) -> str:
         """train.parquet row 12 (from 0, of all files together)."""
-        part, _ = self._find(pair)
-        return f"{self.paths[self.parts[part][0]]} row {pair}"
+        return f"{self.paths[self.file_of(row)]} row {row}"
 
-    def digest(self) -> str:
-        """Of the files' bytes, in their order."""
-        return hashlib.sha256("\n".join(sha256s(self.paths)).encode()).hexdigest()
+    def _find(self, row: int) -> tuple[int, int]:
+        part = int(np.searchsorted(self.begins, row, side="right")) - 1
+        return part, row - int(self.begins[part])
 
-
-def columns_of(names: Sequence[str], path: Path) -> dict[str, str]:
-    """Which of a file's columns has what. RecipeError where one that is needed is missing."""
-    found = {}
-    for wanted, known in (COLUMNS | CAPTIONS).items():
-        column = next((name for name in known if name in names), None)
-        if column is not None:
-            found[wanted] = column
-        elif wanted in COLUMNS:
-            hint = f"rename one of its columns: {', '.join(names)}"
-            raise RecipeError(f"has no column {' or '.join(known)}", file=path, hint=hint)
-    return found
+    def _read(self, part: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        number, group = self.parts[part]
+        return read_group(self.files[number], group, columns, self.paths[number])

@@ -28,6 +28,7 @@ from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
+from ip2pbatch.train.data.columns import ColumnsOrPreset, columns_of_data
 from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
 from ip2pbatch.train.estimates import KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate, checkpoint_bytes
@@ -82,6 +83,7 @@ class Config(BaseModel):
     maker: Literal["stable_diffusion"]
     start: ModelName  # a diffusers folder or a model of the hub
     data: Path | None = None  # pairs made elsewhere; else those of the one input
+    columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `data` is read
     split: Literal["train", "all"] = "train"  # all: a set whose test pairs are elsewhere
     # An epoch draws one pair of each prompt, as the original does; pair: every pair once.
     weighting: Literal["prompt", "pair"] = Field("prompt", exclude_if=lambda value: value == "prompt")
@@ -245,7 +247,7 @@ def held_out(pairs: PairSet, look: Look) -> list[HeldOut]:
 
 def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None) -> dict[str, float]:
     """Train, then write `model/`, a folder that any InstructPix2Pix loader reads; metrics: losses, prompts, seconds."""
-    every = open_pairs(config.data or only_input(inputs))
+    every = open_pairs(config.data or only_input(inputs), config.columns)
     pairs = training_part(every, config)
     watched = held_out(every.part("test"), config.look)
     accelerator = make_accelerator(config.loop, folder)
@@ -322,7 +324,7 @@ def only_input(inputs: dict[str, Path]) -> Path:
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
     """Optimizer steps of the effective batch; checkpoints, and latents and texts where they are cached."""
-    counts = counted(settings.data, counts)
+    counts = counted(settings.data, counts, settings.columns)
     samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
     pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
     texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
@@ -341,6 +343,7 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
 def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     """What does not fit together in a config."""
     yield from one_source("data", settings.data, inputs)
+    yield from columns_of_data("data", settings.data, settings.columns)
     together = settings.batch * int(os.environ.get("WORLD_SIZE", 1))
     if settings.effective_batch % together:
         said = f"{settings.effective_batch} samples a step are not a multiple of {together} at once"

@@ -34,6 +34,7 @@ from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities, similarities
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
+from ip2pbatch.train.data.columns import ColumnsOrPreset, columns_of_data
 from ip2pbatch.train.data.pair_sets import PairSet, Split, open_pairs
 from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
@@ -52,6 +53,7 @@ class Config(BaseModel):
 
     maker: Literal["tradeoff"]
     data: Path | None = None  # pairs made elsewhere; else those of the input `data`
+    columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `data` is read
     split: Split = "test"
     samples: int = Field(5000, ge=1)
     side: int = Field(512, ge=8)
@@ -236,7 +238,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     if source is None:
         raise RecipeError("has no pairs", file="evaluate", key="data", hint="give `data: FOLDER`, or an input `data`")
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = Chosen.of(open_pairs(source).part(config.split), config)
+    chosen = Chosen.of(open_pairs(source, config.columns).part(config.split), config)
     write_whole(folder / "samples.jsonl", b"".join(chosen.line(key) for key in chosen.prompts))
     setting = Setting(config.steps, config.sampler, config.precision, raw=config.compat == "original")
     scores = [Score.of(row) for row in read_journal(folder / "scores.jsonl")]
@@ -296,6 +298,7 @@ def rate(settings: Config, metrics: Mapping[str, float]) -> tuple[str, float]:
 def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     """What does not fit together in a config."""
     yield from one_source("data", settings.data, [name for name in inputs if name == "data"])
+    yield from columns_of_data("data", settings.data, settings.columns)
     if settings.results is None and any(curve.method == "folder" for curve in settings.curves):
         yield Mistake("is missing, and a curve reads a folder below it", hint="results: FOLDER", at=("results",))
 
