@@ -27,7 +27,7 @@ from torch.nn.attention import sdpa_kernel
 from ip2pbatch.backends.pytorch.backend import TorchBackend, memory
 from ip2pbatch.backends.pytorch.steps.attention import ORDER
 from ip2pbatch.backends.pytorch.steps.compiled import why_no_compiler
-from ip2pbatch.errors import MissingError, ModelError
+from ip2pbatch.errors import MissingError
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import (
     Shared,
     Sharing,
@@ -119,8 +119,6 @@ class PairSampler:
         self.compiled = False
         self._schedule = NoiseSchedule.of(backend.scheduler_config, settings.steps)
         self._predicts = str(backend.scheduler_config.get("prediction_type", "epsilon"))
-        if self._predicts not in ("epsilon", "v_prediction"):
-            raise ModelError(f"the model predicts {self._predicts}", hint="use one that predicts epsilon or v")
         self._embed = lru_cache(maxsize=512)(lambda caption: backend.encode_text([caption]))
         self._align = lru_cache(maxsize=512)(partial(align, backend.parts.tokenizer))
 
