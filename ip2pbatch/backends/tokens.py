@@ -27,6 +27,6 @@ def tokenize(tokenizer: Any, instructions: Sequence[str]) -> tuple[Tensor, Tenso
 
 def words_read(tokenizer: Any, instruction: str) -> str:
     """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
-    ids = tokenizer(instruction, add_special_tokens=False, verbose=False).input_ids
+    read = tokenizer(instruction, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
     room = tokenizer.model_max_length - 2  # its own marks for start and end
-    return instruction if len(ids) <= room else str(tokenizer.decode(ids[:room]))
+    return instruction if len(read.input_ids) <= room else instruction[: read.offset_mapping[room - 1][1]]

@@ -109,6 +109,8 @@ def _show(found: Standing) -> None:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
     for text in found.complaints:
         console.warn(text)
+    for words, rest in found.unread.items():
+        console.warn(f"{words!r}: {rest!r} was more than the text encoder reads, and had no effect")
     passed = (f"  passed over: {kind}" for kind in found.passed)
     for line in [*_failures(found.unfinished), *_unread(found.broken), *passed]:
         out.print(escape(plain(line)))

@@ -50,8 +50,8 @@ def validate(
 
 def _check(path: Path) -> int:
     """Check one recipe and say that it is right; how many warnings it has. Raises RecipeError, PlanError."""
+    from ip2pbatch.jobs.advising import advice as advise
     from ip2pbatch.plan.photos import refuse_output
-    from ip2pbatch.plan.written.advice import advise
     from ip2pbatch.plan.written.recipe import load_recipe
 
     recipe = load_recipe(path)

@@ -24,6 +24,7 @@ from ip2pbatch.engine.transfer import fetch, send
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Guidance
 from ip2pbatch.plan.rows import RowPlan, fill, plan_rows
+from ip2pbatch.run.directory.lines import UNREAD
 from ip2pbatch.run.engine import Hook, Pending, Result, Source, Stopped
 from ip2pbatch.run.flat import EVEN, lacks_content
 
@@ -209,8 +210,8 @@ class Editor:
         notes = ["encoded in float32"] if (edit.source, edit.carry, edit.size) in self._delicate else []
         notes += ["decoded in float32"] if draft.upcast else []
         read = self._backend.words_read(edit.instruction)
-        if read != edit.instruction:
-            notes.append(f"the model read only: {read}")
+        if rest := edit.instruction[len(read) :].strip():
+            notes.append(f"{UNREAD}{rest}")  # last: the words may hold anything
         return Result(draft.picture, draft.latent, "done", "; ".join(notes))
 
     def _culprit(self, edit: Edit, image: Tensor) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.images import Sizing
     from ip2pbatch.plan.photos import Scan
+    from ip2pbatch.plan.written.recipe import Recipe
     from ip2pbatch.run.engine import EditEngine
     from ip2pbatch.run.execute import Summary
     from ip2pbatch.run.machine import Machine
@@ -65,6 +66,8 @@ def carry_out(
         _heal(job, run, voice)
         options = dataclasses.replace(options_of(job, run, redo), then=_then(job))
         tell_damage(run, voice)
+        if len(already_done(job.plan, run)) < len(job.plan.edits):
+            advise(job.recipe, voice)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
         try:
@@ -87,6 +90,14 @@ def _heal(job: Job, run: Run, voice: Voice) -> None:
     if damaged:
         were = "1 picture was" if len(damaged) == 1 else f"{len(damaged):,} pictures were"
         voice.warn(f"{were} damaged on the disk and will be made again, such as {damaged[0].path.name}")
+
+
+def advise(recipe: Recipe, voice: Voice) -> None:
+    """Say what of the instructions will not come out as it was meant, before time is spent on it."""
+    from ip2pbatch.jobs.advising import advice
+
+    for one in advice(recipe):
+        voice.warn(str(one))
 
 
 def note_unedited(run: Run, found: Scan) -> None:

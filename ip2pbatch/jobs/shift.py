@@ -13,7 +13,7 @@ from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.files import options_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
-from ip2pbatch.jobs.session import ended, invocation_of, note_unedited, tell_damage
+from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, scan
@@ -53,6 +53,7 @@ def keep_watch(
     defaults, notes = defaults_of(wanted)
     nothing = Plan(wanted.name, wanted.model, (), (), ())
     job = Job(wanted, text, _NOTHING, nothing, nothing, nothing, Selection(), defaults, notes)
+    advise(wanted, voice)
     with open_run(wanted.output.folder, spec, defaults=defaults) as run:
         with voice.busy(loading):
             engine = open_engine()

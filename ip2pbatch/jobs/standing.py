@@ -43,8 +43,8 @@ class DetailKept:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What of a run is done, failed or left. `edits` counts by state, `broken` are photos that cannot be read, with
-    the reason, `passed` what else lay in their folders by kind, `leftovers` files that an earlier delivery left under
-    other names.
+    the reason, `passed` what else lay in their folders by kind, `unread` what of an instruction no picture heard of,
+    `leftovers` files that an earlier delivery left under other names.
 
     Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
     `superseded` ones are still there and show what the run is no longer asked for.
@@ -67,6 +67,7 @@ class Standing:
     unfinished: tuple[Unfinished, ...]
     broken: Mapping[str, str]
     passed: tuple[Passed, ...]
+    unread: Mapping[str, str]
     sessions: int
     last: str | None
     complaints: tuple[str, ...]
@@ -125,9 +126,16 @@ def standing(view: RunView) -> Standing:
         deleted=tuple(files[Look.GONE]), changed=tuple(files[Look.CHANGED]), touched=tuple(files[Look.TOUCHED]),
         superseded=tuple(superseded(view)),
         detail_kept=_detail_kept(view), leftovers=tuple(leftovers(view)), unfinished=_unfinished(view),
-        broken=view.broken, passed=view.passed, sessions=len(view.sessions), last=last.started if last else None,
+        broken=view.broken, passed=view.passed, unread=_unread(view), sessions=len(view.sessions),
+        last=last.started if last else None,
         complaints=tuple(view.complaints),
     )  # fmt: skip
+
+
+def _unread(view: RunView) -> dict[str, str]:
+    """By instruction the words that the text encoder had no room for, of pictures that are there."""
+    records = ((edit.instruction, view.record(edit.key)) for edit in view.plan.edits)
+    return {words: record.unread for words, record in records if record is not None and record.unread}
 
 
 def _unfinished(view: RunView) -> tuple[Unfinished, ...]:

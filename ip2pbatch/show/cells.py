@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,8 +12,10 @@ from typing import Literal, TypeVar
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
 from ip2pbatch.plan.unedited import Passed
+from ip2pbatch.plan.written.taught import Taught, taught_by
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.kept import Kept
+from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
@@ -83,11 +85,16 @@ class Gallery:
 
 def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
-    cells = (_cell(view, strip, edit, link) for strip in view.strips for link, edit in enumerate(strip.edits, start=1))
+    taught = taught_by(view.spec.model) if view.spec.backend != "fake" else None
+    cells = (
+        _cell(view, strip, edit, link, taught)
+        for strip in view.strips
+        for link, edit in enumerate(strip.edits, start=1)
+    )
     return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells), view.broken, view.passed)
 
 
-def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:
+def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:
     record, picture, delivery = view.record(edit.key), view.picture(edit.key), view.delivery(strip, edit)
     detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
     state: State = "missing" if record is None or (record.status == "done" and picture is None) else record.status
@@ -98,11 +105,21 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int) -> Cell:
         links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
         carry=edit.carry, digest=strip.photo.digest,
         detail=gone if state == "missing" else record.detail if record else "",
-        mark=mark_of(record.metrics) if record and state == "done" else "",
+        mark="; ".join(_marks(record, edit, taught)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit),
         seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record else {},
     )  # fmt: skip
+
+
+def _marks(record: Record, edit: Edit, taught: Taught | None) -> Iterator[str]:
+    """What a person should know of a picture before trusting it: what was not read, not taught, or went too far."""
+    if record.unread:
+        yield f"not read: “{record.unread}”"
+    if taught is not None and (unlike := taught.unlike(edit.instruction)):
+        yield unlike.mark
+    if mark := mark_of(record.metrics):
+        yield mark
 
 
 def mark_of(metrics: Mapping[str, float]) -> str:

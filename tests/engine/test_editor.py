@@ -339,7 +339,7 @@ def test_an_instruction_that_is_cut_says_so(
     backends: dict[str, pytorch.TorchBackend], capfd: pytest.CaptureFixture[str]
 ) -> None:
     (result,) = edit(Editor(backends["dc"]), [ask(0, "make " * 40, 5, 1.5, 1)])
-    assert (result.state, result.detail) == ("done", "the model read only: " + " ".join(["make"] * 14))
+    assert (result.state, result.detail) == ("done", "not read by the text encoder: " + " ".join(["make"] * 26))
     (whole,) = edit(Editor(backends["dc"]), [ask(0, "make it  Snow", 5, 1.5, 1)])
     assert (whole.state, whole.detail) == ("done", "")
     assert capfd.readouterr() == ("", "")

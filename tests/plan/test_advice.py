@@ -92,6 +92,31 @@ def test_what_the_model_does_well_is_left_alone(instruction: str) -> None:
     assert advice(instruction) == []
 
 
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("make it (snowy:1.3)", "(snowy:1.3)"),
+        ("a ((very)) cold day", "((very))"),
+        ("winter [ugly]", "[ugly]"),
+        ("winter <lora:snow_v2:0.8>", "<lora:snow_v2:0.8>"),
+        ("make it winter BREAK add snow", "BREAK"),
+        ("{winter|summer} light", "{winter|summer}"),
+        ("snow++ everywhere", "snow++"),
+    ],
+)
+def test_the_syntax_of_other_programs_is_named(instruction: str, words: str) -> None:
+    (found,) = [one for one in advice(instruction) if one.topic == "syntax"]
+    assert found.words == words
+    assert "read here as plain words" in str(found)
+
+
+@pytest.mark.parametrize(
+    "instruction", ["make it winter (with snow)", "break the ice", "at 12:30", "use C++ colours: red", "ratio 16:9"]
+)
+def test_plain_words_are_no_syntax(instruction: str) -> None:
+    assert [one for one in advice(instruction) if one.topic == "syntax"] == []
+
+
 def test_advice_says_where_why_and_what_instead() -> None:
     (one,) = advice("add three birds")
     assert str(one) == (

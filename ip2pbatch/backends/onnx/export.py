@@ -40,7 +40,7 @@ FILES = {
 }
 
 _EXPORTED = ("text_encoder", "unet", "vae")
-_SETTINGS = "ip2pbatch.json"
+_BESIDE = ("ip2pbatch.json", "taught.json")  # what a model's folder says for `plan` and for advice
 _LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 Say = Callable[[str], None]
@@ -180,8 +180,7 @@ def _staged(folder: Path) -> Iterator[Path]:
 def _copied(checked: Layout, staging: Path) -> list[str]:
     """Copy all that is loaded beside the exported networks' weights; the names."""
     names = [name for name in checked.files if not (name.startswith(_EXPORTED) and ".safetensors" in name)]
-    if (checked.path / _SETTINGS).is_file():
-        names.append(_SETTINGS)
+    names += [name for name in _BESIDE if (checked.path / name).is_file()]
     for name in names:
         (staging / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checked.path / name, staging / name)

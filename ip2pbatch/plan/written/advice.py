@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ip2pbatch.plan.written.taught import Taught, taught_by
+
 if TYPE_CHECKING:
     from ip2pbatch.plan.written.recipe import Recipe
 
@@ -62,7 +64,20 @@ _PROFESSIONS = (
     r"accountant|architect|politician|businessm[ae]n|businesswom[ae]n|model worker|criminal|gangster)s?"
 )
 
+# How other programs write weights, negative parts, networks to load and breaks (AUTOMATIC1111's wiki, "Attention").
+_SYNTAX = re.compile(
+    r"<(?:lora|lyco|hypernet):[^>]*>|\([^()]*:\s*[\d.]+\s*\)|\(\([^()]*\)\)|\[[^][]+\]|\bBREAK\b|\b\w{3,}\+\+"
+    r"|\{[^{}]*\|[^{}]*\}"
+)
+
+_OTHERWISE = "for anything else use a model that was taught it, such as timbrooks/instruct-pix2pix"
 _TOPICS = (
+    _Topic(
+        "syntax",
+        _SYNTAX,
+        "the syntax of another program, read here as plain words",
+        "leave it out, and let text and image guidance say how strong an edit is",
+    ),
     _Topic(
         "counting",
         _words(
@@ -137,16 +152,25 @@ _TOPICS = (
 
 
 def advise(recipe: Recipe) -> list[Advice]:
-    """Warnings for the instructions of a recipe and of its CSV files. Raises RecipeError where one cannot be read."""
-    return [
-        Advice(spec_id, words, topic.name, match[0], topic.why, topic.instead)
-        for spec_id, words in _instructions(recipe)
-        for topic in _TOPICS
-        if (match := topic.pattern.search(words))
-    ]
+    """Warnings for the instructions of a recipe and of its CSV files, and for what its model was never taught.
+
+    Raises RecipeError where a CSV cannot be read.
+    """
+    taught = taught_by(recipe.model)
+    return [advice for place, words in instructions(recipe) for advice in _about(place, words, taught)]
 
 
-def _instructions(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _about(place: str, words: str, taught: Taught | None) -> Iterator[Advice]:
+    for topic in _TOPICS:
+        if match := topic.pattern.search(words):
+            yield Advice(place, words, topic.name, match[0], topic.why, topic.instead)
+    if taught is not None and (unlike := taught.unlike(words)):
+        nearest = f"the nearest that it knows is {unlike.nearest}; " if unlike.nearest else ""
+        yield Advice(place, words, "untaught", words, unlike.why, f"{nearest}{_OTHERWISE}")
+
+
+def instructions(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every instruction of a recipe and of its CSV files, after the edit's id or the photo's name."""
     for spec in recipe.edits:
         yield from ((spec.id, link.instruction) for link in spec.chain)
     for folder in recipe.photos:

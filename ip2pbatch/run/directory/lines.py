@@ -18,6 +18,8 @@ from ip2pbatch.pictures.images import Sizing
 from ip2pbatch.plan.families import ModelDefaults
 
 Status = Literal["done", "failed", "nan", "flagged", "skipped"]
+UNREAD = "not read by the text encoder: "
+"""What stands in the detail of a picture before the words of its instruction that were too many."""
 
 _LARGE = 1e12  # what no number in a run directory reaches: seconds, metrics, counts
 
@@ -89,6 +91,11 @@ class Record:
     bytes: Count = 0
     digest: HexOrNone = ""
     latent: HexOrNone = ""
+
+    @property
+    def unread(self) -> str:
+        """The words of the instruction that the text encoder had no room for, "" where it read them all."""
+        return self.detail.partition(UNREAD)[2] if self.status == "done" else ""
 
 
 @dataclass(frozen=True, slots=True)

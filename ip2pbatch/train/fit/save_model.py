@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+
+from ip2pbatch.plan.written.taught import TAUGHT_FILE, taught_text
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -31,9 +34,13 @@ class Defaults(BaseModel):
 
 
 def write_model(
-    folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, float], card: str
-) -> None:
-    """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index."""
+    folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, float], card: str,
+    taught: Mapping[str, Sequence[str]] | None = None,
+) -> None:  # fmt: skip
+    """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index.
+
+    `taught` are all instructions that a model knows, by family, where it was taught from nothing: it says so of others.
+    """
     import diffusers
 
     partial = folder.with_name(f".{folder.name}")
@@ -50,6 +57,8 @@ def write_model(
     index = pipeline_index(parts, diffusers.__version__)
     (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (partial / "ip2pbatch.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")
+    if taught:
+        (partial / TAUGHT_FILE).write_text(taught_text(taught), encoding="utf-8")
     (partial / "README.md").write_text(card)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

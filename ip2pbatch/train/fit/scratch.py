@@ -131,6 +131,7 @@ class PairBatches:
             if caption.split == "train":
                 wordings.setdefault(caption.family, []).append(caption.instruction)
         self.families = [name for name in crops[0].names[1:] if name in wordings]
+        self.taught = {name: wordings[name] for name in self.families}
         length = tokenizer.model_max_length
         ids = {name: tokenizer(wordings[name], padding="max_length", max_length=length, truncation=True).input_ids
                for name in self.families}  # fmt: skip
@@ -305,13 +306,13 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     squares = held_out_squares(photos, config.look.photos, config.look.side)
 
     def sample(step: int) -> Image.Image:
-        write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card)
+        write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card, batches.taught)
         guidance = Guidance(config.defaults.text, config.defaults.image)
         return draw_grid(folder / "model", squares, config.look.instructions, guidance)
 
     hooks = Hooks(lambda step: batches(step, accelerator.process_index), sample, paced=bool(config.late_windows))
     metrics = train(task, config.loop, hooks, accelerator, folder)
-    write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card)
+    write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card, batches.taught)
     return metrics | {"crops": float(len(crops))}
 
 

@@ -1,0 +1,60 @@
+"""Advice on the instructions of a recipe before any time is spent on them: the words' and the text encoder's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.defaults import model_folder
+from ip2pbatch.plan.written.advice import Advice, advise, instructions
+from ip2pbatch.plan.written.recipe import Recipe
+
+_USUAL = 77  # tokens that CLIP's text encoder reads, its own two marks among them
+_MARKS = 2
+
+
+def advice(recipe: Recipe) -> list[Advice]:
+    """All that there is to say of a recipe's instructions. Raises RecipeError where a CSV cannot be read.
+
+    What a text encoder reads is only known where the model is on this machine; nothing is fetched for that.
+    """
+    return [*advise(recipe), *_unread(recipe)]
+
+
+def _unread(recipe: Recipe) -> Iterator[Advice]:
+    folder = model_folder(recipe.model)
+    room = _room(folder)
+    # No token is shorter than a letter, so that the tokenizer need not be loaded for what is short enough.
+    long = [(place, words) for place, words in instructions(recipe) if len(words.encode()) > room]
+    if not long or (folder := folder or _cached(recipe.model)) is None:
+        return
+    with suppress(ImportError, OSError, ValueError):  # the engine says what is wrong with a model
+        from ip2pbatch.backends.tokens import load_tokenizer, words_read
+
+        tokenizer = load_tokenizer(folder)
+        for place, words in long:
+            if rest := words[len(words_read(tokenizer, words)) :].strip():
+                yield Advice(
+                    place, words, "unread", rest, "more than the text encoder reads, so that this has no effect",
+                    "say it in fewer words, or in several edits of a chain",
+                )  # fmt: skip
+
+
+def _room(folder: Path | None) -> int:
+    try:
+        config = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text("utf-8")) if folder else {}
+        return int(config.get("model_max_length", _USUAL)) - _MARKS
+    except (OSError, ValueError, AttributeError, TypeError):
+        return _USUAL - _MARKS
+
+
+def _cached(model: str) -> Path | None:
+    from ip2pbatch.backends.weights import resolve
+
+    try:
+        return resolve(model, download=False).path
+    except ModelError:
+        return None
