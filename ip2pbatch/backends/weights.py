@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+Note = Callable[[str], None]
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
 
 
@@ -54,9 +55,11 @@ class KnownModel:
 
 
 def resolve(
-    model: str, *, download: bool = True, kind: model_folder.Kind = "edit", checker: bool = True
+    model: str, *, download: bool = True, kind: model_folder.Kind = "edit", checker: bool = True,
+    note: Note = lambda text: None,
 ) -> ModelFolder:  # fmt: skip
-    """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows.
+    """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows; `note` hears how
+    much that is.
 
     Without `checker` its safety checker need not be there, is not looked at and not in the digest.
     ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
@@ -75,7 +78,7 @@ def resolve(
     path = _cached(repo, revision)
     if path is None and not download:
         raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
-    path = path or _fetch(repo, revision)
+    path = path or _fetch(repo, revision, note)
     return _folder(path, model, path.name, kind, checker)
 
 
@@ -88,12 +91,15 @@ def is_known_as(model: str, digest: str) -> bool:
     return False
 
 
-def pull(model: str) -> ModelFolder:
-    """Fetch a hub model, or bring it up to date; ModelError where the hub cannot be reached or has no such model."""
+def pull(model: str, note: Note = lambda text: None) -> ModelFolder:
+    """Fetch a hub model, or bring it up to date; `note` hears before how much it is.
+
+    ModelError where the hub cannot be reached or has no such model.
+    """
     match = _HUB_ID.fullmatch(model)
     if match is None:
         raise ModelError(f"{model} is not a hub id", hint="it looks like owner/name or owner/name@revision")
-    path = _fetch(match["repo"], match["revision"])
+    path = _fetch(match["repo"], match["revision"], note)
     return _folder(path, model, path.name)
 
 
@@ -162,7 +168,7 @@ def _missing_folders(path: Path) -> list[str]:
     ]
 
 
-def _fetch(repo: str, revision: str | None) -> Path:
+def _fetch(repo: str, revision: str | None, note: Note) -> Path:
     """Download what is loaded of `repo` into the hub's cache, at the commit that `revision` means now."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
@@ -174,12 +180,14 @@ def _fetch(repo: str, revision: str | None) -> Path:
     if constants.is_offline_mode():
         raise ModelError(f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", hint=hint)
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
-        files = wanted_files([sibling.rfilename for sibling in info.siblings or []])
+        info = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT, files_metadata=True)
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+        files = wanted_files(list(sizes))
         if "model_index.json" not in files:
             raise ModelError(
                 f"{name} is not a model in diffusers' layout", hint="see `ip2pbatch models` for ones that are"
             )
+        _tell_size(name, {file: sizes[file] for file in files if not _is_cached(repo, file, str(info.sha))}, note)
         return _download(repo, revision, str(info.sha), files)
     except HfHubHTTPError as error:
         raise ModelError(
@@ -189,6 +197,21 @@ def _fetch(repo: str, revision: str | None) -> Path:
         raise ModelError(
             f"{name} is not in the cache, and the hub is not reachable ({_first_line(error)})", hint=hint
         ) from error
+
+
+def _is_cached(repo: str, file: str, commit: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, file, revision=commit), str)
+
+
+def _tell_size(name: str, sizes: Mapping[str, int | None], note: Note) -> None:
+    """Say how much is about to be fetched, where the hub's listing says it."""
+    known = [size for size in sizes.values() if size is not None]
+    if sizes:
+        size = f", {sum(known) / 1e9:.1f} GB" if sum(known) >= 1e8 else f", {sum(known) / 1e6:.1f} MB"
+        files = "1 file" if len(sizes) == 1 else f"{len(sizes)} files"
+        note(f"downloading {name} from the hub: {files}{size if len(known) == len(sizes) else ''}")
 
 
 def _download(repo: str, revision: str | None, commit: str, files: list[str]) -> Path:

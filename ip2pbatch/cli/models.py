@@ -69,7 +69,7 @@ def pull(model: Name) -> None:
     """Fetch a model from the hub: safetensors and configurations only."""
     from ip2pbatch.backends.weights import pull
 
-    folder = pull(model)
+    folder = pull(model, console.note)
     console.out().print(f"{folder.name} at revision {folder.revision} is in {folder.path}")
 
 

@@ -31,7 +31,7 @@ def choose(
     from ip2pbatch.engine.samplers import refuse_unsampled
 
     _refuse_torch_flags(machine)
-    folder = resolve(model, checker=safety)
+    folder = resolve(model, checker=safety, note=note)
     place = place_of(machine)
     found = artefact.read(folder.path) if artefact.is_artefact(folder.path) else None
     precision = _precision(machine.precision, place.provider, found)

@@ -52,7 +52,7 @@ def choose(
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
     from ip2pbatch.backends.weights import resolve
 
-    folder = resolve(model, checker=safety)
+    folder = resolve(model, checker=safety, note=note)
     from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.backends.pytorch import steps
 

@@ -40,6 +40,6 @@ def export(model: str, out: Path, provider: Provider, precision: Precision, opse
     form = onnx.form_for(provider, None if precision is Precision.AUTO else str(precision), opset)
     # A plain graph is compared with PyTorch on the CPU, a fused one where alone it runs.
     compared = Provider.CUDA if form.graph == "fused" else Provider.CPU
-    made = onnx.export(resolve(model), out, form, place_of(Machine(provider=compared)), voice.note)
+    made = onnx.export(resolve(model, note=voice.note), out, form, place_of(Machine(provider=compared)), voice.note)
     networks = {name: (facts["psnr"], facts["max_relative"]) for name, facts in made.networks.items()}
     return Exported(model, out, form.precision, networks)

@@ -256,7 +256,9 @@ class FakeHub(BaseHTTPRequestHandler):
             names = sorted(
                 file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file()
             )
-            listing = {"id": "owner/kl", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            sizes = {name: (self.folder / name).stat().st_size for name in names if "blobs=" in self.path}
+            files = [{"rfilename": name, "size": sizes.get(name)} for name in names]
+            listing = {"id": "owner/kl", "sha": COMMIT, "siblings": files}
             data = json.dumps(listing).encode()
         else:
             self.send_error(404)
@@ -293,7 +295,11 @@ def test_a_hub_model_is_fetched_once_without_pickles_or_code(
     (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
     (model / "handler.py").write_text("raise SystemExit")
     (model / "whole-model.safetensors").write_bytes(b"7 GB")
-    fetched = weights.resolve("owner/kl")
+    said: list[str] = []
+    fetched = weights.resolve("owner/kl", note=lambda text: said.append(f"{text} ({len(hub.asked)} asked before)"))
+    whole = [path for path in fetched.path.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in whole) / 1e6
+    assert said == [f"downloading owner/kl from the hub: {len(whole)} files, {size:.1f} MB (1 asked before)"]
     assert fetched.revision == COMMIT
     assert not [name for name in hub.asked if name.endswith((".bin", ".py")) or name.startswith("whole")]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -315,8 +321,12 @@ def test_a_damaged_file_of_the_cache_is_named(hub: type[FakeHub]) -> None:
 
 def test_a_download_that_was_cut_short_is_fetched_on(hub: type[FakeHub]) -> None:
     whole = weights.pull("owner/kl")
-    shutil.rmtree(whole.path / "unet")
-    assert weights.resolve("owner/kl") == whole
+    (unet := whole.path / "unet" / "diffusion_pytorch_model.safetensors").resolve().unlink()
+    shutil.rmtree(unet.parent)
+    said: list[str] = []
+    assert weights.resolve("owner/kl", note=said.append) == whole
+    assert len(said) == 1
+    assert int(said[0].split(": ")[1].split()[0]) < len([path for path in whole.path.rglob("*") if path.is_file()])
 
 
 def test_a_name_the_hub_does_not_know_is_said_so(hub: type[FakeHub]) -> None:
