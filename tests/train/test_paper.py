@@ -4,105 +4,79 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from paper_chain import CHAIN, TRIPLETS, write_chain
 from PIL import Image
-from tiny_clip import save_clip
-from tiny_language import save_language_model
-from tiny_models import save_text_to_image
+from runs import many
 
-from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.configs import in_order, load_config
-from ip2pbatch.train.data.released import Prompt
 from ip2pbatch.train.stages import StageStatus, run
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
-TRIPLETS = [("a cat", "make it a dog", "a dog"), ("a red car", "make the car blue", "a blue car")]
-CHAIN = {
-    "triplets.yaml": """
-stage: captions
-maker: finetune
-triplets: triplets.jsonl
-model: MODELS/lm
-lora: null
-epochs: 60
-batch: 2
-lr: 3.0e-3
-""",
-    "captions.yaml": """
-stage: captions
-maker: generate
-inputs: {captions: triplets.yaml}
-captions: laion.jsonl
-sampling: {temperature: 0.05, max_tokens: 40}
-precision: fp32
-""",
-    "pairs.yaml": """
-stage: pairs
-maker: prompt_to_prompt
-inputs: {captions: captions.yaml}
-model: MODELS/sd
-samples: 3
-steps: 2
-side: 32
-precision: fp32
-clip: MODELS/clip
-thresholds: {caption: -1, direction: -1, image: -1, keep: 3}
-batch: 2
-""",
-    "filter.yaml": """
-stage: filter
-inputs: {pairs: pairs.yaml}
-thresholds: {caption: -1, direction: -1, image: -1, keep: 2}
-""",
-    "pack.yaml": "{stage: pack, maker: pictures, inputs: {filter: filter.yaml}}",
-    "finetune.yaml": """
-stage: finetune
-maker: stable_diffusion
-inputs: {pack: pack.yaml}
-start: MODELS/sd
-side: 32
-resize: [32, 36]
-views: 2
-effective_batch: 2
-batch: 2
-readers: 1
-loop: {steps: 3, lr: 1.0e-3, precision: "no", sample_every: 100}
-look: {pairs: 0}
-""",
-    "evaluate.yaml": """
-stage: evaluate
-maker: tradeoff
-inputs: {data: pack.yaml, model: finetune.yaml}
-split: all
-samples: 2
-side: 32
-steps: 2
-clip: MODELS/clip
-resamples: 20
-curves:
-  - {method: instruct, name: InstructPix2Pix, model: model, values: [1.0, 2.2]}
-  - {method: sdedit, name: SDEdit, model: MODELS/sd, values: [0.5]}
-""",
-}
+TIMES = {"seconds", "rate", "samples_a_second"}
+
+
+class Runner:
+    """Runs the chain below `folder` (see chain_runner); what it says is kept in `said`."""
+
+    def __init__(self, folder: Path, said: Path) -> None:
+        script = Path(__file__).parents[1] / "helpers" / "chain_runner.py"
+        command = [sys.executable, str(script), str(folder / "evaluate.yaml")]
+        with said.open("w") as stream:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True
+            )  # fmt: skip
+        self.said = said
+
+    def run(self, out: Path, stage: str = "", after: float = 0.0) -> int:
+        """The exit code of one run, killed so many seconds into `stage`."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"out": str(out), "stage": stage, "after": after}) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        assert code in (0, -9), self.said.read_text()
+        return code
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The bytes of all that a chain has made; of its records all but times. Logs, locks, what a kill left half-written
+    and the state of generators that nothing was drawn from are no results."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        name = path.relative_to(out).as_posix()
+        others = ("events.out.tfevents", "writer", "random_states", ".ip2p-")
+        if path.name.startswith(others) or path.suffix == ".lock":
+            continue
+        found[name] = path.read_bytes()
+        if path.name == "done.json":
+            record = json.loads(found[name])
+            figures = record["metrics"].items()
+            record["metrics"] = {key: value for key, value in figures if not key.endswith("/s") and key not in TIMES}
+            found[name] = {key: value for key, value in record.items() if key not in TIMES}
+    return found
+
+
+def unfinished(out: Path) -> str:
+    """The stage that a kill has interrupted; none where it fell between two."""
+    begun = [path.parents[1].name for path in out.glob("*/*/started.json") if not (path.parent / "done.json").exists()]
+    return begun[0] if begun else ""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chain's configs, its models with random weights, two triplets and three captions."""
     folder = tmp_path_factory.mktemp("paper")
-    prompts = [Prompt(number, *texts) for number, texts in enumerate(TRIPLETS)]
-    texts = [prompt_text(one.input) + completion_text(one) for one in prompts]
-    save_language_model(folder / "models" / "lm", texts)
-    save_text_to_image(folder / "models" / "sd")
-    save_clip(folder / "models" / "clip")
-    (folder / "triplets.jsonl").write_text("".join(json.dumps(one.row()) + "\n" for one in prompts))
-    rows = [{"TEXT": text, "URL": f"http://example.org/{text}.jpg"} for text in ("a cat", "a red car", "a cat")]
-    (folder / "laion.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, text in CHAIN.items():
-        (folder / name).write_text(text.replace("MODELS", str(folder / "models")))
+    write_chain(folder)
     return folder
 
 
@@ -148,6 +122,36 @@ def test_a_smaller_batch_is_no_other_training(folder: Path, made: dict[str, Stag
     finally:
         config.write_text(text)
     assert again["finetune"].fingerprint == made["finetune"].fingerprint
+
+
+@pytest.fixture
+def runner(folder: Path, tmp_path: Path) -> Iterator[Runner]:
+    found = Runner(folder, tmp_path / "said.txt")
+    yield found
+    found.process.kill()
+    found.process.communicate()
+
+
+@pytest.mark.timeout(many(300, 20_000))
+def test_a_chain_that_is_killed_at_random_moments_ends_in_the_same_bytes(
+    made: dict[str, StageStatus], runner: Runner, tmp_path: Path
+) -> None:
+    """Three kills in the suite; in the soak twenty, and each stage twice at least."""
+    whole = {name: (one.folder / "done.json").read_text() for name, one in made.items()}
+    seconds = {name: json.loads(text)["seconds"] for name, text in whole.items()}
+    expected = results(next(iter(made.values())).folder.parents[1])
+    hits, rng = Counter[str](), random.Random()
+    while hits.total() < many(3, 20) or min(hits[name] for name in made) < many(0, 2):
+        out = tmp_path / f"killed-{hits.total()}"
+        chosen = rng.sample(list(made), many(3, len(made)))
+        for stage in sorted(chosen, key=list(made).index):
+            if runner.run(out, stage, rng.uniform(0, max(0.02, 0.9 * seconds[stage]))) == -9:
+                hits[unfinished(out)] += 1
+        assert runner.run(out) == 0
+        found = results(out)
+        assert found.keys() == expected.keys()
+        assert [name for name in expected if found[name] != expected[name]] == [], hits
+    print("killed:", dict(hits))
 
 
 @pytest.mark.parametrize("path", sorted(PAPER.glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """Checkpoints of a training: whole or not there, the older one kept until the newer is on the disk.
 
 checkpoints/step-2000/   what accelerate saves (weights, optimizer, schedule, EMA, every process's RNG), losses.pt
-checkpoints/partial/     one that is being written or removed; a kill leaves it behind, the next one sweeps it away
+checkpoints/partial/     one that is being written or removed; a kill leaves it behind, the next start sweeps it away
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def require_room(task: torch.nn.Module, folder: Path) -> None:
     needed = BYTES_A_WEIGHT * trained + 8 * fixed
     needed *= 1 if latest_checkpoint(folder) else 2
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "checkpoints" / "partial", ignore_errors=True)  # of a kill
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(

@@ -101,7 +101,8 @@ def draw(curves: Sequence[CurvePoints], path: Path) -> None:
     said = f"{min(counts):,} samples" if len(counts) == 1 else "samples in brackets"
     axes.set_title(f"{said}, 95 % intervals", loc="left", fontsize=9)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=200, metadata={"Creator": "ip2pbatch"} if path.suffix == ".pdf" else None)
+    known = {"Creator": "ip2pbatch", "CreationDate": None}  # the same figures make the same file
+    figure.savefig(path, dpi=200, metadata=known if path.suffix == ".pdf" else None)
 
 
 def draw_curve(axes: Any, curve: CurvePoints, label: str, colour: str, marker: str) -> None:
