@@ -88,10 +88,10 @@ def fixed(rows: NDArray[Any], size: int) -> list[tuple[NDArray[Any], int]]:
 class LatentCache:
     """Rows `[3c, h, w]` of (image mean, target mean, target log-variance), one a view of a pair."""
 
-    def __init__(self, path: Path, pairs: int, views: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path | None, pairs: int, views: int, shape: tuple[int, int, int]) -> None:
         self.views = views
         channels, height, width = shape
-        self.store = RowStore(path, pairs * views, (3 * channels, height, width)) if views else None
+        self.store = RowStore(path, pairs * views, (3 * channels, height, width)) if path and views else None
 
     def get(self, pair: int, view: int) -> NDArray[np.float16] | None:
         """The row, where it has been encoded before."""

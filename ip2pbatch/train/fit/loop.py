@@ -1,4 +1,4 @@
-"""The training loop that every network shares: accelerate, tqdm, TensorBoard, EMA, checkpoints, exact resume.
+"""The training loop that every network shares: accelerate and its trackers, tqdm, EMA, checkpoints, exact resume.
 
 A task is a module whose `forward(**batch)` is the loss; `batch(part)` is a pure function of the part's number, so a
 checkpoint holds everything (weights, optimizer, schedule, EMA, RNG) and a resumed run sees the batches that it would
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +31,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from ip2pbatch.errors import TrainingError
+from ip2pbatch.errors import MissingError, TrainingError
 from ip2pbatch.run.stop import listening
 from ip2pbatch.train.fit import checkpoints
 from ip2pbatch.train.fit.muon import Muon
@@ -59,6 +61,8 @@ class LoopSettings(BaseModel):
     precision: Literal["bf16", "fp16", "no"] = "bf16"  # what accelerate calls mixed precision
     seed: int = 0
     log_every: int = Field(20, ge=1)
+    # Who gets the figures and the sheets.
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(("tensorboard",), exclude=True)
     save_every: int = Field(500, ge=0)
     save_minutes: float = Field(30.0, ge=0, exclude=True)  # the longest between two checkpoints; 0: by steps alone
     keep: int = Field(1, ge=1, exclude=True)  # checkpoints that stay
@@ -93,17 +97,38 @@ def lr_at(step: int, settings: LoopSettings) -> float:
 
 
 def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False) -> Accelerator:
-    """accelerate with TensorBoard below `folder`; one CPU, one GPU or several by how the program was started."""
+    """accelerate with the trackers below `folder`; one CPU, one GPU or several by how the program was started.
+
+    MissingError where wandb is asked for and not there.
+    """
     # Without a GPU, accelerate takes several processes for several trainings unless it is told that it is on a CPU.
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return Accelerator(
         mixed_precision=settings.precision,
         cpu=cpu or (several and not torch.cuda.is_available()),
-        log_with="tensorboard",
+        log_with=list(installed(settings.trackers)) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         # The others wait while the main process draws samples, for longer than the ten minutes that are usual.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
+
+
+def installed(trackers: Sequence[str]) -> Iterator[str]:
+    """Those of the trackers that are here. Without TensorBoard, which nobody has to name, a training goes on and says
+    so; MissingError where another one is not there."""
+    for name in trackers:
+        if find_spec(name):
+            yield name
+        elif name != "tensorboard":
+            raise MissingError(f"{name} is not installed", hint=f"pip install 'ip2pbatch[{name}]'")
+        elif int(os.environ.get("RANK", 0)) == 0:
+            tqdm.write("no TensorBoard log: pip install tensorboard", file=sys.stderr)
+
+
+def begin_tracking(accelerator: Accelerator, folder: Path) -> None:
+    """A run of the stage's own in each tracker, which a resumed training goes on with."""
+    run = {"name": folder.name, "id": folder.name, "resume": "allow", "dir": str(folder)}
+    accelerator.init_trackers(folder.parent.name, init_kwargs={"wandb": run})
 
 
 def train(
@@ -123,7 +148,7 @@ def train(
     ema = make_average(task, settings, accelerator)
     model, optimizer = accelerator.prepare(task, optimizer)
     accelerator.register_for_checkpointing(ema, schedule)
-    accelerator.init_trackers(folder.name)
+    begin_tracking(accelerator, folder)
     losses: list[float] = []
     endless = settings.lr_end == 1 and not hooks.paced
     start = checkpoints.resume(accelerator, checkpoints.origin(folder, settings.steps, endless), losses)
@@ -270,7 +295,7 @@ def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim
 def report(
     accelerator: Accelerator, progress: tqdm[int], step: int, losses: list[float], settings: LoopSettings, lr: float
 ) -> None:
-    """The mean loss of the last steps, to TensorBoard and beside the bar."""
+    """The mean loss of the last steps, to the trackers and beside the bar."""
     if (step + 1) % settings.log_every:
         return
     mean = sum(losses[-settings.log_every :]) / settings.log_every
@@ -291,7 +316,7 @@ def look(
 
 
 def show(accelerator: Accelerator, found: Image.Image | Mapping[str, float] | None, folder: Path, step: int) -> None:
-    """A sample grid, where there is one, to samples/ and to TensorBoard; figures to the latter alone."""
+    """A sample grid, where there is one, to samples/ and to the trackers; figures to the latter alone."""
     if found is None:
         return
     if not isinstance(found, Image.Image):
@@ -301,7 +326,9 @@ def show(accelerator: Accelerator, found: Image.Image | Mapping[str, float] | No
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path, quality=92)
     pixels = np.asarray(found.convert("RGB"))[None]
-    accelerator.get_tracker("tensorboard").log_images({"samples": pixels}, step, dataformats="NHWC")
+    for tracker in accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({"samples": pixels}, step, **layout)
 
 
 @contextmanager

@@ -36,8 +36,10 @@ from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
+from ip2pbatch.train.fit.pace import Every, Watch
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
+from ip2pbatch.train.fit.validation import HeldOutLoss, Validation
 from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, one_source
 
@@ -70,6 +72,7 @@ class PaperLoop(LoopSettings):
     save_every: int = Field(500, ge=0, exclude=True)
     keep: int = Field(2, ge=1, exclude=True)
     sample_every: int = Field(1000, ge=0, exclude=True)
+    snapshot_every: int = Field(0, ge=0, exclude=True)  # the averaged model as it is then, kept in snapshots/; 0: none
 
 
 class Config(BaseModel):
@@ -103,6 +106,7 @@ class Config(BaseModel):
     dropout: Dropout = Dropout()
     loop: PaperLoop = PaperLoop()
     look: Look = Look()
+    validation: Validation = Field(Validation(), exclude=True)
     defaults: Defaults = Defaults()
     card: Path | None = None  # a README.md that goes with the model
 
@@ -261,9 +265,14 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     task = make_task(config, networks)
     card = config.card.read_text("utf-8") if config.card else ""
 
-    def write() -> None:
+    validation = held_out_loss(every, config, batches)
+
+    def write(name: str = "model") -> None:
         with quiet():  # it warns of casts that are meant
-            write_model(folder / "model", networks.parts(), networks.schedule, config.defaults.model_dump(), card)
+            write_model(folder / name, networks.parts(), networks.schedule, config.defaults.model_dump(), card)
+
+    def validate(step: int) -> dict[str, float]:
+        return {"validation_loss": validation(task, batches.encoder, left_out)} if validation else {}
 
     def sample(step: int) -> Image.Image | None:
         if not watched:
@@ -272,14 +281,28 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
         making = Making(config.defaults.text, config.look.image, config.look.steps, str(accelerator.device))
         return draw_samples(watched, edit_held_out(folder / "model", watched, making), making, f"step {step:,}")
 
+    watches = (
+        Watch(Every(config.loop.snapshot_every), lambda step: write(f"snapshots/step-{step:06d}"), kept=True),
+        Watch(Every(config.validation.every), validate),
+    )
     try:
-        metrics = train(task, loop, Hooks(batches, sample), accelerator, folder)
+        metrics = train(task, loop, Hooks(batches, sample, watches), accelerator, folder)
     finally:
         batches.close()
     if first:
         write()
+        metrics |= validate(loop.steps)
     counts = {"prompts": float(len(pairs)), "broken": float(left_out.found)}
     return metrics | counts | {"samples_a_second": config.effective_batch * metrics["rate"]}
+
+
+def held_out_loss(every: PairSet, config: Config, batches: EditBatches) -> HeldOutLoss | None:
+    """The loss on the validation split, on whole squares as they are; None where there is no such split."""
+    pairs = every.part("val")
+    if not (config.validation.pairs and len(pairs)) or config.split == "all":
+        return None
+    view = View(config.side, (config.side, config.side), 0.0, 0, config.loop.seed)
+    return HeldOutLoss(pairs, config.validation.pairs, view, batches.levels, config.batch)
 
 
 def training_part(every: PairSet, config: Config) -> PairSet:

@@ -20,8 +20,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ip2pbatch.errors import ModelError, ResourceError, StoppedError, TrainingError
-from ip2pbatch.train.fit import checkpoints, pace
+from ip2pbatch.errors import MissingError, ModelError, ResourceError, StoppedError, TrainingError
+from ip2pbatch.train.fit import checkpoints, loop, pace
 from ip2pbatch.train.fit.loop import Batch, Health, Hooks, LoopSettings, make_accelerator, make_average, train
 
 STEPS = 6
@@ -196,6 +196,17 @@ def test_at_a_constant_rate_a_longer_training_goes_on_from_a_shorter_one(
     with pytest.raises(AssertionError, match="made again"):
         run(started("falling", steps=8), settings(steps=8, lr_end=0.1), Hooks(only_from, lambda step: None))
     assert run(started("shorter", steps=3), settings(steps=3))[1] == whole[1][:3], "no checkpoint beyond its end"
+
+
+def test_what_gets_the_figures_and_is_not_installed_is_told_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    run(tmp_path, settings(steps=1))
+    assert "no TensorBoard log: pip install tensorboard" in capsys.readouterr().err
+    with pytest.raises(MissingError, match="wandb is not installed") as caught:
+        run(tmp_path, settings(trackers=["wandb"]))
+    assert caught.value.hint == "pip install 'ip2pbatch[wandb]'"
 
 
 SLOWLY = """

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,9 +30,11 @@ from ip2pbatch.train.data.broken import LeftOut
 from ip2pbatch.train.data.pack_pictures import write_shard
 from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.fit import checkpoints, stable_diffusion
-from ip2pbatch.train.fit.edit_batches import EditBatches
+from ip2pbatch.train.fit.edit_batches import EditBatches, View
+from ip2pbatch.train.fit.latents import Encoder
 from ip2pbatch.train.fit.objective import grow_first_convolution
 from ip2pbatch.train.fit.stable_diffusion import Config, InstructTask, Networks, parts_a_step
+from ip2pbatch.train.fit.validation import HeldOutLoss
 from ip2pbatch.train.stages import run, status
 
 LOOP = {
@@ -63,7 +66,8 @@ def config(folder: Path, start: str = "sd", **changed: object) -> Config:
 def made(folder: Path) -> tuple[Path, dict[str, float]]:
     """The stage, run once."""
     out = folder / "made"
-    return out, stable_diffusion.run(config(folder, gradient_checkpointing=True), {}, out, None)
+    watched = {"validation": {"every": 2}, "loop": LOOP | {"snapshot_every": 2}}
+    return out, stable_diffusion.run(config(folder, gradient_checkpointing=True, **watched), {}, out, None)
 
 
 def losses_below(out: Path) -> list[float]:
@@ -131,6 +135,31 @@ def test_losses_and_sample_sheets_are_there_to_look_at(made: tuple[Path, dict[st
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert [event.step for event in events.Images("samples")] == [4]
+    assert [event.step for event in events.Scalars("validation_loss")] == [2, 4]
+    assert events.Scalars("validation_loss")[-1].value == pytest.approx(made[1]["validation_loss"], rel=1e-6)
+
+
+def test_a_snapshot_is_the_averaged_model_of_its_step(folder: Path, made: tuple[Path, dict[str, float]]) -> None:
+    out, _ = made
+    name = "unet/diffusion_pytorch_model.safetensors"
+    half, last = (load_file(out / "snapshots" / step / name) for step in ("step-000002", "step-000004"))
+    end = load_file(out / "model" / name)
+    assert all(torch.equal(last[key], end[key]) for key in end)
+    assert any(not torch.equal(half[key], end[key]) for key in end)
+
+
+def test_validation_sees_the_same_pairs_noise_and_timesteps_whatever_the_batch(folder: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path, prompts=60)
+    pairs, networks = open_pairs(tmp_path), Networks.load(str(folder / "sd"))
+    encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, torch.device("cpu"))
+    task, view = InstructTask(networks.unet, DDPMScheduler()), View(32, (32, 32), 0.0)
+    losses = [HeldOutLoss(pairs.part("val"), 256, view, 1000, batch) for batch in (1, 2)]
+    assert losses[0].count == 3, "all of the split"
+    found = [loss(task, encoder) for loss in losses]
+    assert losses[0](task, encoder) == found[0] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    everything = config(folder, data=tmp_path, split="all")
+    assert stable_diffusion.held_out_loss(pairs, everything, SimpleNamespace(levels=1000)) is None
 
 
 def test_only_the_unet_learns_and_its_new_channels_do(folder: Path, made: tuple[Path, dict[str, float]]) -> None:
