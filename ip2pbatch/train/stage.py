@@ -47,6 +47,15 @@ def misfits(inputs: Mapping[str, str], known: Iterable[str], needed: Iterable[st
             yield Mistake(f"{name} is missing among them", hint=f"inputs: {{{name}: {name}.yaml}}", at=("inputs",))
 
 
+def unread(inputs: Iterable[str], read: Iterable[str | None], by: str) -> Iterator[Mistake]:
+    """Inputs that these settings do not read: they and all before them would be made for nothing."""
+    read = list(read)
+    for name in inputs:
+        if name not in read:
+            hint = f"remove it, or name it {by}"
+            yield Mistake(f"{name} is made for nothing: no setting reads it", hint=hint, at=("inputs", name))
+
+
 def one_source(key: str, value: object, inputs: Iterable[str]) -> Iterator[Mistake]:
     """Where a stage reads one thing, a setting or an input must name it, and not both: one would win in silence."""
     named = list(inputs)

@@ -41,7 +41,7 @@ from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage
+from ip2pbatch.train.stage import Stage, unread
 
 VERSION = 1
 VIT_B_32, VIT_S_16 = "openai/clip-vit-base-patch32", "facebook/dino-vits16"
@@ -285,6 +285,7 @@ def to_markdown(found: Mapping[str, NDArray[np.float64]], resamples: int) -> str
 
 def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     """What does not fit together in a config."""
+    yield from unread(inputs, [settings.model], "as `model`")
     if (settings.model is None) == (settings.generated is None):
         said = "or generated: one of them says whose pictures are judged, and only one"
         yield Mistake(said, hint="model: one of the inputs, a folder or a hub id; or generated: FOLDER", at=("model",))

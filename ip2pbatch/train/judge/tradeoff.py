@@ -41,7 +41,7 @@ from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
 from ip2pbatch.train.models import ModelName
-from ip2pbatch.train.stage import Stage, one_source
+from ip2pbatch.train.stage import Stage, one_source, unread
 
 VERSION = 1
 
@@ -299,6 +299,8 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     """What does not fit together in a config."""
     yield from one_source("data", settings.data, [name for name in inputs if name == "data"])
     yield from columns_of_data("data", settings.data, settings.columns)
+    models = [curve.model for curve in settings.curves if curve.method != "folder"]
+    yield from unread(inputs, ["data", *models], "as the `model` of a curve")
     if settings.results is None and any(curve.method == "folder" for curve in settings.curves):
         yield Mistake("is missing, and a curve reads a folder below it", hint="results: FOLDER", at=("results",))
 

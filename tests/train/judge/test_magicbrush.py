@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from tiny_clip import make_clip, save_clip
+from tiny_dino import save_dino
 from tiny_models import make_picture, save_model
-from transformers import ViTConfig, ViTModel
+from transformers import ViTModel
 
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.measures.dino import Dino
@@ -32,13 +33,6 @@ from ip2pbatch.train.judge.magicbrush import (
 from ip2pbatch.train.judge.methods import Sample, to_picture
 
 TURNS = {"30": 1, "139": 2}
-
-
-def save_dino(folder: Path) -> Path:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    ViTModel(ViTConfig(image_size=224, patch_size=32, **shape), add_pooling_layer=False).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
