@@ -13,6 +13,7 @@ from ip2pbatch import __version__, errors
 from ip2pbatch.cli import bench, check, console, edit, export, lock, recipes, run, train, watch
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
+from ip2pbatch.plan.written.addresses import refuse_addresses
 
 app = typer.Typer(
     name="ip2pbatch",
@@ -67,6 +68,7 @@ app.add_typer(train.app, name="train", rich_help_panel=MACHINE)
 def main() -> None:
     """Run the command line; every way out has an exit code of the table in errors.py."""
     try:
+        refuse_addresses(sys.argv[1:])
         app()
     except errors.StoppedError as stop:
         console.talk().print(f"interrupted: {stop}", markup=False)

@@ -257,7 +257,9 @@ def _selection(
     out: AnyPath | None = None, only: str | None = None, limit: int | None = None, shard: str | None = None
 ) -> Selection:  # fmt: skip
     from ip2pbatch.jobs.job import Selection
+    from ip2pbatch.plan.written.addresses import refuse_addresses
 
+    refuse_addresses([] if out is None else ["--out", str(out)])
     return Selection(None if out is None else Path(out), only, limit, shard)
 
 

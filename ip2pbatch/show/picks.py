@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import MAX_LENGTH
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
+from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import Cell, today
 
@@ -56,8 +56,8 @@ class Origin:
 def origin_of(view: RunView, folder: Path) -> Origin:
     """The Origin of a run; where its recipe's text cannot be read, what its pictures tell."""
     try:
-        recipe = yaml.safe_load(view.sessions[-1].recipe) if view.sessions else None
-    except (yaml.YAMLError, RecursionError):
+        recipe, _ = parse_yaml(view.sessions[-1].recipe if view.sessions else "", view.layout.folder)
+    except RecipeError:  # an older version took it
         recipe = None
     written = recipe if isinstance(recipe, dict) else {}
     longest = max((max(edit.size) for edit in view.plan.edits), default=512)

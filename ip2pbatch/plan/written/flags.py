@@ -82,8 +82,6 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         if isinstance(cause, Mistake):
             why, hint, path = cause.why, cause.hint, path + cause.at
         flag = next((_FLAGS[str(part)] for part in reversed(path) if part in _FLAGS), "")
-        if "taken by edit" in why:
-            why, hint = "two instructions have the same short name in file names", "put them in a recipe, with ids"
         raise UsageError(f"{flag}: {why}" if flag else why, hint=hint) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ip2pbatch.plan.written.yaml_source import Mistake, suggest
 
 COLUMNS = ("photo", "instruction", "id", "text", "image")
 MAX_BYTES = 64 << 20
+_COMMA = r"[-+]?\d+(?:,\d+)?"
+_DECIMAL = re.compile(rf"{_COMMA}(?:\s*\.\.\s*{_COMMA}(?:\s*by\s*{_COMMA})?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,13 @@ class Instruction:
 def read_instructions(path: Path) -> list[Instruction]:
     """The rows of an instructions file, in order. Raises RecipeError with the line.
 
-    Comma, semicolon or tab separate the columns (spreadsheets write all three); empty lines and rows without an
-    instruction are skipped, so that a list of all photos can be filled in here and there.
+    Comma, semicolon or tab separate the columns (spreadsheets write all three; with semicolons `7,5` is a decimal);
+    empty lines and rows without an instruction are skipped, so that a list of all photos can be filled in here and
+    there.
     """
-    rows = _rows(path)
+    text = _text(path)
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    rows = _rows(path, text, delimiter)
     header = [cell.strip().lower() for cell in next(rows, (1, []))[1]]
     for place, name in enumerate(header):
         if name not in COLUMNS:
@@ -52,6 +58,8 @@ def read_instructions(path: Path) -> list[Instruction]:
             raise RecipeError(
                 f"{len(cells)} cells, the header has {len(header)}", file=path, line=line, hint="quote commas in text"
             )
+        if delimiter == ";":
+            row |= {name: _decimals(row[name]) for name in ("text", "image") if name in row}
         if "instruction" in row:
             found.append(_instruction(row, path, line))
     return found
@@ -71,8 +79,13 @@ def _instruction(row: dict[str, str], path: Path, line: int) -> Instruction:
         raise RecipeError(why, file=path, line=line, column=1, key=key, hint=hint) from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every row that is not empty."""
+def _decimals(numbers: str) -> str:
+    """Numbers as spreadsheets write them that part columns by semicolons: `7,5` is seven and a half."""
+    return numbers.replace(",", ".") if _DECIMAL.fullmatch(numbers) else numbers
+
+
+def _text(path: Path) -> str:
+    """What is in the file. Raises RecipeError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -84,8 +97,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RecipeError("not UTF-8 text", file=path, line=line, column=1, hint="save it as CSV UTF-8") from None
     if len(raw) > MAX_BYTES:
         raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB", file=path)
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
+    return text
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every row that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for cells in reader:

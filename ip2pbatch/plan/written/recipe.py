@@ -6,6 +6,8 @@ read, so that nobody further on asks which form it was. A mistake is a RecipeErr
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,6 +28,7 @@ from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import lossy_titles, suffixes
+from ip2pbatch.plan.written.addresses import refuse_address
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import slug
@@ -68,6 +71,7 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     """A path as written → absolute, relative ones from the recipe's folder (the validation context)."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise Mistake("should be a path")
+    refuse_address(str(value))
     if "\0" in str(value):
         raise Mistake("a path cannot hold a NUL character")
     base = info.context if isinstance(info.context, Path) else Path.cwd()
@@ -181,7 +185,7 @@ def _single(value: dict[str, Any]) -> dict[str, Any]:
         )
     if len(words) > MAX_INSTRUCTION:
         raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
-    return {"id": slug(words), **rest, "chain": [{"instruction": words}], "keep": (1,)}
+    return {"id": _name([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}
 
 
 def _chain(value: dict[str, Any]) -> dict[str, Any]:
@@ -193,8 +197,13 @@ def _chain(value: dict[str, Any]) -> dict[str, Any]:
             raise Mistake("a link is an instruction, or a mapping with one", at=("chain", place))
     rest = {key: item for key, item in value.items() if key not in ("chain", "keep")}
     words = [link if isinstance(link, str) else str(link.get("instruction", "")) for link in links]
-    name = "-then-".join(slug(one, most=24) for one in dict.fromkeys((words[0], words[-1])))
-    return {"id": name, **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
+    return {"id": _name(words), **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
+
+
+def _name(words: Sequence[str]) -> str:
+    """What an edit is called that nobody named, after its instructions."""
+    ends = dict.fromkeys((words[0], words[-1]))
+    return slug(words[0]) if len(words) == 1 else "-then-".join(slug(one, most=24) for one in ends)
 
 
 def _keep(keep: Any, links: int) -> tuple[int, ...]:
@@ -306,6 +315,19 @@ class Sheet(_Written):
     metrics: tuple[Metric, ...] = Field(default=("l1", "ssim"), description="numbers beside a cell, as many as fit")
 
 
+def _numbered(specs: tuple[EditSpec, ...]) -> tuple[EditSpec, ...]:
+    """`specs`, where names that come from the instructions are one and the instructions are not, with numbers."""
+    known = {spec.id: spec for spec in reversed(specs)}
+    numbered = []
+    for spec in specs:
+        first = known[spec.id]
+        if spec.chain != first.chain and spec.id == _name([link.instruction for link in spec.chain]):
+            name = next(name for n in itertools.count(2) if (name := f"{spec.id}-{n}") not in known)
+            spec = known[name] = spec.model_copy(update={"id": name})
+        numbered.append(spec)
+    return tuple(numbered)
+
+
 class Recipe(_Written):
     """What pictures should exist. Paths are absolute; every shorthand is spelled out; None is the model's default."""
 
@@ -316,7 +338,7 @@ class Recipe(_Written):
         DEFAULT_MODEL, description="hub id (@revision pins it), folder, or tiny"
     )
     photos: Annotated[tuple[PhotoFolder, ...], BeforeValidator(_some), Field(min_length=1)]
-    edits: Annotated[tuple[EditSpec, ...], BeforeValidator(_some)] = ()
+    edits: Annotated[tuple[EditSpec, ...], BeforeValidator(_some), AfterValidator(_numbered)] = ()
     guidance: GuidanceSpec = Field(default_factory=GuidanceSpec)
     seeds: Seeds = Field(default=Seeds(per_photo=(DEFAULT_SEED,)))
     steps: Steps | None = Field(default=None, description="network steps a picture")

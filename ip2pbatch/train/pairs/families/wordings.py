@@ -88,3 +88,5 @@ def load(file: Path) -> Wordings:
         key = ".".join(str(part) for part in first["loc"])
         hint = "each family needs `wordings`, `held_out` and `after`"
         raise RecipeError(first["msg"], file=file, key=key, hint=hint) from error
+    except ValueError as error:  # what PyYAML takes for a date, and is none
+        raise RecipeError(f"not YAML: {error}", file=file, hint="put texts of digits in quotes") from error

@@ -1,0 +1,114 @@
+"""What people write where something else is meant: addresses, dates, decimals with a comma, one instruction twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import CommandLine
+from PIL import Image
+
+from ip2pbatch import jobs
+from ip2pbatch.errors import UsageError
+from ip2pbatch.plan.written.instructions import read_instructions
+from ip2pbatch.plan.written.recipe import load_recipe
+
+FAKE = ("--backend", "fake")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (64, 48), (90, 120, 60)).save(tmp_path / "in/a.jpg")
+    (tmp_path / "recipe.yaml").write_text("model: tiny\nphotos: in\nedits: [make it winter]\nsize: {long_side: 64}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("edit", "in", "-i", "sepia", "-o", "s3://b/out"),
+        ("edit", "https://example.org/photos", "-i", "sepia", "-o", "out"),
+        ("run", "recipe.yaml", "--out=gs://b/out"),
+        ("run", "file:///recipe.yaml"),
+        ("watch", "s3://b/in", "recipe.yaml"),
+        ("status", "s3://b/out"),
+        ("sheet", "out", "-o", "s3://b/sheets"),
+        ("verify", "out", "--against", "s3://b/out"),
+        ("lock", "recipe.yaml", "-o", "s3://b/out"),
+        ("init", "s3://b/recipe.yaml"),
+        ("train", "run", "stage.yaml", "--photos", "s3://b/photos"),
+    ],
+    ids=" ".join,
+)
+def test_addresses_are_refused_by_name_everywhere(command: CommandLine, here: Path, arguments: tuple[str, ...]) -> None:
+    before = sorted(here.rglob("*"))
+    said = command(*arguments)
+    assert said.code == 2
+    assert "is an address and no path" in said.err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_addresses_in_recipes_and_from_python_are_refused(command: CommandLine, here: Path) -> None:
+    (here / "s3.yaml").write_text("photos: s3://b/in\nedits: [sepia]\n")
+    said = command("validate", "s3.yaml")
+    assert said.code == 2
+    assert "s3.yaml:1:9: photos: 's3://b/in' is an address and no path" in said.err
+    with pytest.raises(UsageError, match="is an address"):
+        jobs.run("recipe.yaml", out="s3://b/out")
+    with pytest.raises(UsageError, match="is an address"):
+        jobs.edit("in", "sepia", "s3://b/out")
+
+
+def test_an_address_in_an_instruction_is_words(command: CommandLine, here: Path) -> None:
+    assert command("edit", "in", "-i", "https://example.org", "-o", "out", "--model", "tiny", *FAKE).code == 0
+
+
+@pytest.mark.parametrize("words", ["2001-99-99", "2026-02-30", "12:30:61", "no", "1_000"])
+def test_words_that_look_like_something_else_are_words(command: CommandLine, here: Path, words: str) -> None:
+    recipe = here / "recipe.yaml"
+    recipe.write_text(f"name: {words}\nmodel: tiny\nphotos: in\nedits: [{words}]\nsize: {{long_side: 64}}\n")
+    assert command("run", recipe, *FAKE).code == 0
+    assert json.loads(command("status", recipe, "--json").out)["name"] == words
+    assert (here / "out/report.html").is_file()
+    assert command("report", here / "out").code == 0
+
+
+@pytest.mark.parametrize("words", ["7", "0x1F", "1e5", "true", "~"])
+def test_what_is_no_word_is_refused_with_its_place(command: CommandLine, here: Path, words: str) -> None:
+    (here / "recipe.yaml").write_text(f"photos: in\nedits:\n  - {words}\n")
+    said = command("validate", "recipe.yaml")
+    assert said.code == 2
+    assert "recipe.yaml:3:5: edits.0: " in said.err
+
+
+@pytest.mark.parametrize(
+    ("cell", "scales"),
+    [("7,5", (7.5,)), ("7.5", (7.5,)), ("5, 7.5", (5, 7.5)), ("1,0..2,0 by 0,5", (1, 1.5, 2)), ("5,7,10", (5, 7, 10))],
+)
+def test_a_decimal_comma_beside_semicolons(tmp_path: Path, cell: str, scales: tuple[float, ...]) -> None:
+    (tmp_path / "notes.csv").write_text(f"photo;instruction;text\na.jpg;make it winter;{cell}\n")
+    (row,) = read_instructions(tmp_path / "notes.csv")
+    assert row.edit.text == scales
+
+
+def test_a_comma_beside_commas_is_a_list(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text('photo,instruction,text\na.jpg,make it winter,"7,5"\n')
+    (row,) = read_instructions(tmp_path / "notes.csv")
+    assert row.edit.text == (7, 5)
+
+
+def test_instructions_that_differ_in_case_or_punctuation_are_numbered(command: CommandLine, here: Path) -> None:
+    words = ("-i", "make it winter", "-i", "Make it winter!", "-i", "MAKE IT WINTER")
+    assert command("edit", "in", *words, "-o", "out", "--model", "tiny", *FAKE).code == 0
+    names = sorted(path.name for path in (here / "out").glob("*.jpg"))
+    assert names == ["a_make-it-winter-2.jpg", "a_make-it-winter-3.jpg", "a_make-it-winter.jpg"]
+    (here / "recipe.yaml").write_text(
+        "photos: in\nedits: [snow, {id: snow-2, instruction: add snow}, Snow!, [snow, fog], [Snow, fog]]\n"
+    )
+    ids = [spec.id for spec in load_recipe(here / "recipe.yaml").edits]
+    assert ids == ["snow", "snow-2", "snow-3", "snow-then-fog", "snow-then-fog-2"]
+    (here / "recipe.yaml").write_text("photos: in\nedits: [snow, snow]\n")
+    assert command("validate", "recipe.yaml").code == 2
