@@ -16,6 +16,7 @@ preprocessing.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
 from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, unread
 
-VERSION = 1
+VERSION = 2  # 2: pictures are edited at the size that the published script takes, a block of 64 px less at some
 VIT_B_32, VIT_S_16 = "openai/clip-vit-base-patch32", "facebook/dino-vits16"
 METRICS = ("l1", "l2", "clip-i", "dino", "clip-t", "clip-t_oracle")
 
@@ -120,13 +121,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def fitted_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """Width and height that InstructPix2Pix's command line works at: multiples of 64, the short side's rounded up.
+    """Width and height that the published script edits at: multiples of 64, the short side's meant to be rounded up.
 
-    In whole numbers, where the original's floats lose a block at some sizes.
+    Its arithmetic is kept: a product that floats put just below a multiple of 64 loses a block, at 6 of 100 sizes.
     """
-    long, short = max(size), min(size)
-    blocks = -(-short * resolution // (64 * long))  # of the short side
-    return size[0] * blocks // short * 64, size[1] * blocks // short * 64
+    factor = resolution / max(size)
+    factor = math.ceil(min(size) * factor / 64) * 64 / min(size)
+    width, height = (int(length * factor // 64) * 64 for length in size)
+    return width, height
 
 
 def fit(picture: Image.Image, resolution: int) -> NDArray[np.uint8]:

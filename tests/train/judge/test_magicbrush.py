@@ -183,9 +183,12 @@ def test_the_crop_is_torchvisions() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"), [((1024, 1024), (512, 512)), ((4000, 3000), (512, 384)), ((6000, 4000), (576, 384)),
-                           ((1920, 1080), (512, 320)), ((7360, 4912), (512, 384))],
+                           ((1920, 1080), (512, 320)), ((7360, 4912), (512, 320)),
+                           ((303, 485), (256, 512)), ((485, 303), (512, 256))],
 )  # fmt: skip
-def test_the_size_is_instructpix2pixs_without_its_float_error(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_the_size_is_the_published_scripts_with_the_block_that_its_floats_lose(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
     assert fitted_size(size, 512) == expected
 
 
