@@ -37,6 +37,13 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
+class TerminatedError(SystemExit):
+    """SIGTERM while there is nothing to finish, as KeyboardInterrupt is ^C; nothing that catches errors stops it."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
 class Ip2pError(Exception):
     """Base of all errors a person can mend: `str(error)` is one plain sentence, `hint` says what to do."""
 

@@ -80,6 +80,9 @@ def main() -> None:
     except KeyboardInterrupt:
         console.talk().print("interrupted")
         sys.exit(errors.INTERRUPTED)
+    except errors.TerminatedError as stop:
+        console.talk().print("terminated")
+        sys.exit(stop.code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(errors.DONE)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import IO, TYPE_CHECKING
 
-from ip2pbatch.errors import Ip2pError, RecipeError, ResourceError
+from ip2pbatch.errors import Ip2pError, RecipeError, ResourceError, TerminatedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,14 +99,14 @@ def roughly(seconds: float) -> str:
 
 @contextmanager
 def busy(text: str) -> Iterator[None]:
-    """Says what takes a moment, on a terminal and only as long as it does; everywhere, that ^C ended it."""
+    """Says what takes a moment, on a terminal and only as long as it does; everywhere, that ^C or SIGTERM ended it."""
     from ip2pbatch.run.stop import insisting
 
     try:
         with insisting(), talk().status(text) if is_terminal() else nullcontext():
             yield
-    except KeyboardInterrupt:
-        talk().print(f"interrupted while {text}")
+    except (KeyboardInterrupt, TerminatedError) as stop:
+        talk().print(f"{'terminated' if isinstance(stop, TerminatedError) else 'interrupted'} while {text}")
         raise
 
 

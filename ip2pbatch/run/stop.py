@@ -1,5 +1,5 @@
 """A clean stop: the first ^C, SIGTERM or SIGHUP (a closed terminal) finishes the batch at hand, a second ^C ends at
-once. Before there is a batch, ^C is a KeyboardInterrupt that nothing can swallow.
+once. Before there is a batch, ^C is a KeyboardInterrupt, and SIGTERM a TerminatedError, that nothing can swallow.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from ip2pbatch.errors import HUNG_UP, INTERRUPTED, TERMINATED
+from ip2pbatch.errors import HUNG_UP, INTERRUPTED, TERMINATED, TerminatedError
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 _CODES: dict[int, int] = {int(signal.SIGTERM): TERMINATED, **({int(_HANGUP): HUNG_UP} if _HANGUP else {})}
+_USUAL = ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL))
 _LOOK = 0.05  # seconds between two looks of one who waits
 
 
@@ -83,31 +84,30 @@ def _let_go_of_terminal() -> None:
 
 @contextmanager
 def insisting() -> Iterator[None]:
-    """^C ends the block with KeyboardInterrupt, whatever is made of it inside: importing a library may swallow it, and
-    CPython 3.11 makes a RuntimeError of one that comes while a class is built.
+    """^C ends the block with KeyboardInterrupt, SIGTERM with TerminatedError, whatever is made of it inside: importing
+    a library may swallow it, and CPython 3.11 makes a RuntimeError of one that comes while a class is built.
     """
-    asked = False
+    asked: BaseException | None = None
 
     def answer(number: int, _: FrameType | None) -> None:
         nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
+        asked = TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
+        raise asked
 
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # somebody else answers
-        return
-    signal.signal(signal.SIGINT, answer)
+    mine = [number for number, usual in _USUAL if main and signal.getsignal(number) == usual]
+    before = [(number, signal.signal(number, answer)) for number in mine]
     try:
         yield
     except Exception as error:
         if asked:
-            raise KeyboardInterrupt from error
+            raise asked from error
         raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, usual in before:
+            signal.signal(number, usual)
     if asked:
-        raise KeyboardInterrupt
+        raise asked
 
 
 _outer: list[Stop] = []  # the Stop that is answering signals now; only the main thread puts one here

@@ -13,6 +13,7 @@ from types import FrameType
 import pytest
 
 from ip2pbatch.cli import console
+from ip2pbatch.errors import TerminatedError
 from ip2pbatch.run.stop import Stop, insisting, listening
 
 
@@ -98,28 +99,35 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def swallows() -> None:
+def swallows(number: signal.Signals) -> None:
     with contextlib.suppress(BaseException):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
 
-def disguises() -> None:
+def disguises(number: signal.Signals) -> None:
     try:
-        signal.raise_signal(signal.SIGINT)
-    except KeyboardInterrupt as error:
+        signal.raise_signal(number)
+    except BaseException as error:
         raise RuntimeError("Error calling __set_name__") from error
 
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("library", [swallows, disguises])
-def test_an_interrupt_while_something_loads_ends_it_though_a_library_makes_nothing_or_a_bug_of_it(
-    library: Callable[[], None], capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("number", "end", "word"),
+    [(signal.SIGINT, KeyboardInterrupt, "interrupted"), (signal.SIGTERM, TerminatedError, "terminated")],
+)
+def test_a_signal_while_something_loads_ends_it_though_a_library_makes_nothing_or_a_bug_of_it(
+    library: Callable[[signal.Signals], None], number: signal.Signals, end: type[BaseException], word: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     console.talk.cache_clear()
-    with pytest.raises(KeyboardInterrupt), console.busy("loading a model"):
-        library()
-    assert "interrupted while loading a model" in capfd.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.getsignal(number)
+    with pytest.raises(end) as stop, console.busy("loading a model"):
+        library(number)
+    assert f"{word} while loading a model" in capfd.readouterr().err
+    assert signal.getsignal(number) is before
+    assert getattr(stop.value, "code", 143) == 143
 
 
 @pytest.mark.usefixtures("interruptible")
