@@ -130,6 +130,15 @@ def read_rows(path: Path, parse: Parse[Row], damage: list[Damage] | None = None)
         damage.append(Damage(path, tuple(bad)))
 
 
+def state_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a line is added to a journal or set aside from it; None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def read_journal(path: Path, complaints: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a journal as they are, oldest first, and in `complaints` a sentence about lines that are not read."""
     damage: list[Damage] = []

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from ip2pbatch.disk.journal import Journal, read_journal, seal
+from ip2pbatch.disk.journal import Damage, Journal, read_journal, seal
 from ip2pbatch.errors import LockedError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.run import clock
+from ip2pbatch.run.directory import ledger
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation
+from ip2pbatch.run.directory.reading import read_numbers
 from ip2pbatch.run.directory.view import read_run
 
 SPEC = EngineSpec("tiny", "a1b2", "fake", "cpu", "float32", "stable")
@@ -227,6 +230,26 @@ def test_numbers_are_given_once_and_kept(tmp_path: Path) -> None:
         assert numbers[photo(3).name] == 2
         assert numbers[photo(1).name] == 3
     assert read_run(tmp_path).numbers == numbers
+
+
+def test_shards_that_give_numbers_at_the_same_time_agree_and_nobody_waits_for_who_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, others = [photo(n) for n in range(4)], open_run(tmp_path, SPEC, shard=Shard(2, 2))
+    given: list[dict[str, int]] = []
+
+    def read_meanwhile(layout: Layout, damage: list[Damage]) -> dict[str, int]:
+        known = read_numbers(layout, damage)
+        if not given:
+            given.append({})
+            given[0] = others.number(photos[::-1])
+        return known
+
+    with open_run(tmp_path, SPEC, shard=Shard(1, 2)) as run, others:
+        monkeypatch.setattr(ledger, "read_numbers", read_meanwhile)
+        assert run.number(photos) == given[0]
+        with FileLock(run.layout.folder / "gate.lock"):
+            assert run.number(photos) == given[0]
 
 
 def test_the_same_failure_twice_is_one_line(tmp_path: Path) -> None:
