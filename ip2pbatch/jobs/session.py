@@ -18,6 +18,7 @@ from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.renamed import leftovers, remove_leftovers
+from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
 
@@ -111,8 +112,10 @@ def note_unedited(run: Run, found: Scan) -> None:
 def _opened(
     open_engine: Callable[[], EditEngine], machine: Machine, job: Job, run: Run, agree: Agree | None
 ) -> EditEngine:
-    """The engine, written down in the run; one that makes nothing where nothing is left to make."""
-    if len(already_done(job.plan, run)) == len(job.plan.edits):
+    """The engine, written down in the run; one that makes nothing where nothing is left to make, unless the run does
+    not say any more which engine made it: that is said again, for locks name it.
+    """
+    if len(already_done(job.plan, run)) == len(job.plan.edits) and (not run.done or says_engine(run.layout)):
         return engines.Idle()
     engine = open_engine()
     try:

@@ -569,3 +569,15 @@ def test_a_session_that_made_nothing_does_not_say_what_pictures_were_made_with(
     assert stale.code == 4
     assert f"versions: numpy is {np.__version__}, was 1.0.0" in stale.out
     assert "made with numpy 1.0.0 and are made again with" in command("verify", recipe).err
+
+
+def test_an_engine_that_no_session_names_any_more_is_named_by_the_next_run(command: CommandLine, locked: Path) -> None:
+    sessions = locked.parent / "out/.ip2pbatch/sessions.jsonl"
+    lines = sessions.read_bytes().splitlines(keepends=True)
+    sessions.write_bytes(b"".join(line for line in lines if b'"event":"engine"' not in line))
+    for words in (("lock", locked), ("verify", locked)):
+        assert "does not say what its engine was" in command(*words).err
+    said = command("run", locked, *FAKE)
+    assert said.out.splitlines()[-1].startswith("done: 0 edits made, 0 files delivered")
+    for words in (("lock", locked), ("verify", locked)):
+        assert command(*words).code == 0

@@ -49,6 +49,11 @@ def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[S
 
 def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]:
     """The session that the next line of a file belongs to, and as which of its lines; (0, 0) in a file without."""
+def says_engine(layout: Layout) -> bool:
+    """Whether any session still says which engine it opened."""
+    return any(event["event"] == "engine" for session in read_sessions(layout) for event in session.events)
+
+
     numbers = ((row.get("session", 0), row.get("row", 0)) for row in read_rows(path, _parse, damage))
     session, row = max(numbers, default=(0, 0))
     return session, row + bool(session)
