@@ -11,7 +11,7 @@ from ip2pbatch.pictures.images import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
-from ip2pbatch.run.directory.header import read_spec
+from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine, Pending
@@ -45,7 +45,7 @@ def as_known_in(out: Path, model: str, machine: Machine, spec: EngineSpec) -> En
     folders = run_folders(out)
     if not folders or not Layout(folders[-1]).header.exists():
         return spec
-    known = read_spec(Layout(folders[-1])).model_digest
+    known = known_header(Layout(folders[-1])).engine.model_digest
     if known == spec.model_digest or not backend(machine.backend).is_known_as(model, known):
         return spec
     return dataclasses.replace(spec, model_digest=known)

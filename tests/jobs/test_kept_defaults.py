@@ -61,6 +61,24 @@ def test_a_model_that_changes_its_mind_makes_nothing_again(command: CommandLine,
     assert json.loads(command("plan", recipe, "--json").out)["notes"] == []
 
 
+def test_a_header_that_is_lost_comes_back_with_them_and_with_how_photos_are_sized(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    assert command("run", recipe, *FAKE, "--limit", "2").code == 0
+    header = out / ".ip2pbatch/run.json"
+    before = header.read_bytes()
+    assert json.loads(before)["engine"]["sizing"] == "lanczos"
+    say(recipe.parent, TODAY)
+    for damaged in (b"", before.replace(b"lanczos", b"bicubic"), before.replace(b"4.5", b"6.0")):
+        header.write_bytes(damaged)
+        assert SAID in json.loads(command("plan", recipe, "--json").out)["notes"][0]
+        said = command("run", recipe, *FAKE, "--limit", "2")
+        assert said.code == 0, said.err
+        assert said.out.splitlines()[-1].startswith("done: 0 edits made, 0 files delivered")
+        assert header.read_bytes() == before
+
+
 def test_a_watched_folder_keeps_them_too(command: CommandLine, recipe: Path) -> None:
     out = recipe.parent / "out"
     assert command("run", recipe, *FAKE, "--limit", "1").code == 0

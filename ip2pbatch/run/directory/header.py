@@ -8,9 +8,8 @@ from dataclasses import asdict
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.journal import seal, unseal
 from ip2pbatch.errors import ResourceError, UsageError
-from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import HEADER, EngineSpec, Header
+from ip2pbatch.run.directory.lines import HEADER, Header
 from ip2pbatch.run.directory.sessions import read_sessions
 
 FORMAT = 1
@@ -20,30 +19,33 @@ class UnreadableHeaderError(UsageError):
     """A header that is damaged, gone or of another version."""
 
 
-def write_header(layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None) -> None:
+def write_header(layout: Layout, header: Header) -> None:
     """Write the identity of a run, and the defaults of its model, whole. Raises ResourceError."""
-    row = {name: value for name, value in asdict(Header(FORMAT, spec, defaults)).items() if value is not None}
+    row = {name: value for name, value in asdict(header).items() if value is not None}
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     write_whole(layout.header, seal(text.encode("utf-8", "surrogatepass")) + b"\n")
 
 
-def read_spec(layout: Layout) -> EngineSpec:
-    """The engine that a run was made with, by its header or else by its sessions. Raises UsageError."""
+def known_header(layout: Layout) -> Header:
+    """What a run began with, by its header or else by its sessions. Raises UsageError, ResourceError."""
     try:
         return read_header(layout)
     except UnreadableHeaderError as error:
-        spec = remembered_spec(layout)
-        if spec is None:
+        header = remembered_header(layout)
+        if header is None:
             raise error
-        return spec
+        return header
 
 
-def remembered_spec(layout: Layout) -> EngineSpec | None:
-    """The engine that the sessions name; None where none does, as in older runs."""
-    return next((session.spec for session in reversed(read_sessions(layout)) if session.spec), None)
+def remembered_header(layout: Layout) -> Header | None:
+    """What the sessions say that the run began with; None where none does, as in older runs."""
+    for session in reversed(read_sessions(layout)):
+        if session.spec:
+            return Header(FORMAT, session.spec, session.defaults)
+    return None
 
 
-def read_header(layout: Layout) -> EngineSpec:
+def read_header(layout: Layout) -> Header:
     """What run.json says. Raises UnreadableHeaderError, and UsageError where a later version wrote it."""
     try:
         data = layout.header.read_bytes()
@@ -60,7 +62,7 @@ def read_header(layout: Layout) -> EngineSpec:
             f"{layout.header} was not written by this version (format {header.format})",
             hint="use another --out, or --fresh",
         )
-    return header.engine
+    return header
 
 
 def _unreadable(layout: Layout, what: str) -> UnreadableHeaderError:

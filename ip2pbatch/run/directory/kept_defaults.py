@@ -8,22 +8,23 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from ip2pbatch.errors import Ip2pError
 from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.families import ModelDefaults
+from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
-from ip2pbatch.run.directory.lines import HEADER
 
 
 def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
     """Those of the newest run in the output folder `root`, as far as it is one of `model`.
 
-    None where there is no such run, or it is from before they were kept; a header that cannot be read is for
-    `open_run` to refuse.
+    None where there is no such run, or it is from before they were kept; a run that does not say what it began with
+    is for `open_run` to refuse.
     """
     folders = run_folders(root)
     try:
-        header = HEADER(Layout(folders[-1]).header.read_bytes()) if folders else None
-    except OSError:
+        header = known_header(Layout(folders[-1])) if folders else None
+    except Ip2pError:
         return None
     return header.defaults if header is not None and _is_same(header.engine.model, model) else None
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, write_atomic
-from ip2pbatch.disk.journal import Damage, Journal, set_aside
+from ip2pbatch.disk.journal import Damage, Journal, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
@@ -33,10 +33,10 @@ from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
-from ip2pbatch.run.directory.header import UnreadableHeaderError, read_header, remembered_spec, write_header
+from ip2pbatch.run.directory.header import FORMAT, UnreadableHeaderError, read_header, remembered_header, write_header
 from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
-from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation, Record, Status
+from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Header, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
 from ip2pbatch.run.directory.reading import Books, read_numbers, read_records
 from ip2pbatch.run.directory.sessions import next_line
@@ -73,8 +73,8 @@ def open_run(
     try:
         with lock.gate():
             lock.acquire()
-            spec = _checked(layout, spec, defaults, complaints)
-        return Run(root, layout, spec, shard, lock, complaints)
+            header = _checked(layout, spec, defaults, complaints)
+        return Run(root, layout, header, shard, lock, complaints)
     except BaseException:
         lock.release()
         raise
@@ -82,13 +82,14 @@ def open_run(
 
 def _checked(
     layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None, complaints: list[str]
-) -> EngineSpec:  # fmt: skip
-    """The run's own spec: written into a new one, with its model's defaults; another engine than the old is refused.
+) -> Header:  # fmt: skip
+    """What the run began with, which is written into a new one; another engine than the old one is refused.
 
     A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
     An old run goes on to size photos as it began.
     """
-    made_by = _own_spec(layout, spec, defaults, complaints)
+    header = _own_header(layout, Header(FORMAT, spec, defaults), complaints)
+    made_by = header.engine
     spec = replace(spec, sizing=made_by.sizing)
     if spec.model_digest and spec.model_digest == made_by.model_digest:
         spec = replace(spec, model=made_by.model)
@@ -99,23 +100,21 @@ def _checked(
                 f"this run was made with {name.replace('_', ' ')} {_say(old)}, not {_say(new)}",
                 hint="use the same settings, another --out, or --fresh to start a run beside it",
             )
-    return made_by
+    return header
 
 
-def _own_spec(
-    layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None, complaints: list[str]
-) -> EngineSpec:  # fmt: skip
+def _own_header(layout: Layout, new: Header, complaints: list[str]) -> Header:
     """What the header says; a run without one gets it, from what its sessions remember where anything was made."""
     try:
         return read_header(layout)
     except UnreadableHeaderError as error:
-        remembered = remembered_spec(layout)
+        remembered = remembered_header(layout)
         if remembered is None and not layout.is_empty():
             raise error
         if layout.is_run():
             complaints.append(f"{layout.header.name} was damaged or gone, and was written again")
-        write_header(layout, remembered or spec, defaults)
-        return remembered or spec
+        write_header(layout, remembered or new)
+        return remembered or new
 
 
 def _say(value: object) -> str:
@@ -128,9 +127,10 @@ class Run:
     """
 
     def __init__(
-        self, root: Path, layout: Layout, spec: EngineSpec, shard: Shard | None, lock: WriterLock, complaints: list[str]
+        self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
     ) -> None:  # fmt: skip
-        self.root, self.layout, self.spec, self.shard, self._lock = root, layout, spec, shard, lock
+        self.root, self.layout, self.shard, self._lock = root, layout, shard, lock
+        self.spec, self._header = header.engine, header
         self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
         self.complaints, damage = complaints, list[Damage]()
         self._learning = threading.Lock()
@@ -168,7 +168,8 @@ class Run:
         """
         self._session, self._row = self._session + 1, 0
         stored = store_plan(self.layout, plan)
-        self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec))
+        defaults = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
+        self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **defaults)
 
     def note(self, event: str, **detail: Any) -> None:
         """Add something that happened to this session's lines: a back-off, its end."""
@@ -202,16 +203,24 @@ class Run:
 
         Shards must pass the photos of the whole plan, so that they agree.
         """
-        with self._lock.gate():
-            damage: list[Damage] = []
+        while True:
+            seen, damage = state_of(self.layout.numbers), list[Damage]()
             known = read_numbers(self.layout, damage)
-            self._heal(damage, (self.layout.numbers,))
             given = give_numbers(known, (photo.name for photo in photos))
-            if given:
-                journal = Journal(self.layout.numbers, sealed=True)
-                journal.append(*({"photo": name, "n": n} for name, n in given.items()))
-                journal.close()
-        return known | given
+            if not given and not damage:
+                return known
+            with self._lock.gate():
+                if state_of(self.layout.numbers) == seen:  # or another shard gave some meanwhile, which are to be read
+                    self._heal(damage, (self.layout.numbers,))
+                    self._write_numbers(given)
+                    return known | given
+
+    def _write_numbers(self, given: Mapping[str, int]) -> None:
+        if not given:
+            return
+        journal = Journal(self.layout.numbers, sealed=True)
+        journal.append(*({"photo": name, "n": n} for name, n in given.items()))
+        journal.close()
 
     def commit(
         self, key: str, image: Pixels, latent: Latent | None = None, *, seconds: float,

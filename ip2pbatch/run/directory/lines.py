@@ -160,7 +160,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Began(Placed):
-    """The first line of a session. `plan` is the name of its stored plan, `spec` the run's engine."""
+    """The first line of a session. `plan` is the name of its stored plan; `spec` and `defaults` are the run's."""
 
     started: str
     command: str
@@ -170,6 +170,7 @@ class Began(Placed):
     plan: Hex
     partial: bool = False
     spec: EngineSpec | None = None
+    defaults: ModelDefaults | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.disk.journal import Damage, parse_row, read_rows
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import SESSION, EngineSpec
 
@@ -17,7 +18,7 @@ class Session:
     """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
 
     `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
-    `spec` is the run's engine, None in older runs. `events` are what happened on the way
+    `spec` and `defaults` are what the run began with, None in older runs. `events` are what happened on the way
     (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
     """
 
@@ -29,6 +30,7 @@ class Session:
     plan: str
     partial: bool
     spec: EngineSpec | None = None
+    defaults: ModelDefaults | None = None
     events: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -47,13 +49,13 @@ def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[S
     return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
 
 
-def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]:
-    """The session that the next line of a file belongs to, and as which of its lines; (0, 0) in a file without."""
 def says_engine(layout: Layout) -> bool:
     """Whether any session still says which engine it opened."""
     return any(event["event"] == "engine" for session in read_sessions(layout) for event in session.events)
 
 
+def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]:
+    """The session that the next line of a file belongs to, and as which of its lines; (0, 0) in a file without."""
     numbers = ((row.get("session", 0), row.get("row", 0)) for row in read_rows(path, _parse, damage))
     session, row = max(numbers, default=(0, 0))
     return session, row + bool(session)
@@ -77,10 +79,11 @@ def _of(path: Path, damage: list[Damage] | None) -> Iterator[Session]:
 def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterator[Session]:
     if begun is None:
         return
-    spec = begun.get("spec")
+    spec, defaults = begun.get("spec"), begun.get("defaults")
     yield Session(
         begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
-        begun.get("partial", False), EngineSpec.of(spec) if spec else None, tuple(events),
+        begun.get("partial", False), EngineSpec.of(spec) if spec else None,
+        ModelDefaults(**defaults) if defaults else None, tuple(events),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from ip2pbatch.disk.journal import Damage
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.plan.unedited import Passed
-from ip2pbatch.run.directory.header import read_spec
+from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
@@ -137,7 +137,7 @@ def read_run(root: Path) -> RunView:
     return RunView(
         root=layout.folder.parent,
         layout=layout,
-        spec=read_spec(layout),
+        spec=known_header(layout).engine,
         sessions=sessions,
         plan=plan,
         records=records,
