@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -72,48 +71,6 @@ def test_what_the_examples_keep_is_where_the_recipe_writes() -> None:
     assert re.findall(r"path: (recipes/[^}]*)", text) == [str(folder / "sheets")]
     (kept,) = re.findall(r"paths: \[(.*)\]", text)
     assert folder.is_relative_to(kept)
-
-
-def dry_run(folder: Path) -> str:
-    """What make would do there; the make that may run these tests hands on its own flags, such as naming folders."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(["make", "-n"], cwd=folder, capture_output=True, text=True, check=True, env=clean).stdout
-
-
-def test_the_makefile_example_runs_the_recipe_for_what_is_older_than_it(tmp_path: Path) -> None:
-    (text,) = blocks("make")
-    (tmp_path / "Makefile").write_text(text)
-    (tmp_path / "photos").mkdir()
-    for name in ("recipe.yaml", "photos/a.jpg"):
-        (tmp_path / name).touch()
-    assert dry_run(tmp_path) == "ip2pbatch run recipe.yaml\n"
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/report.html").touch()
-    os.utime(tmp_path / "recipe.yaml", (1, 1))
-    os.utime(tmp_path / "photos/a.jpg", (1, 1))
-    assert "ip2pbatch" not in dry_run(tmp_path)
-
-
-def test_the_snakemake_example_is_a_rule_whose_parts_are_python() -> None:
-    """Snakemake's own grammar is `rule NAME:` and keywords; what follows each is a call's arguments."""
-    (text,) = blocks("python")
-    head, *parts = text.strip().splitlines()
-    assert re.fullmatch(r"rule \w+:", head)
-    found = {}
-    for part in parts:
-        keyword, _, arguments = part.strip().partition(": ")
-        call = ast.parse(f"f({arguments})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        found[keyword] = [ast.literal_eval(value) for value in call.args], {one.arg for one in call.keywords}
-    assert set(found) == {"input", "output", "shell"}
-    ((shell,), _) = found["shell"]
-    assert set(re.findall(r"\{input\.(\w+)\}", shell)) <= found["input"][1]
-
-
-def test_only_a_rule_s_output_is_a_directory_to_snakemake() -> None:
-    """It warns of the flag in an input, where a folder is named as it is."""
-    (text,) = blocks("python")
-    assert not [line for line in text.splitlines() if "directory(" in line and not line.strip().startswith("output")]
 
 
 def test_the_keys_of_every_json_line_are_documented() -> None:
