@@ -103,7 +103,7 @@ _OTHERS = {
     "excluded": ("photo", "photos", "left out by `include` and `exclude`", ""),
     "hidden": ("hidden photo", "hidden photos", "a name that begins with a dot", "rename to have it edited"),
     "another run": ("folder", "folders", "the output of another run", "name one of them to edit its pictures"),
-    "lost link": ("link", "links", "leads nowhere", ""),
+    "lost link": ("broken link", "broken links", "nothing is there", ""),
     "vanished": ("file", "files", "gone before it could be read", "run again once the folder is at rest"),
     "special": ("pipe or device", "pipes or devices", "no file", ""),
 }  # fmt: skip

@@ -1,4 +1,6 @@
-"""What people write where something else is meant: addresses, dates, decimals with a comma, one instruction twice."""
+"""What people write where something else is meant: addresses, dates, decimals with a comma, one instruction twice; and
+what of an instruction no model hears of.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from ip2pbatch import jobs
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.written.instructions import read_instructions
 from ip2pbatch.plan.written.recipe import load_recipe
+from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.show.cells import gallery
 
 FAKE = ("--backend", "fake")
 
@@ -112,3 +116,36 @@ def test_instructions_that_differ_in_case_or_punctuation_are_numbered(command: C
     assert ids == ["snow", "snow-2", "snow-3", "snow-then-fog", "snow-then-fog-2"]
     (here / "recipe.yaml").write_text("photos: in\nedits: [snow, snow]\n")
     assert command("validate", "recipe.yaml").code == 2
+
+
+def test_what_was_not_read_and_never_taught_is_told_everywhere(command: CommandLine, here: Path) -> None:
+    long = "make it winter " + "and then snow " * 12 + "and at last add fog"
+    (here / "recipe.yaml").write_text(
+        f"model: tiny\nphotos: in\nsteps: 1\nsize: {{long_side: 64}}\nedits: [{long}, add a cat]\n"
+    )
+    told = command("validate", "recipe.yaml", "--strict")
+    assert told.code == 4
+    assert "at last add fog': more than the text encoder reads" in told.err
+    assert "“cat” was never taught to the model" in told.err
+    said = command("run", "recipe.yaml")
+    assert said.code == 0
+    assert "at last add fog': more than the text encoder reads" in said.err
+    assert "“cat” was never taught to the model" in said.err
+    assert "more than the text encoder reads" not in command("run", "recipe.yaml").err  # nothing is left to make
+    assert "at last add fog' was more than the text encoder reads" in command("status", "out").err
+    (unread,) = json.loads(command("status", "out", "--json").out)["unread"].values()
+    assert unread.endswith("and at last add fog")
+    first, second = gallery(read_run(here / "out")).cells
+    assert first.mark.startswith(f"not read: “{unread}”")
+    assert second.mark.startswith("“cat” was never taught; nearest: ")
+    assert "“cat” was never taught" in (here / "out/report.html").read_text()
+
+
+def test_edit_and_watch_give_the_advice_of_validate(command: CommandLine, here: Path) -> None:
+    words = ("-i", "add three birds to the left", "-i", "(snow:1.3)")
+    said = command("edit", "in", *words, "-o", "out", *FAKE)
+    for advice in ("the model cannot count", "does not know left from right", "read here as plain words"):
+        assert advice in said.err
+    (here / "recipe.yaml").write_text("photos: in\nedits: [zoom in]\nsize: {long_side: 64}\n")
+    said = command("watch", "in", "recipe.yaml", "-o", "seen", "--settle", "0", "--once-idle", "0", *FAKE)
+    assert "keeps the viewpoint of the photo" in said.err

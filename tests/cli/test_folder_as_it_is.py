@@ -65,8 +65,8 @@ def recipe(folder: Path) -> Path:
 
 
 KINDS = {
-    "HEIC files": 2, "camera raw file": 1, "photo": 1, "hidden photo": 1, "folder": 1, "link": 1, "pipe or device": 1,
-    "other files": 3,
+    "HEIC files": 2, "camera raw file": 1, "photo": 1, "hidden photo": 1, "folder": 1, "broken link": 1,
+    "pipe or device": 1, "other files": 3,
 }  # fmt: skip
 
 

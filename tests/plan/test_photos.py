@@ -20,8 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
 from ip2pbatch.plan import photos
 from ip2pbatch.plan.globs import matcher
-from ip2pbatch.plan.memory import Memory
-from ip2pbatch.plan.photo_digests import look
+from ip2pbatch.plan.memory import Memory, stamp
+from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.written.recipe import PhotoFolder
 
@@ -270,6 +270,16 @@ def test_a_photo_changed_under_its_size_and_time_is_read_again(shoot: Path, memo
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     after = {photo.name: photo.digest for photo in look_at(shoot, memory=memory).photos}
     assert [name for name in after if after[name] != before[name]] == ["x.png"]
+
+
+def test_what_is_forgotten_is_looked_at_again(shoot: Path, memory: Memory) -> None:
+    (photo, *others) = look_at(shoot, memory=memory).photos
+    stamps = {(str(one.path), *stamp(one.path.stat())): Look("0" * 32, one.size) for one in (photo, *others)}
+    memory.keep(stamps)  # wrong, as after a change that left no trace
+    memory.forget(str(photo.path))
+    (again, *wrong) = look_at(shoot, memory=memory).photos
+    assert again == photo
+    assert {one.digest for one in wrong} == {"0" * 32}
 
 
 def test_a_useless_memory_costs_time_and_nothing_else(shoot: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Guidance
+from ip2pbatch.plan.written.taught import taught_by
 from ip2pbatch.train.data.pack_latents import read_shards
 from ip2pbatch.train.fingerprints import UNKNOWN, digest_of_path
 from ip2pbatch.train.fit.grid import edit_square, held_out_squares
@@ -117,6 +118,10 @@ def test_the_model_folder_is_half_precision_and_says_its_defaults(made: dict[str
     assert {value.dtype for value in weights.values()} == {torch.float16}
     defaults = json.loads((model / "ip2pbatch.json").read_text())["defaults"]
     assert defaults == {"text": 2.0, "image": 1.0, "long_side": 64}
+    taught = taught_by(str(model))
+    assert taught is not None
+    assert taught.unlike("make it night") is None
+    assert taught.unlike("add a cat") is not None
     scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["_class_name"] == "EulerAncestralDiscreteScheduler"
     assert scheduler["prediction_type"] == "v_prediction"
