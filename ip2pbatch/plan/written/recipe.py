@@ -6,8 +6,6 @@ read, so that nobody further on asks which form it was. A mistake is a RecipeErr
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -31,7 +29,7 @@ from ip2pbatch.plan.formats import lossy_titles, suffixes
 from ip2pbatch.plan.written.addresses import refuse_address
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
-from ip2pbatch.plan.written.slug import slug
+from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
@@ -185,7 +183,7 @@ def _single(value: dict[str, Any]) -> dict[str, Any]:
         )
     if len(words) > MAX_INSTRUCTION:
         raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
-    return {"id": _name([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}
+    return {"id": name_of([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}
 
 
 def _chain(value: dict[str, Any]) -> dict[str, Any]:
@@ -197,13 +195,7 @@ def _chain(value: dict[str, Any]) -> dict[str, Any]:
             raise Mistake("a link is an instruction, or a mapping with one", at=("chain", place))
     rest = {key: item for key, item in value.items() if key not in ("chain", "keep")}
     words = [link if isinstance(link, str) else str(link.get("instruction", "")) for link in links]
-    return {"id": _name(words), **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
-
-
-def _name(words: Sequence[str]) -> str:
-    """What an edit is called that nobody named, after its instructions."""
-    ends = dict.fromkeys((words[0], words[-1]))
-    return slug(words[0]) if len(words) == 1 else "-then-".join(slug(one, most=24) for one in ends)
+    return {"id": name_of(words), **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
 
 
 def _keep(keep: Any, links: int) -> tuple[int, ...]:
@@ -321,8 +313,8 @@ def _numbered(specs: tuple[EditSpec, ...]) -> tuple[EditSpec, ...]:
     numbered = []
     for spec in specs:
         first = known[spec.id]
-        if spec.chain != first.chain and spec.id == _name([link.instruction for link in spec.chain]):
-            name = next(name for n in itertools.count(2) if (name := f"{spec.id}-{n}") not in known)
+        if spec.chain != first.chain and spec.id == name_of([link.instruction for link in spec.chain]):
+            name = free(spec.id, known)
             spec = known[name] = spec.model_copy(update={"id": name})
         numbered.append(spec)
     return tuple(numbered)

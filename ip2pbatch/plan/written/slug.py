@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
+from collections.abc import Container, Sequence
 
 
 def slug(instruction: str, most: int = 40) -> str:
@@ -16,3 +18,15 @@ def slug(instruction: str, most: int = 40) -> str:
             break
         name += "-" + word
     return name
+
+
+def name_of(instructions: Sequence[str]) -> str:
+    """What an edit is called after the instructions of its links: the first and the last of them."""
+    if len(instructions) == 1:
+        return slug(instructions[0])
+    return "-then-".join(slug(one, most=24) for one in dict.fromkeys((instructions[0], instructions[-1])))
+
+
+def free(name: str, taken: Container[str]) -> str:
+    """`name` with the first number from 2 on that makes it one of its own."""
+    return next(one for number in itertools.count(2) if (one := f"{name}-{number}") not in taken)
