@@ -8,19 +8,25 @@ from PIL import Image
 
 
 def augment(
-    pair: tuple[Image.Image, Image.Image], side: int, resize: tuple[int, int], flip: float, rng: np.random.Generator
+    pair: tuple[Image.Image, Image.Image],
+    side: int,
+    resize: tuple[int, int],
+    flip: float,
+    rng: np.random.Generator,
+    *,
+    squash: bool = False,
 ) -> NDArray[np.uint8]:
     """Both pictures as uint8 `[2, side, side, 3]`: the short side resized to a random length of `resize` (both ends
     included; Lanczos), a random `side` × `side` crop, mirrored with probability `flip`.
 
-    The original squashes to a square first, which is the same for its square pictures. A second picture of another
-    size is brought to the first one's.
+    With `squash` both sides get that length, as in the original: the same for square pictures. A second picture of
+    another size is brought to the first one's.
     """
     short = int(rng.integers(resize[0], resize[1] + 1))
     place, mirrored = rng.random(2), rng.random() < flip
     first = pair[0].size
     scale = short / min(first)
-    width, height = (max(short, round(length * scale)) for length in first)
+    width, height = (short if squash else max(short, round(length * scale)) for length in first)
     left, top = (int(part * (length - side + 1)) for part, length in zip(place, (width, height), strict=True))
     crops = []
     for picture in pair:

@@ -44,7 +44,7 @@ class RowStore:
             return None
         return np.frombuffer(data, np.float16).reshape(self.shape)
 
-    def put(self, index: int, row: NDArray[np.float16]) -> None:
+    def put(self, index: int, row: NDArray[np.floating]) -> None:
         """Write row `index`; on a full disk it says so once and the cache stays as it is."""
         if self.full:
             return

@@ -31,13 +31,14 @@ AHEAD = 2  # parts that are read while the network works
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are augmented: `count` cached views of a pair, 0 for a new one each time."""
+    """How pictures are augmented: `count` cached views of a pair, 0 for a new one each time; `squash`ed to squares."""
 
     side: int = 256
     resize: tuple[int, int] = (256, 288)
     flip: float = 0.5
     count: int = 0
     seed: int = 0
+    squash: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Draw:
     rng: np.random.Generator
 
 
-Whole = tuple[Draw, NDArray[np.float16] | None, NDArray[np.uint8] | None]  # with its row, or else its pictures
+Whole = tuple[Draw, NDArray[np.floating] | None, NDArray[np.uint8] | None]  # with its row, or else its pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Prepared:
     """A part of a step without what the networks must make: cached rows, or pictures where there are none."""
 
     draws: list[Draw]
-    rows: list[NDArray[np.float16] | None]
+    rows: list[NDArray[np.floating] | None]
     pictures: list[NDArray[np.uint8] | None]
 
 
@@ -95,7 +96,7 @@ class EditBatches:
         self.left_out = left_out  # who counts broken samples; without it the first one is an error
         self.pairs, self.encoder, self.view, self.caches, self.place = pairs, encoder, view, caches, place
         self.dropout, self.levels = Dropout(), 1000
-        self._null = encoder.texts([""])[0].astype(np.float16)
+        self._null = encoder.texts([""])[0].astype(encoder.kept)
         self._order = lru_cache(maxsize=2)(self._permutation)
         self._readers = ThreadPoolExecutor(readers, "pictures")
         self._ahead: dict[int, Future[Prepared]] = {}
@@ -166,7 +167,7 @@ class EditBatches:
     def read(self, draw: Draw) -> NDArray[np.uint8]:
         """A pair's pictures in the sample's view, uint8 `[2, side, side, 3]`."""
         view, rng = self.view, np.random.default_rng([self.view.seed, 2, draw.view, draw.pair])
-        return augment(self.pairs.pictures(draw.pair), view.side, view.resize, view.flip, rng)
+        return augment(self.pairs.pictures(draw.pair), view.side, view.resize, view.flip, rng, squash=view.squash)
 
     def finish(self, prepared: Prepared) -> Batch:
         """Encode what is missing, and draw noise, timesteps and dropout."""
@@ -183,7 +184,7 @@ class EditBatches:
         arrays = {"latents": latents, "image": image, "noise": noises[1], "timesteps": timesteps, "text": text}
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
-    def rows(self, prepared: Prepared) -> list[NDArray[np.float16]]:
+    def rows(self, prepared: Prepared) -> list[NDArray[np.floating]]:
         """The part's latents, those that were missing encoded together and kept."""
         missing = [index for index, row in enumerate(prepared.rows) if row is None]
         rows = list(prepared.rows)
@@ -203,7 +204,7 @@ class EditBatches:
         missing = [index for index, row in enumerate(rows) if row is None]
         if missing:
             made = self.encoder.texts([self.pairs.instruction(prompts[index]) for index in missing])
-            for index, row in zip(missing, made.astype(np.float16), strict=True):
+            for index, row in zip(missing, made.astype(self.encoder.kept), strict=True):
                 rows[index] = row
                 if store:
                     store.put(keys[index], row)

@@ -42,16 +42,25 @@ class Encoder:
     """The frozen halves: an AutoencoderKL, a CLIP text encoder and its tokenizer, on one device.
 
     Rows are encoded in calls of one fixed size, so that a row has the same bits whatever is encoded beside it, and an
-    interrupted training finds the latents that it would have made.
+    interrupted training finds the latents that it would have made. An `exact` one computes and keeps float32.
     """
 
-    def __init__(self, vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: Any,
+        device: torch.device,
+        *,
+        exact: bool = False,
+    ) -> None:
         self.vae = vae.eval().requires_grad_(False).to(device)
         self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
         self.tokenizer, self.device = tokenizer, device
         self.at_once = 1 if device.type == "cpu" else 16
         self.scaling_factor = float(vae.config.scaling_factor)
-        self.precision = "fp16" if device.type == "cuda" else "fp32"  # of the autoencoder's passes
+        self.precision = "fp16" if device.type == "cuda" and not exact else "fp32"  # of the autoencoder's passes
+        self.kept = np.dtype(np.float32 if exact else np.float16)  # of rows and texts
 
     @torch.inference_mode()
     def posteriors(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats]:
@@ -93,26 +102,26 @@ class LatentCache:
         channels, height, width = shape
         self.store = RowStore(path, pairs * views, (3 * channels, height, width)) if path and views else None
 
-    def get(self, pair: int, view: int) -> NDArray[np.float16] | None:
+    def get(self, pair: int, view: int) -> NDArray[np.floating] | None:
         """The row, where it has been encoded before."""
         return self.store.get(pair * self.views + view) if self.store else None
 
-    def put(self, pair: int, view: int, row: NDArray[np.float16]) -> None:
+    def put(self, pair: int, view: int, row: NDArray[np.floating]) -> None:
         """Keep the row."""
         if self.store:
             self.store.put(pair * self.views + view, row)
 
 
-def encode_rows(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+def encode_rows(encoder: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.floating]:
     """uint8 `[n, 2, H, W, 3]` → rows `[n, 3c, h, w]` as the cache keeps them.
 
-    Rounded to half precision even where nothing is cached, so that a cache changes no bit.
+    Rounded to half precision even where nothing is cached, so that a cache changes no bit; not by an exact encoder.
     """
     means, log_variances = encoder.posteriors(pictures.reshape(-1, *pictures.shape[2:]))
-    return np.concatenate([means[::2], means[1::2], log_variances[1::2]], axis=1).astype(np.float16)
+    return np.concatenate([means[::2], means[1::2], log_variances[1::2]], axis=1).astype(encoder.kept)
 
 
-def posteriors_of(rows: Sequence[NDArray[np.float16]]) -> Posteriors:
+def posteriors_of(rows: Sequence[NDArray[np.floating]]) -> Posteriors:
     """Rows `[3c, h, w]` as latents."""
     image, mean, log_variance = np.split(np.stack(rows).astype(np.float32), 3, axis=1)
     return Posteriors(image, mean, log_variance)

@@ -57,6 +57,7 @@ class LoopSettings(BaseModel):
     clip: float = 1.0  # of the gradient's norm; 0 for none
     accumulate: int = Field(1, ge=1)  # parts of a step, whose gradients are averaged
     ema: float = 0.999
+    ema_moves: int = Field(1, ge=1, exclude_if=lambda value: value == 1)  # a step; the original's is every micro-batch
     ema_warm_up: Literal["power", "original"] = "power"  # 1 − (1 + n)^−¾, or InstructPix2Pix's (1 + n) / (10 + n)
     precision: Literal["bf16", "fp16", "no"] = "bf16"  # what accelerate calls mixed precision
     seed: int = 0
@@ -166,6 +167,8 @@ def train(
             losses.append(mean)
             norm = accelerator.clip_grad_norm_(weights_of(task), settings.clip or math.inf)
             health.check(step, norm)
+            for _ in range(settings.ema_moves - 1):  # after each micro-batch but the last the weights are as they were
+                ema.step(task.parameters())
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()

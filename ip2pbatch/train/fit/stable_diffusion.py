@@ -44,6 +44,7 @@ from ip2pbatch.train.models import ModelName
 from ip2pbatch.train.stage import Stage, one_source
 
 VERSION = 1
+MICRO_BATCHES = 4  # of a step of the original, after each of which its average moves
 
 
 class Look(BaseModel):
@@ -96,6 +97,8 @@ class Config(BaseModel):
     flip: float = Field(0.5, ge=0, le=1)
     views: int = Field(8, ge=0)  # augmentations of a pair that are cached; 0: a new one each time, nothing cached
     cache: Path | None = Field(None, exclude=True)  # of latents and texts; the stage's own folder where none is named
+    # original: float32 outside of the UNet too, pictures squashed to squares, an average that moves four times a step.
+    compat: Literal["fixed", "original"] = Field("fixed", exclude_if=lambda value: value == "fixed")
     effective_batch: int = Field(1024, ge=1)  # samples an optimizer step, over all processes
     batch: int = Field(32, ge=1, exclude=True)  # samples a process takes at once
     gradient_checkpointing: bool = Field(False, exclude=True)
@@ -114,6 +117,8 @@ class Config(BaseModel):
     def _fits(self) -> Config:
         if not self.side <= self.resize[0] <= self.resize[1]:
             raise ValueError(f"resize is two lengths from side ({self.side}) up, the smaller first")
+        if self.compat == "original" and self.views:
+            raise ValueError("the original augments anew in every epoch: `compat: original` goes with `views: 0`")
         return self
 
 
@@ -210,9 +215,10 @@ def make_batches(
 ) -> EditBatches:
     """The batches of one process, with caches that hang on the bytes of all pairs that these are a part of, and on the
     networks that made them with their precision: parts of one set share a cache, and no other set finds it."""
-    encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, device)
+    original = config.compat == "original"
+    encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, device, exact=original)
     by = f"{encoder.precision} {device.type}"
-    view = View(config.side, config.resize, config.flip, config.views, config.loop.seed)
+    view = View(config.side, config.resize, config.flip, config.views, config.loop.seed, original)
     vae, text = networks.vae.config, networks.text_encoder
     side = config.side // 2 ** (len(vae.block_out_channels) - 1)
     data, count = pairs.store.digest(), 1 + max(group[-1] for group in pairs.store.groups)
@@ -257,6 +263,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     accelerator = make_accelerator(config.loop, folder)
     first = accelerator.is_main_process  # after the training every process would say so
     loop = config.loop.model_copy(update={"accumulate": parts_a_step(config, accelerator.num_processes)})
+    if config.compat == "original":
+        loop = loop.model_copy(update={"ema_moves": MICRO_BATCHES})
     networks = Networks.load(config.start)
     place = Place(config.batch, accelerator.process_index, accelerator.num_processes)
     left_out = LeftOut(folder, sum(map(len, pairs.prompts)), config.broken, accelerator.process_index)
@@ -301,7 +309,7 @@ def held_out_loss(every: PairSet, config: Config, batches: EditBatches) -> HeldO
     pairs = every.part("val")
     if not (config.validation.pairs and len(pairs)) or config.split == "all":
         return None
-    view = View(config.side, (config.side, config.side), 0.0, 0, config.loop.seed)
+    view = View(config.side, (config.side, config.side), 0.0, 0, config.loop.seed, config.compat == "original")
     return HeldOutLoss(pairs, config.validation.pairs, view, batches.levels, config.batch)
 
 

@@ -180,6 +180,8 @@ def test_both_pictures_are_cropped_and_mirrored_alike() -> None:
     middle = augment((first, other), 64, (64, 64), 0.0, np.random.default_rng(0))
     flipped = augment((first, other), 64, (64, 64), 1.0, np.random.default_rng(0))
     assert np.array_equal(middle, flipped[:, :, ::-1])
+    squashed = augment((first, other), 64, (64, 64), 0.0, np.random.default_rng(0), squash=True)
+    assert np.array_equal(squashed[0], np.asarray(first.resize((64, 64), Image.Resampling.LANCZOS)))
 
 
 def test_the_resize_takes_both_ends_of_its_range() -> None:

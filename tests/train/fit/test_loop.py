@@ -323,6 +323,22 @@ def test_the_average_follows_the_original_once_a_step(tmp_path: Path) -> None:
             average = [value.clone() for value in shadow]
 
 
+def test_the_average_moves_four_times_a_step_where_the_original_does(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run(tmp_path, settings(steps=2, ema=0.5, ema_warm_up="original", ema_moves=4, save_every=1, keep=2))
+    names = [name for name, _ in Regression().named_parameters()]
+    weights = [dict(Regression().named_parameters())]
+    weights += [load_file(path / "model.safetensors") for path in checkpoints.in_order(tmp_path)]
+    average = [value.clone() for value in Regression().parameters()]
+    for n in range(1, 9):  # the first, as it is, then decays that grow to a half
+        now, decay = weights[n // 4], 0.0 if n == 1 else min(0.5, n / (9 + n))
+        average = [decay * old + (1 - decay) * now[name] for old, name in zip(average, names, strict=True)]
+    state = torch.load(checkpoints.in_order(tmp_path)[-1] / "custom_checkpoint_0.pkl", weights_only=False)
+    for ours, theirs in zip(state["shadow_params"], average, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=0)
+
+
 def test_the_average_of_the_paper_is_slow_in_the_end(tmp_path: Path) -> None:
     looped = settings(ema=0.9999, ema_warm_up="original")
     ema = make_average(Regression(), looped, make_accelerator(looped, tmp_path, cpu=True))

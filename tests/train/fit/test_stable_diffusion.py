@@ -205,6 +205,24 @@ def test_an_editing_model_is_a_start_as_well(folder: Path, tmp_path: Path) -> No
     assert before[:, 4:].abs().max() > 0.05
 
 
+def test_as_the_original_nothing_is_rounded_or_cached_and_pictures_are_squashed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="goes with `views: 0`"):
+        config(folder, compat="original")
+    settings = config(folder, compat="original", views=0)
+    assert "compat" not in config(folder).model_dump()
+    networks, pairs = Networks.load(settings.start), open_pairs(folder / "pairs")
+    found = {}
+    for kind in (settings, config(folder, views=0)):
+        batches = stable_diffusion.make_batches(
+            kind, networks, pairs, stable_diffusion.Place(2), tmp_path, torch.device("cpu")
+        )  # fmt: skip
+        assert batches.view.squash == (kind is settings)
+        found[kind.compat] = batches(0)["text"]
+        batches.close()
+    assert torch.equal(found["original"].half().float(), found["fixed"])
+    assert not torch.equal(found["original"], found["fixed"])
+
+
 def test_a_step_is_as_many_samples_on_any_number_of_processes(folder: Path) -> None:
     settings = config(folder, effective_batch=1024, batch=32)
     assert parts_a_step(settings, 1) == 32
