@@ -9,6 +9,7 @@ A rate is of a device and of a model: what a tiny one measured says nothing of S
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -137,6 +138,15 @@ def checkpoint_bytes(model: str, network: str = "unet") -> float:
     return (
         BYTES_A_WEIGHT * count_weights(folder / network) if folder and count_weights(folder / network) else CHECKPOINT
     )
+
+
+def accumulation(effective_batch: int, batch: int) -> str:
+    """How a step comes about, in words; nothing where one batch on one GPU is all of it."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    parts = effective_batch / (batch * processes)
+    if parts * processes <= 1:
+        return ""
+    return f"; a step is {parts:g} parts of {batch}" + (f" on {processes} GPUs" if processes > 1 else "")
 
 
 def model_of(config: Any) -> str:

@@ -70,3 +70,15 @@ def _require(takes: int, gives: int, channels: int) -> None:
             hint=f"start from a text-to-image model ({channels} → {channels}) or an InstructPix2Pix model "
             f"({2 * channels} → {channels}); inpainting and depth models do not fit",
         )
+
+
+def min_snr(schedule: DDPMScheduler, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weights `[n]` of the samples' losses by min-SNR-γ (arXiv 2303.09556): min(SNR, γ) of the clean latent's loss, in
+    the words of what the network says: / SNR for the noise, / (SNR + 1) for the velocity."""
+    kept: torch.Tensor = schedule.alphas_cumprod.to(timesteps.device)[timesteps].float()
+    snr = kept / (1 - kept)
+    kind = schedule.config.prediction_type
+    if kind == "epsilon":
+        return (gamma / snr).clamp(max=1)  # at no signal at all, 1
+    least = snr.clamp(max=gamma)
+    return least / (snr + 1) if kind == "v_prediction" else least

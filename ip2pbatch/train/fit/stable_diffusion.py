@@ -31,11 +31,21 @@ from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
 from ip2pbatch.train.data.columns import ColumnsOrPreset, columns_of_data
 from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.row_store import RowStore
-from ip2pbatch.train.estimates import KEPT, RELEASED_PROMPTS, SAMPLES, TEXT, VIEW, Estimate, checkpoint_bytes
+from ip2pbatch.train.estimates import (
+    KEPT,
+    RELEASED_PROMPTS,
+    SAMPLES,
+    TEXT,
+    VIEW,
+    Estimate,
+    accumulation,
+    checkpoint_bytes,
+)
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
-from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution
+from ip2pbatch.train.fit.lora import Lora, add_adapters, merged, write_adapters
+from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution, min_snr
 from ip2pbatch.train.fit.pace import Every, Watch
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
@@ -107,6 +117,8 @@ class Config(BaseModel):
     readers: int = Field(4, ge=1, exclude=True)
     broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged
     dropout: Dropout = Dropout()
+    min_snr: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)  # γ; the paper's loss has none
+    lora: Lora | None = Field(None, exclude_if=lambda value: value is None)  # adapters in the place of every weight
     loop: PaperLoop = PaperLoop()
     look: Look = Look()
     validation: Validation = Field(Validation(), exclude=True)
@@ -123,11 +135,12 @@ class Config(BaseModel):
 
 
 class InstructTask(nn.Module):
-    """Loss of one batch: squared error of the UNet's prediction, in the schedule's own prediction type."""
+    """Loss of one batch: squared error of the UNet's prediction, in the schedule's own prediction type; weighted by
+    `min_snr` where there is one and while it learns, not where it is validated."""
 
-    def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
+    def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler, min_snr: float | None = None) -> None:
         super().__init__()
-        self.unet, self.schedule = unet, schedule
+        self.unet, self.schedule, self.min_snr = unet, schedule, min_snr
 
     def forward(
         self,
@@ -140,8 +153,10 @@ class InstructTask(nn.Module):
         """`latents` (scaled), `image` (not scaled), `noise` `[n, c, h, w]`; `timesteps` `[n]`; `text` embeddings."""
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         predicted = self.unet(torch.cat([noisy, image], dim=1), timesteps, text).sample
-        loss: torch.Tensor = (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square().mean()
-        return loss
+        error: torch.Tensor = (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square()
+        if self.min_snr is None or not self.training:
+            return error.mean()
+        return (min_snr(self.schedule, timesteps, self.min_snr) * error.mean(dim=(1, 2, 3))).mean()
 
 
 @dataclass(frozen=True)
@@ -184,10 +199,11 @@ class Networks:
         known = set(inspect.signature(EulerAncestralDiscreteScheduler.__init__).parameters) & set(schedule)
         return cls(unet, vae, text_encoder, tokenizer, {name: schedule[name] for name in sorted(known)})
 
-    def parts(self) -> dict[str, Any]:
-        """Under the names of a model's folder."""
+    def parts(self, adapted: bool = False) -> dict[str, Any]:
+        """Under the names of a model's folder; the adapters of an `adapted` UNet are in its weights."""
         return {
-            "unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, "tokenizer": self.tokenizer,
+            "unet": merged(self.unet) if adapted else self.unet, "vae": self.vae,
+            "text_encoder": self.text_encoder, "tokenizer": self.tokenizer,
         }  # fmt: skip
 
 
@@ -272,12 +288,12 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     batches = make_batches(config, networks, pairs, place, cache, accelerator.device, left_out)
     task = make_task(config, networks)
     card = config.card.read_text("utf-8") if config.card else ""
-
     validation = held_out_loss(every, config, batches)
 
     def write(name: str = "model") -> None:
         with quiet():  # it warns of casts that are meant
-            write_model(folder / name, networks.parts(), networks.schedule, config.defaults.model_dump(), card)
+            parts = networks.parts(adapted=config.lora is not None)
+            write_model(folder / name, parts, networks.schedule, config.defaults.model_dump(), card)
 
     def validate(step: int) -> dict[str, float]:
         return {"validation_loss": validation(task, batches.encoder, left_out)} if validation else {}
@@ -299,6 +315,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
         batches.close()
     if first:
         write()
+        if config.lora:
+            write_adapters(networks.unet, folder / "lora")
         metrics |= validate(loop.steps)
     counts = {"prompts": float(len(pairs)), "broken": float(left_out.found)}
     return metrics | counts | {"samples_a_second": config.effective_batch * metrics["rate"]}
@@ -327,13 +345,15 @@ def training_part(every: PairSet, config: Config) -> PairSet:
 def make_task(config: Config, networks: Networks) -> InstructTask:
     """The UNet behind its loss, as fast or as small as the config asks for."""
     unet = networks.unet.train()
+    if config.lora:
+        add_adapters(unet, config.lora, config.loop.seed)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if config.channels_last:
         unet.to(memory_format=torch.channels_last)
     if config.compile:
         unet.compile()  # in place, so that the weights keep their names
-    return InstructTask(unet, DDPMScheduler(**training_schedule(networks.schedule)))
+    return InstructTask(unet, DDPMScheduler(**training_schedule(networks.schedule)), config.min_snr)
 
 
 def training_schedule(schedule: dict[str, Any]) -> dict[str, Any]:
@@ -360,9 +380,11 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
     texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
     cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
+    checkpoint = checkpoint_bytes(settings.start) / (2 if settings.lora else 1)  # frozen weights have no moments
+    makes = f"{settings.loop.steps:,} steps, {samples:,} samples"
     return replace(
-        counts, makes=f"{settings.loop.steps:,} steps, {samples:,} samples",
-        bytes=(settings.loop.keep + 1) * checkpoint_bytes(settings.start) + cache, work=samples * larger, unit=SAMPLES,
+        counts, makes=makes + accumulation(settings.effective_batch, settings.batch),
+        bytes=(settings.loop.keep + 1) * checkpoint + cache, work=samples * larger, unit=SAMPLES,
     )  # fmt: skip
 
 

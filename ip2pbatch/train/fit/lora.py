@@ -1,0 +1,88 @@
+"""LoRA of a UNet (arXiv 2106.09685): adapters that learn beside frozen weights, and what becomes of them.
+
+They are kept in diffusers' own format, which its pipelines and other programs load, and as a whole model with the
+adapters added to the weights, which needs no one to know of LoRA.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from pydantic import BaseModel, ConfigDict, Field
+
+from ip2pbatch.disk.atomic import disk_error
+from ip2pbatch.errors import MissingError, ModelError, RecipeError
+
+NAME = "default"  # of the one adapter, as peft calls it
+
+
+class Lora(BaseModel):
+    """The adapters: W + alpha / rank · B · A beside every layer of these names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    layers: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+
+
+def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
+    """Freeze the network and add adapters that learn; B is zero, so that nothing changes before the first step.
+
+    ModelError where the network does not see a photo yet: diffusers' format cannot carry a first convolution.
+    """
+    photo = unet.conv_in.weight[:, unet.config.out_channels :]
+    if not bool(photo.any()):
+        hint = "start from an InstructPix2Pix model, or leave `lora` out to train every weight"
+        raise ModelError("the model does not see a photo yet, and a LoRA cannot teach it", hint=hint)
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingError("LoRA needs peft", hint="pip install 'ip2pbatch[train]', or leave `lora` out") from error
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.layers))
+    unet.requires_grad_(False)
+    try:
+        with torch.random.fork_rng(devices=[]):  # several processes begin with the same ones
+            torch.manual_seed(seed)
+            unet.add_adapter(settings, adapter_name=NAME)
+    except ValueError as error:
+        names = ", ".join(lora.layers)
+        raise RecipeError(f"the UNet has no layer {names}", file="finetune", key="lora.layers") from error
+
+
+def write_adapters(unet: UNet2DConditionModel, folder: Path) -> None:
+    """`folder`/pytorch_lora_weights.safetensors, as `load_lora_weights` of diffusers' pipelines reads it."""
+    from peft import get_peft_model_state_dict
+
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=NAME))
+    settings = unet.peft_config[NAME].to_dict()  # with the alpha, without which a loader takes the rank for it
+    known = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    try:
+        StableDiffusionInstructPix2PixPipeline.save_lora_weights(
+            partial, unet_lora_layers=layers, unet_lora_adapter_metadata=known
+        )
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+@torch.no_grad()
+def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy without adapters, what they add being in its weights; the network itself goes on training."""
+    from peft.tuners.lora import LoraLayer
+
+    plain = ((name, value) for name, value in unet.state_dict().items() if ".lora_" not in name)
+    state = {name.replace(".base_layer.", "."): value for name, value in plain}
+    for name, layer in unet.named_modules():
+        if isinstance(layer, LoraLayer):
+            state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(NAME)
+    twin: UNet2DConditionModel = UNet2DConditionModel.from_config(unet.config)
+    twin.load_state_dict({name: value.detach().cpu() for name, value in state.items()})
+    return twin
