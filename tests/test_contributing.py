@@ -57,13 +57,13 @@ def test_a_stage_is_a_module_and_a_line(tmp_path: Path) -> None:
     (tmp_path / "loud.yaml").write_text(block("A training stage", "yaml"), encoding="utf-8")
     assert '`"shouted": "ip2pbatch.train.captions.shouted"`' in section("A training stage")
     line = "from ip2pbatch.train.configs import STAGES; STAGES['captions']['shouted'] = 'shouted'"
+    for command in ("validate", "plan", "status"):
+        said = ip2pbatch(line, "train", command, "loud.yaml", folder=tmp_path)
+        assert (said.returncode, "loud" in said.stdout + said.stderr) == (0, True), (command, said.stdout)
     done = ip2pbatch(line, "train", "run", "loud.yaml", "--out", "work", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "work/loud").glob("*/captions.jsonl")
     assert "MAKE IT NIGHT" in made.read_text(encoding="utf-8")
-    for command in ("validate", "plan", "status"):
-        said = ip2pbatch(line, "train", command, "loud.yaml", folder=tmp_path)
-        assert (said.returncode, "loud" in said.stdout + said.stderr) == (0, True), said.stderr
     (tmp_path / "quiet.yaml").write_text("stage: captions\nmaker: whispered\n")
     assert "shouted" in ip2pbatch(line, "train", "validate", "quiet.yaml", folder=tmp_path).stderr
     (tmp_path / "loud.yaml").write_text("stage: captions\nmaker: shouted\ninstructions: [a]\nvolume: 11\n")
