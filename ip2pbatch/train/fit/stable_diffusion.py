@@ -281,6 +281,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     loop = config.loop.model_copy(update={"accumulate": parts_a_step(config, accelerator.num_processes)})
     if config.compat == "original":
         loop = loop.model_copy(update={"ema_moves": MICRO_BATCHES})
+    torch.manual_seed(config.loop.seed)  # of a network with dropout of its own
     networks = Networks.load(config.start)
     place = Place(config.batch, accelerator.process_index, accelerator.num_processes)
     left_out = LeftOut(folder, sum(map(len, pairs.prompts)), config.broken, accelerator.process_index)

@@ -62,6 +62,8 @@ class Config(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch: int = Field(4, ge=1, exclude=True)
     clip: ModelName = ModelName(VIT_L_14)
+    # Which pair of a prompt is judged; random, by the seed: as the original does.
+    pair: Literal["first", "random"] = Field("first", exclude_if=lambda value: value == "first")
     curves: tuple[Curve, ...] = Field(min_length=1)
     results: Path | None = None  # where the folders of `method: folder` are
     compat: Literal["fixed", "original"] = "fixed"
@@ -101,6 +103,7 @@ class Chosen:
     pairs: PairSet
     config: Config
     prompts: dict[str, int]
+    numbers: dict[str, int]  # of the pairs
 
     @classmethod
     def of(cls, pairs: PairSet, config: Config) -> Chosen:
@@ -108,7 +111,16 @@ class Chosen:
         numbers = np.random.default_rng(config.seed).permutation(len(pairs))[: config.samples].tolist()
         if not numbers:
             raise NothingMatchedError(f"the split {config.split} has no pair", hint="use a larger set, or `split: all`")
-        return cls(pairs, config, {pairs.store.key(pairs.pairs(number)[0]): number for number in numbers})
+        chosen = {number: cls.pair_of(pairs, number, config) for number in numbers}
+        keys = {number: pairs.store.key(pair) for number, pair in chosen.items()}
+        return cls(pairs, config, {keys[one]: one for one in numbers}, {keys[one]: chosen[one] for one in numbers})
+
+    @staticmethod
+    def pair_of(pairs: PairSet, prompt: int, config: Config) -> int:
+        """The pair of a prompt that is judged, the same for every curve and model."""
+        choices = pairs.pairs(prompt)
+        drawn = np.random.default_rng([config.seed, prompt]).integers(len(choices)) if config.pair == "random" else 0
+        return int(choices[int(drawn)])
 
     def captions(self, key: str) -> tuple[str, str]:
         """Before and after. RecipeError where the set has none."""
@@ -121,7 +133,7 @@ class Chosen:
     def sample(self, key: str) -> Sample:
         """With its photo, as the middle square."""
         number, pairs = self.prompts[key], self.pairs
-        photo = centre(pairs.pictures(pairs.pairs(number)[0])[0], self.config.side)
+        photo = centre(pairs.pictures(self.numbers[key])[0], self.config.side)
         return Sample(key, photo, pairs.instruction(number), self.captions(key), self.config.seed + number)
 
     def line(self, key: str) -> bytes:

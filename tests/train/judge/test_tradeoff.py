@@ -18,11 +18,12 @@ from train_pairs import make_dataset
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.errors import NothingMatchedError, RecipeError, UsageError
+from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.judge import tradeoff
 from ip2pbatch.train.judge.bootstrap import Interval, intervals
 from ip2pbatch.train.judge.methods import Instruct, InstructCurve, Sample, Setting, to_picture
 from ip2pbatch.train.judge.sdedit import Denoising, sdedit
-from ip2pbatch.train.judge.tradeoff import Config, Scorer
+from ip2pbatch.train.judge.tradeoff import Chosen, Config, Scorer
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
 
 SIDE = 32
@@ -65,6 +66,21 @@ def made(folder: Path) -> tuple[Path, dict[str, float]]:
 
 def sample(key: str = "a", seed: int = 3) -> Sample:
     return Sample(key, make_picture(seed, (SIDE, SIDE)), "make it snow", ("a photo", "a photo of snow"), seed)
+
+
+def test_the_pair_of_a_prompt_that_is_judged_is_its_first_or_drawn_by_the_seed(folder: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path, prompts=12)
+    pairs = open_pairs(tmp_path)
+    first = Chosen.of(pairs, config(folder, samples=12))
+    drawn = [Chosen.of(pairs, config(folder, samples=12, pair="random", seed=seed)) for seed in (0, 0, 1)]
+    assert set(first.numbers.values()) == {pairs.pairs(prompt)[0] for prompt in range(12)}
+    assert list(drawn[0].prompts.values()) == list(first.prompts.values()), "the prompts are the same"
+    assert drawn[0].numbers == drawn[1].numbers
+    assert set(drawn[0].numbers) not in (set(first.numbers), set(drawn[2].numbers))
+    for key, pair in drawn[0].numbers.items():
+        assert pairs.store.key(pair) == key
+        assert pair in pairs.pairs(drawn[0].prompts[key])
+    assert "pair" not in config(folder).model_dump()
 
 
 def test_every_curve_has_its_points_in_every_format(made: tuple[Path, dict[str, float]]) -> None:
