@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ip2pbatch.jobs.backends import backend
-from ip2pbatch.pictures.images import SIZING
+from ip2pbatch.pictures.sizing import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding

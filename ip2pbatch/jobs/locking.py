@@ -22,7 +22,7 @@ from ip2pbatch.run.stale import Difference, other_shape, stale
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
-    from ip2pbatch.pictures.images import Sizing
+    from ip2pbatch.pictures.sizing import Sizing
     from ip2pbatch.plan.edits import Plan
     from ip2pbatch.run.machine import Machine
 

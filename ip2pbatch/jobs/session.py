@@ -24,7 +24,7 @@ from ip2pbatch.run.execute import already_done, run_plan
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
-    from ip2pbatch.pictures.images import Sizing
+    from ip2pbatch.pictures.sizing import Sizing
     from ip2pbatch.plan.photos import Scan
     from ip2pbatch.plan.written.recipe import Recipe
     from ip2pbatch.run.engine import EditEngine

@@ -18,6 +18,7 @@ from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
+from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
 from ip2pbatch.plan.photo_digests import MAX_PIXELS
 
@@ -26,12 +27,6 @@ Pixels = NDArray[np.uint8]
 SHALLOW = "16 bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
-
-Sizing = Literal["bicubic", "lanczos"]
-"""By which kernel a photo is brought to the model's size."""
-
-SIZING: Sizing = "lanczos"
-"""That of new runs: what diffusers' pipelines do to a photo. Runs that were made before it stay with bicubic."""
 
 # Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
 _KERNELS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}

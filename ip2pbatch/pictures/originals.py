@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ip2pbatch.pictures import colour, containers, images
 from ip2pbatch.pictures.containers import Blocks
-from ip2pbatch.pictures.images import Picture, Pixels, Sizing
+from ip2pbatch.pictures.images import Picture, Pixels
+from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.memory import stamp
 
 _MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment: two of 60 megapixels

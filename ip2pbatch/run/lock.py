@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import DamagedError, StaleError
-from ip2pbatch.pictures.images import Sizing
 from ip2pbatch.pictures.lossless import pixel_digest
+from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.sessions import Session

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
+from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Photo
 from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photo_digests import look
@@ -97,7 +98,7 @@ class Sources:
         return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
 
 
-def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: images.Sizing) -> Pixels:
+def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: Sizing) -> Pixels:
     """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
     for photo in photos[:-1]:
         with suppress(PhotoError):
@@ -105,7 +106,7 @@ def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: images.Sizi
     return read_photo(photos[-1], size, sizing)
 
 
-def read_photo(photo: Photo, size: tuple[int, int], sizing: images.Sizing) -> Pixels:
+def read_photo(photo: Photo, size: tuple[int, int], sizing: Sizing) -> Pixels:
     """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name.
 
     Raises PhotoError.

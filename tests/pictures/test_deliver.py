@@ -17,6 +17,7 @@ from ip2pbatch.pictures import colour, images
 from ip2pbatch.pictures.deliver import DeliverySettings, Place, deliver, render
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.sizing import SIZING
 
 PHOTO = skimage.data.astronaut()[160:460, 30:430]
 SIZE = (200, 152)
@@ -274,7 +275,7 @@ def test_a_picture_of_the_photo_s_own_size_is_delivered_to_the_bit(tmp_path: Pat
     path = saved(tmp_path)
     noise = np.random.default_rng(0).normal(0, 4, PHOTO.shape)  # as an autoencoder leaves it
     edited = np.clip(darker(PHOTO) + noise, 0, 255).astype(np.uint8)
-    exact = render(Original(path, images.SIZING), edited, DeliverySettings(), PROVENANCE)
+    exact = render(Original(path, SIZING), edited, DeliverySettings(), PROVENANCE)
     assert np.array_equal(np.asarray(opened(exact.data)), edited)
     assert exact.gate is None
     earlier = render(Original(path), edited, DeliverySettings(), PROVENANCE)  # as runs from before do
@@ -286,7 +287,7 @@ def test_a_photo_of_sixteen_bits_keeps_them_at_the_model_s_size(tmp_path: Path) 
     deep = PHOTO.astype(np.uint16) * 257 + np.random.default_rng(0).integers(0, 100, PHOTO.shape, np.uint16)
     path = tmp_path / "photo.tif"
     tifffile.imwrite(path, np.minimum(deep, 65535).astype(np.uint16), photometric="rgb")
-    rendered = render(Original(path, images.SIZING), PHOTO, DeliverySettings(), PROVENANCE)
+    rendered = render(Original(path, SIZING), PHOTO, DeliverySettings(), PROVENANCE)
     (tmp_path / "out.tif").write_bytes(rendered.data)
     assert tifffile.imread(tmp_path / "out.tif").dtype == np.uint16
     assert rendered.gate is not None

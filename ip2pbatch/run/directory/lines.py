@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from ip2pbatch.disk.shapes import STRICT, Shape
-from ip2pbatch.pictures.images import Sizing
+from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.families import ModelDefaults
 
 Status = Literal["done", "failed", "nan", "flagged", "skipped"]
