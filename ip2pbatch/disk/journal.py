@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,7 +65,10 @@ class Journal:
 
     def append(self, *rows: dict[str, Any]) -> None:
         """Add a line a row and wait until all are on the disk. Raises ResourceError, and then none of them is there."""
-        lines = b"".join(_line(row, self._sealed) for row in rows)
+        self.write(b"".join(_line(row, sealed=self._sealed) for row in rows))
+
+    def write(self, lines: bytes) -> None:
+        """The same with lines that were made before, by `sealed_lines`."""
         with self._lock:
             try:
                 if os.write(self._file, lines) != len(lines):
@@ -185,6 +188,11 @@ def seal(data: bytes) -> bytes:
     return b'%b%b%08x"}' % (head, _SEAL, zlib.crc32(head))
 
 
+def sealed_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """A sealed line a row, for Journal.write."""
+    return b"".join(_line(row, sealed=True) for row in rows)
+
+
 def unseal(line: bytes) -> tuple[bytes, bool] | None:
     """The JSON of a line without its checksum, and whether it had one; None where that is not the line's own."""
     line = line.removesuffix(b"\n")
@@ -194,6 +202,6 @@ def unseal(line: bytes) -> tuple[bytes, bool] | None:
     return (head + b"}", True) if line[-10:] == b'%08x"}' % zlib.crc32(head) else None
 
 
-def _line(row: dict[str, Any], sealed: bool) -> bytes:
+def _line(row: dict[str, Any], *, sealed: bool) -> bytes:
     data = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return (seal(data) if sealed else data) + b"\n"

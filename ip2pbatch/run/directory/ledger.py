@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, write_atomic
-from ip2pbatch.disk.journal import Damage, Journal, set_aside, state_of
+from ip2pbatch.disk.journal import Damage, Journal, sealed_lines, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
@@ -209,18 +209,14 @@ class Run:
             given = give_numbers(known, (photo.name for photo in photos))
             if not given and not damage:
                 return known
+            lines = sealed_lines({"photo": name, "n": n} for name, n in given.items())
             with self._lock.gate():
                 if state_of(self.layout.numbers) == seen:  # or another shard gave some meanwhile, which are to be read
                     self._heal(damage, (self.layout.numbers,))
-                    self._write_numbers(given)
+                    journal = Journal(self.layout.numbers)
+                    journal.write(lines)
+                    journal.close()
                     return known | given
-
-    def _write_numbers(self, given: Mapping[str, int]) -> None:
-        if not given:
-            return
-        journal = Journal(self.layout.numbers, sealed=True)
-        journal.append(*({"photo": name, "n": n} for name, n in given.items()))
-        journal.close()
 
     def commit(
         self, key: str, image: Pixels, latent: Latent | None = None, *, seconds: float,
