@@ -155,3 +155,26 @@ def test_a_header_that_no_session_remembers_is_refused_with_what_to_do(command: 
         assert said.code == 2
         assert "run.json is damaged, and no session" in said.err
         assert "hint: put it back" in said.err
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "deliveries.jsonl", "sessions.jsonl", "numbers.jsonl", "run.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused_by_name(command: CommandLine, recipe: Path, name: str) -> None:
+    path = inside(recipe) / name
+    aside = path.rename(path.with_name("aside"))
+    path.mkdir()
+    for words in (("status", recipe), ("run", recipe, "--backend", "fake"), ("check", recipe)):
+        said = command(*words)
+        assert (said.code, name in said.err, "hint: " in said.err) == (7, True, True), said.err
+    path.rmdir()
+    aside.rename(path)
+    assert command("run", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 0 edits made, 0 files")
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.symlink_to(path)])
+def test_a_log_that_cannot_be_opened_ends_nothing(
+    command: CommandLine, recipe: Path, put: Callable[[Path], None]
+) -> None:
+    path = inside(recipe) / "log.txt"
+    path.unlink()
+    put(path)
+    assert command("run", recipe, "--backend", "fake").code == 0

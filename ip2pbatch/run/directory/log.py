@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from ip2pbatch.run import clock
@@ -31,7 +32,11 @@ class RunLog:
 
 
 class _File(logging.FileHandler):
-    """A log that cannot be written (a full disk) never hides or adds to the error it was to tell about."""
+    """A log that cannot be opened or written (a full disk, a folder in its place) ends nothing and hides no error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # from opening it, which comes with the first line
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
         pass
