@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -65,11 +67,25 @@ app.add_typer(export.app, name="export", rich_help_panel=MACHINE)
 app.add_typer(train.app, name="train", rich_help_panel=MACHINE)
 
 
+@contextmanager
+def _libraries_in_the_log() -> Iterator[None]:
+    """What libraries warn of is for the log of a run that is open, and never for the terminal."""
+    root, unheard = logging.getLogger(), logging.NullHandler()
+    root.addHandler(unheard)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(unheard)
+
+
 def main() -> None:
     """Run the command line; every way out has an exit code of the table in errors.py."""
     try:
         refuse_addresses(sys.argv[1:])
-        app()
+        with _libraries_in_the_log():
+            app()
     except errors.StoppedError as stop:
         console.talk().print(f"interrupted: {stop}", markup=False)
         sys.exit(stop.exit_code)

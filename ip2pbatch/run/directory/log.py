@@ -1,4 +1,4 @@
-"""The log of a run: everything that the package says while the run is open, with tracebacks."""
+"""The log of a run: what the package says while the run is open, with tracebacks, and what libraries warn of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGE = "ip2pbatch"
 
 
 class RunLog:
-    """Adds what the package logs to the file at `path`, until it is closed."""
+    """Adds what the package logs, and the warnings of all others, to the file at `path`, until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self._handler = _File(path, encoding="utf-8", delay=True)
@@ -21,9 +21,12 @@ class RunLog:
         logger.addHandler(self._handler)
         self._level = logger.level
         logger.setLevel(logging.INFO)
+        self._others = _Others(self._handler)
+        logging.getLogger().addHandler(self._others)
 
     def close(self) -> None:
         """Safe to call twice."""
+        logging.getLogger().removeHandler(self._others)
         logger = logging.getLogger(_PACKAGE)
         if self._handler in logger.handlers:
             logger.removeHandler(self._handler)
@@ -40,6 +43,18 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
         pass
+
+
+class _Others(logging.Handler):
+    """Of what reaches the root, the warnings of everybody but us: ours are in the log already."""
+
+    def __init__(self, file: logging.Handler) -> None:
+        super().__init__(logging.WARNING)
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] != _PACKAGE:
+            self._file.handle(record)
 
 
 class _Lines(logging.Formatter):
