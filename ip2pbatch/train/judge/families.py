@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,6 +30,7 @@ from ip2pbatch.measures.lpips import Lpips
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.photos import find_photos, held_out, load_rgb, split_photos
 from ip2pbatch.train.estimates import Estimate
+from ip2pbatch.train.judge.bootstrap import intervals, of_groups
 from ip2pbatch.train.judge.scorecard import Evaluation, Figure, Outcome
 from ip2pbatch.train.judge.trained import TrainedModel
 from ip2pbatch.train.pairs.families import FAMILIES, target
@@ -187,7 +189,27 @@ def edge_correlation(photo: Rgb, other: Rgb) -> float:
 
 
 def edit_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
-    """The five figures that follow from judged edits."""
+    """The five figures that follow from judged edits, with intervals over the photos, whose edits belong together."""
+    figures = figures_of(outcomes)
+    photos: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        photos[one.photo].append(one)
+    if len(photos) < 2:
+        return figures
+    found = of_groups(list(photos.values()), lambda drawn: [figure.value for figure in figures_of(drawn)])
+    return [replace(figure, low=one.low, high=one.high) for figure, one in zip(figures, found, strict=True)]
+
+
+def over_photos(figure: Figure, values: Sequence[float]) -> Figure:
+    """A figure that is a mean of one value a photo, with its interval."""
+    if len(values) < 2:
+        return figure
+    (found,) = intervals(np.array(values, np.float64)[:, None])
+    return replace(figure, low=found.low, high=found.high)
+
+
+def figures_of(outcomes: Sequence[Outcome]) -> list[Figure]:
+    """The same without intervals."""
     known, unseen = ([o for o in outcomes if o.held_out_wording is kind] for kind in (False, True))
     rates = {f: share([o for o in known if o.family == f]) for f in sorted({o.family for o in known})}
     worst = min(rates, key=lambda f: rates[f])
@@ -212,7 +234,8 @@ def share(outcomes: Sequence[Outcome]) -> float:
 def guidance_figure(judge: Judge, samples: Sequence[Sample]) -> Figure:
     """Photos whose distance from the source rises with s_T and falls with s_I, one family a photo, one seed."""
     good = [follows_guidance(judge, sample) for sample in tqdm(samples, "guidance", unit="photo")]
-    return Figure("guidance means something", 100 * fmean(good), 90, "%", len(good))
+    figure = Figure("guidance means something", 100 * fmean(good), 90, "%", len(good))
+    return over_photos(figure, [100.0 * one for one in good])
 
 
 def follows_guidance(judge: Judge, sample: Sample) -> bool:
@@ -242,7 +265,8 @@ def rises(series: Sequence[float]) -> bool:
 def chain_figure(judge: Judge, samples: Sequence[Sample]) -> Figure:
     """Three edits one after the other: is the last one still recognised, against the same chain made procedurally?"""
     good = [follows_chain(judge, sample) for sample in tqdm(samples, "chains", unit="photo")]
-    return Figure("top-1 of the third edit in a chain", 100 * fmean(good), 70, "%", len(good))
+    figure = Figure("top-1 of the third edit in a chain", 100 * fmean(good), 70, "%", len(good))
+    return over_photos(figure, [100.0 * one for one in good])
 
 
 def follows_chain(judge: Judge, sample: Sample) -> bool:
@@ -268,7 +292,7 @@ def in_groups(families: Iterable[str], groups: Sequence[str]) -> list[str]:
 def autoencoder_figure(reconstruct: Reconstruct, photos: Sequence[Rgb]) -> Figure:
     """Mean PSNR over the photos."""
     values = [psnr(p, q) for p, q in zip(photos, reconstruct(list(photos)), strict=True)]
-    return Figure("autoencoder", fmean(values), 30, "dB", len(values))
+    return over_photos(Figure("autoencoder", fmean(values), 30, "dB", len(values)), values)
 
 
 def psnr(a: Rgb, b: Rgb) -> float:

@@ -11,7 +11,8 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number. `ceiling` says that less is better; `count` is the number of things measured."""
+    """One measured number. `ceiling` says that less is better; `count` is the number of things measured; `low` and
+    `high` are the ends of its 95 % interval over the photos, None where there are not two of them."""
 
     name: str
     value: float
@@ -20,6 +21,13 @@ class Figure:
     count: int
     ceiling: bool = False
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> str:
+        """ "81.2 – 90.4"; a dash where there is none."""
+        return "–" if self.low is None or self.high is None else f"{self.low:.4g} – {self.high:.4g}"
 
     @property
     def passed(self) -> bool:
@@ -63,11 +71,19 @@ class Evaluation:
 
     def to_markdown(self) -> str:
         """The table of figures and the confusion table, families with the most mistakes first."""
-        lines = ["| figure | measured | floor | of | |", "|---|---:|---:|---:|---|"]
+        lines = ["| figure | measured | 95 % interval | floor | of | |", "|---|---:|---:|---:|---:|---|"]
         for f in self.figures:
             sign = "≤" if f.ceiling else "≥"
             verdict = ("pass" if f.passed else "**below**") + (f" ({f.note})" if f.note else "")
-            lines.append(f"| {f.name} | {f.value:.4g} {f.unit} | {sign} {f.floor:g} {f.unit} | {f.count} | {verdict} |")
+            cells = (
+                f.name,
+                f"{f.value:.4g} {f.unit}",
+                f.interval,
+                f"{sign} {f.floor:g} {f.unit}",
+                str(f.count),
+                verdict,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, "", *confusion_lines(self.outcomes)]) + "\n"
 
 

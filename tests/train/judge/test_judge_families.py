@@ -23,6 +23,7 @@ from ip2pbatch.train.judge.families import (
     Sample,
     chain_figure,
     edge_correlation,
+    edit_figures,
     evaluate,
     guidance_figure,
     nearest,
@@ -137,6 +138,11 @@ def test_a_mistaken_model_shows_in_the_confusion_table(metric, wordings, samples
     assert row.endswith("| night 4 |")
     assert "**below** (sepia)" in report
     assert found.metrics()["top-1 over all families"] == pytest.approx(100 * 5 / 6)
+    top = found.figures[0]
+    assert top.low <= top.value <= top.high
+    assert f"| {top.low:.4g} – {top.high:.4g} |" in report
+    alone = edit_figures([one for one in found.outcomes if one.photo == found.outcomes[0].photo])
+    assert {one.interval for one in alone} == {"–"}, "one photo says nothing of others"
     stored = json.loads(found.to_json())
     assert [f["passed"] for f in stored["figures"]] == [f.passed for f in found.figures]
     assert len(stored["outcomes"]) == 2 * 2 * len(FEW)

@@ -20,7 +20,7 @@ from ip2pbatch.backends.weights import resolve
 from ip2pbatch.errors import NothingMatchedError, RecipeError, UsageError
 from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.judge import tradeoff
-from ip2pbatch.train.judge.bootstrap import Interval, intervals
+from ip2pbatch.train.judge.bootstrap import Interval, intervals, of_groups
 from ip2pbatch.train.judge.methods import Instruct, InstructCurve, Sample, Setting, to_picture
 from ip2pbatch.train.judge.sdedit import Denoising, sdedit
 from ip2pbatch.train.judge.tradeoff import Chosen, Config, Scorer
@@ -222,6 +222,16 @@ def test_columns_of_a_sample_are_drawn_together() -> None:
     values = np.random.default_rng(1).normal(size=(50, 1))
     one, other = intervals(np.concatenate([values, -values], axis=1), resamples=100)
     assert one.low == pytest.approx(-other.high)
+
+
+def test_what_belongs_together_is_drawn_together() -> None:
+    values = np.random.default_rng(2).normal(size=40)
+    groups = [[float(value)] * (3 if number % 2 else 1) for number, value in enumerate(values)]
+    (found,) = of_groups(groups, lambda drawn: [float(np.mean(drawn))])
+    assert found.mean == pytest.approx(np.mean([one for group in groups for one in group]))
+    assert found.low < found.mean < found.high
+    (apart,) = intervals(np.array([[one] for group in groups for one in group]))
+    assert found.high - found.low > 1.2 * (apart.high - apart.low), "copies of a value are no further evidence"
 
 
 def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
