@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_image
 from ip2pbatch.disk import atomic
 from ip2pbatch.errors import PhotoError, ResourceError
 from ip2pbatch.pictures import colour, images
+from ip2pbatch.pictures.sizing import SIZING
 
 PHOTO = skimage.data.astronaut()[290:490, 100:348]
 LOSSLESS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -341,7 +342,7 @@ def test_a_photo_of_a_new_run_is_sized_as_diffusers_sizes_it(tmp_path: Path) -> 
     for size in ((120, 96), (PHOTO.shape[1] * 2 // 8 * 8, PHOTO.shape[0] * 2 // 8 * 8)):
         with Image.open(path) as photo:
             wanted = VaeImageProcessor().resize(photo, size[1], size[0])
-        found = images.load(path, size, sizing=images.SIZING)
+        found = images.load(path, size, sizing=SIZING)
         assert np.array_equal(found.pixels, np.asarray(wanted))
         assert np.array_equal(found.pixels, images.seen(images.load(path, colours="own"), size, images.SIZING))
         assert not np.array_equal(found.pixels, images.load(path, size, sizing="bicubic").pixels)
