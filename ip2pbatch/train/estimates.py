@@ -177,9 +177,9 @@ def kept_of(samples: int, keep: int) -> float:
     return min(KEPT * keep / 4, KEPT * samples / 100 * 4, float(samples))
 
 
-def pair_bytes(side: int) -> float:
+def pair_bytes(side: int, full_colour: bool = True) -> float:
     """Two JPEGs as they are written."""
-    return RELEASED_PAIR * FULL_COLOUR * (side / 512) ** 2
+    return RELEASED_PAIR * (FULL_COLOUR if full_colour else 1) * (side / 512) ** 2
 
 
 def count_rows(path: Path) -> int:

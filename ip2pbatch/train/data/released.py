@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ from ip2pbatch.plan.shard import Shard
 CAPTIONS, DATASET, SEEDS, PROMPT, METADATA = "captions.jsonl", "dataset", "seeds.json", "prompt.json", "metadata.jsonl"
 # Input caption, instruction, edited caption: the keys of the human-written file, and of the authors' generator.
 INPUT_KEYS = ("input", "caption")
+Chroma = Literal["full", "half"]  # what a JPEG keeps of the colour
 SCORES = tuple(one.name for one in fields(Similarities))
 BEFORE, AFTER = "_0.jpg", "_1.jpg"
 
@@ -147,10 +148,10 @@ def dataset_of(folder: Path) -> Path:
     return folder / DATASET if (folder / DATASET).is_dir() else folder
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
-    """uint8 `[h, w, 3]` at quality 100 as in the releases, here with all of the colour."""
+def jpeg(pixels: np.ndarray, chroma: Chroma = "full") -> bytes:
+    """uint8 `[h, w, 3]` at quality 100 as in the releases; those have the colour at half of the resolution."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=100, subsampling=0)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=100, subsampling="4:4:4" if chroma == "full" else "4:2:0")
     return stream.getvalue()
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
+from PIL import Image
 from tiny_clip import save_clip
 from tiny_models import WIDTH, make_tokenizer, save_model, save_text_to_image
 from torch import Tensor
@@ -479,6 +480,17 @@ def test_a_prompt_killed_before_its_folder_has_its_name_is_finished_next_time(tm
     again.finish()
     found = read_prompt_folder(tmp_path / "0000012")
     assert (found.prompt, found.pictured) == (prompt, {1, 2})
+
+
+def test_pictures_have_all_of_the_colour_or_half_of_it_as_the_originals(tmp_path: Path) -> None:
+    layers = {}
+    for chroma in ("full", "half"):
+        folder, pictures = tmp_path / chroma, np.zeros((2, 32, 32, 3), np.uint8)
+        PromptWork(folder, Prompt(0, "a", "b", "c"), [1], None, chroma).add(Sample(1, 0.5, 9.0), pictures)
+        with Image.open(folder / "0000000" / "1_0.jpg") as opened:
+            layers[chroma] = [layer[1:3] for layer in opened.layer]
+    assert layers == {"full": [(1, 1)] * 3, "half": [(2, 2), (1, 1), (1, 1)]}
+    assert "chroma" not in stage.Config(maker="prompt_to_prompt", model="m").model_dump()
 
 
 def killed(*_: object) -> None:

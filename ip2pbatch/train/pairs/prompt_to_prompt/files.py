@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ip2pbatch.disk.atomic import disk_error, strays, sweep, write_whole
 from ip2pbatch.disk.journal import Journal, read_journal
-from ip2pbatch.train.data.released import AFTER, BEFORE, METADATA, PROMPT, Prompt, Sample, jpeg, sample_of
+from ip2pbatch.train.data.released import AFTER, BEFORE, METADATA, PROMPT, Chroma, Prompt, Sample, jpeg, sample_of
 from ip2pbatch.train.pairs.filter import PairFilter
 
 
@@ -22,7 +22,10 @@ class PromptWork:
     the lines say is kept is always there. What a kill leaves besides is removed in the end.
     """
 
-    def __init__(self, dataset: Path, prompt: Prompt, seeds: Sequence[int], judge: PairFilter | None) -> None:
+    def __init__(
+        self, dataset: Path, prompt: Prompt, seeds: Sequence[int], judge: PairFilter | None, chroma: Chroma = "full"
+    ) -> None:
+        self._chroma = chroma
         self.prompt, self._seeds, self._judge = prompt, tuple(seeds), judge
         self._final, self._partial = dataset / prompt.folder, dataset / f".{prompt.folder}"
         sweep(strays([self._partial]))
@@ -45,7 +48,7 @@ class PromptWork:
         after = self._kept()
         if sample.seed in after:
             for suffix, pixels in zip((BEFORE, AFTER), pictures, strict=True):
-                write_whole(self._partial / f"{sample.seed}{suffix}", jpeg(pixels))
+                write_whole(self._partial / f"{sample.seed}{suffix}", jpeg(pixels, self._chroma))
         self._journal.append(sample.row())
         for seed in before - after:
             for suffix in (BEFORE, AFTER):

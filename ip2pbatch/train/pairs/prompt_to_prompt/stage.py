@@ -36,7 +36,16 @@ from ip2pbatch.measures.pretrained import load_pretrained
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.run.engine import OutOfMemory
-from ip2pbatch.train.data.released import DATASET, Prompt, Sample, pictured_seeds, prompts_of, read_prompts, write_seeds
+from ip2pbatch.train.data.released import (
+    DATASET,
+    Chroma,
+    Prompt,
+    Sample,
+    pictured_seeds,
+    prompts_of,
+    read_prompts,
+    write_seeds,
+)
 from ip2pbatch.train.estimates import (
     LINE,
     PAIR_STEPS,
@@ -80,6 +89,7 @@ class Config(BaseModel):
     clip: ModelName = ModelName(VIT_L_14)
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     compat: Compat = "fixed"
+    chroma: Chroma = Field("full", exclude_if=lambda value: value == "full")  # half: as the original's JPEGs
     batch: int = Field(8, ge=1, exclude=True)  # pairs a call
     compile: bool = Field(False, exclude=True)
 
@@ -171,7 +181,7 @@ def same_model(folder: Path, digest: str, config: Config) -> None:
 def jobs(prompts: Sequence[Prompt], dataset: Path, config: Config, judge: PairFilter | None, bar: Any) -> Iterator[Job]:
     """Every sample that has no line yet, prompt by prompt; `bar` hears of those that have."""
     for prompt in prompts:
-        work = PromptWork(dataset, prompt, seeds_of(prompt, config), judge)
+        work = PromptWork(dataset, prompt, seeds_of(prompt, config), judge, config.chroma)
         missing = work.missing()
         bar.total -= config.samples - len(missing)
         if not missing:
@@ -292,7 +302,7 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     work = samples * work_of(settings.steps, settings.side)
     return replace(
         counts, prompts=prompts, pairs=kept, makes=f"{samples:,.0f} samples, {kept:,.0f} pairs written",
-        bytes=kept * pair_bytes(settings.side) + samples * LINE, work=work, unit=PAIR_STEPS,
+        bytes=kept * pair_bytes(settings.side, settings.chroma == "full") + samples * LINE, work=work, unit=PAIR_STEPS,
     )  # fmt: skip
 
 
