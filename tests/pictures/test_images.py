@@ -344,5 +344,5 @@ def test_a_photo_of_a_new_run_is_sized_as_diffusers_sizes_it(tmp_path: Path) -> 
             wanted = VaeImageProcessor().resize(photo, size[1], size[0])
         found = images.load(path, size, sizing=SIZING)
         assert np.array_equal(found.pixels, np.asarray(wanted))
-        assert np.array_equal(found.pixels, images.seen(images.load(path, colours="own"), size, images.SIZING))
+        assert np.array_equal(found.pixels, images.seen(images.load(path, colours="own"), size, SIZING))
         assert not np.array_equal(found.pixels, images.load(path, size, sizing="bicubic").pixels)
