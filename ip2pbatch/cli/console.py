@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -66,8 +67,25 @@ def _discard(stream: IO[str]) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person watches: progress is drawn only then."""
-    return sys.stderr.isatty() and os.environ.get("CI", "").lower() not in ("1", "true")
+    """Whether a person watches a terminal that can draw: progress is drawn only then, and told in lines elsewhere."""
+    drawn_on = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return sys.stderr.isatty() and drawn_on and os.environ.get("CI", "").lower() not in ("1", "true")
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text` in lines that end between words; a path that is longer than a line is left whole, to be copied."""
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join("\n".join(line) for line in lines)
+
+
+def _say(label: str, style: str, message: str) -> None:
+    """A sentence after its label, on a terminal in its lines and whole elsewhere."""
+    from rich.text import Text
+
+    sentence = plain(f"{label} {message}")
+    said = Text(wrapped(sentence, talk().width) if sys.stderr.isatty() else sentence)
+    said.stylize(style, 0, len(label))
+    talk().print(said)
 
 
 def plain(text: str) -> str:
@@ -112,11 +130,9 @@ def busy(text: str) -> Iterator[None]:
 
 def show_error(error: Ip2pError) -> None:
     """One plain sentence, then the hint that mends it; the same for the other mistakes of the same file."""
-    from rich.markup import escape
-
-    talk().print(f"[bold red]error:[/] {escape(plain(str(error)))}")
+    _say("error:", "bold red", str(error))
     if error.hint:
-        talk().print(f"[bold]hint:[/] {escape(plain(error.hint))}")
+        _say("hint:", "bold", error.hint)
     more = error.more if isinstance(error, RecipeError) else ()
     for one in more[:_MISTAKES]:
         show_error(one)
@@ -126,13 +142,9 @@ def show_error(error: Ip2pError) -> None:
 
 def note(message: str) -> None:
     """Something worth knowing that is nobody's mistake."""
-    from rich.markup import escape
-
-    talk().print(f"[bold]note:[/] {escape(plain(message))}")
+    _say("note:", "bold", message)
 
 
 def warn(message: str) -> None:
     """A warning that stops nothing."""
-    from rich.markup import escape
-
-    talk().print(f"[bold yellow]warning:[/] {escape(plain(message))}")
+    _say("warning:", "bold yellow", message)

@@ -12,8 +12,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
-from ip2pbatch.cli.console import count, plain, roughly
+from ip2pbatch.cli.console import count, plain, roughly, wrapped
 from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.directory.lines import Delivery, Record
@@ -58,7 +59,10 @@ class Watcher:
         if (photo, reason) in self._told:
             return
         self._told.add((photo, reason))
-        self._console.print(f"[red]{record.status}[/] {escape(plain(f'{photo}: {instruction}: {reason}'))}")
+        line = plain(f"{record.status} {photo}: {instruction}: {reason}")
+        said = Text(wrapped(line, self._console.width) if self._console.is_terminal else line)
+        said.stylize("red", 0, len(record.status))
+        self._console.print(said)
 
     def ahead(self, ahead: Ahead) -> None:
         """Say how far it is, where enough time has passed since the last line."""

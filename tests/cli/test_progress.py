@@ -121,3 +121,17 @@ def test_an_interruption_says_what_it_interrupted(capsys: pytest.CaptureFixture[
         raise KeyboardInterrupt
     console.talk.cache_clear()
     assert capsys.readouterr().err == "interrupted while loading tiny\n"
+
+
+def test_sentences_end_their_lines_between_words_and_paths_stay_whole() -> None:
+    path = "/a/folder/with/a/name/that/no/line/of/this/width/holds.jpg"
+    said = console.wrapped(f"warning: not delivered: {path}: the disk is full\nand more", 24)
+    assert said.splitlines() == ["warning: not delivered:", f"{path}:", "the disk is full", "and more"]
+
+
+def test_a_terminal_that_cannot_draw_hears_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("CI", raising=False)
+    for term, draws in (("xterm-256color", True), ("dumb", False), ("unknown", False)):
+        monkeypatch.setenv("TERM", term)
+        assert console.is_terminal() == draws
