@@ -178,3 +178,17 @@ def test_a_log_that_cannot_be_opened_ends_nothing(
     path.unlink()
     put(path)
     assert command("run", recipe, "--backend", "fake").code == 0
+
+
+def test_a_link_that_leads_nowhere_in_the_place_of_a_picture_is_refused_by_name(
+    command: CommandLine, recipe: Path
+) -> None:
+    path = next(inside(recipe).glob("edits/*/*.png"))
+    path.unlink()
+    path.symlink_to(path)
+    for words in (("status", recipe), ("report", recipe), ("verify", recipe)):
+        assert command(*words).code in (0, 4)
+    said = command("run", recipe, "--backend", "fake")
+    assert (said.code, path.name in said.err, "it is a symbolic link" in said.err) == (7, True, True), said.err
+    path.unlink()
+    assert command("run", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 1 edit made")

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def pictures_on_disk(layout: Layout) -> dict[str, int]:
     for folder in _listing(layout.edits):
         for entry in _listing(Path(folder.path)):
             if entry.name.endswith(".png"):
-                sizes[entry.name[:-4]] = entry.stat().st_size
+                with suppress(OSError):  # a link that leads nowhere is no picture
+                    sizes[entry.name[:-4]] = entry.stat().st_size
     return sizes
 
 
