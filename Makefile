@@ -2,6 +2,7 @@
 # make demo      edits seven real photos with the embedded model; no network after the installation
 # make test      the whole test suite
 # make check     what a commit must pass besides: ruff, mypy, the import contracts
+# make soak      the reliability tests at their full size: hours
 # make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt

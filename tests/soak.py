@@ -1,4 +1,4 @@
-"""`make soak`: the reliability tests at their full size. Minutes, not seconds.
+"""`make soak`: the reliability tests at their full size. Hours, not minutes.
 
 python tests/soak.py            everything that reads IP2P_SOAK
 python tests/soak.py -k kill    as pytest selects
