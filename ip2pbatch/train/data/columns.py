@@ -31,7 +31,7 @@ from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake, suggest
 from ip2pbatch.train.data.broken import BrokenSampleError
 from ip2pbatch.train.data.lines_and_tars import LineRows, TarRows
-from ip2pbatch.train.data.parquet import ParquetRows, parquet_below
+from ip2pbatch.train.data.parquet import ParquetRows, open_parquet, parquet_below
 
 TURN = "{turn}"
 MOST_TURNS = 20  # of numbered columns, where each row has its own
@@ -347,7 +347,19 @@ def found(names: Sequence[str], path: Path) -> Columns:
     return Columns(**chosen)
 
 
-def columns_of_data(key: str, data: object, columns: object) -> Iterator[Mistake]:
-    """`columns` says how data of others are read: what the chain's own stages made needs none."""
-    if columns is not None and data is None:
+def columns_of_data(key: str, data: Path | None, columns: Columns | None) -> Iterator[Mistake]:
+    """`columns` says how data of others are read: what the chain's own stages made needs none. Of parquet files that
+    are here the first one must have them; tars are too long to look into before a stage begins."""
+    if columns is None:
+        return
+    if data is None:
         yield Mistake(f"says how `{key}` is read, and there is none", hint=f"{key}: FOLDER", at=("columns",))
+        return
+    named = sorted(data.glob(columns.files)) if columns.files else parquet_below(data)
+    first = next((path for path in named if path.suffix == ".parquet"), None)
+    if first is None or not first.is_file():
+        return  # what is not there is told of elsewhere
+    try:
+        require(columns, open_parquet(first).schema_arrow.names, first)
+    except RecipeError as error:
+        yield Mistake(str(error), hint=error.hint, at=("columns",))

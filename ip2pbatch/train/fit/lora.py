@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers import UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 
+from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import MissingError, ModelError, RecipeError
 
@@ -56,6 +56,9 @@ def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
 
 def write_adapters(unet: UNet2DConditionModel, folder: Path) -> None:
     """`folder`/pytorch_lora_weights.safetensors, as `load_lora_weights` of diffusers' pipelines reads it."""
+    with quiet():  # what a pipeline would need for other things is not missed here
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+        from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
     partial = folder.with_name(f".{folder.name}")

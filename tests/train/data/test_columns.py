@@ -227,6 +227,17 @@ def test_a_preset_is_the_mapping_that_it_stands_for(tmp_path: Path) -> None:
     assert "columns" not in json.loads(load_config(path).settings.model_dump_json()), "nothing is made anew"
 
 
+def test_a_column_that_is_missing_is_found_before_anything_runs(tmp_path: Path) -> None:
+    omniedit(tmp_path / "d")
+    path = tmp_path / "finetune.yaml"
+    path.write_text(CONFIG % "data: d, columns: ultraedit")
+    with pytest.raises(RecipeError, match=r"finetune.yaml:1:\d+: columns: .*has no column source_image") as caught:
+        load_config(path)
+    assert caught.value.exit_code == 2
+    path.write_text(CONFIG % "data: d, columns: omniedit")
+    assert load_config(path).settings
+
+
 @pytest.mark.parametrize(
     ("settings", "said", "hint"),
     [
