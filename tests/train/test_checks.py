@@ -110,7 +110,7 @@ def test_a_path_from_where_the_command_runs_is_refused_with_a_hint(
 
 
 def test_a_curves_unknown_model_is_found_before_the_chain_begins(folder: Path) -> None:
-    curves = [{"method": "instruct", "name": "ours", "model": "modle"}]
+    curves = [{"method": "instruct", "name": name, "model": name} for name in ("modle", "model")]
     inputs = {"data": "pack.yaml", "model": "finetune.yaml"}
     finetuning(folder, inputs={"pack": "pack.yaml"}, data=None)
     write(folder / "evaluate.yaml", stage="evaluate", maker="tradeoff", inputs=inputs, curves=curves, clip="./model")
