@@ -32,7 +32,8 @@ from ip2pbatch.train.data.photos import to_tensor
 from ip2pbatch.train.data.released import DATASET, Prompt, Sample, write_prompt, write_seeds
 from ip2pbatch.train.fit.edit_batches import EditBatches, Place
 from ip2pbatch.train.fit.loop import Hooks, make_accelerator, train
-from ip2pbatch.train.fit.stable_diffusion import Config, Networks, make_batches, make_task
+from ip2pbatch.train.fit.networks import Networks
+from ip2pbatch.train.fit.stable_diffusion import Config, make_batches, make_task
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 

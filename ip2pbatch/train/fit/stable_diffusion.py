@@ -8,23 +8,21 @@ learns, in float32 under mixed precision. One process or many: the samples of a 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2pbatch.backends.quiet import quiet
-from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError
+from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.augment import centre
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
@@ -44,8 +42,9 @@ from ip2pbatch.train.estimates import (
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
-from ip2pbatch.train.fit.lora import Lora, add_adapters, merged, write_adapters
-from ip2pbatch.train.fit.objective import Dropout, aim, grow_first_convolution, min_snr
+from ip2pbatch.train.fit.lora import Lora, add_adapters, write_adapters
+from ip2pbatch.train.fit.networks import Networks
+from ip2pbatch.train.fit.objective import Dropout, aim, min_snr
 from ip2pbatch.train.fit.pace import Every, Watch
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
@@ -157,54 +156,6 @@ class InstructTask(nn.Module):
         if self.min_snr is None or not self.training:
             return error.mean()
         return (min_snr(self.schedule, timesteps, self.min_snr) * error.mean(dim=(1, 2, 3))).mean()
-
-
-@dataclass(frozen=True)
-class Networks:
-    """A model's parts, the UNet ready to see a photo; `schedule` is the noise schedule in diffusers' words."""
-
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    schedule: dict[str, Any]
-
-    @classmethod
-    def load(cls, start: str) -> Networks:
-        """The parts of a diffusers folder or a model of the hub (`owner/name@revision`), in float32.
-
-        ModelError says what does not fit.
-        """
-        model, _, revision = (start, "", "") if Path(start).exists() else start.partition("@")
-        place = {"revision": revision} if revision else {}
-
-        def part(kind: Any, name: str) -> Any:
-            return kind.from_pretrained(model, subfolder=name, use_safetensors=True, **place)
-
-        try:
-            with quiet():
-                unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
-                text_encoder = part(CLIPTextModel, "text_encoder")
-            tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", **place)
-            schedule = dict(DDPMScheduler.load_config(model, subfolder="scheduler", **place))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{start} cannot be trained from: {str(error).splitlines()[0]}",
-                hint="give a Stable Diffusion 1.x or InstructPix2Pix model in diffusers' layout, with safetensors",
-            ) from error
-        grow_first_convolution(unet, vae.config.latent_channels)
-        width = text_encoder.config.hidden_size
-        if unet.config.cross_attention_dim != width:
-            raise ModelError(f"{start}: the UNet reads text of width {unet.config.cross_attention_dim}, not {width}")
-        known = set(inspect.signature(EulerAncestralDiscreteScheduler.__init__).parameters) & set(schedule)
-        return cls(unet, vae, text_encoder, tokenizer, {name: schedule[name] for name in sorted(known)})
-
-    def parts(self, adapted: bool = False) -> dict[str, Any]:
-        """Under the names of a model's folder; the adapters of an `adapted` UNet are in its weights."""
-        return {
-            "unet": merged(self.unet) if adapted else self.unet, "vae": self.vae,
-            "text_encoder": self.text_encoder, "tokenizer": self.tokenizer,
-        }  # fmt: skip
 
 
 def parts_a_step(config: Config, processes: int) -> int:

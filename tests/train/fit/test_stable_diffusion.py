@@ -32,8 +32,9 @@ from ip2pbatch.train.data.pair_sets import open_pairs
 from ip2pbatch.train.fit import checkpoints, stable_diffusion
 from ip2pbatch.train.fit.edit_batches import EditBatches, View
 from ip2pbatch.train.fit.latents import Encoder
+from ip2pbatch.train.fit.networks import Networks
 from ip2pbatch.train.fit.objective import grow_first_convolution
-from ip2pbatch.train.fit.stable_diffusion import Config, InstructTask, Networks, parts_a_step
+from ip2pbatch.train.fit.stable_diffusion import Config, InstructTask, parts_a_step
 from ip2pbatch.train.fit.validation import HeldOutLoss
 from ip2pbatch.train.stages import run, status
 
