@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "scipy", "skimage", "huggingface_hub", "numpy")
+READERS = ("yaml", "pydantic")  # a tenth of a second, which only reading a recipe is worth
 RECIPE = """
 model: tiny
 photos: photos
@@ -17,8 +18,8 @@ output: {folder: out}
 """
 
 
-def loaded_by(arguments: list[str], folder: Path) -> tuple[set[str], int, str]:
-    """The heavy modules in sys.modules after one command line, its exit code and what it said."""
+def loaded_by(arguments: list[str], folder: Path, heavy: tuple[str, ...] = HEAVY) -> tuple[set[str], int, str]:
+    """The `heavy` modules in sys.modules after one command line, its exit code and what it said."""
     program = (
         "import sys\n"
         "from ip2pbatch.cli.app import main\n"
@@ -26,12 +27,12 @@ def loaded_by(arguments: list[str], folder: Path) -> tuple[set[str], int, str]:
         "try:\n    main()\n"
         "except SystemExit as stop:\n    code = stop.code or 0\n"
         "else:\n    code = 0\n"
-        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+        f"print('LOADED', [name for name in {heavy!r} if name in sys.modules], file=sys.stderr)\n"
         "sys.exit(code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     line = next(line for line in done.stderr.splitlines() if line.startswith("LOADED"))
-    return {name for name in HEAVY if repr(name) in line}, done.returncode, done.stdout + done.stderr
+    return {name for name in heavy if repr(name) in line}, done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -53,6 +54,13 @@ def shoot(tmp_path: Path) -> Path:
 )
 def test_quick_commands_load_no_heavy_library(arguments: list[str], shoot: Path) -> None:
     loaded, code, said = loaded_by(arguments, shoot)
+    assert code == 0, said
+    assert loaded == set()
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_loads_nothing_that_reads_recipes(argument: str, tmp_path: Path) -> None:
+    loaded, code, said = loaded_by([argument], tmp_path, (*HEAVY, *READERS))
     assert code == 0, said
     assert loaded == set()
 

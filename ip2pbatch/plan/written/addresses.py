@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from ip2pbatch.errors import UsageError
-from ip2pbatch.plan.written.yaml_source import Mistake
 
 HINT = "name a folder or a file of this machine; mount what lies elsewhere, or copy it first"
 # Two letters at least, or a drive of Windows would be one; pathlib leaves one slash of two.
@@ -20,14 +19,8 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def refuse_address(text: str) -> None:
-    """Raises Mistake where a path is an address."""
-    if is_address(text):
-        raise Mistake(f"{text!r} is an address and no path", hint=HINT)
-
-
 def refuse_addresses(arguments: Sequence[str]) -> None:
-    """The same for all that a command line names: UsageError, after the option where there is one."""
+    """Raises UsageError where a command line names an address as a path, after the option where there is one."""
     if arguments[:1] and arguments[0] in _NO_PATHS:
         return
     option = ""

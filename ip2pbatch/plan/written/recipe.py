@@ -26,7 +26,7 @@ from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import lossy_titles, suffixes
-from ip2pbatch.plan.written.addresses import refuse_address
+from ip2pbatch.plan.written.addresses import HINT, is_address
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
@@ -69,7 +69,8 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     """A path as written → absolute, relative ones from the recipe's folder (the validation context)."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise Mistake("should be a path")
-    refuse_address(str(value))
+    if is_address(str(value)):
+        raise Mistake(f"{str(value)!r} is an address and no path", hint=HINT)
     if "\0" in str(value):
         raise Mistake("a path cannot hold a NUL character")
     base = info.context if isinstance(info.context, Path) else Path.cwd()
