@@ -17,7 +17,6 @@ TEMPORARY = ".ip2p-*.tmp"
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
 _SAYS = {
     errno.ENOSPC: ("the disk is full: {} could not be written", "free some space and run again: nothing is lost"),
     errno.EDQUOT: ("your quota is used up: {} could not be written", "free some space and run again: nothing is lost"),
@@ -41,11 +40,6 @@ def disk_error(error: OSError, path: Path | str) -> ResourceError:
     other = ("{} could not be written: " + str(error.strerror or error), "check the disk and run again")
     text, hint = _SAYS.get(error.errno or 0, other)
     return ResourceError(text.replace("{}", str(path)), hint=hint)
-
-
-def is_disk_error(error: BaseException) -> bool:
-    """Whether `error` is about the disk or its permissions, so that the next write would fail as well."""
-    return isinstance(error, ResourceError) or (isinstance(error, OSError) and error.errno in _DISK)
 
 
 class Anchor:

@@ -44,12 +44,6 @@ def model_folder(model: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def split_revision(model: str) -> tuple[str, str | None]:
-    """`owner/name@revision` → (owner/name, revision); a path or an unpinned id has no revision."""
-    name, at, revision = model.rpartition("@")
-    return (name, revision) if at and name and "/" not in revision else (model, None)
-
-
 def _multiple(folder: Path, least: int) -> int:
     """How much the autoencoder in `folder` shrinks width and height: it halves them between its blocks."""
     try:

@@ -27,7 +27,6 @@ class Limits:
     multiple: int = 8
     min_side: int = 64
     max_side: int = 2048
-    carries_latents: bool = True
     default_rows: int = 12
     rows: Mapping[tuple[int, int], int] = field(default_factory=dict)
     helpers: int = 2

@@ -111,12 +111,6 @@ class Schedule:
         self._leave(key)
         return self._drop(key)
 
-    def give_back(self, edits: Collection[Edit]) -> None:
-        """Edits that were taken and not tried, because the engine ran out of memory: ready again."""
-        for edit in edits:
-            self._running.discard(edit.key)
-            heapq.heappush(self._ready[_kind(edit)], self._place[edit.key])
-
     def _drop(self, key: str) -> list[Edit]:
         """Take `key` and all that descends from it out of what is waited for; returns the descendants."""
         self._waiting.discard(key)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, PlanError
-from ip2pbatch.plan.defaults import model_defaults, split_revision
+from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Guidance, Photo, Plan, make_edit
 from ip2pbatch.plan.expand import expand, model_size, photo_seed
 from ip2pbatch.plan.families import ModelDefaults
@@ -240,12 +240,6 @@ def test_a_wrong_settings_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "ip2pbatch.json").write_text(text)
     with pytest.raises(ModelError, match=r"ip2pbatch\.json cannot be used"):
         model_defaults(str(tmp_path))
-
-
-def test_revisions() -> None:
-    assert split_revision("owner/name@abc") == ("owner/name", "abc")
-    assert split_revision("owner/name") == ("owner/name", None)
-    assert split_revision("/a@b/c") == ("/a@b/c", None)
 
 
 def test_a_hundred_thousand_photos() -> None:

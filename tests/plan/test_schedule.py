@@ -106,14 +106,6 @@ def test_an_edit_may_fail_before_it_is_taken() -> None:
     assert [edit for batch in run(schedule) for edit in batch] == [edits[0], edits[1], edits[3]]
 
 
-def test_what_is_given_back_is_taken_again_in_its_place() -> None:
-    edits = [link(f"p{i}", "x") for i in range(6)]
-    schedule = Schedule(plan_of(*([edit] for edit in edits)), set(), set(), Limits(batch=4, default_rows=12))
-    schedule.give_back(schedule.take())
-    assert schedule.take(2) == edits[:2]
-    assert [edit for batch in run(schedule) for edit in batch] == edits[2:]
-
-
 def test_looking_ahead_changes_nothing() -> None:
     plan = plan_of(*([link(f"p{i}", "x", size=64 + 8 * (i % 2))] for i in range(10)))
     schedule = Schedule(plan, set(), set(), Limits(batch=4))
