@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ip2pbatch.jobs.backends import BackendModule
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -39,6 +41,8 @@ def test_a_backend_is_a_module_and_a_line(shoot: Path) -> None:
     assert '`"darkroom": "ip2pbatch.engine.on_darkroom"`' in section("A backend")
     line = "from ip2pbatch.jobs.backends import BACKENDS; BACKENDS['darkroom'] = 'on_darkroom'"
     edit = ("edit", "photos", "-i", "make it winter", "-o", "out", "--backend")
+    offered = {name for name in vars(BackendModule) if not name.startswith("_")}
+    assert offered <= set(re.findall(r"^def (\w+)", block("A backend"), re.M))
     assert "darkroom" in ip2pbatch(line, "run", "--help", folder=shoot).stdout
     wrong = ip2pbatch(line, *edit, "darkrooom", folder=shoot)
     assert (wrong.returncode, "darkroom" in wrong.stderr) == (2, True)
@@ -50,6 +54,10 @@ def test_a_backend_is_a_module_and_a_line(shoot: Path) -> None:
     assert red == green == blue
     assert ip2pbatch(line, "status", "out", folder=shoot).returncode == 0
     assert "darkroom" in ip2pbatch(line, "doctor", folder=shoot).stdout
+    (shoot / "recipe.yaml").write_text("photos: photos\nedits: [make it night]\nmodel: tiny\n", encoding="utf-8")
+    for command in (("run", "recipe.yaml", "--backend", "darkroom"), ("lock", "recipe.yaml"), ("verify", "out")):
+        said = ip2pbatch(line, *command, folder=shoot)
+        assert said.returncode == 0, (command, said.stderr)
 
 
 def test_a_stage_is_a_module_and_a_line(tmp_path: Path) -> None:
