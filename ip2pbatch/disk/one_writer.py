@@ -39,7 +39,10 @@ class WriterLock:
         try:
             gate.acquire()
         except Timeout as error:
-            raise LockedError("another process has been opening this run for two minutes") from error
+            raise LockedError(
+                "another process has been opening this run for two minutes",
+                hint="wait until it is done, or end it where it hangs, and run again",
+            ) from error
         except OSError as error:
             raise disk_error(error, self._folder) from error
         try:

@@ -99,17 +99,24 @@ def _kept(view: RunView, kind: Literal["picture", "latent", "source"], path: Pat
 def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:
     """A file that nobody asks for any more may be gone; one with another time is somebody's work."""
     path, look = view.root / file.path, look_at(view.root, file)
-    sha256 = file_digest(path)
+    size, sha256 = _bytes_of(path), file_digest(path)
     if sha256 is None:
         fault = Fault("file", file.path, "it is gone" if look is Look.GONE else "it cannot be read", file.edit)
         return Seen(file.path, "file", file.edit, fault=fault if wanted else None)
-    size = path.stat().st_size
     if sha256 == file.sha256:
         return Seen(file.path, "file", file.edit, size)
     if file.time and look is not Look.SAME:
         return Seen(file.path, "file", file.edit, size, changed=True)
-    same = "its bytes are not as they were delivered" + (", though its size and time are" if file.time else "")
-    return Seen(file.path, "file", file.edit, size, Fault("file", file.path, same, file.edit))
+    why = "its bytes are not as they were delivered" + (", though its size and time are" if file.time else "")
+    return Seen(file.path, "file", file.edit, size, Fault("file", file.path, why, file.edit))
+
+
+def _bytes_of(path: Path) -> int:
+    """0 where it is gone: somebody may take a delivered file at any moment."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _below(view: RunView, path: Path) -> str:
