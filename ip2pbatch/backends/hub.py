@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ip2pbatch.backends.weights import wanted_files
+from ip2pbatch.backends.weights import first_line, unreachable, wanted_files
 from ip2pbatch.errors import ModelError
 
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
@@ -30,11 +30,10 @@ def look_up(repo: str, revision: str) -> HubModel | None:
     that is gated and not open to this user.
     """
     from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.is_offline_mode():
         return None
-    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]
     page = f"{constants.ENDPOINT}/{repo}"
     try:
         info = HfApi(endpoint=constants.ENDPOINT).model_info(
@@ -51,7 +50,7 @@ def look_up(repo: str, revision: str) -> HubModel | None:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = f"no model {repo}" if isinstance(error, RepositoryNotFoundError) else f"no revision {revision} of {repo}"
         raise ModelError(f"the hub has {what}", hint="check the name; a folder is written as ./models/name") from error
-    except (unreachable, OSError):
+    except (unreachable(), OSError):
         return None
     return HubModel(str(info.sha), sum(sizes[name] for name in loaded(list(sizes))))
 
@@ -66,9 +65,8 @@ def loaded(names: Sequence[str]) -> list[str]:
 def fetch_index(repo: str, revision: str) -> None:
     """Make the hub's cache on this machine know the commit of a revision. ModelError where it cannot be fetched."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError
 
-    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]
     hint = f"fetch it where there is a network (`hf download {repo}`), or give a folder: ./models/name"
     if look_up(repo, revision) is None:  # a download would try for half a minute
         said = f"{repo}@{revision} is not on this machine, and the hub is not reachable"
@@ -78,6 +76,5 @@ def fetch_index(repo: str, revision: str) -> None:
             hf_hub_download(repo, _INDICES[0], revision=revision, etag_timeout=_TIMEOUT)
         except EntryNotFoundError:
             hf_hub_download(repo, _INDICES[1], revision=revision, etag_timeout=_TIMEOUT)
-    except (unreachable, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{repo}@{revision} cannot be fetched ({reason})", hint=hint) from error
+    except (unreachable(), OSError, ValueError) as error:
+        raise ModelError(f"{repo}@{revision} cannot be fetched ({first_line(error)})", hint=hint) from error

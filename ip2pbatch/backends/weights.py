@@ -18,10 +18,8 @@ from ip2pbatch.backends import artefact, model_folder
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.plan.families import family_of
-
-TINY = "tiny"
-DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -173,8 +171,6 @@ def _fetch(repo: str, revision: str | None, note: Note) -> Path:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    # the HTTP library's own base error: its name changed with hub versions
-    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]
     name = repo if revision is None else f"{repo}@{revision}"
     hint = _how_to_get(name)
     if constants.is_offline_mode():
@@ -191,11 +187,11 @@ def _fetch(repo: str, revision: str | None, note: Note) -> Path:
         return _download(repo, revision, str(info.sha), files)
     except HfHubHTTPError as error:
         raise ModelError(
-            f"the hub refused {name}: {_first_line(error)}", hint="check the name and the revision"
+            f"the hub refused {name}: {first_line(error)}", hint="check the name and the revision"
         ) from error
-    except (unreachable, OSError) as error:
+    except (unreachable(), OSError) as error:
         raise ModelError(
-            f"{name} is not in the cache, and the hub is not reachable ({_first_line(error)})", hint=hint
+            f"{name} is not in the cache, and the hub is not reachable ({first_line(error)})", hint=hint
         ) from error
 
 
@@ -256,7 +252,16 @@ def _how_to_get(name: str) -> str:
     return f"fetch it with `ip2pbatch models pull {name}` where there is a network, or use --model tiny"
 
 
-def _first_line(error: BaseException) -> str:
+def unreachable() -> type[Exception]:
+    """What the hub's client raises without a network: its HTTP library's base error, of which no name lasts."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, shortly; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -82,18 +82,16 @@ def _is_whole(folder: Path | None) -> bool:
 
 def _fetch() -> None:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # the HTTP library's own base error: its name changed with hub versions
-    unreachable: type[Exception] = HfHubHTTPError.__bases__[0]
+    from ip2pbatch.backends.weights import first_line, unreachable
+
     if constants.is_offline_mode():
         raise ModelError(f"{_MODEL} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", hint=_HINT)
     try:
         snapshot_download(_MODEL, allow_patterns=list(_FILES), etag_timeout=5.0)
-    except (unreachable, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (unreachable(), OSError, ValueError) as error:
         raise ModelError(
-            f"{_MODEL} is not in the cache, and the hub is not reachable ({reason})", hint=_HINT
+            f"{_MODEL} is not in the cache, and the hub is not reachable ({first_line(error)})", hint=_HINT
         ) from error
     if not _is_whole(_cached()):
         raise ModelError(f"{_MODEL} lacks files in the hub's cache", hint=_HINT)

@@ -19,8 +19,9 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-TINY = "tiny"
-EMBEDDED = Path(__file__).parents[1] / "tiny"
+from ip2pbatch.plan.defaults import TINY
+
+EMBEDDED = Path(__file__).parents[1] / TINY
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -17,7 +17,7 @@ import torch
 
 from ip2pbatch.backends import model_folder
 from ip2pbatch.backends.pytorch import backend as pytorch
-from ip2pbatch.backends.weights import TINY, ModelFolder, resolve
+from ip2pbatch.backends.weights import ModelFolder, resolve
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.engine.bench import cold, gate, random_models, rates
 from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pass, Pixels, unoptimised
@@ -25,6 +25,7 @@ from ip2pbatch.engine.bench.results import Checked, Results
 from ip2pbatch.engine.bench.suites import Suite
 from ip2pbatch.engine.bench.timing import mirrored
 from ip2pbatch.engine.bench.work import SCENARIOS, Work, make_work, photos_in
+from ip2pbatch.plan.defaults import TINY
 
 _COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
 
