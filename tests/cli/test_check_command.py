@@ -11,6 +11,7 @@ from command import CommandLine
 from runs import unsealed
 
 from ip2pbatch import jobs
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.run.directory.view import read_run
 
 RECIPE = """
@@ -99,6 +100,18 @@ def test_one_of_each_kind_is_told_put_right_and_the_rest_is_made_by_the_next_run
     assert latent not in after  # it is made where a link starts from it
     assert after.pop(theirs) == b"retouched by hand"
     assert after == {path: data for path, data in before.items() if path not in (latent, theirs)}
+
+
+def test_a_file_that_is_taken_while_it_is_looked_at_is_no_bug(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(path: Path) -> str | None:
+        digest = file_digest(path)
+        path.unlink(missing_ok=True)
+        return digest
+
+    monkeypatch.setattr("ip2pbatch.run.directory.check.file_digest", taken)
+    found = jobs.check(recipe)
+    assert (found.exit_code, found.files["file"]) == (0, 9)
+    assert {trouble.fault.why for trouble in jobs.check(recipe).troubles} == {"it is gone"}
 
 
 def test_from_python_it_counts_what_has_no_digest_yet_and_writes_it_down_when_asked(recipe: Path) -> None:
