@@ -110,7 +110,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """One JSON object; ModelError where it is missing, too large or damaged."""
     try:
         if file.stat().st_size > _LIMIT:
-            raise ModelError(f"{file} is larger than a configuration can be")
+            raise ModelError(f"{file} is larger than a configuration can be", hint="fetch the model again")
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}", hint="fetch the model again") from error
@@ -183,7 +183,8 @@ def _component_files(path: Path, component: str, variant: str | None) -> list[st
     if component == "tokenizer":
         names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
         if not {"tokenizer.json"} & set(names) and not {"vocab.json", "merges.txt"} <= set(names):
-            raise ModelError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
+            said = f"{folder} has neither tokenizer.json nor vocab.json with merges.txt"
+            raise ModelError(said, hint="the download may be incomplete: fetch the model again")
     else:
         names = [CONFIGS.get(component, "config.json")]
         read_json(folder / names[0])
@@ -263,4 +264,6 @@ def _check_channels(layout: Layout, kind: Kind) -> None:
         raise ModelError(f"{layout.path}: the UNet needs {extra[0]} = {unet[extra[0]]!r}", hint=hint)
     width, text = unet.get("cross_attention_dim", 1280), layout.config("text_encoder").get("hidden_size", 512)
     if width != text:
-        raise ModelError(f"{layout.path}: the UNet reads text of width {width}, the text encoder gives {text}")
+        raise ModelError(
+            f"{layout.path}: the UNet reads text of width {width}, the text encoder gives {text}", hint=hint
+        )

@@ -105,7 +105,7 @@ def verify(
     _refuse_impossible(subject, level, voice)
     cases = choose(subject.witness.cases(level), sample)
     if not cases:
-        raise NothingMatchedError(f"{subject.name} has no finished picture to compare")
+        raise NothingMatchedError(f"{subject.name} has no finished picture to compare", hint="run the recipe first")
     remarks = (*(subject.caveats if against is None else ()), *_remarks(subject, level, cases))
     for remark in remarks:
         voice.warn(remark)

@@ -91,5 +91,5 @@ def _seeds(text: str) -> list[int]:
     except Mistake as mistake:
         raise UsageError(f"--seed: {mistake.why}", hint="for example --seed 7 or --seed 1,2,3") from None
     if any(number != int(number) for number in numbers):
-        raise UsageError(f"--seed: {text!r} is not of whole numbers")
+        raise UsageError(f"--seed: {text!r} is not of whole numbers", hint="for example --seed 7 or --seed 1,2,3")
     return [int(number) for number in numbers]

@@ -123,6 +123,7 @@ def suggest(word: str, known: Sequence[str]) -> str | None:
 
 
 def read_text(path: Path) -> str:
+    """The text of a file that a person wrote, UTF-8. Raises RecipeError where it is none, or too large to be one."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB, which no recipe is", file=path)
