@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command import CommandLine
 from one_line import with_line
+from runs import unsealed
 
 from ip2pbatch.errors import ModelError
 from ip2pbatch.jobs.measuring import measure
@@ -52,7 +53,7 @@ def recipe(folder: Path, metrics: str, name: str = "recipe.yaml") -> Path:
 
 
 def results(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "out/.ip2pbatch/results.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in unsealed(folder / "out/.ip2pbatch/results.jsonl").splitlines()]
 
 
 def test_metrics_that_a_line_adds(shoot: Path) -> None:
@@ -167,7 +168,9 @@ def run(command: CommandLine, shoot: Path) -> RunView:
     for row in rows:
         row["metrics"].pop("ssim")  # type: ignore[attr-defined]
     (shoot / "out/.ip2pbatch/results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_run(shoot / "out")
+    view = read_run(shoot / "out")
+    assert len(view.records) == 6
+    return view
 
 
 def numbers(view: RunView) -> dict[str, float | None]:
