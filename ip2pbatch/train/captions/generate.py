@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from ip2pbatch.disk.atomic import write_whole
-from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.journal import Damage, Journal, parse_row, read_rows
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import Mistake
@@ -188,11 +188,11 @@ def read_lines(folder: Path) -> dict[int, dict[str, Any]]:
     """What came of every row so far, by its number. RecipeError where a line in the middle of a file is broken."""
     found = {}
     for path in sorted(folder.glob("rows*.jsonl")):
-        complaints: list[str] = []
-        found.update({line["row"]: line for line in read_journal(path, complaints)})
-        if complaints:
+        damage: list[Damage] = []
+        found.update({line["row"]: line for line in read_rows(path, parse_row, damage)})
+        if damage:
             hint = "the row is asked about again when the line is removed"
-            raise RecipeError(complaints[0], file=path, hint=hint)
+            raise RecipeError("this line cannot be read", file=path, line=damage[0].lines[0], column=1, hint=hint)
     return found
 
 

@@ -226,7 +226,7 @@ def test_a_line_that_was_damaged_later_is_named_and_nothing_is_lost(tmp_path: Pa
     generate.run(config, {}, tmp_path / "out", None)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], "\x00\x00\n", *lines[3:]]))
-    with pytest.raises(RecipeError, match=r"rows.jsonl line 3 cannot be read"):
+    with pytest.raises(RecipeError, match=r"rows.jsonl:3:1: this line cannot be read"):
         generate.run(config, {}, tmp_path / "out", None)
     path.write_text("".join([*lines[:2], *lines[3:]]))
     assert generate.run(config, {}, tmp_path / "out", None)["prompts"] == 4
