@@ -17,6 +17,8 @@ TEMPORARY = ".ip2p-*.tmp"
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
+MOVE_AWAY = "move it away and run again: what is missing is made again"
+_NO_FOLDER = ("{} could not be written: a file or a symbolic link is where a folder should be", "remove it")
 _SAYS = {
     errno.ENOSPC: ("the disk is full: {} could not be written", "free some space and run again: nothing is lost"),
     errno.EDQUOT: ("your quota is used up: {} could not be written", "free some space and run again: nothing is lost"),
@@ -27,7 +29,9 @@ _SAYS = {
         "{} could not be written: it is a symbolic link",
         "remove it: nothing is written over or through one",
     ),
-    errno.ENOTDIR: ("{} could not be written: a file or a symbolic link is where a folder should be", "remove it"),
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+    errno.EISDIR: ("{} could not be written: a folder is where a file should be", MOVE_AWAY),
     errno.ESTALE: (
         "{} could not be written: another folder was put in the place of the one that was begun in",
         "put the output folder back where it was and run again: what was finished is kept",
@@ -40,6 +44,13 @@ def disk_error(error: OSError, path: Path | str) -> ResourceError:
     other = ("{} could not be written: " + str(error.strerror or error), "check the disk and run again")
     text, hint = _SAYS.get(error.errno or 0, other)
     return ResourceError(text.replace("{}", str(path)), hint=hint)
+
+
+def unreadable(error: OSError, path: Path) -> ResourceError:
+    """The same of a file that is there and cannot be read."""
+    if isinstance(error, IsADirectoryError):
+        return ResourceError(f"{path} cannot be read: a folder is where a file should be", hint=MOVE_AWAY)
+    return ResourceError(f"{path} cannot be read: {error.strerror or error}", hint="check the disk and the permissions")
 
 
 class Anchor:

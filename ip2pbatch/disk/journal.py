@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ip2pbatch.disk.atomic import disk_error, replacing
-from ip2pbatch.errors import ResourceError
+from ip2pbatch.disk.atomic import disk_error, replacing, unreadable
 
 Row = TypeVar("Row")
 Parse = Callable[[bytes], Row | None]
@@ -126,9 +125,7 @@ def read_rows(path: Path, parse: Parse[Row], damage: list[Damage] | None = None)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be read: {error.strerror or error}", hint="check the disk and the permissions"
-        ) from error
+        raise unreadable(error, path) from error
     if bad and damage is not None:
         damage.append(Damage(path, tuple(bad)))
 

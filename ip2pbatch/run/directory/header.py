@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.atomic import unreadable, write_whole
 from ip2pbatch.disk.journal import seal, unseal
-from ip2pbatch.errors import ResourceError, UsageError
+from ip2pbatch.errors import UsageError
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import HEADER, Header
 from ip2pbatch.run.directory.sessions import read_sessions
@@ -52,7 +52,7 @@ def read_header(layout: Layout) -> Header:
     except FileNotFoundError:
         raise _unreadable(layout, "is gone") from None
     except OSError as error:
-        raise ResourceError(f"{layout.header} cannot be read: {error.strerror}", hint="check the disk") from error
+        raise unreadable(error, layout.header) from error
     header = HEADER(data)
     if header is None:
         raise _unreadable(layout, "is damaged")
