@@ -38,7 +38,7 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     for kind in outcome.passed:
         out.print(console.plain(f"passed over: {kind}"), markup=False)
     outlets.finished(outcome)
-    out.print(last_line(summary, len(outcome.broken), job.selection.shard), markup=False)
+    out.print(last_line(summary, len(outcome.broken), job.selection.shard, outcome.unmade), markup=False)
     return outcome.exit_code
 
 
@@ -61,8 +61,11 @@ def _notes(outcome: Outcome) -> None:
         )
 
 
-def last_line(summary: Summary, broken: int = 0, shard: str | None = None) -> str:
-    """One line: what was made and delivered now, and everything that is not there, of this shard where it is one."""
+def last_line(summary: Summary, broken: int = 0, shard: str | None = None, unmade: int = 0) -> str:
+    """One line: what was made and delivered now, and everything that is not there, of this shard where it is one.
+
+    `unmade` edits were asked for and left out, where pictures are only delivered.
+    """
     states: Mapping[str, int] = summary.states
     missing = [f"{states[state]} {state}" for state in _NOT_DONE if states.get(state)]
     missing += [f"{count(len(summary.undelivered), 'file')} not delivered"] if summary.undelivered else []
@@ -77,10 +80,12 @@ def last_line(summary: Summary, broken: int = 0, shard: str | None = None) -> st
 
     done = states.get("done", 0)
     unread = ", as far as their sizes tell: `ip2pbatch check` reads them" if done - summary.made > MOST_READ else ""
-    return f"done: {made}; {_all(done, f' of shard {shard}' if shard else '')}{unread}"
+    return f"done: {made}; {_all(done, f' of shard {shard}' if shard else '', unmade)}{unread}"
 
 
-def _all(done: int, of: str) -> str:
+def _all(done: int, of: str, unmade: int) -> str:
+    if unmade:
+        return f"{done:,} of {count(done + unmade, 'edit')} {'is' if done == 1 else 'are'} there"
     if not done:
         return f"no photo{of} was there to edit"
     return f"the one edit{of} is there" if done == 1 else f"all {done:,} edits{of} are there"

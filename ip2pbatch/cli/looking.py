@@ -87,7 +87,7 @@ def _show(found: Standing) -> None:
     from rich.markup import escape
 
     out = console.out()
-    out.print(f"[bold]{escape(found.name)}[/] in {escape(found.run)}")
+    out.print(f"[bold]{escape(found.name) or 'a run'}[/] in {escape(found.run)}")
     out.print(f"{found.model} on {found.backend} in {found.precision}, {count(found.sessions, 'session')}")
     states = [f"[{_COLOURS[state]}]{number} {state}[/]" for state, number in found.edits.items() if number]
     delivered = count(found.delivered, "file")

@@ -77,7 +77,12 @@ def places(strip: Strip) -> Iterator[Place]:
 
 
 def superseded(view: RunView) -> list[str]:
-    """The files of pictures that the run is no longer asked for and that are still as they were written, by path."""
+    """The files of pictures that the run is no longer asked for and that are still as they were written, by path.
+
+    None where a line or a plan of the run cannot be read: what it is asked for is then not wholly known.
+    """
+    if view.complaints or not view.strips:
+        return []
     wanted = {place for strip in view.strips for place in places(strip)}
     last = last_deliveries(view.layout)
     old = (file for file in last.values() if (file.strip, file.edit) not in wanted)
