@@ -142,6 +142,6 @@ class PhotoError(Ip2pError):
 class DamagedError(PhotoError):
     """A picture or latent at `path` that a run kept, and that is gone or not as it was written: it is made again."""
 
-    def __init__(self, message: str, *, path: Path) -> None:
-        super().__init__(message, hint="run the recipe again, and it is made again")
+    def __init__(self, message: str, *, path: Path, hint: str = "run the recipe again, and it is made again") -> None:
+        super().__init__(message, hint=hint)
         self.path = path

@@ -212,7 +212,7 @@ class _Workshop:
                 return
             self._again.add(edit.source)
             self.run.set_aside(edit.source, error)
-            self._events.note(f"{error}: it is made again, for a later link starts from it")
+            self._events.note(f"{error.path.name}: {error}: it is made again, for a later link starts from it")
         self._schedule.begin_again(edit)
 
     def keep(self, edit: Edit, source: Source, result: Result, seconds: float) -> None:

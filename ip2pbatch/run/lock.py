@@ -289,7 +289,7 @@ def _pixels(view: RunView, edit: Edit) -> str:
     try:
         return pixel_digest(picture.pixels())
     except DamagedError as error:
-        raise StaleError(f"{view.root}: {error}", hint=error.hint) from None
+        raise StaleError(f"{error.path}: {error}", hint=error.hint) from None
 
 
 def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:

@@ -94,7 +94,9 @@ def draw_tile(page: Image.Image, xy: tuple[int, int], tile: Tile, box: Box, meas
     if tile.picture is not None:
         try:
             picture = fitted(tile.picture, box)
-        except (OSError, ValueError, Image.DecompressionBombError, DamagedError) as error:
+        except DamagedError as error:
+            state, reason = "missing", f"{error}: {error.hint}"
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             state, reason = "missing", f"{error}: run the recipe again"
         else:
             pen.rectangle((x, y, x + box.width - 1, y + box.height - 1), fill=MAT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from runs import unsealed
 
 from ip2pbatch import jobs
 from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.errors import DamagedError
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import read_run
 
 RECIPE = """
@@ -179,3 +182,64 @@ def test_a_line_that_cannot_be_read_is_told(command: CommandLine, recipe: Path) 
     assert said.code == 4
     assert "wrong: 1 line; 27 files, " in said.out
     assert "results.jsonl" in said.out
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "deliveries.jsonl", "run.json"])
+def test_a_folder_in_the_place_of_a_run_s_file_is_named_with_what_to_do(
+    command: CommandLine, recipe: Path, name: str
+) -> None:
+    file = recipe.parent / "out/.ip2pbatch" / name
+    file.unlink()
+    file.mkdir()
+    for line in (["check", recipe], ["status", recipe.parent / "out"], ["run", recipe, "--backend", "fake"]):
+        said = command(*line)
+        assert said.code == 7
+        assert f"{name} cannot be read: a folder is where a file should be" in said.err
+        assert "move it away and run again" in said.err
+    file.rmdir()
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("check", recipe).code == 0
+
+
+def test_a_file_in_the_place_of_a_run_s_folder_is_named_with_what_to_do(command: CommandLine, recipe: Path) -> None:
+    plans = recipe.parent / "out/.ip2pbatch/plans"
+    shutil.rmtree(plans)
+    plans.write_bytes(b"")
+    said = command("run", recipe, "--backend", "fake")
+    assert (said.code, "is where a folder should be" in said.err, "hint: remove it" in said.err) == (7, True, True)
+    plans.unlink()
+    assert command("run", recipe, "--backend", "fake").code == 0
+
+
+def test_no_file_is_called_unasked_for_where_what_was_asked_is_lost(command: CommandLine, recipe: Path) -> None:
+    sessions = recipe.parent / "out/.ip2pbatch/sessions.jsonl"
+    for damage in (b"\0\xff\n" * 3, b""):
+        sessions.write_bytes(damage)
+        said = command("status", recipe.parent / "out")
+        assert said.code == 0
+        assert said.out.startswith("a run in ")
+        assert "no longer asked for" not in said.out
+
+
+def test_deliver_never_says_that_all_is_there_where_pictures_were_not_made(command: CommandLine, recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("make it winter", "make it summer"))
+    said = command("deliver", recipe)
+    assert said.out.splitlines()[-1].endswith("6 of 9 edits are there")
+    shutil.rmtree(recipe.parent / "out/.ip2pbatch/edits")
+    assert command("deliver", recipe).out.splitlines()[-1].endswith("0 of 9 edits are there")
+
+
+def test_a_damaged_source_is_told_with_what_mends_it_and_a_damaged_picture_by_its_file(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    view = read_run(out)
+    rot(view.layout.picture(view.strips[0].edits[0].key))
+    assert view.strips[0].edits[0].key in command("lock", recipe).err.replace("\n", "")
+    source = next(view.layout.folder.glob("sources/*/*.png"))
+    rot(source)
+    with pytest.raises(DamagedError) as error:
+        Kept(source, noun="source").pixels()
+    assert error.value.hint == "run `ip2pbatch check --repair`"
+    assert command("check", recipe, "--repair").code == 4
+    assert Kept(source, noun="source").pixels().size

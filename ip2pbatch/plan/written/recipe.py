@@ -179,9 +179,8 @@ def _single(value: dict[str, Any]) -> dict[str, Any]:
     rest = {key: item for key, item in value.items() if key != "instruction"}
     words = value["instruction"]
     if not isinstance(words, str) or not words.strip():
-        raise Mistake(
-            "an instruction is a text, such as make it winter", hint="put numbers in quotes", at=("instruction",)
-        )
+        hint = "say what to do, in words" if isinstance(words, str) else "put numbers in quotes"
+        raise Mistake("an instruction is a text, such as make it winter", hint=hint, at=("instruction",))
     if len(words) > MAX_INSTRUCTION:
         raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
     return {"id": name_of([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}

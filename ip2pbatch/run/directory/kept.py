@@ -41,11 +41,11 @@ class Kept:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            raise DamagedError(f"the kept {self.noun} is gone", path=self.path) from None
+            raise self.damaged("is gone") from None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise disk_error(error, self.path) from error
-            raise DamagedError(f"the kept {self.noun} cannot be read ({error.strerror})", path=self.path) from None
+            raise self.damaged(f"cannot be read ({error.strerror})") from None
         if self.digest and digest_of(data) != self.digest:
             raise self.damaged()
         if not self.digest and self.noun != "latent" and not lossless.is_whole(data):
@@ -73,9 +73,12 @@ class Kept:
             raise self.damaged() from None
         return latent
 
-    def damaged(self) -> DamagedError:
-        """What there is to say where the file is not as it was written."""
-        return DamagedError(f"the kept {self.noun} is damaged", path=self.path)
+    def damaged(self, how: str = "is damaged") -> DamagedError:
+        """What there is to say where the file is not as it was written. A run makes again all but a source."""
+        text = f"the kept {self.noun} {how}"
+        if self.noun == "source":
+            return DamagedError(text, path=self.path, hint="run `ip2pbatch check --repair`")
+        return DamagedError(text, path=self.path)
 
 
 def latent_bytes(latent: Latent) -> bytes:
