@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.errors import DamagedError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
@@ -64,7 +65,7 @@ def carry_out(
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
         run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
         note_unedited(run, job.scan)
-        _heal(job, run, voice)
+        _heal(job, run, voice, "to be made again")
         options = dataclasses.replace(options_of(job, run, redo), then=_then(job))
         tell_damage(run, voice)
         if len(already_done(job.plan, run)) < len(job.plan.edits):
@@ -79,18 +80,22 @@ def carry_out(
     return ended(job, summary, voice)
 
 
-def _heal(job: Job, run: Run, voice: Voice) -> None:
-    """Look at the pictures that are there before it is said that they are; those of a large run are left to `check`."""
+def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError]:
+    """Look at the pictures that are there before it is said that they are; those of a large run are left to `check`.
+
+    Those that are damaged come back by their keys, and are told with what comes of them.
+    """
     from ip2pbatch.run.directory.healing import heal
 
     done = [edit.key for edit in job.plan.edits if edit.key in run.done]
     if not done or len(done) > MOST_READ:
-        return
+        return {}
     with voice.busy("looking at the pictures that are there"):
         damaged = heal(run, done)
     if damaged:
         were = "1 picture was" if len(damaged) == 1 else f"{len(damaged):,} pictures were"
-        voice.warn(f"{were} damaged on the disk and will be made again, such as {damaged[0].path.name}")
+        voice.warn(f"{were} damaged on the disk, such as {next(iter(damaged.values())).path.name}: {then}")
+    return damaged
 
 
 def advise(recipe: Recipe, voice: Voice) -> None:
@@ -146,6 +151,9 @@ def deliver_again(
         note_unedited(run, job.scan)
         options = dataclasses.replace(options_of(job, run), then=_then(job))
         tell_damage(run, voice)
+        damaged = _heal(job, run, voice, "run the recipe again")
+        if options.deliver:
+            options.deliver.refuse(job.plan, damaged)
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
             summary = run_plan(made, run, engines.Idle(), options, events, stop=stop)

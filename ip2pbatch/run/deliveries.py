@@ -95,6 +95,11 @@ class Deliverer:
         """The files of done Edits that are due."""
         return (errand for errand in self.errands(plan) if errand.edit.key in done and self._is_due(errand))
 
+    def refuse(self, plan: Plan, damaged: Mapping[str, DamagedError]) -> None:
+        """Count the files of pictures that were found damaged among those that are not delivered."""
+        found = [(errand.target, damaged.get(errand.edit.key)) for errand in self.errands(plan)]
+        self.refused.extend((target, str(error)) for target, error in found if error)
+
     def deliver(self, errand: Errand) -> Delivery | None:
         """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""
         try:

@@ -143,15 +143,23 @@ def test_a_run_reads_what_it_says_is_there(command: CommandLine, recipe: Path) -
 def test_a_damaged_picture_is_told_by_deliver_and_lock_and_verify(command: CommandLine, recipe: Path) -> None:
     out = recipe.parent / "out"
     view = read_run(out)
-    rot(view.layout.picture(view.strips[0].edits[0].key))
+    picture = view.layout.picture(view.strips[0].edits[0].key)
+    whole = picture.read_bytes()
+    rot(picture)
     said = command("lock", recipe)
     assert (said.code, "is damaged" in said.err) == (4, True)
     said = command("verify", out, "--level", "pixels")
     assert (said.code, "is damaged" in said.out) == (4, True)
-    said = command("deliver", recipe, "--quality", "60")
-    assert said.code == 3
-    assert "is damaged" in said.err
-    assert command("retry", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 1 edit made")
+    picture.write_bytes(whole)
+    for strip, files in zip(view.strips, (8, 0), strict=False):
+        rot(view.layout.picture(strip.edits[0].key))
+        said = command("deliver", recipe, "--quality", "60")
+        assert said.code == 3, "also where no file is due"
+        assert "is damaged" in said.err
+        last = said.out.splitlines()[-1]
+        assert last.startswith(f"not complete: 0 edits made, {files} files delivered"), last
+        assert last.endswith("1 file not delivered")
+    assert command("retry", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 2 edits made")
     assert command("verify", out, "--level", "pixels").code == 0
 
 

@@ -162,7 +162,7 @@ def test_what_an_earlier_version_kept_gets_its_digest_when_a_writer_reads_it_who
     keys = [edit.key for edit in plan.edits]
     flip(Layout(out / ".ip2pbatch").picture(keys[0]), 3)  # a PNG tells by itself
     with open_run(out, SPEC) as run:
-        assert [error.path.stem for error in heal(run, keys)] == keys[:1]
+        assert [error.path.stem for error in heal(run, keys).values()] == keys[:1]
         for key in keys[1:]:
             run.latent(key)
         assert {key: (run.records[key].digest, run.records[key].latent) for key in keys[1:]} == {
@@ -173,7 +173,7 @@ def test_what_an_earlier_version_kept_gets_its_digest_when_a_writer_reads_it_who
     assert view.records[keys[1]].digest == known[keys[1]][0]
     write_report(view, tmp_path / "report.html")
     with open_run(out, SPEC) as run:
-        assert heal(run, keys[1:]) == []
+        assert heal(run, keys[1:]) == {}
     assert len(journal.read_text().splitlines()) == lines
 
 

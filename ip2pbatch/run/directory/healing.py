@@ -11,8 +11,8 @@ from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.ledger import Run
 
 
-def heal(run: Run, keys: Sequence[str]) -> list[DamagedError]:
-    """Read the pictures of these done Edits; those that are not as they were written, which are done no longer.
+def heal(run: Run, keys: Sequence[str]) -> dict[str, DamagedError]:
+    """Read the pictures of these done Edits; those that are not as they were written are done no longer, and come back.
 
     What an earlier version kept gets its digest. Raises ResourceError.
     """
@@ -31,4 +31,4 @@ def heal(run: Run, keys: Sequence[str]) -> list[DamagedError]:
         if isinstance(damage, DamagedError):
             run.set_aside(key, damage)
     run.learn({key: (digest, "") for key, digest in found if isinstance(digest, str) and digest})
-    return [damage for _, damage in found if isinstance(damage, DamagedError)]
+    return {key: damage for key, damage in found if isinstance(damage, DamagedError)}
