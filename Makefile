@@ -1,13 +1,12 @@
 # make install   an environment in .venv with ip2pbatch and all that its demo and tests need
 # make demo      edits seven real photos with the embedded model; no network after the installation
-# make test      the whole test suite, file by file on two workers (WORKERS=n for another number)
+# make test      the whole test suite
 # make check     what a commit must pass besides: ruff, mypy, the import contracts
 # make soak      the reliability tests at their full size: hours
 # make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
-WORKERS ?= 2
 
 .NOTPARALLEL:
 .PHONY: install demo test check coverage floor soak clean
@@ -25,7 +24,7 @@ demo: install
 	$(BIN)/ip2pbatch run recipes/demo.yaml
 
 test: install
-	$(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
 
 coverage: COVERAGE := 1
 coverage: test floor
