@@ -147,7 +147,7 @@ def _stamped(entry: Entry) -> tuple[int, int]:
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of each file by its name, in the order that `folder_digest` takes them."""
+    """Size and time of each file by its name, in the order in which the digest takes them."""
     return dict(sorted(_below(folder), key=lambda one: one[0].split("/")))
 
 

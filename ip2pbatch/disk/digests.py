@@ -1,4 +1,4 @@
-"""Digests of files and folders, by their bytes. A photo's is in plan/photo_digests.py."""
+"""Digests of files by their bytes. Those of folders: disk/contents.py; a photo's: plan/photo_digests.py."""
 
 from __future__ import annotations
 
@@ -24,9 +24,3 @@ def file_digest(path: Path) -> str | None:
 def digest_of(files: Mapping[str, str]) -> str:
     """One sha256 over the names and the digests of files, in their order."""
     return hashlib.sha256("".join(f"{name}\0{value}\n" for name, value in files.items()).encode()).hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """One sha256 over the names and bytes of all files below `folder`. Raises OSError."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return digest_of({file.relative_to(folder).as_posix(): file_sha256(file) for file in files})

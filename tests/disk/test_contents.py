@@ -9,7 +9,7 @@ import pytest
 
 from ip2pbatch.disk import contents as module
 from ip2pbatch.disk.contents import Contents, contents, digest_of_contents
-from ip2pbatch.disk.digests import file_sha256, folder_digest
+from ip2pbatch.disk.digests import digest_of, file_sha256
 from ip2pbatch.disk.remembered import cache_folder
 
 
@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_its_names_and_bytes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
-    before = digest_of_contents(folder)
-    assert before == contents(folder).digest == folder_digest(folder)
+    before, names = digest_of_contents(folder), ("a/y.jpg", "a-b/x.jpg", "z.txt")
+    assert before == contents(folder).digest == digest_of({name: file_sha256(folder / name) for name in names})
     assert digest_of_contents(folder / "z.txt") == contents(folder / "z.txt").digest == file_sha256(folder / "z.txt")
     folder.rename(tmp_path / "moved")
     assert digest_of_contents(tmp_path / "moved") == before

@@ -18,7 +18,7 @@ import math
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -213,9 +213,8 @@ class Run:
             with self._lock.gate():
                 if state_of(self.layout.numbers) == seen:  # or another shard gave some meanwhile, which are to be read
                     self._heal(damage, (self.layout.numbers,))
-                    journal = Journal(self.layout.numbers)
-                    journal.write(lines)
-                    journal.close()
+                    with closing(Journal(self.layout.numbers)) as journal:
+                        journal.write(lines)
                     return known | given
 
     def commit(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,12 @@ from ip2pbatch.train.data.released import parse_row
 OBJECT = "json"
 
 
-class LineRows:
-    """The lines of JSONL files; where each begins is kept, not what it says."""
+class _RaggedRows:
+    """Rows of files by their number from 0, each with columns of its own."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], counts: Iterable[int]) -> None:
         self.paths = list(files)
-        offsets = [_begins(path) for path in files]
-        self._begins = [np.array(one, np.int64).reshape(-1, 2) for one in offsets]
-        self._rows = np.cumsum([0, *(len(one) for one in offsets)])
+        self._rows = np.cumsum([0, *counts])
 
     @property
     def ragged(self) -> bool:
@@ -37,25 +35,37 @@ class LineRows:
     def __len__(self) -> int:
         return int(self._rows[-1])
 
+    def file_of(self, row: int) -> int:
+        """Which of the files a row is in."""
+        return int(np.searchsorted(self._rows, row, side="right")) - 1
+
+    def _within(self, row: int) -> tuple[int, int]:
+        """Which of the files a row is in, and its number there."""
+        number = self.file_of(row)
+        return number, row - int(self._rows[number])
+
+
+class LineRows(_RaggedRows):
+    """The lines of JSONL files; where each begins is kept, not what it says."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._begins = [np.array(_begins(path), np.int64).reshape(-1, 2) for path in files]
+        super().__init__(files, map(len, self._begins))
+
     def names(self) -> list[Sequence[str]]:
         """The keys of each file's first row."""
         firsts = [self._row(number, 0) if len(one) else {} for number, one in enumerate(self._begins)]
         return [list(first) for first in firsts]
 
-    def file_of(self, row: int) -> int:
-        """Which of the files a row is in."""
-        return int(np.searchsorted(self._rows, row, side="right")) - 1
-
     def read(self, row: int, columns: Sequence[str], heavy: bool) -> dict[str, Any]:
         """Some keys of one row; None where it has one of them not."""
-        number = self.file_of(row)
-        found = self._row(number, row - int(self._rows[number]))
+        found = self._row(*self._within(row))
         return {name: found.get(name) for name in columns}
 
     def place(self, row: int) -> str:
         """split_0001.jsonl line 12 (from 1)."""
-        number = self.file_of(row)
-        return f"{self.paths[number]} line {self._begins[number][row - int(self._rows[number]), 1]}"
+        number, place = self._within(row)
+        return f"{self.paths[number]} line {self._begins[number][place, 1]}"
 
     def _row(self, number: int, place: int) -> dict[str, Any]:
         begin, line = self._begins[number][place].tolist()
@@ -77,21 +87,12 @@ def _begins(path: Path) -> list[tuple[int, int]]:
     return found
 
 
-class TarRows:
+class TarRows(_RaggedRows):
     """The samples of WebDataset tars, read by the tars' headers. RecipeError where one is cut short or no tar."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.paths = list(files)
         self._samples = [list(_samples(path).items()) for path in files]
-        self._rows = np.cumsum([0, *(len(one) for one in self._samples)])
-
-    @property
-    def ragged(self) -> bool:
-        """Each row has its own columns."""
-        return True
-
-    def __len__(self) -> int:
-        return int(self._rows[-1])
+        super().__init__(files, map(len, self._samples))
 
     def names(self) -> list[Sequence[str]]:
         """The columns of each tar's first sample."""
@@ -101,10 +102,6 @@ class TarRows:
             keys = self._object(number, members, samples[0][0]) if OBJECT in members else {}
             found.append([*members, *keys])
         return found
-
-    def file_of(self, row: int) -> int:
-        """Which of the tars a row is in."""
-        return int(np.searchsorted(self._rows, row, side="right")) - 1
 
     def read(self, row: int, columns: Sequence[str], heavy: bool) -> dict[str, Any]:
         """Some columns of one sample: bytes, parsed where the name ends with json; None where there is no such file."""
@@ -122,8 +119,8 @@ class TarRows:
         return f"{self.paths[number]} sample {key}"
 
     def _find(self, row: int) -> tuple[int, str, dict[str, tuple[int, int]]]:
-        number = self.file_of(row)
-        return number, *self._samples[number][row - int(self._rows[number])]
+        number, place = self._within(row)
+        return number, *self._samples[number][place]
 
     def _object(self, number: int, members: dict[str, tuple[int, int]], key: str) -> dict[str, Any]:
         found = self._cell(number, OBJECT, members[OBJECT], key)

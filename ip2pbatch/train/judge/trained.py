@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
-from ip2pbatch.disk.digests import folder_digest
+from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
@@ -41,7 +41,7 @@ class TrainedModel:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         defaults = json.loads((folder / "ip2pbatch.json").read_text("utf-8"))["defaults"]
         editor = Editor(load(resolve(str(folder)), device, precision), determinism="fast")
-        return cls(folder, device, folder_digest(folder), (defaults["text"], defaults["image"]), editor)
+        return cls(folder, device, digest_of_contents(folder), (defaults["text"], defaults["image"]), editor)
 
     def edit(
         self, photos: list[Rgb], instructions: list[str], text: list[float], image: list[float], seeds: list[int]
