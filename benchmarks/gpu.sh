@@ -30,7 +30,7 @@ limited() { # SECONDS COMMAND...: interrupted in time, killed if that does not h
 smoke() { # a minute: every kind of kernel that later steps stand on, then the demo in fp16 against a CPU's
   local device=cuda code=0
   [[ $flags == *--quick* ]] && device=cpu
-  limited "$1" "$python" -m pytest tests/backends/test_on_gpu.py -q -p no:cacheprovider -k "not compiled" || code=$?
+  limited "$1" "$python" -m pytest tests/backends/pytorch/test_on_gpu.py -q -p no:cacheprovider -k "not compiled" || code=$?
   [ -d demo/photos ] || "$python" recipes/demo_photos.py demo/photos
   limited "$1" "$python" -m ip2pbatch run recipes/demo.yaml --device cpu --out "$kept/demo-cpu" --limit 3 || code=$?
   limited "$1" "$python" -m ip2pbatch run recipes/demo.yaml --device $device --out "$kept/demo-gpu" --limit 3 || code=$?

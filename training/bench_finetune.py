@@ -27,8 +27,8 @@ from diffusers.training_utils import EMAModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ip2pbatch.train.data.crops import to_tensor
 from ip2pbatch.train.data.pair_sets import PairSet, open_pairs
-from ip2pbatch.train.data.photos import to_tensor
 from ip2pbatch.train.data.released import DATASET, Prompt, Sample, write_prompt, write_seeds
 from ip2pbatch.train.fit.edit_batches import EditBatches, Place
 from ip2pbatch.train.fit.loop import Hooks, make_accelerator, train

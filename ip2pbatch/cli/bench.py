@@ -57,7 +57,7 @@ def bench(
     elif page is None:
         _list()
     if page is not None:
-        from ip2pbatch.engine.bench.page import rewrite
+        from ip2pbatch.engine.bench.markdown import rewrite
 
         rewrite(page, results)
     raise typer.Exit(code)
@@ -109,8 +109,8 @@ def _measure(
     name: str, suite: Suite, photos: Path | None, folder: Path, anew: bool, budget: float | None, remark: str | None
 ) -> int:
     from ip2pbatch.disk.remembered import cache_folder
+    from ip2pbatch.engine.bench.markdown import missed, render
     from ip2pbatch.engine.bench.measure import Clock, measure
-    from ip2pbatch.engine.bench.page import missed, render
     from ip2pbatch.engine.bench.results import open_results
     from ip2pbatch.engine.bench.suites import find
     from ip2pbatch.jobs.engines import device_name

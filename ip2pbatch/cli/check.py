@@ -12,7 +12,7 @@ from ip2pbatch import jobs
 from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, plain
 from ip2pbatch.cli.looking import Json, RunFolder
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.checking import Checkup, Trouble

@@ -9,9 +9,9 @@ import typer
 
 from ip2pbatch import jobs
 from ip2pbatch.cli import ending
-from ip2pbatch.cli.flags import on_a_machine
+from ip2pbatch.cli.machine_flags import on_a_machine
 from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.run.machine import Machine
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]

@@ -10,7 +10,7 @@ import typer
 from ip2pbatch import jobs
 from ip2pbatch.cli import console
 from ip2pbatch.cli.models import Name
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.run.machine import Precision, Provider
 
 app = typer.Typer(help="Export models to ONNX.", no_args_is_help=True)

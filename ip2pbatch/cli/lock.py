@@ -10,7 +10,7 @@ import typer
 
 from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
 

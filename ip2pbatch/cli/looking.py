@@ -13,7 +13,7 @@ import typer
 from ip2pbatch import jobs
 from ip2pbatch.cli import console, ending
 from ip2pbatch.cli.console import count, plain
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.plan.formats import listed, lossy_titles, written
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import typer
 
 from ip2pbatch import jobs
 from ip2pbatch.cli import ending
-from ip2pbatch.cli.flags import on_a_machine
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.machine_flags import on_a_machine
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.run.machine import Machine
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]

@@ -113,7 +113,7 @@ def bench_pairs(
 ) -> None:
     """Measure how many pairs a second a pairs config makes, against the published script's one pair a call."""
     from ip2pbatch.backends.pytorch.backend import default_device
-    from ip2pbatch.train.pairs.prompt_to_prompt import bench
+    from ip2pbatch.train.pairs.prompt_to_prompt import pairs_a_second as bench
 
     settings = bench.settings_of(config, model, steps)
     found = bench.compare(settings, default_device(), batch or [1, settings.batch])

@@ -11,9 +11,9 @@ import typer
 
 from ip2pbatch import jobs
 from ip2pbatch.cli import console, ending
-from ip2pbatch.cli.flags import on_a_machine
+from ip2pbatch.cli.machine_flags import on_a_machine
 from ip2pbatch.cli.run import Out
-from ip2pbatch.cli.voice import Terminal
+from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.run.machine import Machine
 
 if TYPE_CHECKING:

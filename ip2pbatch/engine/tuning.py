@@ -17,7 +17,7 @@ from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.pytorch.backend import TorchBackend
 from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.disk.remembered import Remembered
-from ip2pbatch.engine.calls import WORDS, seconds_of_call
+from ip2pbatch.engine.call_cost import WORDS, seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.rows import count_rows

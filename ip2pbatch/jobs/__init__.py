@@ -55,7 +55,7 @@ def edit(
     """
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out
-    from ip2pbatch.plan.written.flags import Flags, recipe_from_flags
+    from ip2pbatch.plan.written.edit_flags import Flags, recipe_from_flags
 
     paths = [photos] if isinstance(photos, (str, PathLike)) else photos
     words = [instructions] if isinstance(instructions, str) else instructions

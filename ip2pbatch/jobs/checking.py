@@ -16,7 +16,7 @@ from ip2pbatch.errors import DamagedError, PhotoError, StaleError
 from ip2pbatch.jobs.standing import find
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.run.deliveries import Deliverer, Errand
-from ip2pbatch.run.directory.check import Fault, Kind, Reading, Seen, losses, readings
+from ip2pbatch.run.directory.audit import Fault, Kind, Reading, Seen, losses, readings
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView, read_run

@@ -110,7 +110,7 @@ def _numbers(view: RunView, job: Job) -> dict[str, int]:
 
 def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[str]) -> int:
     """How many files a run would write: of edits that are left, and those due of edits that are done."""
-    from ip2pbatch.jobs.files import settings_of
+    from ip2pbatch.jobs.delivering import settings_of
     from ip2pbatch.run.deliveries import is_due
 
     settings, skips, due = settings_of(job.recipe), job.recipe.output.on_conflict == "skip", 0

@@ -12,7 +12,7 @@ from ip2pbatch import errors
 from ip2pbatch.errors import ModelError, StaleError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.backends import backend
-from ip2pbatch.jobs.files import settings_of
+from ip2pbatch.jobs.delivering import settings_of
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.standing import look
 from ip2pbatch.plan.unedited import Broken

@@ -52,7 +52,7 @@ def carry_out(
 
     `sizing` is how a new run sizes photos where a lock says it.
     """
-    from ip2pbatch.jobs.files import options_of
+    from ip2pbatch.jobs.delivering import options_of
 
     refuse_unready(job.recipe.sheet.metrics, voice)
     loading = f"loading {Path(job.recipe.model).name}"
@@ -141,8 +141,8 @@ def deliver_again(
 
     `tidy` removes the files that earlier deliveries left under other names.
     """
-    from ip2pbatch.jobs.files import options_of
-    from ip2pbatch.plan.written.flags import change_output
+    from ip2pbatch.jobs.delivering import options_of
+    from ip2pbatch.plan.written.edit_flags import change_output
 
     refuse_unready(job.recipe.sheet.metrics, voice)
     job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs import engines
-from ip2pbatch.jobs.files import options_of
+from ip2pbatch.jobs.delivering import options_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage

@@ -13,7 +13,7 @@ from ip2pbatch import errors
 from ip2pbatch.errors import NothingMatchedError, PlanError, ResourceError, UsageError
 from ip2pbatch.jobs import job as jobs
 from ip2pbatch.jobs import locking
-from ip2pbatch.jobs.files import settings_of
+from ip2pbatch.jobs.delivering import settings_of
 from ip2pbatch.jobs.remake import Recorded, made_again
 from ip2pbatch.jobs.standing import look
 from ip2pbatch.pictures.deliver import DeliverySettings

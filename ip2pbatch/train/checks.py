@@ -11,7 +11,7 @@ from ip2pbatch.errors import Ip2pError, ModelError, ResourceError
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.plan.written.yaml_source import suggest
 from ip2pbatch.train.configs import StageConfig
-from ip2pbatch.train.models import ModelName, commit_of, meant_as_path
+from ip2pbatch.train.model_names import ModelName, commit_of, meant_as_path
 
 Place = tuple[str | int, ...]
 

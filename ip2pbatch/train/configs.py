@@ -16,20 +16,20 @@ from pydantic import BaseModel
 
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.written.yaml_source import Locator, read_yaml, suggest, validate
-from ip2pbatch.train.models import ModelName, beside
+from ip2pbatch.train.model_names import ModelName, beside
 from ip2pbatch.train.stage import Stage
 
 # Stage → maker → a module with a STAGE (see stage.py). A maker is a module and a line here.
 STAGES: dict[str, dict[str, str]] = {
     "captions": {
-        "template": "ip2pbatch.train.captions.template",
+        "template": "ip2pbatch.train.captions.wordings_stage",
         "finetune": "ip2pbatch.train.captions.finetune",
         "generate": "ip2pbatch.train.captions.generate",
     },
     "tokenizer": {"clip": "ip2pbatch.train.fit.tokenizer"},
     "pairs": {
         "procedural": "ip2pbatch.train.pairs.procedural",
-        "prompt_to_prompt": "ip2pbatch.train.pairs.prompt_to_prompt.stage",
+        "prompt_to_prompt": "ip2pbatch.train.pairs.prompt_to_prompt.pair_stage",
     },
     "autoencoder": {"dc": "ip2pbatch.train.fit.autoencoder"},
     "scores": {"clip": "ip2pbatch.train.pairs.scores"},
@@ -37,7 +37,7 @@ STAGES: dict[str, dict[str, str]] = {
     "pack": {"latents": "ip2pbatch.train.data.pack_latents", "pictures": "ip2pbatch.train.data.pack_pictures"},
     "finetune": {"scratch": "ip2pbatch.train.fit.scratch", "stable_diffusion": "ip2pbatch.train.fit.stable_diffusion"},
     "evaluate": {
-        "families": "ip2pbatch.train.judge.families",
+        "families": "ip2pbatch.train.judge.unseen",
         "tradeoff": "ip2pbatch.train.judge.tradeoff",
         "magicbrush": "ip2pbatch.train.judge.magicbrush",
     },

@@ -21,7 +21,7 @@ import torch
 from ip2pbatch.backends import hub
 from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.errors import ModelError
-from ip2pbatch.train.models import ModelName, commit_of, count_weights, folder_of
+from ip2pbatch.train.model_names import ModelName, commit_of, count_weights, folder_of
 
 RELEASED_PROMPTS = 451_990
 RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px

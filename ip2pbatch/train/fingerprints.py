@@ -21,8 +21,8 @@ from ip2pbatch.disk.contents import Contents, contents, digest_of_contents
 from ip2pbatch.errors import MissingError
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.train.configs import StageConfig
-from ip2pbatch.train.data.photos import find_photos
-from ip2pbatch.train.models import EMBEDDED, ModelName, commit_of
+from ip2pbatch.train.data.crops import find_photos
+from ip2pbatch.train.model_names import EMBEDDED, ModelName, commit_of
 
 READ = "read"  # below a stage's folder: manifests of the folders that it read
 PHOTOS = "--photos"  # the key of their folder among the sources

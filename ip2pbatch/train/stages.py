@@ -42,7 +42,7 @@ from ip2pbatch.train.fingerprints import (
     recognised,
     write_manifests,
 )
-from ip2pbatch.train.models import ModelName, commit_of, pinned
+from ip2pbatch.train.model_names import ModelName, commit_of, pinned
 
 State = Literal["fresh", "stale", "missing"]
 

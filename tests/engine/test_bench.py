@@ -19,7 +19,6 @@ from ip2pbatch.engine.bench import (
     cold,
     contenders,
     gate,
-    page,
     random_models,
     rates,
     results,
@@ -27,6 +26,7 @@ from ip2pbatch.engine.bench import (
     timing,
     work,
 )
+from ip2pbatch.engine.bench import markdown as page
 from ip2pbatch.engine.bench.contenders import Entry
 from ip2pbatch.errors import UsageError
 

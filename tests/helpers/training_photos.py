@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from ip2pbatch.train.data.photos import held_out
+from ip2pbatch.train.data.crops import held_out
 
 
 def make_photos(folder: Path, train: int = 12, held: int = 2, side: int = 64) -> Path:

@@ -171,7 +171,7 @@ def test_a_resumed_training_ends_in_the_same_weights(
 def test_conditioning_is_dropped_as_often_as_asked(made: dict[str, StageStatus]) -> None:
     from transformers import CLIPTokenizer
 
-    from ip2pbatch.train.captions.template import read_captions
+    from ip2pbatch.train.captions.wordings_stage import read_captions
 
     settings = made["finetune"].config.settings.model_copy(update={"windows": settings_of_many(made)})
     tokenizer = CLIPTokenizer.from_pretrained(made["tokenizer"].folder / "tokenizer")
@@ -186,7 +186,7 @@ def test_conditioning_is_dropped_as_often_as_asked(made: dict[str, StageStatus])
 def test_without_an_instruction_the_photo_may_stay_as_it_is(made: dict[str, StageStatus]) -> None:
     from transformers import CLIPTokenizer
 
-    from ip2pbatch.train.captions.template import read_captions
+    from ip2pbatch.train.captions.wordings_stage import read_captions
 
     settings = made["finetune"].config.settings.model_copy(update={"windows": settings_of_many(made), "unchanged": 1.0})
     tokenizer = CLIPTokenizer.from_pretrained(made["tokenizer"].folder / "tokenizer")

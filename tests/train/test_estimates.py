@@ -33,9 +33,9 @@ from ip2pbatch.train.fit.stable_diffusion import Config as FineTuning
 from ip2pbatch.train.pairs import filter as filtering
 from ip2pbatch.train.pairs.filter import Config as Filter
 from ip2pbatch.train.pairs.filter import Thresholds
-from ip2pbatch.train.pairs.prompt_to_prompt import stage as prompt_to_prompt
-from ip2pbatch.train.pairs.prompt_to_prompt.bench import kept_models, measured_name
-from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config as Pairs
+from ip2pbatch.train.pairs.prompt_to_prompt import pair_stage as prompt_to_prompt
+from ip2pbatch.train.pairs.prompt_to_prompt.pair_stage import Config as Pairs
+from ip2pbatch.train.pairs.prompt_to_prompt.pairs_a_second import kept_models, measured_name
 from ip2pbatch.train.stage import Stage
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
@@ -135,7 +135,7 @@ def test_the_papers_chain_as_it_ships(paper: Path) -> None:
 
 def test_a_rate_is_learned_replaced_and_used() -> None:
     settings = Pairs(maker="prompt_to_prompt", steps=50, side=256)
-    config = stage("pairs.prompt_to_prompt.stage", settings)
+    config = stage("pairs.prompt_to_prompt.pair_stage", settings)
     learn(config, {"pairs/s": 8.0}, "cpu")
     assert [rate for rate in rates() if rate.device == "cpu"] == [
         Rate("cpu", estimates.PAIR_STEPS, SD1, 8 * 50 / 4, "measured on this machine")
@@ -148,10 +148,10 @@ def test_a_rate_is_learned_replaced_and_used() -> None:
 
 def test_a_small_models_rate_says_nothing_of_a_large_one() -> None:
     small = Pairs(maker="prompt_to_prompt", model="somebody/tiny")
-    learn(stage("pairs.prompt_to_prompt.stage", small), {"pairs/s": 1000.0}, "cpu")
+    learn(stage("pairs.prompt_to_prompt.pair_stage", small), {"pairs/s": 1000.0}, "cpu")
     assert not replace(drawn(), model=SD1).hours(rates())
     assert replace(drawn(), model="tiny").hours(rates())
-    learn(stage("pairs.prompt_to_prompt.stage", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
+    learn(stage("pairs.prompt_to_prompt.pair_stage", Pairs(maker="prompt_to_prompt")), {"pairs/s": 0.1}, "cpu")
     assert len([rate for rate in rates() if rate.device == "cpu"]) == 2, "one does not replace the other"
 
 

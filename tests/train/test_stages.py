@@ -11,7 +11,7 @@ from training_photos import make_photos
 
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import LockedError, NothingMatchedError, RecipeError
-from ip2pbatch.train.captions import template as captions
+from ip2pbatch.train.captions import wordings_stage as captions
 from ip2pbatch.train.configs import STAGES, in_order, load_config
 from ip2pbatch.train.stages import plan, run, status
 

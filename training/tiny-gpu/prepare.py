@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ip2pbatch.train.data.photos import TrainingPhoto, find_photos, held_out, load_rgb
+from ip2pbatch.train.data.crops import TrainingPhoto, find_photos, held_out, load_rgb
 
 SHORT_SIDE = 256
 QUALITY = 80

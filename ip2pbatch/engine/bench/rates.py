@@ -10,7 +10,7 @@ import torch
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch.backend import DTYPES
-from ip2pbatch.engine.calls import median_seconds, seconds_of_call
+from ip2pbatch.engine.call_cost import median_seconds, seconds_of_call
 
 _SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices whose product is timed
 _REPEATS = {"cuda": 20, "cpu": 5}

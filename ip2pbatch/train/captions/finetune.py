@@ -31,10 +31,10 @@ from ip2pbatch.errors import MissingError, ModelError, RecipeError, ResourceErro
 from ip2pbatch.run.stop import listening
 from ip2pbatch.train.captions.completion import completion_text, prompt_text
 from ip2pbatch.train.captions.language_model import load_language_model
-from ip2pbatch.train.data.photos import step_rng
+from ip2pbatch.train.data.crops import step_rng
 from ip2pbatch.train.data.released import Prompt, read_prompts
 from ip2pbatch.train.estimates import Estimate, count_rows
-from ip2pbatch.train.models import ModelName, count_weights, folder_of
+from ip2pbatch.train.model_names import ModelName, count_weights, folder_of
 from ip2pbatch.train.stage import Stage
 
 VERSION = 1

@@ -27,14 +27,14 @@ from ip2pbatch.disk.journal import Damage, Journal, parse_row, read_rows
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.train.captions.caption_files import Row, choose
 from ip2pbatch.train.captions.completion import RejectedError, parse, prompt_text
 from ip2pbatch.train.captions.endpoint import Endpoint, EndpointSource
 from ip2pbatch.train.captions.finetune import MODEL
 from ip2pbatch.train.captions.language_model import Completion, LanguageModel, Sampling, Source
-from ip2pbatch.train.captions.sources import Row, choose
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
 from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_rows
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 2  # 2: permuted by the seed, not in the file's order

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.train.data.crops import load_rgb, to_tensor
 from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
-from ip2pbatch.train.data.photos import load_rgb, to_tensor
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.stage import Stage, misfits
 

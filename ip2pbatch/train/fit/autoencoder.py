@@ -16,7 +16,7 @@ from diffusers import AutoencoderDC
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from ip2pbatch.train.data.photos import (
+from ip2pbatch.train.data.crops import (
     centre_square,
     load_rgb,
     random_crop,

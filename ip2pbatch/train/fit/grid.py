@@ -13,7 +13,7 @@ from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
-from ip2pbatch.train.data.photos import centre_square, load_rgb, training_photos
+from ip2pbatch.train.data.crops import centre_square, load_rgb, training_photos
 
 LABEL = 14  # pixels of the line of words above the columns
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ip2pbatch.train.data.photos import to_tensor
+from ip2pbatch.train.data.crops import to_tensor
 from ip2pbatch.train.data.row_store import RowStore
 
 if TYPE_CHECKING:

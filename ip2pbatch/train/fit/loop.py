@@ -34,8 +34,8 @@ from tqdm import tqdm
 from ip2pbatch.errors import MissingError, TrainingError
 from ip2pbatch.run.stop import listening
 from ip2pbatch.train.fit import checkpoints
+from ip2pbatch.train.fit.interrupts import UNTIL, Every, Watch, agree, stopped
 from ip2pbatch.train.fit.muon import Muon
-from ip2pbatch.train.fit.pace import UNTIL, Every, Watch, agree, stopped
 
 Batch = dict[str, torch.Tensor]
 

@@ -22,9 +22,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.plan.written.yaml_source import Mistake
-from ip2pbatch.train.captions.template import Caption, read_captions
+from ip2pbatch.train.captions.wordings_stage import Caption, read_captions
+from ip2pbatch.train.data.crops import step_rng
 from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_shards
-from ip2pbatch.train.data.photos import step_rng
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train

@@ -40,16 +40,16 @@ from ip2pbatch.train.estimates import (
     checkpoint_bytes,
 )
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
+from ip2pbatch.train.fit.interrupts import Every, Watch
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.lora import Lora, add_adapters, write_adapters
 from ip2pbatch.train.fit.networks import Networks
 from ip2pbatch.train.fit.objective import Dropout, aim, min_snr
-from ip2pbatch.train.fit.pace import Every, Watch
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
 from ip2pbatch.train.fit.validation import HeldOutLoss, Validation
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.stage import Stage, one_source
 
 VERSION = 1

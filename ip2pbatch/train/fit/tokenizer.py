@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from ip2pbatch.plan.written.yaml_source import Mistake
-from ip2pbatch.train.captions.template import read_captions
+from ip2pbatch.train.captions.wordings_stage import read_captions
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.stage import Stage, misfits
 

@@ -41,7 +41,7 @@ from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Instruct, Sample, Setting
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.stage import Stage, unread
 
 VERSION = 2  # 2: pictures are edited at the size that the published script takes, a block of 64 px less at some

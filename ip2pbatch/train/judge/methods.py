@@ -24,7 +24,7 @@ from ip2pbatch.errors import NothingMatchedError, UsageError
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
 from ip2pbatch.train.judge.sdedit import Denoising, sdedit
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ip2pbatch.backends.pytorch.backend import TorchBackend, memory
-from ip2pbatch.train.data.photos import to_tensor
+from ip2pbatch.train.data.crops import to_tensor
 
 
 @dataclass(frozen=True)

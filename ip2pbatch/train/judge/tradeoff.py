@@ -40,7 +40,7 @@ from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.stage import Stage, one_source, unread
 
 VERSION = 1

@@ -17,8 +17,8 @@ from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.run.engine import Source
+from ip2pbatch.train.data.crops import to_pixels, to_tensor
 from ip2pbatch.train.data.pack_latents import load_autoencoder
-from ip2pbatch.train.data.photos import to_pixels, to_tensor
 
 Rgb = NDArray[np.uint8]
 STEPS = 20

@@ -31,7 +31,7 @@ from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import Clip, Similarities
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.plan.written.yaml_source import Mistake
-from ip2pbatch.train.data.photos import to_pixels
+from ip2pbatch.train.data.crops import to_pixels
 from ip2pbatch.train.data.released import (
     AFTER,
     BEFORE,

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from ip2pbatch.train.data.photos import TrainingPhoto, load_rgb, training_photos
+from ip2pbatch.train.data.crops import TrainingPhoto, load_rgb, training_photos
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.stage import Stage

@@ -31,7 +31,7 @@ from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
 from ip2pbatch.train.data.pair_sets import counted
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
 from ip2pbatch.train.estimates import LINE, Estimate
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1

@@ -21,9 +21,9 @@ from ip2pbatch.errors import MissingError, ModelError, NothingMatchedError, Reci
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.train import stages
 from ip2pbatch.train.captions import generate
+from ip2pbatch.train.captions.caption_files import choose, read_rows
 from ip2pbatch.train.captions.generate import Config
 from ip2pbatch.train.captions.language_model import Sampling
-from ip2pbatch.train.captions.sources import choose, read_rows
 from ip2pbatch.train.data.released import read_prompts
 
 WORDS = ["a house", "an unchanged tree", "two cats", "plain nonsense", "an endless road", "a rude man", "a boat"]

@@ -12,8 +12,8 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from training_photos import make_photos
 
 from ip2pbatch.train.data import pack_latents as pack
+from ip2pbatch.train.data.crops import held_out, load_rgb, to_pixels, to_tensor
 from ip2pbatch.train.data.pair_folder import find_pairs
-from ip2pbatch.train.data.photos import held_out, load_rgb, to_pixels, to_tensor
 from ip2pbatch.train.fit.autoencoder import fold_standardisation
 from ip2pbatch.train.fit.scratch import draw
 from ip2pbatch.train.pairs import procedural as pairs

@@ -21,7 +21,8 @@ import torch
 from accelerate import Accelerator
 
 from ip2pbatch.errors import MissingError, ModelError, ResourceError, StoppedError, TrainingError
-from ip2pbatch.train.fit import checkpoints, loop, pace
+from ip2pbatch.train.fit import checkpoints, loop
+from ip2pbatch.train.fit import interrupts as pace
 from ip2pbatch.train.fit.loop import Batch, Health, Hooks, LoopSettings, make_accelerator, make_average, train
 
 STEPS = 6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
-from ip2pbatch.train.captions.template import Config, make_captions, vary
+from ip2pbatch.train.captions.wordings_stage import Config, make_captions, vary
 from ip2pbatch.train.fit.tokenizer import train_tokenizer
 from ip2pbatch.train.pairs.families import FAMILIES
 from ip2pbatch.train.pairs.families.wordings import load

@@ -16,8 +16,8 @@ from skimage import data
 from tiny_models import save_model
 
 from ip2pbatch.measures.lpips import Lpips
-from ip2pbatch.train.data.photos import held_out
-from ip2pbatch.train.judge.families import (
+from ip2pbatch.train.data.crops import held_out
+from ip2pbatch.train.judge.unseen import (
     Config,
     Judge,
     Sample,

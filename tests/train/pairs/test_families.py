@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from ip2pbatch.errors import RecipeError
-from ip2pbatch.train.data.photos import held_out
+from ip2pbatch.train.data.crops import held_out
 from ip2pbatch.train.pairs.families import FAMILIES, target
 from ip2pbatch.train.pairs.families.raster import luma, to_float
 from ip2pbatch.train.pairs.families.separation import FLOOR, separation

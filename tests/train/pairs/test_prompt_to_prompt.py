@@ -34,11 +34,9 @@ from ip2pbatch.train import stages
 from ip2pbatch.train.data.released import Prompt, Sample, jpeg, prompt_folders, read_prompt_folder
 from ip2pbatch.train.pairs.filter import Thresholds, select
 from ip2pbatch.train.pairs.prompt_to_prompt import attention_sharing as sharing_module
-from ip2pbatch.train.pairs.prompt_to_prompt import files as prompt_to_prompt_files
 from ip2pbatch.train.pairs.prompt_to_prompt import pair_sampler as sampler_module
-from ip2pbatch.train.pairs.prompt_to_prompt import stage
-from ip2pbatch.train.pairs.prompt_to_prompt.bench import PublishedSampler, settings_of
-from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
+from ip2pbatch.train.pairs.prompt_to_prompt import pair_stage as stage
+from ip2pbatch.train.pairs.prompt_to_prompt import prompt_work as prompt_to_prompt_files
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import (
     NoiseSchedule,
     PairSampler,
@@ -48,6 +46,8 @@ from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import (
     is_shared,
     to_bytes,
 )
+from ip2pbatch.train.pairs.prompt_to_prompt.pairs_a_second import PublishedSampler, settings_of
+from ip2pbatch.train.pairs.prompt_to_prompt.prompt_work import PromptWork
 from ip2pbatch.train.pairs.prompt_to_prompt.words import align
 
 STEPS = 4

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.train.pairs.families import colour, focus, light, material, media, tone
+from ip2pbatch.train.pairs.families import focus, light, material, media, tone
+from ip2pbatch.train.pairs.families import hue as colour
 
 Edit = Callable[[NDArray[np.uint8], float, np.random.Generator], NDArray[np.uint8]]
 

@@ -1,6 +1,6 @@
 """What only a GPU can show, in a minute: kernels, recordings, memory, number formats, and the pictures of the CPU.
 
-    python -m pytest tests/backends/test_on_gpu.py -k "not compiled"
+    python -m pytest tests/backends/pytorch/test_on_gpu.py -k "not compiled"
 
 What can be shown without one is in test_faked_gpu.py.
 """
@@ -25,7 +25,7 @@ from ip2pbatch.backends.pytorch.steps import fused, kernels
 from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench import gate
-from ip2pbatch.engine.calls import seconds_of_call
+from ip2pbatch.engine.call_cost import seconds_of_call
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
 from ip2pbatch.plan.rows import Row

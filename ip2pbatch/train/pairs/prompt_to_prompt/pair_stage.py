@@ -56,11 +56,11 @@ from ip2pbatch.train.estimates import (
     pair_bytes,
     work_of,
 )
-from ip2pbatch.train.models import ModelName
+from ip2pbatch.train.model_names import ModelName
 from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
-from ip2pbatch.train.pairs.prompt_to_prompt.files import PromptWork
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import Compat, PairSampler, Settings, draw, to_bytes
+from ip2pbatch.train.pairs.prompt_to_prompt.prompt_work import PromptWork
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.plan.written.flags import Flags, recipe_from_flags
+from ip2pbatch.plan.written.edit_flags import Flags, recipe_from_flags
 from ip2pbatch.plan.written.ranges import parse_numbers
 from ip2pbatch.plan.written.recipe import Recipe, load_recipe
 from ip2pbatch.plan.written.schema import schema

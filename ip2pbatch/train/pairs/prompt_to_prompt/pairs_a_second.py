@@ -28,7 +28,7 @@ from ip2pbatch.train.configs import load_config
 from ip2pbatch.train.estimates import PAIR_STEPS, model_name, remember, work_of
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import SELF, Sharing
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import PairSampler
-from ip2pbatch.train.pairs.prompt_to_prompt.stage import Config, load_sampler
+from ip2pbatch.train.pairs.prompt_to_prompt.pair_stage import Config, load_sampler
 
 CAPTIONS = (
     ("photograph of a girl riding a horse", "photograph of a girl riding a dragon"),

@@ -24,7 +24,8 @@ from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.backends.pytorch.steps.cuda_graphs import CannotRecord, Graphs
 from ip2pbatch.backends.weights import ModelFolder
-from ip2pbatch.engine import calls, tuning
+from ip2pbatch.engine import call_cost as calls
+from ip2pbatch.engine import tuning
 from ip2pbatch.engine.bench import gate, rates, suites
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.precision import choose_precision

@@ -16,7 +16,7 @@ from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.plan.written.schema import schema
 from ip2pbatch.plan.written.yaml_source import read_yaml
 
-FOLDER = Path(__file__).parents[2] / "recipes"
+FOLDER = Path(__file__).parents[3] / "recipes"
 
 # pictures to make for the seven photos of the demo
 PICTURES = {

@@ -76,7 +76,7 @@ _NETWORKS = """
 import sys
 import torch
 from pathlib import Path
-sys.path[:0] = ["tests/backends", "tests/helpers"]
+sys.path[:0] = ["tests/backends/pytorch", "tests/helpers"]
 from faked_cuda import faked_cuda
 from test_steps import THREES, TWOS, load as on_cpu, predict
 from tiny_models import save_model
@@ -101,7 +101,7 @@ for kind, rows in (("kl", THREES), ("dc", TWOS)):
 
 @pytest.mark.parametrize("script", [_CASES, _NETWORKS], ids=["kernels", "networks"])
 def test_kernels_are_as_near_to_the_exact_numbers_as_torch_s_own(script: str, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
     said = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], cwd=root, env=environment, capture_output=True, text=True

@@ -28,7 +28,7 @@ from ip2pbatch.errors import NothingMatchedError
 from ip2pbatch.measures import lpips
 from ip2pbatch.measures.lpips import Lpips
 from ip2pbatch.plan.written.yaml_source import Mistake
-from ip2pbatch.train.data.photos import find_photos, held_out, load_rgb, split_photos
+from ip2pbatch.train.data.crops import find_photos, held_out, load_rgb, split_photos
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.judge.bootstrap import intervals, of_groups
 from ip2pbatch.train.judge.scorecard import Evaluation, Figure, Outcome
