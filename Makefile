@@ -1,12 +1,13 @@
 # make install   an environment in .venv with ip2pbatch and all that its demo and tests need
 # make demo      edits seven real photos with the embedded model; no network after the installation
-# make test      the whole test suite
+# make test      the whole test suite, file by file on two workers (WORKERS=n for another number)
 # make check     what a commit must pass besides: ruff, mypy, the import contracts
 # make soak      the reliability tests at their full size: hours
 # make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+WORKERS ?= 2
 
 .NOTPARALLEL:
 .PHONY: install demo test check coverage floor soak clean
@@ -23,8 +24,9 @@ demo: install
 	$(BIN)/python recipes/demo_photos.py demo/photos
 	$(BIN)/ip2pbatch run recipes/demo.yaml
 
+# Threads that wait do not spin: two workers share the cores with all that they start.
 test: install
-	$(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest -n $(WORKERS) --dist loadfile
 
 coverage: COVERAGE := 1
 coverage: test floor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,26 @@ settings.register_profile(
     "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("IP2P_SOAK") != "1"
 )
 settings.load_profile("busy")
+
+
+def _fails_under_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """What is not installed where machines look on (CI=true) is a fault of the set-up, no reason to pass over tests."""
+    if os.environ.get("CI") == "true" and report.skipped and "not installed" in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"it may not be skipped under CI=true: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fails_under_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fails_under_ci(report)
+    return report
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +13,8 @@ from types import FrameType
 import pytest
 from command import CommandLine
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 PACKAGE = ROOT / "ip2pbatch"
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "ip2pbatch/DESIGN.md", "docs/decisions.md")
@@ -112,3 +115,16 @@ def test_the_hops_are_the_calls_of_a_run_in_that_order(
         threading.setprofile(None)
     calls = [A_PROTOCOL_S.get(hop, hop) for hop in hops]
     assert [call for call in called if call in calls] == calls
+
+
+@pytest.mark.parametrize(("ci", "said"), [("", "3 skipped"), ("true", "1 skipped, 2 errors")])
+def test_what_is_not_installed_is_passed_over_but_a_fault_under_ci(tmp_path: Path, ci: str, said: str) -> None:
+    module = "import pytest\npytest.skip('it is not installed', allow_module_level=True)\n"
+    (tmp_path / "test_a_module.py").write_text(module)
+    absent = "@pytest.mark.skipif(True, reason='{}')\ndef test_{}(): ...\n"
+    tests = absent.format("weights are not installed", "extra") + absent.format("there is no GPU here", "gpu")
+    (tmp_path / "test_marks.py").write_text("import pytest\n" + tests)
+    environment = os.environ | {"CI": ci, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE / "helpers")))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--continue-on-collection-errors", "."]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert said in ended.stdout

@@ -44,7 +44,9 @@ def tool(name: str) -> str:
     """A workflow tool's path. Skips where it is not there."""
     path = ROOT / f".venv-{name}" / "bin" / name
     found = str(path) if path.is_file() else shutil.which(name)
-    return found or pytest.skip(f"no {name}: `python -m venv .venv-{name}` and pip install {name} into it")
+    return found or pytest.skip(
+        f"{name} is not installed: `python -m venv .venv-{name}` and pip install {name} into it"
+    )
 
 
 @dataclass
