@@ -18,13 +18,13 @@ import math
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, write_atomic
+from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, unreadable, write_atomic
 from ip2pbatch.disk.journal import Damage, Journal, sealed_lines, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import DamagedError, UsageError
@@ -131,22 +131,27 @@ class Run:
     ) -> None:  # fmt: skip
         self.root, self.layout, self.shard, self._lock = root, layout, shard, lock
         self.spec, self._header = header.engine, header
-        self.anchor, self._inside = Anchor(root), Anchor(layout.folder)
-        self.complaints, damage = complaints, list[Damage]()
-        self._learning = threading.Lock()
+        self.complaints = complaints
+        self._telling, self._booking = threading.RLock(), threading.Lock()
+        with ExitStack() as held:
+            self.anchor, self._inside = (held.enter_context(closing(_anchor(path))) for path in (root, layout.folder))
+            self._read()
+            journals = (Journal(of(shard), sealed=True) for of in (layout.results, layout.deliveries, layout.sessions))
+            self._results, self._delivered, self._sessions = (held.enter_context(closing(one)) for one in journals)
+            held.enter_context(closing(RunLog(layout.log(shard))))
+            self._held = held.pop_all()
+
+    def _read(self) -> None:
+        """What is there, after what killed processes left half-written is gone; damaged lines are set aside."""
+        layout, shard, damage = self.layout, self.shard, list[Damage]()
         self.sweep(layout.folders())
         self.records = read_records(layout, damage)
-        books = Books.of(layout, damage)
+        self._books = books = Books.of(layout, damage)
         self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
-        self._books = books
         self._turn = books.turn + 1
         self._session, self._row = next_line(layout.sessions(shard), damage)
         self._heal(damage, (layout.results(shard), layout.deliveries(shard), layout.sessions(shard)))
         self.done = {key for key, record in self.records.items() if record.status == "done"}
-        self._results = Journal(layout.results(shard), sealed=True)
-        self._delivered = Journal(layout.deliveries(shard), sealed=True)
-        self._sessions = Journal(layout.sessions(shard), sealed=True)
-        self._log = RunLog(layout.log(shard))
 
     def __enter__(self) -> Run:
         return self
@@ -235,8 +240,9 @@ class Run:
 
     def measured(self, key: str, numbers: Mapping[str, float]) -> None:
         """Add numbers to the Record of an Edit that is done."""
-        known = self.records[key]
-        self._record(replace(known, metrics=known.metrics | dict(numbers)))
+        with self._telling:
+            known = self.records[key]
+            self._record(replace(known, metrics=known.metrics | dict(numbers)))
 
     def fail(self, key: str, status: Status, detail: str, *, seconds: float = 0.0) -> Record:
         """Record why an Edit has no picture. Saying the same thing again adds no line."""
@@ -248,8 +254,9 @@ class Run:
         return record
 
     def _record(self, record: Record) -> None:
-        self._results.append(asdict(record))
-        self.records[record.edit] = record
+        with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
+            self._results.append(asdict(record))
+            self.records[record.edit] = record
 
     def announce(self, delivery: Delivery) -> None:
         """Record that this file is about to appear, so that it is known for ours whatever happens then."""
@@ -258,7 +265,7 @@ class Run:
     def deliver(self, delivery: Delivery) -> None:
         """Record that a file was delivered."""
         self._delivered.append(_row(delivery, self._turn))
-        with self._learning:
+        with self._booking:
             self._books.deliver(delivery)
 
     def picture(self, key: str) -> Pixels:
@@ -266,7 +273,8 @@ class Run:
         file = Kept(self.layout.picture(key), self._record_of(key).digest)
         data = file.read()
         pixels = file.decoded(data)
-        self.learn({key: (kept.digest_of(data), "")})
+        if not file.digest:
+            self.learn({key: (kept.digest_of(data), "")})
         return pixels
 
     def latent(self, key: str) -> Latent:
@@ -274,7 +282,8 @@ class Run:
         file = Kept(self.layout.latent(key), self._record_of(key).latent, "latent")
         data = file.read()
         latent = file.latent(data)
-        self.learn({key: ("", kept.digest_of(data))})
+        if not file.digest:
+            self.learn({key: ("", kept.digest_of(data))})
         return latent
 
     def has_latent(self, key: str) -> bool:
@@ -286,7 +295,7 @@ class Run:
 
         `digests` are (picture's, latent's) by the Edit's key, "" for what was not read.
         """
-        with self._learning:
+        with self._telling:
             learned = {}
             for key, (picture, latent) in digests.items():
                 record = self.records.get(key)
@@ -305,12 +314,13 @@ class Run:
         with suppress(OSError):
             error.path.replace(error.path.with_name(error.path.name + DAMAGED))
         log.warning("%s: %s", key, error)
-        record = self.records.get(key)
-        if error.path == self.layout.picture(key):
-            if record is None or record.status == "done":
-                self.fail(key, "failed", f"{error}; {error.hint}")
-        elif record is not None and record.latent:
-            self._record(replace(record, latent=""))
+        with self._telling:
+            record = self.records.get(key)
+            if error.path == self.layout.picture(key):
+                if record is None or record.status == "done":
+                    self.fail(key, "failed", f"{error}; {error.hint}")
+            elif record is not None and record.latent:
+                self._record(replace(record, latent=""))
 
     def source(self, digest: str, size: tuple[int, int]) -> Pixels | None:
         """The photo as the model saw it, uint8 [h, w, 3] at `size` (width, height); None where it was not kept yet.
@@ -334,12 +344,15 @@ class Run:
 
     def close(self) -> None:
         """Close the files and let go of the lock; safe to call twice."""
-        self._log.close()
-        for journal in (self._results, self._delivered, self._sessions):
-            journal.close()
-        for anchor in (self.anchor, self._inside):
-            anchor.close()
+        self._held.close()
         self._lock.release()
+
+
+def _anchor(path: Path) -> Anchor:
+    try:
+        return Anchor(path)
+    except OSError as error:
+        raise unreadable(error, path) from error
 
 
 def _row(delivery: Delivery, turn: int) -> dict[str, Any]:

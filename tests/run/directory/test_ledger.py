@@ -8,8 +8,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from ip2pbatch.run.directory.view import read_run
 SPEC = EngineSpec("tiny", "a1b2", "fake", "cpu", "float32", "stable")
 SIZE = (48, 32)
 GUIDANCE = Guidance(7.5, 1.5)
+OPEN_FILES = Path("/proc/self/fd")
 
 
 def photo(number: int) -> Photo:
@@ -384,3 +387,46 @@ def test_the_newest_session_is_the_last_one_whatever_its_clock_said(
         with open_run(tmp_path / "out", SPEC) as run:
             run.begin_session(plan_of(range(1), words), Invocation(clock.now().isoformat(), "run"))
     assert read_run(tmp_path / "out").plan.edits[0].instruction == "make it night"
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts open files as Linux lists them")
+@pytest.mark.parametrize("name", ["results.jsonl", "sessions.jsonl", "results.jsonl.bad"])
+def test_a_run_that_cannot_be_opened_holds_nothing_open(tmp_path: Path, name: str) -> None:
+    with open_run(tmp_path, SPEC) as run:
+        begin(run, plan_of(range(1)))
+    folder = tmp_path / ".ip2pbatch"
+    if name.endswith(".bad"):
+        (folder / "results.jsonl").write_bytes(b"damaged\n")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    before = sorted(OPEN_FILES.iterdir())
+    with pytest.raises(ResourceError):
+        open_run(tmp_path, SPEC)
+    assert sorted(OPEN_FILES.iterdir()) == before
+
+
+def test_what_is_learned_of_an_earlier_picture_is_not_written_over_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(range(1))
+    key = plan.edits[0].key
+    with open_run(tmp_path, SPEC) as run:
+        begin(run, plan)
+        run.commit(key, picture(1), seconds=1)
+        run.records[key] = replace(run.records[key], digest="")  # as an earlier version left it
+        later = threading.Thread(target=lambda: run.commit(key, picture(2), seconds=2))
+        append, begun = Journal.append, list[float]()
+
+        def slowly(journal: Journal, *rows: dict[str, Any]) -> None:
+            append(journal, *rows)
+            if not begun and rows[0].get("digest") == "aa":
+                begun.append(1)
+                later.start()
+                later.join(0.3)
+
+        monkeypatch.setattr(Journal, "append", slowly)
+        run.learn({key: ("aa", "")})
+        later.join()
+        assert begun
+        assert run.records[key].seconds == 2
+    assert read_run(tmp_path).records[key] == run.records[key]

@@ -29,9 +29,6 @@ from ip2pbatch.errors import UsageError
 
 _ROOMY = 7 * 2**30  # bytes; Stable Diffusion in fp16 with its checker, and the rows of an Edit, take about 6 GB
 
-Exactness = Literal["exact", "rounding", "approximate"]
-"""The same bits; the same numbers but for the order of roundings; another picture, which a run's identity names."""
-
 
 @dataclass(slots=True)
 class Site:
@@ -91,14 +88,14 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimisation. `tolerance` is what its test allows against the plain network, of the output's largest value.
+    """One optimisation. `tolerance` is what its test allows against the plain network, of the output's largest value:
+    0 for the same bits, more where roundings come in another order.
 
     `asked_for`: only where it is named, because what it is worth hangs on the job. `kind`: whether it works on whole
     networks, on what the stages of the UNet's forward are given, or around a stage.
     """
 
     name: str
-    exactness: Exactness
     tolerance: float
     does: str
     why_not: Callable[[Site], str]
@@ -199,67 +196,67 @@ def _why_no_workers(site: Site) -> str:
 
 STEPS: tuple[Step, ...] = (
     Step(
-        "offload", "exact", 0.0, "networks beside the UNet in main memory while they rest, on a GPU of little memory",
+        "offload", 0.0, "networks beside the UNet in main memory while they rest, on a GPU of little memory",
         lambda site: _why_no_offload(site.device), _offload,
     ),
     Step(
-        "rowwise", "rounding", 1e-5, "linear layers row by row, so that a row's bits tell nothing of its company",
+        "rowwise", 1e-5, "linear layers row by row, so that a row's bits tell nothing of its company",
         _only("cpu", "a GPU's product gives a row the same bits in every place of one shape"), _rowwise,
     ),
     Step(
-        "channels-last", "rounding", 1e-3, "weights and activations with their channels innermost",
+        "channels-last", 1e-3, "weights and activations with their channels innermost",
         _only("cuda", "on a CPU packed-convolutions does that and more"), _channels_last,
     ),
     Step(
-        "packed-convolutions", "rounding", 2e-5, "convolutions in oneDNN's layouts, their weights laid out once",
+        "packed-convolutions", 2e-5, "convolutions in oneDNN's layouts, their weights laid out once",
         lambda site: why_no_packing([site.unet, site.networks["vae"]], site.device), _packed,
     ),
     Step(
-        "lean-blocks", "rounding", 1e-5, "residual blocks with fewer walks over their tensors",
+        "lean-blocks", 1e-5, "residual blocks with fewer walks over their tensors",
         _only("cpu", "on a GPU fused-blocks does that and more"), _lean,
     ),
     Step(
-        "plain-tokens", "rounding", 1e-3, "transformer blocks whose tokens lie where the convolutions left them",
+        "plain-tokens", 1e-3, "transformer blocks whose tokens lie where the convolutions left them",
         _only("cuda", "on a CPU it was not faster"), lambda site: keep_tokens_in_place(site.unet),
     ),
     Step(
-        "fused-blocks", "rounding", 1e-3, "norms, activations, biases, sums and gates in fewer walks over memory",
+        "fused-blocks", 1e-3, "norms, activations, biases, sums and gates in fewer walks over memory",
         lambda site: why_not_fused(site.device), _fuse,
     ),
     Step(
-        "split-upsampling", "rounding", 1e-5, "a convolution after a doubling of the sides done before it: 4/9 of it",
+        "split-upsampling", 1e-5, "a convolution after a doubling of the sides done before it: 4/9 of it",
         lambda site: why_no_split(site.unet, site.device, site.dtype), lambda site: split_upsampling(site.unet),
     ),
     Step(
-        "text-memory", "rounding", 1e-5, "keys and values of cross-attention once a text instead of once a step",
+        "text-memory", 1e-5, "keys and values of cross-attention once a text instead of once a step",
         lambda site: why_no_text_memory(site.unet), _keep_texts,
         kind="inputs",
     ),
     Step(
-        "time-table", "rounding", 1e-5, "what residual blocks add for a timestep once instead of once a row",
+        "time-table", 1e-5, "what residual blocks add for a timestep once instead of once a row",
         lambda site: why_no_time_table(site.unet), _keep_times,
         kind="inputs",
     ),
     Step(
-        "shared-head", "rounding", 1e-5, "layers before the first cross-attention once for the rows of one picture",
+        "shared-head", 1e-5, "layers before the first cross-attention once for the rows of one picture",
         lambda site: why_no_head(site.unet), _share_head,
         kind="inputs",
     ),
     Step(
-        "compiled", "rounding", 1e-3, "torch.compile of the network's stages; pays for many rows",
+        "compiled", 1e-3, "torch.compile of the network's stages; pays for many rows",
         lambda site: compiled.why_no_compiler(site.device), _compile, asked_for=True, kind="around",
     ),
     Step(
-        "cudnn-attention", "rounding", 1e-3, "cuDNN's attention kernel first where it takes the shape",
+        "cudnn-attention", 1e-3, "cuDNN's attention kernel first where it takes the shape",
         _only("cuda", "cuDNN is for GPUs"), lambda site: site.stages.wrap(cudnn_first),
         kind="around",
     ),
     Step(
-        "row-workers", "rounding", 1e-5, "the rows of a call shared out among threads instead of every kernel",
+        "row-workers", 1e-5, "the rows of a call shared out among threads instead of every kernel",
         _why_no_workers, lambda site: site.stages.wrap(RowWorkers().around), kind="around",
     ),
     Step(
-        "cuda-graphs", "exact", 0.0, "one launch a call instead of hundreds",
+        "cuda-graphs", 0.0, "one launch a call instead of hundreds",
         _only("cuda", "CUDA graphs are for GPUs"), _record, kind="around",
     ),
 )  # fmt: skip
