@@ -12,7 +12,7 @@ from command import CommandLine
 from PIL import Image
 
 from ip2pbatch import jobs
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.written.instructions import read_instructions
 from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.run.directory.view import read_run
@@ -98,10 +98,48 @@ def test_a_decimal_comma_beside_semicolons(tmp_path: Path, cell: str, scales: tu
     assert row.edit.text == scales
 
 
-def test_a_comma_beside_commas_is_a_list(tmp_path: Path) -> None:
-    (tmp_path / "notes.csv").write_text('photo,instruction,text\na.jpg,make it winter,"7,5"\n')
+def test_a_comma_beside_commas_or_tabs_is_asked_back(tmp_path: Path) -> None:
+    for text in (
+        'photo,instruction,text\na.jpg,make it winter,"7,5"\n',
+        "photo\tinstruction\ttext\na.jpg\tsnow\t7,5\n",
+    ):
+        (tmp_path / "notes.csv").write_text(text)
+        with pytest.raises(RecipeError, match=r"notes\.csv:2:1: text: '7,5' may be 7\.5, and may be the list 7, 5"):
+            read_instructions(tmp_path / "notes.csv")
+    (tmp_path / "notes.csv").write_text('photo,instruction,text\na.jpg,make it winter,"7, 5"\n')
     (row,) = read_instructions(tmp_path / "notes.csv")
     assert row.edit.text == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("guidance: {text: '7,5'}", "3:18: guidance.text"),
+        ("guidance: {image: [1.5, '1,2']}", "3:25: guidance.image.1"),
+        ("edits: [{instruction: snow, text: '7,5'}]", "3:35: edits.0.text"),
+        ("edits: [[{instruction: snow, image: '1,5'}]]", "3:37: edits.0.0.image"),
+    ],
+)
+def test_a_decimal_comma_in_a_recipe_is_asked_back(command: CommandLine, here: Path, line: str, place: str) -> None:
+    edits = "" if line.startswith("edits") else "edits: [snow]\n"
+    (here / "recipe.yaml").write_text(f"photos: in\nmodel: tiny\n{line}\n{edits}")
+    said = command("validate", "recipe.yaml")
+    assert said.code == 2
+    assert f"recipe.yaml:{place}: " in said.err
+    assert "and may be the list" in said.err
+
+
+@pytest.mark.parametrize("flag", ["--text", "--image"])
+def test_a_decimal_comma_in_a_flag_is_asked_back(command: CommandLine, here: Path, flag: str) -> None:
+    said = command("edit", "in", "-i", "snow", "-o", "out", flag, "7,5", *FAKE)
+    assert said.code == 2
+    assert f"{flag}: '7,5' may be 7.5, and may be the list 7, 5" in said.err
+    assert not (here / "out").exists()
+
+
+def test_seeds_are_whole_and_their_commas_a_list(command: CommandLine, here: Path) -> None:
+    assert command("edit", "in", "-i", "snow", "-o", "out", "--seed", "1,2", "--model", "tiny", *FAKE).code == 0
+    assert len(list((here / "out").glob("*.jpg"))) == 2
 
 
 def test_instructions_that_differ_in_case_or_punctuation_are_numbered(command: CommandLine, here: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_session_keeps_a_recipe_that_asks_for_the_same_pictures(command: Com
     from ip2pbatch.run.directory.view import read_run
 
     out = shoot / "out"
-    arguments = ["-i", "make it winter", "-i", "as a mosaic", "--text", "5,7", "--seed", "3", "--backend", "fake"]
+    arguments = ["-i", "make it winter", "-i", "as a mosaic", "--text", "5, 7", "--seed", "3", "--backend", "fake"]
     assert command("edit", shoot / "photos", *arguments, "-o", out).code == 0
     recipe = shoot / "again.yaml"
     recipe.write_text(read_run(out).sessions[-1].recipe)

@@ -87,7 +87,7 @@ def recipe_from_flags(flags: Flags) -> Recipe:
 
 def _seeds(text: str) -> list[int]:
     try:
-        numbers = parse_numbers(text)
+        numbers = parse_numbers(text.replace(",", ", "))  # whole numbers have no decimal commas
     except Mistake as mistake:
         raise UsageError(f"--seed: {mistake.why}", hint="for example --seed 7 or --seed 1,2,3") from None
     if any(number != int(number) for number in numbers):

@@ -35,9 +35,9 @@ class Instruction:
 def read_instructions(path: Path) -> list[Instruction]:
     """The rows of an instructions file, in order. Raises RecipeError with the line.
 
-    Comma, semicolon or tab separate the columns (spreadsheets write all three; with semicolons `7,5` is a decimal);
-    empty lines and rows without an instruction are skipped, so that a list of all photos can be filled in here and
-    there.
+    Comma, semicolon or tab separate the columns (spreadsheets write all three; with semicolons `7,5` is a decimal,
+    beside the others it is asked back); empty lines and rows without an instruction are skipped, so that a list of
+    all photos can be filled in here and there.
     """
     text = _text(path)
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)

@@ -12,6 +12,8 @@ MAX_VALUES = 1000
 _LARGEST = 3.4e38  # weights are float32
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*(?:by\s*({_NUMBER}))?\s*")
+_WRITTEN = re.compile(rf"\s*{_NUMBER}\s*|{_RANGE.pattern}")
+_TIGHT = re.compile(r"(?<=\d),(?=\d)")
 _SCHEMA_RANGE = r"^\s*[-+.\d].*$"
 
 NUMBERS_SCHEMA: dict[str, Any] = {
@@ -27,7 +29,9 @@ def parse_numbers(text: str) -> list[float]:
     """`5,7.5,10` or `1..2 by 0.25` (parts may be mixed) as numbers; Mistake (a ValueError) says what is wrong.
 
     Ranges count in decimals, so that 1.0..2.0 by 0.1 holds 1.3 and not 1.3000000000000003; they may descend.
+    `7,5` is refused: it may be a list, and it may be seven and a half.
     """
+    _refuse_decimal_commas(text)
     numbers = [number for part in text.split(",") for number in _part(part)]
     if len(numbers) > MAX_VALUES:
         raise Mistake(f"{len(numbers)} numbers; {MAX_VALUES} at most")
@@ -59,6 +63,20 @@ def _one(item: Any) -> list[float]:
             f"{'nothing' if item is None else repr(item)} is not a number", hint="a number, a list, or 1..2 by 0.25"
         )
     return [_finite(item)]
+
+
+def _refuse_decimal_commas(text: str) -> None:
+    """Raise Mistake where a comma between digits may be a decimal one; `5,7.5` and `5,7,10` can only be lists."""
+    decimal = _TIGHT.sub(".", text).strip()
+    if decimal == text.strip() or not all(_WRITTEN.fullmatch(part) for part in decimal.split(",")):
+        return
+    if not all(_WRITTEN.fullmatch(part) for part in text.split(",")):
+        raise Mistake(f"{text.strip()!r} has a decimal comma", hint=f"a decimal has a point: {decimal}")
+    apart = ", ".join(part.strip() for part in text.split(","))
+    raise Mistake(
+        f"{text.strip()!r} may be {decimal}, and may be the list {apart}",
+        hint=f'write {decimal} if it is a decimal, and "{apart}", with a space, if it is a list',
+    )
 
 
 def _part(part: str) -> list[float]:

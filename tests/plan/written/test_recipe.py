@@ -17,7 +17,7 @@ from ip2pbatch.plan.written.ranges import parse_numbers
 from ip2pbatch.plan.written.recipe import Recipe, load_recipe
 from ip2pbatch.plan.written.schema import schema
 from ip2pbatch.plan.written.slug import slug
-from ip2pbatch.plan.written.yaml_source import read_yaml
+from ip2pbatch.plan.written.yaml_source import Mistake, read_yaml
 
 BASE = "photos: shoot\nedits: [make it winter]\n"
 
@@ -316,6 +316,33 @@ def test_numbers(text: str, numbers: list[float]) -> None:
 def test_what_is_no_number(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_numbers(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal", "apart"),
+    [
+        ("7,5", "7.5", "7, 5"),
+        (" 1,000 ", "1.000", "1, 000"),
+        ("-1,5", "-1.5", "-1, 5"),
+        ("7,5, 10,5", "7.5, 10.5", "7, 5, 10, 5"),
+        ("5,7, 10", "5.7, 10", "5, 7, 10"),
+        ("1,0..2", "1.0..2", "1, 0..2"),
+        ("1..2,0", "1..2.0", "1..2, 0"),
+    ],
+)
+def test_a_comma_that_may_be_decimal_is_asked_back(text: str, decimal: str, apart: str) -> None:
+    with pytest.raises(Mistake) as asked:
+        parse_numbers(text)
+    assert f"may be {decimal}, and may be the list {apart}" in asked.value.why
+    for spelling in (decimal, apart):
+        assert spelling in str(asked.value.hint)
+        assert parse_numbers(spelling)
+
+
+def test_a_range_with_decimal_commas_is_no_list() -> None:
+    with pytest.raises(Mistake, match="decimal comma") as asked:
+        parse_numbers("1,0..2,0 by 0,5")
+    assert str(asked.value.hint).endswith("1.0..2.0 by 0.5")
 
 
 def test_slugs_are_short_and_keep_every_script() -> None:
