@@ -18,10 +18,9 @@ from ip2pbatch.backends import artefact, model_folder
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import TINY, hub_id
 from ip2pbatch.plan.families import family_of
 
-_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Note = Callable[[str], None]
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
@@ -67,12 +66,12 @@ def resolve(
     folder = Path(model).expanduser()
     if folder.exists():
         return _folder(folder.resolve(), model, "", kind, checker)
-    match = _HUB_ID.fullmatch(model)
-    if match is None:
+    found = hub_id(model)
+    if found is None:
         raise ModelError(
             f"there is no model folder {model}", hint="give a folder, a hub id such as owner/name, or --model tiny"
         )
-    repo, revision = match["repo"], match["revision"]
+    repo, revision = found
     path = _cached(repo, revision)
     if path is None and not download:
         raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
@@ -94,10 +93,10 @@ def pull(model: str, note: Note = lambda text: None) -> ModelFolder:
 
     ModelError where the hub cannot be reached or has no such model.
     """
-    match = _HUB_ID.fullmatch(model)
-    if match is None:
+    found = hub_id(model)
+    if found is None:
         raise ModelError(f"{model} is not a hub id", hint="it looks like owner/name or owner/name@revision")
-    path = _fetch(match["repo"], match["revision"], note)
+    path = _fetch(*found, note)
     return _folder(path, model, path.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,14 @@ DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 TINY = "tiny"
 SETTINGS_FILE = "ip2pbatch.json"
 _TINY_FOLDER = Path(__file__).parent.parent / TINY
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
+def hub_id(name: str) -> tuple[str, str | None] | None:
+    """Repository and revision of `owner/name[@revision]`, as the hub's models and data sets are named; None where the
+    name is no such one."""
+    match = _HUB_ID.fullmatch(name)
+    return (match["repo"], match["revision"]) if match else None
 
 
 def model_defaults(model: str) -> ModelDefaults:

@@ -19,10 +19,9 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import TINY, hub_id
 
 EMBEDDED = Path(__file__).parents[1] / TINY
-_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -44,14 +43,14 @@ class ModelName(str):
     @property
     def is_hub_id(self) -> bool:
         """Whether it is owner/name or owner/name@revision."""
-        return _HUB_ID.fullmatch(self) is not None
+        return hub_id(self) is not None
 
     @property
     def hub(self) -> tuple[str, str]:
         """Repository and revision of a hub id, `main` where it names none."""
-        match = _HUB_ID.fullmatch(self)
-        assert match is not None
-        return match["repo"], match["revision"] or "main"
+        found = hub_id(self)
+        assert found is not None
+        return found[0], found[1] or "main"
 
 
 def beside(name: ModelName, folder: Path, inputs: Collection[str]) -> ModelName:

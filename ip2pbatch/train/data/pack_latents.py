@@ -1,11 +1,12 @@
 """The pack stage: pairs → WebDataset shards of float16 latents, read back through a memory map.
 
-    shards/latents-00000.tar:  <crop>.json  {"names": ["source", "winter", …], "digest": …}
+    shards/latents-00000.tar:  <crop>.json  {"names": ["source", "winter", …], "digest": …, "crc": CRC-32 of the npy}
                                <crop>.npy   float16 [names, c, h, w]
 
 A tar is not compressed, so a latent in it has an address: training maps the shard and reads what it draws. Where the
 autoencoder has a posterior, c counts its mean and its log-variance; a deterministic one has only the latent. The K
 seeded augmentations are the crops of the pairs stage, so every one of them is edited as seen, not mirrored afterwards.
+Shards of older versions have no checksums, and are taken as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +26,16 @@ from diffusers import AutoencoderDC, ModelMixin
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
+from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
 from ip2pbatch.train.data.crops import load_rgb, to_tensor
 from ip2pbatch.train.data.pair_folder import PairFolder, find_pairs
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.stage import Stage, misfits
 
 VERSION = 1
+AGAIN = "delete the shard, and its stage's done.json, and run `train run` for the pack stage: it is made again"
 
 
 class Config(BaseModel):
@@ -82,34 +87,89 @@ def write_shard(vae: ModelMixin, pairs: list[PairFolder], path: Path, precision:
     with webdataset.TarWriter(str(partial), encoder=False) as writer:
         for pair in pairs:
             names, latents = encode_crop(vae, pair, precision)
+            stream = io.BytesIO()
+            np.save(stream, latents)
             note = {
                 "names": names,
                 "posterior": posterior,
                 "digest": json.loads((pair.path / "pair.json").read_text())["digest"],
+                "crc": zlib.crc32(stream.getvalue()),
             }
-            stream = io.BytesIO()
-            np.save(stream, latents)
             writer.write({"__key__": pair.path.name, "json": json.dumps(note).encode(), "npy": stream.getvalue()})
     partial.rename(path)
 
 
 def read_shards(folder: Path) -> list[Crop]:
-    """Every crop of every finished shard below `folder`, its latents mapped, not read."""
-    return [crop for path in sorted(folder.glob("latents-*.tar")) for crop in read_shard(path)]
+    """Every crop of every finished shard below `folder`, its latents mapped once they were held to their checksum.
+
+    BrokenSampleError where some are damaged.
+    """
+    return [place.read() for place in places_below(folder)]
 
 
-def read_shard(path: Path) -> list[Crop]:
-    """The crops of one shard."""
+def read_whole(shards: Path, folder: Path, share: float) -> tuple[list[Crop], int]:
+    """The same for a stage that may leave a `share` of them out, and how many it did: they are named in `folder`.
+
+    In the place of a damaged crop stands one that is whole, so that all others stay where they were. RecipeError where
+    more are damaged.
+    """
+    places, crops, gaps = places_below(shards), [], []
+    left_out = LeftOut(folder, len(places), share)
+    for number, place in enumerate(places):
+        try:
+            crops.append(place.read())
+        except BrokenSampleError as error:
+            left_out.add(error)
+            gaps.append(number)
+    if not crops:
+        raise RecipeError("has no crop that is whole", file=shards, hint=AGAIN)
+    for number in gaps:
+        crops.insert(number, crops[number % len(crops)])
+    return crops, len(gaps)
+
+
+def places_below(folder: Path) -> list[CropPlace]:
+    """The crops of all finished shards."""
+    return [place for path in sorted(folder.glob("latents-*.tar")) for place in places_in(path)]
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """Where one crop's latents lie in a shard, and what its JSON says of them."""
+
+    path: Path
+    key: str
+    begin: int
+    length: int
+    note: Mapping[str, Any]
+
+    def read(self) -> Crop:
+        """The latents, mapped. BrokenSampleError where they are other than their checksum says."""
+        if "crc" in self.note:
+            with self.path.open("rb") as file:
+                file.seek(self.begin)
+                if zlib.crc32(file.read(self.length)) != self.note["crc"]:
+                    said = "its latents do not fit their checksum"
+                    raise BrokenSampleError(said, file=f"{self.path} crop {self.key}", hint=AGAIN)
+        latents = map_array(self.path, self.begin)
+        return Crop(self.key, tuple(self.note["names"]), latents, self.note["posterior"])
+
+
+def places_in(path: Path) -> list[CropPlace]:
+    """The crops of one shard by their keys. RecipeError where it is no whole tar."""
     notes: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, kind = member.name.rpartition(".")
-            if kind == "json" and (note := tar.extractfile(member)):
-                notes[key] = json.loads(note.read())
-            else:
-                arrays[key] = map_array(path, member.offset_data)
-    return [Crop(key, tuple(notes[key]["names"]), arrays[key], notes[key]["posterior"]) for key in sorted(arrays)]
+    arrays: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, kind = member.name.rpartition(".")
+                if kind == "json" and (note := tar.extractfile(member)):
+                    notes[key] = json.loads(note.read())
+                else:
+                    arrays[key] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise RecipeError(f"is no whole tar ({error})", file=path, hint=AGAIN) from error
+    return [CropPlace(path, key, *arrays[key], notes[key]) for key in sorted(arrays)]
 
 
 def map_array(path: Path, offset: int) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Sample sheets of a training on pairs: held-out pictures, what they should become, and what the model makes."""
+"""Sample sheets of a training on pairs: pictures, held out where some are, what they should become, and what the model
+makes."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Rgb = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A pair that is not trained on: pictures uint8 `[side, side, 3]` and the instruction between them."""
+    """A pair to look at, not trained on unless all are: uint8 `[side, side, 3]`, and the instruction between."""
 
     before: Rgb
     after: Rgb
@@ -35,12 +36,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Making:
-    """How samples are made: the text scale, the image scales of the columns, steps and the device."""
+    """How samples are made: the text scale, the image scales of the columns, steps and the device; and of what."""
 
     text: float
     image: tuple[float, ...]
     steps: int
     device: str
+    held_out: bool = True  # whether the pairs are not trained on
 
 
 def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
@@ -63,7 +65,8 @@ def draw_samples(
     pairs: Sequence[HeldOut], edited: Sequence[Sequence[Rgb]], making: Making, subject: str
 ) -> Image.Image:
     """The sheet: a row a pair; before, after, and the model's edit with each image scale."""
-    title, side = "held-out pairs", pairs[0].before.shape[0]
+    title = "held-out pairs" if making.held_out else "pairs that are trained on"
+    side = pairs[0].before.shape[0]
     measure, box = Measure(max(side, 192)), Box(max(side, 192), max(side, 192), 2)
     with tempfile.TemporaryDirectory() as folder:
 

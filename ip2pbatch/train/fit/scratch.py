@@ -24,7 +24,7 @@ from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.wordings_stage import Caption, read_captions
 from ip2pbatch.train.data.crops import step_rng
-from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_shards
+from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_whole
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
 from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
@@ -89,6 +89,7 @@ class Config(BaseModel):
     channel_weights: bool = False  # weigh each latent channel's error by what it does to pixels
     family_weights: dict[str, float] = Field(default_factory=dict)  # 1 where a family is not named
     channels_last: bool = True
+    broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the crops that may be left out as damaged
     look: Look = Look()
     defaults: Defaults = Defaults(text=3.0, image=1.2, long_side=256)
     card: Path | None = None  # a README.md that goes with the model; relative to the config that names it
@@ -284,7 +285,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     """Train, then write `model/`, a folder that any InstructPix2Pix loader reads; metrics: losses, samples, seconds."""
     tokenizer = load_tokenizer(config, inputs)
     vae = load_autoencoder(inputs["autoencoder"] / "vae")
-    crops = read_shards(inputs["pack"] / "shards")
+    crops, broken = read_whole(inputs["pack"] / "shards", folder, config.broken)
     batches = PairBatches(crops, read_captions(inputs["captions"]), tokenizer, config)
     schedule = DDPMScheduler(**config.schedule)
     torch.manual_seed(config.loop.seed)
@@ -313,7 +314,7 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> 
     hooks = Hooks(lambda step: batches(step, accelerator.process_index), sample, paced=bool(config.late_windows))
     metrics = train(task, config.loop, hooks, accelerator, folder)
     write_model(folder / "model", parts, config.schedule, config.defaults.model_dump(), card, batches.taught)
-    return metrics | {"crops": float(len(crops))}
+    return metrics | {"crops": float(len(crops)), "broken": float(broken)}
 
 
 def check(settings: Config, inputs: Mapping[str, str]) -> Iterable[Mistake]:

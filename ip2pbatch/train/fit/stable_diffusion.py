@@ -57,7 +57,7 @@ MICRO_BATCHES = 4  # of a step of the original, after each of which its average 
 
 
 class Look(BaseModel):
-    """Sample grids: held-out pairs, edited with each of the image scales."""
+    """Sample grids: test pairs (of what is trained on where that is all), edited with each of the image scales."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -254,7 +254,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
         if not watched:
             return None
         write()
-        making = Making(config.defaults.text, config.look.image, config.look.steps, str(accelerator.device))
+        device, unseen = str(accelerator.device), config.split != "all"
+        making = Making(config.defaults.text, config.look.image, config.look.steps, device, unseen)
         return draw_samples(watched, edit_held_out(folder / "model", watched, making), making, f"step {step:,}")
 
     watches = (

@@ -11,7 +11,9 @@ import webdataset
 from diffusers import AutoencoderDC, AutoencoderKL
 from training_photos import make_photos
 
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.train.data import pack_latents as pack
+from ip2pbatch.train.data.broken import BrokenSampleError
 from ip2pbatch.train.data.crops import held_out, load_rgb, to_pixels, to_tensor
 from ip2pbatch.train.data.pair_folder import find_pairs
 from ip2pbatch.train.fit.autoencoder import fold_standardisation
@@ -90,6 +92,40 @@ def test_a_posterior_is_kept_as_mean_and_log_variance(tmp_path: Path) -> None:
     drawn = np.stack([draw(crop, "source", np.random.default_rng(seed)) for seed in range(64)])
     assert np.allclose(drawn.mean(0), draw(crop, "source", None), atol=5 * drawn.std() / 8)
     assert drawn.std(0).mean() > 0
+
+
+def packed_one_a_shard(tmp_path: Path) -> list[Path]:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=2).eval()
+    for number, pair in enumerate(find_pairs(make_pairs(tmp_path) / "pairs")):
+        pack.write_shard(vae, [pair], tmp_path / f"latents-{number:05d}.tar", "no")
+    return sorted(tmp_path.glob("latents-*.tar"))
+
+
+def test_a_damaged_crop_is_named_and_another_stands_in_its_place(tmp_path: Path) -> None:
+    shards, before = packed_one_a_shard(tmp_path), pack.read_shards(tmp_path)
+    data = bytearray(shards[1].read_bytes())
+    data[pack.places_in(shards[1])[0].begin + 200] ^= 1  # one bit of one number
+    shards[1].write_bytes(data)
+    with pytest.raises(BrokenSampleError, match=r"latents-00001\.tar crop \S+: its latents do not fit"):
+        pack.read_shards(tmp_path)
+    crops, broken = pack.read_whole(tmp_path, tmp_path / "stage", 0.5)
+    assert (broken, [crop.key for crop in crops]) == (1, [before[0].key, before[2].key, before[2].key])
+    assert before[1].key in (tmp_path / "stage" / "broken.jsonl").read_text()
+    with pytest.raises(RecipeError, match="1 of 3 samples are broken, more than 0 may be left out"):
+        pack.read_whole(tmp_path, tmp_path / "strict", 0.0)
+
+
+def test_a_shard_of_latents_that_was_cut_short_is_named_and_an_older_one_is_believed(tmp_path: Path) -> None:
+    shards = packed_one_a_shard(tmp_path)
+    older = pack.places_in(shards[0])[0]
+    data = shards[0].read_bytes().replace(b'"crc"', b'"_rc"')
+    shards[0].write_bytes(data[: older.begin + 200] + b"\0" + data[older.begin + 201 :])
+    assert pack.read_shards(tmp_path)[0].key == older.key
+    shards[2].write_bytes(data[: older.begin - 700])
+    with pytest.raises(RecipeError, match=r"latents-00002\.tar: is no whole tar") as caught:
+        pack.read_shards(tmp_path)
+    assert "made again" in str(caught.value.hint)
 
 
 def test_folding_the_statistics_in_standardises_latents_exactly() -> None:

@@ -26,10 +26,11 @@ from tiny_models import make_unet, save_model, save_text_to_image
 from train_pairs import make_dataset
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, RecipeError, UsageError
+from ip2pbatch.show.page import Heading
 from ip2pbatch.train.data.broken import LeftOut
 from ip2pbatch.train.data.pack_pictures import write_shard
 from ip2pbatch.train.data.pair_sets import open_pairs
-from ip2pbatch.train.fit import checkpoints, stable_diffusion
+from ip2pbatch.train.fit import checkpoints, samples, stable_diffusion
 from ip2pbatch.train.fit.edit_batches import EditBatches, View
 from ip2pbatch.train.fit.latents import Encoder
 from ip2pbatch.train.fit.networks import Networks
@@ -337,6 +338,18 @@ def test_all_prompts_are_learned_from_where_asked(folder: Path) -> None:
         18, 20,
     ]  # fmt: skip
     assert len(stable_diffusion.training_part(pairs, config(folder, fraction=0.1))) == 2
+
+
+@pytest.mark.parametrize(("split", "said"), [("train", "held-out pairs"), ("all", "pairs that are trained on")])
+def test_a_sheet_says_whether_its_pairs_are_held_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, said: str
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(samples, "Heading", lambda title, *rest: titles.append(title) or Heading(title, *rest))
+    looked = {"pairs": 1, "side": 32, "steps": 1, "image": (1.5,)}
+    loop = LOOP | {"steps": 1, "sample_every": 1}
+    stable_diffusion.run(config(folder, split=split, look=looked, loop=loop), {}, tmp_path, None)
+    assert titles == [said]
 
 
 def test_what_cannot_be_cropped_or_split_is_refused(folder: Path, tmp_path: Path) -> None:
