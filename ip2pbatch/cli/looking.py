@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.standing import Standing, Unfinished
 
 _SHOWN = 20  # pictures and photos without a file that are listed before the rest is only counted
+_TIDY = (
+    "`ip2pbatch deliver RECIPE --tidy` removes files under older names, and those of pictures that RECIPE no longer "
+    "asks for; files of another recipe, or of a photo that is gone, are yours to keep or remove (`--json` lists them)"
+)
 _COLOURS = {"done": "green", "left": "cyan", "failed": "red", "nan": "red", "flagged": "yellow", "skipped": "yellow"}
 
 RunFolder = Annotated[Path, typer.Argument(help="The output folder of a run, or its recipe.", show_default=False)]
@@ -45,7 +49,12 @@ def deliver(
     gps: Annotated[str | None, typer.Option(help="keep or strip.")] = None,
     prompt: Annotated[bool | None, typer.Option(help="Write instruction and scales into the file.")] = None,
     tidy: Annotated[
-        bool, typer.Option("--tidy", help="Remove files delivered under other names before, if nobody changed them.")
+        bool,
+        typer.Option(
+            "--tidy",
+            help="Remove files delivered under other names before, and those of pictures that the recipe no longer "
+            "asks for of its photos, if nobody changed them.",
+        ),
     ] = False,
 ) -> None:
     """Write the files of a finished run again, with other settings and without the model."""
@@ -58,7 +67,8 @@ def deliver(
     if outcome.unmade:
         console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")
     if outcome.removed is not None:
-        console.out().print(f"removed {count(len(outcome.removed), 'file')} delivered before under other names")
+        removed = count(len(outcome.removed), "file")
+        console.out().print(f"removed {removed} delivered before under other names or no longer asked for")
     raise typer.Exit(ending.show(outcome, Outlets()))
 
 
@@ -102,11 +112,14 @@ def _show(found: Standing) -> None:
         ("changed since they were delivered, and left as they are", found.changed),
         ("with another time than they were delivered with (`ip2pbatch check` compares their bytes)", found.touched),
         ("still there of pictures that are no longer asked for", found.superseded),
+        ("changed since they were delivered, of pictures that are no longer asked for", found.superseded_changed),
     ):
         if files:
             out.print(f"{count(len(files), 'file')} {words}, such as {escape(files[0])}")
     if earlier := found.leftovers:
         out.print(f"still there under older names: {count(len(earlier), 'file')}, such as {escape(earlier[0])}")
+    if found.superseded or earlier:
+        console.note(_TIDY)
     for text in found.complaints:
         console.warn(text)
     for words, rest in found.unread.items():

@@ -155,7 +155,8 @@ def deliver(
 ) -> Outcome:  # fmt: skip
     """Write the files of a finished run again, with other settings and without the model.
 
-    `tidy` removes files that were delivered under other names before, where nobody changed them.
+    `tidy` removes files that were delivered under other names before, and those of pictures that the recipe no longer
+    asks for of its photos, where nobody changed them.
     """
     from ip2pbatch.jobs.job import read
     from ip2pbatch.jobs.session import deliver_again

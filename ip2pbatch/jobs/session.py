@@ -16,9 +16,9 @@ from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome
 from ip2pbatch.run.clock import now
+from ip2pbatch.run.directory import renamed
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, Status
-from ip2pbatch.run.directory.renamed import leftovers, remove_leftovers
 from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
@@ -139,7 +139,7 @@ def deliver_again(
 ) -> Outcome:
     """Write the files of everything done, with those settings that are not None. Loads no model.
 
-    `tidy` removes the files that earlier deliveries left under other names.
+    `tidy` removes the files that earlier deliveries left under other names, and those of what is no longer asked for.
     """
     from ip2pbatch.jobs.delivering import options_of
     from ip2pbatch.plan.written.edit_flags import change_output
@@ -157,7 +157,7 @@ def deliver_again(
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
             summary = run_plan(made, run, engines.Idle(), options, events, stop=stop)
-    removed = remove_leftovers(read_run(job.out)) if tidy else None
+    removed = renamed.tidy(read_run(job.out)) if tidy else None
     return ended(job, summary, voice, unmade=len(job.plan.edits) - len(made.edits), removed=removed)
 
 
@@ -172,7 +172,7 @@ def ended(
     if drawn:
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
     sheets, report = _draw(job, view, voice) if drawn else ((), None)
-    earlier = tuple(leftovers(view)) if summary.delivered else ()
+    earlier = tuple(renamed.leftovers(view)) if summary.delivered else ()
     tidied = None if removed is None else tuple(removed)
     return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured)
 

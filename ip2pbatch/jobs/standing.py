@@ -47,7 +47,8 @@ class Standing:
     `leftovers` files that an earlier delivery left under other names.
 
     Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
-    `superseded` ones are still there and show what the run is no longer asked for.
+    `superseded` ones are still there and show what the run is no longer asked for; `superseded_changed` ones were
+    changed besides.
     """
 
     run: str
@@ -62,6 +63,7 @@ class Standing:
     changed: tuple[str, ...]
     touched: tuple[str, ...]
     superseded: tuple[str, ...]
+    superseded_changed: tuple[str, ...]
     detail_kept: DetailKept | None
     leftovers: tuple[str, ...]
     unfinished: tuple[Unfinished, ...]
@@ -118,13 +120,13 @@ def look(root: Path, voice: Voice | None) -> RunView:
 def standing(view: RunView) -> Standing:
     """How the run of `view` stands."""
     last = view.sessions[-1] if view.sessions else None
-    files = looks(view)
+    files, old = looks(view), superseded(view)
     return Standing(
         run=str(view.root), name=view.plan.name, model=view.spec.model, backend=view.spec.backend,
         precision=view.spec.precision, photos=len(view.photos), edits=view.counts(),
         delivered=sum(map(len, files.values())),
         deleted=tuple(files[Look.GONE]), changed=tuple(files[Look.CHANGED]), touched=tuple(files[Look.TOUCHED]),
-        superseded=tuple(superseded(view)),
+        superseded=tuple(sorted(old[Look.SAME] + old[Look.TOUCHED])), superseded_changed=tuple(old[Look.CHANGED]),
         detail_kept=_detail_kept(view), leftovers=tuple(leftovers(view)), unfinished=_unfinished(view),
         broken=view.broken, passed=view.passed, unread=_unread(view), sessions=len(view.sessions),
         last=last.started if last else None,

@@ -55,6 +55,36 @@ def test_files_that_now_have_another_name_are_told_and_removed_only_when_asked(
     assert json.loads(command("status", out, "--json").out)["leftovers"] == []
 
 
+def test_files_of_what_is_no_longer_asked_for_are_told_with_what_removes_them(
+    command: CommandLine, recipe: Path
+) -> None:
+    out, other = recipe.parent / "out", recipe.with_name("other.yaml")
+    recipe.write_text(RECIPE.replace("make it winter", "make it summer, make it winter"))
+    assert command("run", recipe, "--backend", "fake").code == 0
+    other.write_text(RECIPE.replace("make it winter", "make it dark").replace("name: shoot", "name: other"))
+    assert command("run", other, "--backend", "fake").code == 0
+    recipe.write_text(RECIPE)
+    assert command("run", recipe, "--backend", "fake").code == 0
+    (out / "one_make-it-summer.jpg").write_bytes(b"retouched by hand")
+    gone = recipe.parent / "photos/three.png"
+    gone.rename(recipe.parent / "three.png")
+    assert command("run", recipe, "--backend", "fake").code == 0
+    said = command("status", out)
+    assert "6 files still there of pictures that are no longer asked for, such as day2/two_make-it-dark.jpg" in said.out
+    assert (
+        "1 file changed since they were delivered, of pictures that are no longer asked for, such as "
+        "one_make-it-summer.jpg" in said.out.replace("\n", " ")
+    )
+    assert "`ip2pbatch deliver RECIPE --tidy` removes files" in said.err.replace("\n", " ")
+    before = files(out)
+    said = command("deliver", recipe, "--tidy")
+    assert said.code == 0
+    assert "removed 1 file delivered before" in said.out
+    assert before - files(out) == {"day2/two_make-it-summer.jpg"}, "theirs, another recipe's, a photo's that is gone"
+    recipe.write_text(RECIPE.replace("make it winter", "make it summer, make it winter"))
+    assert "0 edits made, 1 file delivered" in command("run", recipe, "--backend", "fake").out
+
+
 def test_a_name_that_is_asked_for_again_is_the_file_s_that_was_delivered_under_it(
     command: CommandLine, recipe: Path
 ) -> None:

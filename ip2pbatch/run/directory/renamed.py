@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.run.directory.reading import delivery_rows
+from ip2pbatch.run.directory.superseded import restorable
 from ip2pbatch.run.directory.view import RunView
 
 
@@ -25,10 +26,13 @@ def leftovers(view: RunView) -> list[str]:
     return sorted(path for path, sha256 in earlier.items() if file_digest(view.root / path) == sha256)
 
 
-def remove_leftovers(view: RunView) -> list[str]:
-    """Remove them; the paths that are gone. A folder that is a link by now is not entered."""
+def tidy(view: RunView) -> list[str]:
+    """Remove them, and the files of pictures that are no longer asked for and could be delivered again, unless somebody
+    changed one; the paths that are gone. A folder that is a link by now is not entered.
+    """
+    unasked = (path for path, sha256 in restorable(view).items() if file_digest(view.root / path) == sha256)
     gone = []
-    for name in leftovers(view):
+    for name in (*leftovers(view), *sorted(unasked)):
         path = view.root / name
         if path.parent.resolve() == view.root.resolve() / Path(name).parent:
             with contextlib.suppress(OSError):

@@ -61,10 +61,7 @@ class Superseded:
     def _askers(self) -> dict[str, set[tuple[str, ...]]]:
         """The photos and recipes by which each strip was ever asked for."""
         found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for path in sorted((self._layout.folder / "plans").glob("*.jsonl")):
-            plan = load_plan(path)
-            if plan is None:
-                continue
+        for plan in _plans(self._layout):
             for strip in plan.strips:
                 found[strip_key(strip)].add(self._asker(strip.photo, plan))
         return found
@@ -76,17 +73,43 @@ def places(strip: Strip) -> Iterator[Place]:
     return ((key, strip.edits[link - 1].key) for link in strip.keep)
 
 
-def superseded(view: RunView) -> list[str]:
-    """The files of pictures that the run is no longer asked for and that are still as they were written, by path.
+def superseded(view: RunView) -> dict[Look, list[str]]:
+    """The delivered files of pictures that the run is no longer asked for, by path, as they stand.
 
     None where a line or a plan of the run cannot be read: what it is asked for is then not wholly known.
     """
+    found: dict[Look, list[str]] = {look: [] for look in Look}
+    for file in _unasked(view):
+        found[look_at(view.root, file)].append(file.path)
+    return {look: sorted(paths) for look, paths in found.items()}
+
+
+def restorable(view: RunView) -> dict[str, str]:
+    """Those of them that the same recipe asked for of a photo that it still edits, as it was: sha256 by path.
+
+    They can be delivered again without the model. Not what another recipe delivered here, nor what was made of a photo
+    that was moved away or replaced since: that may be all there is of it.
+    """
+    photos = {(photo.name, photo.digest) for photo in view.photos}
+    askers = {
+        strip_key(strip)
+        for plan in _plans(view.layout) if plan.name == view.plan.name
+        for strip in plan.strips if (strip.photo.name, strip.photo.digest) in photos
+    }  # fmt: skip
+    return {file.path: file.sha256 for file in _unasked(view) if file.strip in askers}
+
+
+def _unasked(view: RunView) -> Iterator[Delivery]:
     if view.complaints or not view.strips:
-        return []
+        return
     wanted = {place for strip in view.strips for place in places(strip)}
-    last = last_deliveries(view.layout)
-    old = (file for file in last.values() if (file.strip, file.edit) not in wanted)
-    return sorted(file.path for file in old if look_at(view.root, file) in (Look.SAME, Look.TOUCHED))
+    yield from (file for file in last_deliveries(view.layout).values() if (file.strip, file.edit) not in wanted)
+
+
+def _plans(layout: Layout) -> Iterator[Plan]:
+    """What was ever asked for."""
+    stored = map(load_plan, sorted((layout.folder / "plans").glob("*.jsonl")))
+    return (plan for plan in stored if plan is not None)
 
 
 def looks(view: RunView) -> dict[Look, list[str]]:
