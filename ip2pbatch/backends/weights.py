@@ -20,6 +20,7 @@ from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.defaults import TINY, hub_id
 from ip2pbatch.plan.families import family_of
+from ip2pbatch.plan.written.addresses import hub_hint, is_address
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Note = Callable[[str], None]
@@ -68,6 +69,7 @@ def resolve(
         return _folder(folder.resolve(), model, "", kind, checker)
     found = hub_id(model)
     if found is None:
+        _refuse_address(model)
         raise ModelError(
             f"there is no model folder {model}", hint="give a folder, a hub id such as owner/name, or --model tiny"
         )
@@ -95,9 +97,15 @@ def pull(model: str, note: Note = lambda text: None) -> ModelFolder:
     """
     found = hub_id(model)
     if found is None:
+        _refuse_address(model)
         raise ModelError(f"{model} is not a hub id", hint="it looks like owner/name or owner/name@revision")
     path = _fetch(*found, note)
     return _folder(path, model, path.name)
+
+
+def _refuse_address(model: str) -> None:
+    if is_address(model):
+        raise ModelError(f"{model} is an address and no model", hint=hub_hint(model))
 
 
 def list_models() -> list[KnownModel]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from ip2pbatch.errors import RecipeError
+from ip2pbatch.plan.written.addresses import HINT, hub_hint, is_address
 from ip2pbatch.plan.written.yaml_source import Locator, read_yaml, suggest, validate
 from ip2pbatch.train.model_names import ModelName, beside
 from ip2pbatch.train.stage import Stage
@@ -104,10 +105,24 @@ def load_config(path: Path, _open: tuple[Path, ...] = ()) -> StageConfig:
         )
     code = module_of(stage, data, path, locate)
     settings = validate(stage_of(code).config, data, locate)
+    refuse_addresses(settings, named, path, locate)
     inputs = {name: load_config(path.parent / str(file), (*_open, path)) for name, file in named.items()}
     config = StageConfig(path, stage, code, with_paths_beside(settings, path.parent, inputs), locate, inputs)
     refuse_what_does_not_fit(config)
     return config
+
+
+def refuse_addresses(settings: BaseModel, inputs: Mapping[str, Any], path: Path, locate: Locator) -> None:
+    """Raise RecipeError where a path, a model or an input of the config at `path` is written like an address."""
+    written = dict(values_of(settings, whole=True))
+    written |= {("inputs", name): Path(str(file)) for name, file in inputs.items()}
+    for at, value in written.items():
+        if not isinstance(value, Path | ModelName) or not is_address(str(value)):
+            continue
+        kind, hint = ("path", HINT) if isinstance(value, Path) else ("model", hub_hint(value))
+        (line, column), key = locate(at, of_key=True), ".".join(map(str, at))
+        said = f"{str(locate.given(at))!r} is an address and no {kind}"
+        raise RecipeError(said, file=path, line=line, column=column, key=key, hint=hint)
 
 
 def refuse_what_does_not_fit(config: StageConfig) -> None:
@@ -157,19 +172,22 @@ def with_values(settings: Any, change: Callable[[Any], Any]) -> Any:
     return change(settings)
 
 
-def values_of(settings: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every single value in the settings that decides a result, with where it is; what is excluded decides none."""
+def values_of(
+    settings: Any, at: tuple[str | int, ...] = (), *, whole: bool = False
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every single value in the settings that decides a result, with where it is; what is excluded decides none, and
+    is there where the `whole` is asked for."""
     if isinstance(settings, BaseModel):
         fields = type(settings).model_fields
         for name, value in settings:
-            if not fields[name].exclude:
-                yield from values_of(value, (*at, name))
+            if whole or not fields[name].exclude:
+                yield from values_of(value, (*at, name), whole=whole)
     elif isinstance(settings, tuple | list) and any(isinstance(one, BaseModel | Path | ModelName) for one in settings):
         for number, value in enumerate(settings):
-            yield from values_of(value, (*at, number))
+            yield from values_of(value, (*at, number), whole=whole)
     elif isinstance(settings, dict):
         for name, value in settings.items():
-            yield from values_of(value, (*at, name))
+            yield from values_of(value, (*at, name), whole=whole)
     else:
         yield at, settings
 

@@ -66,6 +66,28 @@ def test_addresses_in_recipes_and_from_python_are_refused(command: CommandLine, 
         jobs.edit("in", "sepia", "s3://b/out")
 
 
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("s3://b/model", "name a folder of this machine, or owner/name@revision of the hub"),
+        ("hf://owner/name@main", "the hub's are written owner/name: owner/name@main"),
+        ("https://huggingface.co/owner/name/", "the hub's are written owner/name: owner/name"),
+    ],
+)
+def test_an_address_is_no_model(command: CommandLine, here: Path, model: str, hint: str) -> None:
+    (here / "recipe.yaml").write_text(f"photos: in\nedits: [sepia]\nmodel: {model}\n")
+    said = command("validate", "recipe.yaml")
+    assert said.code == 2
+    assert f"recipe.yaml:3:1: model: '{model}' is an address and no model\nhint: {hint}" in said.err
+    said = command("edit", "in", "-i", "sepia", "-o", "out", "-m", model, *FAKE)
+    assert said.code == 2
+    assert f"--model: '{model}' is an address and no model\nhint: {hint}" in said.err
+    for name in ("where", "digest", "pull"):
+        said = command("models", name, model)
+        assert said.code == 6
+        assert said.err == f"error: {model} is an address and no model\nhint: {hint}\n"
+
+
 def test_an_address_in_an_instruction_is_words(command: CommandLine, here: Path) -> None:
     assert command("edit", "in", "-i", "https://example.org", "-o", "out", "--model", "tiny", *FAKE).code == 0
 

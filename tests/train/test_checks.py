@@ -82,6 +82,25 @@ def test_every_stage_refuses_what_it_cannot_read(folder: Path, config: dict[str,
         load_config(write(folder / "wrong.yaml", **config))
 
 
+@pytest.mark.parametrize(("changed", "place", "hint"), [
+    ({"data": "s3://b/pairs"}, "data", "mount what lies elsewhere"),
+    ({"card": "https://example.org/card.md"}, "card", "mount what lies elsewhere"),
+    ({"cache": "gs://b/cache"}, "cache", "mount what lies elsewhere"),
+    ({"data": None, "inputs": {"pack": "file:///pack.yaml"}}, "inputs.pack", "mount what lies elsewhere"),
+    ({"start": "s3://b/model"}, "start", "owner/name@revision of the hub"),
+    ({"start": "hf://owner/name"}, "start", "owner/name: owner/name"),
+    ({"start": "https://huggingface.co/owner/name/tree/fp16"}, "start", "owner/name: owner/name@fp16"),
+])  # fmt: skip
+def test_an_address_in_a_config_is_refused_at_its_key(
+    folder: Path, changed: dict[str, Any], place: str, hint: str
+) -> None:
+    with pytest.raises(RecipeError, match=r"'[a-z0-9]+://[^']+' is an address and no (path|model)") as caught:
+        load_config(finetuning(folder, **changed))
+    assert caught.value.line > 0
+    assert f": {place}: " in str(caught.value)
+    assert hint in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(("changed", "said", "hint"), [
     ({"data": "nowhere"}, "data: there is nothing at {}/nowhere", "paths are read from the config's folder"),
     ({"start": "./nowhere"}, "start: there is no model at {}/nowhere", "paths are read from the config's folder"),

@@ -10,6 +10,11 @@ from ip2pbatch.errors import UsageError
 HINT = "name a folder or a file of this machine; mount what lies elsewhere, or copy it first"
 # Two letters at least, or a drive of Windows would be one; pathlib leaves one slash of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# Three ways to point at a repository of the hub, with the revision where there is one.
+_HUB = re.compile(
+    r"(?:hf:|https?://(?:www\.)?(?:huggingface\.co|hf\.co))/{1,2}(?:models/|datasets/)?"
+    r"(?P<repo>[\w.-]+/[\w.-]+?)(?:(?:@|/(?:tree|blob|resolve)/)(?P<revision>[\w.-]+))?/*"
+)
 _WORDS = ("-i", "--instruction", "-m", "--model")  # options that take no path
 _NO_PATHS = ("models", "export")  # commands that take a model's name
 
@@ -17,6 +22,15 @@ _NO_PATHS = ("models", "export")  # commands that take a model's name
 def is_address(text: str) -> bool:
     """Whether a path is written like an address of the net or of a store."""
     return _ADDRESS.match(text) is not None
+
+
+def hub_hint(text: str) -> str:
+    """What to write instead of an address where a folder or a repository of the hub is meant."""
+    match = _HUB.fullmatch(text)
+    if match is None:
+        return "name a folder of this machine, or owner/name@revision of the hub"
+    revision = match["revision"] and f"@{match['revision']}"
+    return f"the hub's are written owner/name: {match['repo']}{revision or ''}"
 
 
 def refuse_addresses(arguments: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import lossy_titles, suffixes
-from ip2pbatch.plan.written.addresses import HINT, is_address
+from ip2pbatch.plan.written.addresses import HINT, hub_hint, is_address
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
@@ -372,6 +372,8 @@ class Recipe(_Written):
 
 def _model_path(name: str, info: ValidationInfo) -> str:
     """A model that is a folder beside the recipe or is written like a path becomes absolute; hub ids stay."""
+    if is_address(name):
+        raise Mistake(f"{name!r} is an address and no model", hint=hub_hint(name), at=("model",))
     base = info.context if isinstance(info.context, Path) else Path.cwd()
     path = base / Path(name).expanduser()
     written = name.startswith(("./", "../", "/", "~"))

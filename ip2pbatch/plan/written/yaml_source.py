@@ -69,6 +69,13 @@ class Locator:
                 found.append(part)
         return tuple(found)
 
+    def given(self, path: Sequence[Key]) -> Any:
+        """What the file has at `path`, as it was written; of the nearest thing around it where there is none."""
+        node = self.root
+        for part in self.known(path):
+            node = node.children[part]
+        return node.value
+
     def __call__(self, path: Sequence[Key], *, of_key: bool = False) -> tuple[int, int]:
         """The place of the value at `path`, or of its key; of the nearest thing around it where there is none."""
         node, key = self.root, None
