@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from stand_in_hub import COMMIT, fill_hub
 from tiny_clip import save_clip
 from tiny_dino import save_dino
 from tiny_models import make_picture, save_model, save_text_to_image
@@ -19,7 +20,6 @@ from ip2pbatch.train.configs import load_config
 from ip2pbatch.train.stages import StageStatus, plan, run
 
 PAPER = Path(__file__).parents[2] / "training" / "paper"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = {"side": 32, "steps": 1, "samples": 1, "precision": "fp32", "resolution": 64}
 MODELS: Mapping[str, Callable[[Path], object]] = {
     "timbrooks/instruct-pix2pix": lambda path: save_model(path, safety=True),
@@ -35,11 +35,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of a hub that cannot be reached, with a tiny stand-in for every model that the recipes name."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name, save in MODELS.items():
-        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-        save(folder / "snapshots" / COMMIT)
-        (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text(COMMIT)
+    fill_hub(tmp_path / "hub", MODELS)
     return tmp_path / "hub"
 
 

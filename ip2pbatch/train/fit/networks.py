@@ -42,8 +42,8 @@ class Networks:
             with quiet():
                 unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
                 text_encoder = part(CLIPTextModel, "text_encoder")
+                schedule = dict(DDPMScheduler.load_config(model, subfolder="scheduler", **place))
             tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", **place)
-            schedule = dict(DDPMScheduler.load_config(model, subfolder="scheduler", **place))
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{start} cannot be trained from: {str(error).splitlines()[0]}",
