@@ -19,8 +19,8 @@ from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
 from ip2pbatch.pictures.sizing import Sizing
-from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
-from ip2pbatch.plan.photo_digests import MAX_PIXELS
+from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, recognised
+from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS
 
 Pixels = NDArray[np.uint8]
 
@@ -171,7 +171,7 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
         kind = recognised(file.read(HEAD))
         file.seek(0)
         if kind is None:
-            raise PhotoError(f"{path.name}: not a {titles('or')} picture", hint="convert it to one of them first")
+            raise PhotoError(f"{path.name}: {UNKNOWN}")
         with _decoding(path):
             image: Image.Image = kind.open(file)
         width, height = image.size
@@ -207,10 +207,7 @@ def _turn(pixels: Pixels, turn: int) -> Pixels:
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if image.mode in ("F", "I"):
-        raise PhotoError(
-            "holds 32-bit or floating-point pixels",
-            hint="save it as 8 or 16 bits a channel; nobody but its author knows its white",
-        )
+        raise PhotoError(FLOATING)
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)), None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HEAD = 16  # bytes at a file's start that tell its format
 ANY = 1 << 31  # no limit that a picture could meet
+UNKNOWN = "is not a JPEG or another picture that is read here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ class Format:
 
 
 _CODECS = "ip2pbatch.pictures.codecs"
+_NONE = rb"(?!)"  # no file begins so
 FORMATS: dict[str, Format] = {
     "jpeg": Format(
-        "jpeg", "JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:jpeg_factory",
+        "jpeg", "JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:jpeg_factory",
         f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header="PIL.JpegImagePlugin:JpegImageFile",
         digest=f"{_CODECS}.jpeg:digest", lossy=True, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
@@ -87,6 +89,21 @@ FORMATS: dict[str, Format] = {
     "webp": Format(
         "webp", "WebP", (".webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile",
         f"{_CODECS}.webp:read_blocks", f"{_CODECS}.webp:encode", lossy=True, longest_side=16_383,
+    ),
+    # A JPEG by its bytes: only the name promises a second picture, which no file of ours has.
+    "mpo": Format(
+        "mpo", "MPO", (".mpo",), _NONE, "PIL.JpegImagePlugin:jpeg_factory", f"{_CODECS}.jpeg:read_blocks",
+    ),
+    "bigtiff": Format(
+        "bigtiff", "BigTIFF", (".btf", ".tf8"), rb"II\+\0|MM\0\+", "PIL.TiffImagePlugin:TiffImageFile",
+        f"{_CODECS}.bigtiff:read_blocks", upright=True, written_as="tiff",
+    ),
+    "gif": Format(
+        "gif", "GIF", (".gif",), rb"GIF8[79]a", "PIL.GifImagePlugin:GifImageFile", f"{_CODECS}.gif:read_blocks",
+    ),
+    "bmp": Format(
+        "bmp", "BMP", (".bmp", ".dib"), rb"BM.{4}\0\0\0\0", "PIL.BmpImagePlugin:BmpImageFile",
+        f"{_CODECS}.bmp:read_blocks",
     ),
 }  # fmt: skip
 
@@ -114,11 +131,6 @@ def written() -> tuple[str, ...]:
 def listed(words: Sequence[str], joint: str) -> str:
     """Words as a person lists them: `a, b and c`."""
     return f" {joint} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
-def titles(joint: str) -> str:
-    """What messages call all formats that are read: "JPEG, PNG, TIFF or WebP"."""
-    return listed([one.title for one in FORMATS.values()], joint)
 
 
 def lossy_titles() -> str:

@@ -24,6 +24,7 @@ _ROOM = 20  # of those, for what others add: a suffix, `-2`, a temporary name
 
 # What varies a picture, in the order in which it is appended to a name that does not mention it.
 _AXES = {"text": "_t{text}", "image": "_i{image}", "seed": "_s{seed}", "link": "_{link}"}
+_FIRST = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"))  # what the first version read
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
 
 # (strip's index in the plan, link counted from 1) → something about that picture
@@ -45,7 +46,7 @@ def output_names(
     varying = _varying(plan)
     names: dict[Place, str] = {}
     taken: dict[str, Place] = {}
-    for index, strip in enumerate(plan.strips):
+    for index, strip in sorted(enumerate(plan.strips), key=lambda one: _gives_way(one[1])):
         extension = _extension(output.format, strip.photo.name)
         shared = _values(strip) | {
             "n": numbers[strip.photo.name], "date": (dates or {}).get(strip.photo.name, UNDATED)
@@ -57,7 +58,9 @@ def output_names(
             more = "".join(end.fill(values) for end in appended)
             name = safe_path(parsed.fill(values), more + extension)
             place = index, link
-            other = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), place)
+            if _gives_way(strip) and _folded(name) in taken:
+                name = safe_path(parsed.fill(values), f"{more}_{_suffix(strip.photo.name)[1:].lower()}{extension}")
+            other = taken.setdefault(_folded(name), place)
             if other != place:
                 _refuse(plan, name, other, place)
             names[place] = name
@@ -104,6 +107,18 @@ def _extension(format: str, photo: str) -> str:
     own = _suffix(photo)
     kind = by_suffix(own)
     return own if kind is None or kind.delivered == kind.name else FORMATS[kind.delivered].suffixes[0]
+
+
+def _gives_way(strip: Strip) -> bool:
+    """Whether a name goes to other photos first, such as a_winter.jpg to a.jpg and not to a.gif, which is told apart.
+
+    So runs from before such photos were read go on, and no name of theirs changes.
+    """
+    return _suffix(strip.photo.name).lower() not in _FIRST
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _row(strip: Strip) -> tuple[str, str]:

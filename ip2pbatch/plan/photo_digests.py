@@ -9,13 +9,17 @@ from typing import IO
 
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.plan.formats import HEAD, Format, recognised, titles
+from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, recognised
 from ip2pbatch.plan.named import named
 from ip2pbatch.plan.unedited import unread_by_head
 
 DIGEST_VERSION = 1
 MAX_PIXELS = 200_000_000
 MAX_ASPECT = 32
+
+FLOATING = (
+    "holds 32-bit or floating-point pixels, whose white only their author knows; save it as 8 or 16 bits a channel"
+)
 
 _BLOCK = 1 << 20
 _ORIENTATION = 0x0112
@@ -56,7 +60,7 @@ def _kind(head: bytes) -> Format:
         return kind
     if other := unread_by_head(head):
         raise PhotoError(f"is {other.title} inside, which is not read here; {other.hint}")
-    raise PhotoError("is empty" if not head else f"is not a {titles('or')} file")
+    raise PhotoError("is empty" if not head else UNKNOWN)
 
 
 def _header(kind: Format, file: IO[bytes]) -> tuple[tuple[int, int], bytes, bytes]:
@@ -64,8 +68,14 @@ def _header(kind: Format, file: IO[bytes]) -> tuple[tuple[int, int], bytes, byte
     file.seek(0)
     try:
         with kind.open(file, whole=False) as image:
+            if image.mode in ("F", "I"):
+                raise PhotoError(FLOATING)
             return image.size, image.info.get("exif") or b"", image.info.get("icc_profile") or b""
+    except PhotoError:
+        raise
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
+        if str(error) == "unknown pixel mode":  # of a TIFF whose colour is no whole number of 8 or 16 bits
+            raise PhotoError(FLOATING) from None
         raise PhotoError(f"is not a readable {kind.name.upper()}: {error or type(error).__name__}") from None
 
 

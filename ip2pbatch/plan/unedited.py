@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ip2pbatch.plan.formats import titles
+from ip2pbatch.plan.formats import UNKNOWN
 
 _LITTER = (
     ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "._*", ".directory", ".apdisk", ".localized",
@@ -83,11 +83,6 @@ _UNREAD = (
         rb".{4}ftypcrx|FUJIFILMCCD-RAW|II(?:U\0|RO|RS)|.{8}CR\x02", "develop to JPEG or TIFF first",
     ),
     Unread("Photoshop", (".psd", ".psb"), rb"8BPS", _EXPORT),
-    Unread("GIF", (".gif",), rb"GIF8[79]a", _EXPORT),
-    Unread("BMP", (".bmp", ".dib"), rb"BM.{4}\0\0\0\0", _EXPORT),
-    Unread("BigTIFF", (".btf", ".tf8"), rb"II\+\0|MM\0\+", "save as plain TIFF"),
-    Unread("JFIF", (".jfif", ".jpe"), rb"(?!)", "rename to .jpg"),
-    Unread("MPO", (".mpo",), rb"(?!)", "rename to .jpg"),
     Unread("graphics", (".ico", ".icns", ".svg", ".eps", ".ai", ".xcf", ".kra", ".exr", ".hdr", ".tga", ".ppm",
            ".pgm", ".pbm", ".pnm", ".dcx", ".pcx", ".wmf", ".emf", ".qoi", ".dds", ".ora", ".pdf"), rb"%PDF-", _EXPORT),
     Unread(
@@ -129,7 +124,7 @@ def why_not(suffix: str) -> str:
     """Why a file that was named is no photo, after its name: "is a HEIC file, which is not read: …"."""
     if found := unread_by_suffix(suffix):
         return f"is of a format that is not read here ({found.title}); {found.hint}"
-    return f"is not a {titles('or')} file"
+    return UNKNOWN
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ def test_litter_and_formats_are_told_apart() -> None:
     assert not any(map(is_litter, ("a.jpg", ".hidden.jpg", "thumbs.jpg")))
     assert not any(map(unread_by_suffix, SUFFIXES))
     for head, title in (
-        (b"GIF89a\1\0", "GIF"), (b"8BPS\0\1", "Photoshop"), (b"II+\0\x08\0\0\0", "BigTIFF"),
+        (b"8BPS\0\1", "Photoshop"), (b"\0\0\0\x0cjP  ", "JPEG 2000"),
         (b"\0\0\0\x1cftypavif", "AVIF"), (b"FUJIFILMCCD-RAW ", "camera raw"),
     ):  # fmt: skip
         found = unread_by_head(head)

@@ -11,7 +11,7 @@ from one_line import with_line
 from PIL import Image
 
 from ip2pbatch.cli import console
-from ip2pbatch.plan.formats import titles
+from ip2pbatch.plan.formats import FORMATS, listed
 
 CODEC = """
 from ip2pbatch.pictures.codecs.through_pillow import saved
@@ -29,7 +29,7 @@ LINES = """
 from ip2pbatch.plan.formats import FORMATS, Format
 PPM, BMP = (f"PIL.{name}ImagePlugin:{name}ImageFile" for name in ("Ppm", "Bmp"))
 FORMATS["ppm"] = Format("ppm", "PPM", (".ppm", ".pnm"), rb"P6", PPM, "netpbm:read_blocks", "netpbm:encode")
-FORMATS["bmp"] = Format("bmp", "BMP", (".bmp",), rb"BM", BMP, "netpbm:read_blocks", written_as="tiff")
+FORMATS["bmp"] = Format("bmp", "BMP", (".bmp",), rb"BM", BMP, "netpbm:read_blocks", written_as="tiff")  # not as ours
 """
 RECIPE = """
 model: fake
@@ -78,7 +78,7 @@ def test_formats_that_a_line_adds(shoot: Path) -> None:
     assert found["format BMP"] == ("read; delivered as TIFF", ".bmp")
     assert [valid.code, misspelt.code, unwritten.code, same.code, every.code] == [0, 2, 2, 3, 3]  # d.ppm is no picture
     assert "did you mean 'ppm'" in misspelt.err
-    assert "d.ppm: is not a JPEG, PNG, TIFF, WebP, PPM or BMP file" in said
+    assert "d.ppm: is not a JPEG or another picture that is read here" in said
     assert "BMP is read only: delivered as TIFF" in said
     delivered = {
         path.name: kind(path) for path in (shoot / "recipe").iterdir() if path.is_file() and path.suffix != ".html"
@@ -88,5 +88,7 @@ def test_formats_that_a_line_adds(shoot: Path) -> None:
 
 
 def test_the_readme_names_the_formats() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert f"**Formats**: {titles('and')} are read and written" in " ".join(readme.split())
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    both = listed([one.title for one in FORMATS.values() if one.encode], "and")
+    only = listed([one.title for one in FORMATS.values() if not one.encode], "and")
+    assert f"**Formats**: {both} are read and written, {only} read" in readme

@@ -151,7 +151,7 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path, kind
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
-    with pytest.raises(PhotoError, match="not a JPEG, PNG, TIFF or WebP"):
+    with pytest.raises(PhotoError, match=r"is not a JPEG or another|damaged or cut off"):
         images.load(path)
 
 

@@ -94,12 +94,12 @@ def png_bomb(width: int, height: int, *, depth: int = 8, whole: bool = False) ->
 
 def no_photos() -> dict[str, bytes]:
     """Files whose names promise what they are not, and two bombs."""
-    gif, bmp = io.BytesIO(), io.BytesIO()
-    picture(1).save(gif, "GIF")
-    picture(1).save(bmp, "BMP")
+    other, drawn = io.BytesIO(), io.BytesIO()
+    picture(1).save(other, "JPEG2000")
+    picture(1).save(drawn, "TGA")
     return {
-        "gif.jpg": gif.getvalue(),
-        "bmp.png": bmp.getvalue(),
+        "other.jpg": other.getvalue(),
+        "drawn.png": drawn.getvalue(),
         "text.jpg": b"no photo at all\n" * 50,
         "page.webp": b"<html><script>alert(1)</script></html>",
         "drawing.tif": b"<svg xmlns='http://www.w3.org/2000/svg'/>",

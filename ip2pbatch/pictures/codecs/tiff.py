@@ -26,10 +26,14 @@ _STRUCTURE = (
 def read_blocks(file: IO[bytes]) -> Blocks:
     """The main directory but for what its pixels depend on, and XMP and IPTC apart."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        block = Block(whole)
-        found = (block.get(tag) for tag in (_XMP_TAG, _IPTC_TAG))
-        xmp, iptc = (value.data if value else b"" for value in found)
-        return Blocks(block.compacted(_STRUCTURE), xmp, iptc=iptc, c2pa=block.get(_C2PA_TAG) is not None)
+        return blocks_of(Block(whole))
+
+
+def blocks_of(block: Block) -> Blocks:
+    """The same of a block that is a whole TIFF."""
+    found = (block.get(tag) for tag in (_XMP_TAG, _IPTC_TAG))
+    xmp, iptc = (value.data if value else b"" for value in found)
+    return Blocks(block.compacted(_STRUCTURE), xmp, iptc=iptc, c2pa=block.get(_C2PA_TAG) is not None)
 
 
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
