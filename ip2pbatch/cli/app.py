@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated
 
 import typer
@@ -15,6 +15,7 @@ from ip2pbatch import __version__, errors
 from ip2pbatch.cli import bench, check, console, edit, export, lock, recipes, run, train, watch
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
+from ip2pbatch.cli.apart import libraries_apart
 from ip2pbatch.plan.written.addresses import refuse_addresses
 
 app = typer.Typer(
@@ -82,6 +83,12 @@ def _libraries_in_the_log() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; every way out has an exit code of the table in errors.py."""
+    # A training has no log, and what NCCL writes of a cluster's network is wanted.
+    with nullcontext() if "train" in sys.argv[1:2] else libraries_apart():
+        _main()
+
+
+def _main() -> None:
     try:
         refuse_addresses(sys.argv[1:])
         with _libraries_in_the_log():

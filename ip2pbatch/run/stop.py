@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -65,17 +66,26 @@ class Stop:
         self.asked.set()
 
 
+def _errors() -> int:
+    """The descriptor of `sys.stderr`; the command line leaves 2 to libraries."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # there may be none
+        return 2
+
+
 def _say(text: str) -> None:
     """A line on stderr from within a signal handler, where no lock may be taken; a progress bar is drawn anew below."""
-    clear = "\r\x1b[2K" if os.isatty(2) else ""
+    errors = _errors()
+    clear = "\r\x1b[2K" if os.isatty(errors) else ""
     with suppress(OSError):
-        os.write(2, f"{clear}{text}\n".encode())
+        os.write(errors, f"{clear}{text}\n".encode())
 
 
 def _let_go_of_terminal() -> None:
     """A terminal that is closed refuses what is written to it, which is no reason to end."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
+    for descriptor in {0, 1, 2, _errors()}:
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
                 os.dup2(nowhere, descriptor)
@@ -131,8 +141,8 @@ def listening(until: str = "this batch is done and written") -> Iterator[Stop]:
     def answer(number: int, _: FrameType | None) -> None:
         if stop.signal and number == signal.SIGINT:
             # Everything that is finished is on the disk already; waiting for threads is what the person is tired of.
-            if os.isatty(2):
-                os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
+            if os.isatty(errors := _errors()):
+                os.write(errors, b"\x1b[?25h\n")  # a progress bar hides the cursor
             os._exit(INTERRUPTED)
         if number == _HANGUP:
             _let_go_of_terminal()

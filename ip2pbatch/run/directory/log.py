@@ -25,9 +25,11 @@ class RunLog:
         logging.getLogger().addHandler(self._others)
 
     def close(self) -> None:
-        """Safe to call twice."""
+        """Safe to call twice. Who still holds something back for the log gives it now."""
         logging.getLogger().removeHandler(self._others)
         logger = logging.getLogger(_PACKAGE)
+        for handler in logger.handlers:
+            handler.flush()
         if self._handler in logger.handlers:
             logger.removeHandler(self._handler)
             logger.setLevel(self._level)
