@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.checking import Checkup, Trouble
 
 _SHOWN = 20  # of what is wrong, before the rest is only counted
-_NOUNS = {"picture": "picture", "latent": "latent", "source": "source", "file": "delivered file", "line": "line"}
+_NOUNS = {
+    "picture": "picture", "latent": "latent", "source": "source", "file": "delivered file", "line": "line",
+    "journal": "journal",
+}  # fmt: skip
 
 
 def check(

@@ -123,6 +123,7 @@ def _repair(view: RunView, faults: Sequence[Fault], digests: Sequence[Seen]) -> 
                 done[fault] = _make_source(view, run, view.root / fault.path)
         done |= _deliver(view, run, [fault for fault in faults if fault.kind == "file"])
     left = set(read_run(view.root).complaints)  # whoever opens a run to write sets lines aside
+    done |= {fault: "for the next run" for fault in faults if fault.kind == "journal"}
     lines = (fault for fault in faults if fault.kind == "line")
     return done | {fault: "left" if fault.why in left else "for the next run" for fault in lines}
 

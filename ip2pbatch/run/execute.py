@@ -170,9 +170,10 @@ class _Workshop:
             self.options.deliver.close()
         log.info("ended after %.1f s: %s", self._seconds(), error or "in order")
         with suppress(ResourceError):
-            states = dict(_states(self.plan, self.run))
-            seconds = round(self._seconds(), 3)
-            self.run.note("end", error=str(error or ""), states=states, seconds=seconds, busy=self._busy.shares())
+            self.run.note(
+                "end", error=str(error or ""), states=dict(_states(self.plan, self.run)), delivered=self._delivered,
+                seconds=round(self._seconds(), 3), busy=self._busy.shares(),
+            )  # fmt: skip
 
     def next_batch(self) -> list[tuple[Edit, Callable[[], Source]]] | None:
         """The Edits to make now, while the photos of those after them are being loaded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,72 @@ def test_a_damaged_source_is_told_with_what_mends_it_and_a_damaged_picture_by_it
     assert error.value.hint == "run `ip2pbatch check --repair`"
     assert command("check", recipe, "--repair").code == 4
     assert Kept(source, noun="source").pixels().size
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, emptied])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("results.jsonl", "it has lost the results of 9 edits"),
+        ("deliveries.jsonl", "it has lost what it said of 9 delivered files"),
+        ("sessions.jsonl", "it has lost its sessions"),
+        ("numbers.jsonl", "it has lost the numbers of 3 photos"),
+    ],
+)
+def test_a_journal_that_is_wholly_lost_is_told_by_the_others_and_made_good_by_the_next_run(
+    command: CommandLine, recipe: Path, name: str, why: str, lose: Callable[[Path], None]
+) -> None:
+    out = recipe.parent / "out"
+    before = everything(out)
+    lose(out / ".ip2pbatch" / name)
+    said = command("check", out)
+    assert said.code == 4
+    assert f"journal: .ip2pbatch/{name}: {why}" in said.out.replace("\n", " ")
+    assert "wrong: 1 journal; " in said.out
+    said = command("check", out, "--repair")
+    assert said.code == 4
+    assert ": for the next run" in said.out
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("check", out).code == 0
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize("name", ["results", "deliveries", "sessions"])
+def test_a_lost_journal_of_a_shard_is_told_and_made_good_by_the_shard(
+    command: CommandLine, shoot: Path, name: str
+) -> None:
+    recipe, out = shoot / "recipe.yaml", shoot / "out"
+    recipe.write_text(RECIPE)
+    for shard in ("1/2", "2/2"):
+        assert command("run", recipe, "--backend", "fake", "--shard", shard).code == 0
+    assert command("check", out).code == 0
+    for of in ("1of2", "2of2"):
+        (out / f".ip2pbatch/{name}-{of}.jsonl").unlink()
+        said = command("check", out)
+        assert (said.code, "wrong: 1 journal; " in said.out) == (4, True), said.out
+        assert f"journal: .ip2pbatch/{name}-{of}.jsonl: it has lost " in said.out
+        assert command("run", recipe, "--backend", "fake", "--shard", of.replace("of", "/")).code == 0
+        assert command("check", out).code == 0
+
+
+def test_pictures_that_no_journal_knows_of_are_told_where_they_are_more_than_kills_leave(
+    command: CommandLine, shoot: Path
+) -> None:
+    recipe, out = shoot / "recipe.yaml", shoot / "out"
+    recipe.write_text(RECIPE.replace("edits: [", "seeds: [1, 2, 3, 4, 5]\nedits: ["))
+    assert command("run", recipe, "--backend", "fake").code == 0
+    run = out / ".ip2pbatch"
+    rows = [line for line in (run / "sessions.jsonl").read_bytes().splitlines(keepends=True) if b'"end"' not in line]
+    (run / "sessions.jsonl").write_bytes(b"".join(rows))
+    (run / "results.jsonl").unlink()
+    emptied(run / "deliveries.jsonl")
+    assert "results.jsonl: 45 pictures are kept of which it has no result" in command("check", out).out.replace(
+        "\n", " "
+    )
+    for picture in [*run.glob("edits/*/*.png")][20:]:
+        picture.unlink()
+    assert command("check", out).code == 0, "a kill may leave a picture without its record"

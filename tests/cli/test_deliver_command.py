@@ -53,6 +53,7 @@ def test_files_that_now_have_another_name_are_told_and_removed_only_when_asked(
     assert files(out) & before == {"one_make-it-winter.jpg"}
     assert len(files(out)) == 7
     assert json.loads(command("status", out, "--json").out)["leftovers"] == []
+    assert command("check", out).code == 0, "what was tidied away is nobody's loss"
 
 
 def test_files_of_what_is_no_longer_asked_for_are_told_with_what_removes_them(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import DamagedError
+from ip2pbatch.run.directory.gaps import gaps
 from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.reading import last_deliveries
@@ -17,7 +18,7 @@ from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView
 
-Kind = Literal["picture", "latent", "source", "file", "line"]
+Kind = Literal["picture", "latent", "source", "file", "line", "journal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +62,21 @@ def readings(view: RunView) -> list[Reading]:
             if record.latent or latent.is_file():
                 found.append(partial(_kept, view, "latent", latent, record.latent, record.edit))
     found += [partial(_kept, view, "source", path, "", "") for path in sorted(view.layout.sources.glob("??/*.png"))]
-    wanted = {place for strip in view.strips for place in places(strip)}
+    asked = [place for strip in view.strips for place in places(strip)]
+    wanted = {view.deliveries[place].path for place in asked if place in view.deliveries}
     for file in last_deliveries(view.layout).values():
-        found.append(partial(_delivered, view, file, (file.strip, file.edit) in wanted))
+        found.append(partial(_delivered, view, file, file.path in wanted))
     return found
 
 
 def losses(view: RunView) -> Iterator[Fault]:
-    """Pictures that were made and are gone or cut, and lines of journals that cannot be read."""
+    """Pictures that were made and are gone or cut, lines of journals that cannot be read, lost journals."""
     for record in view.lost:
         yield _lost(view, record)
     for complaint in view.complaints:
         yield Fault("line", view.layout.folder.name, complaint)
+    for name, why in gaps(view):
+        yield Fault("journal", _below(view, view.layout.folder / name), why)
 
 
 def _lost(view: RunView, record: Record) -> Fault:
@@ -97,7 +101,9 @@ def _kept(view: RunView, kind: Literal["picture", "latent", "source"], path: Pat
 
 
 def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:
-    """A file that nobody asks for any more may be gone; one with another time is somebody's work."""
+    """A file that nobody asks for any more, or not under this name, may be gone; one with another time is somebody's
+    work.
+    """
     path, look = view.root / file.path, look_at(view.root, file)
     size, sha256 = _bytes_of(path), file_digest(path)
     if sha256 is None:

@@ -197,6 +197,17 @@ class Delivering(Placed):
 
 
 @dataclass(frozen=True, slots=True)
+class Ended(Placed):
+    """How a session ended: Edits of its plan in each state, files that it delivered, why where an error ended it."""
+
+    error: str = ""
+    states: dict[str, Count] = field(default_factory=dict)
+    delivered: Count = 0
+    seconds: Number = 0.0
+    busy: dict[str, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable(Placed):
     """A photo that could not be planned, and why."""
 
@@ -207,5 +218,6 @@ class Unreadable(Placed):
 HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Delivery), Shape(Numbered)
 SESSION: Mapping[str, Shape[Any]] = {
     "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
+    "end": Shape(Ended),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""

@@ -43,7 +43,7 @@ def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[S
     sessions: list[tuple[str, Session]] = []
     for path in sorted(layout.folder.glob("sessions*.jsonl")):
         newest = ""
-        for session in _of(path, damage):
+        for session in sessions_in(path, damage):
             newest = max(newest, session.started)
             sessions.append((newest, session))
     return tuple(session for _, session in sorted(sessions, key=lambda pair: pair[0]))
@@ -61,7 +61,7 @@ def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]
     return session, row + bool(session)
 
 
-def _of(path: Path, damage: list[Damage] | None) -> Iterator[Session]:
+def sessions_in(path: Path, damage: list[Damage] | None = None) -> Iterator[Session]:
     """The sessions of one file. Lines of a session whose first line is gone tell nothing."""
     begun: dict[str, Any] | None = None
     events: list[dict[str, Any]] = []
