@@ -10,6 +10,7 @@ A name is never both: where `owner` is a folder beside the config, `owner/name` 
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Collection
@@ -108,22 +109,20 @@ def count_weights(folder: Path) -> int:
 
     Of a network that is there in several precisions, one counts.
     """
+    return sum(math.prod(shape) for shape in shapes_of_weights(folder).values())
+
+
+def shapes_of_weights(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight in them by its name."""
     plain = [path for path in folder.glob("*.safetensors") if ".fp16." not in path.name]
-    return sum(_numbers(path) for path in plain or folder.glob("*.safetensors"))
+    return {name: shape for path in plain or folder.glob("*.safetensors") for name, shape in _shapes(path).items()}
 
 
-def _numbers(path: Path) -> int:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 1 << 26)))
     except (OSError, ValueError, struct.error):
-        return 0
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            size = 1
-            for side in tensor["shape"]:
-                size *= side
-            total += size
-    return total
+        return {}
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}

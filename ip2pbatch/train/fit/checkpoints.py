@@ -1,11 +1,13 @@
 """Checkpoints of a training: whole or not there, the older one kept until the newer is on the disk.
 
-checkpoints/step-2000/   what accelerate saves (weights, optimizer, schedule, EMA, every process's RNG), losses.pt
+checkpoints/step-2000/   what accelerate saves (weights, optimizer, schedule, EMA, every process's RNG), losses.pt; of
+                         weights that do not learn their digest alone, in frozen.json
 checkpoints/partial/     one that is being written or removed; a kill leaves it behind, the next start sweeps it away
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,12 +17,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
 from ip2pbatch.errors import ModelError, ResourceError
 from ip2pbatch.train.fingerprints import UNKNOWN, flatten, read_json
+from ip2pbatch.train.fit.latents import digest_of_tensors
 
 # Bytes a weight takes in a checkpoint: itself, Adam's two moments and the average, in float32.
 BYTES_A_WEIGHT = 16
+FROZEN = "frozen.json"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -65,6 +71,41 @@ def save(accelerator: Accelerator, folder: Path, step: int, losses: list[float],
             old.rename(partial)  # half of one must not look like a whole one
             shutil.rmtree(partial)
     accelerator.wait_for_everyone()
+
+
+def leave_out_frozen(accelerator: Accelerator, task: nn.Module) -> None:
+    """Have checkpoints hold the weights that learn, and of those that do not their digest, which a resume must find
+    again; checkpoints of older versions, which have them, are loaded whole."""
+    frozen = {name: p for name, p in task.named_parameters() if not p.requires_grad}
+    if not frozen:
+        return
+    digest = digest_of_tensors(frozen)
+
+    def save_rest(models: list[nn.Module], states: list[dict[str, torch.Tensor]], folder: str) -> None:
+        for state in states:
+            for name in [name for name in state if plain(name) in frozen]:
+                del state[name]
+        if accelerator.is_main_process:
+            (Path(folder) / FROZEN).write_text(json.dumps({"frozen": digest}))
+
+    def load_rest(models: list[nn.Module], folder: str) -> None:
+        if not models or not (Path(folder) / FROZEN).exists():
+            return
+        if read_json(Path(folder) / FROZEN).get("frozen") != digest:
+            raise ValueError("it was made beside other frozen weights")
+        state = {plain(name): value for name, value in load_file(Path(folder) / "model.safetensors").items()}
+        left = set(task.load_state_dict(state, strict=False).missing_keys) - frozen.keys()
+        if left:
+            raise ValueError(f"it lacks {sorted(left)[0]}")
+        models.clear()  # loaded
+
+    accelerator.register_save_state_pre_hook(save_rest)
+    accelerator.register_load_state_pre_hook(load_rest)
+
+
+def plain(name: str) -> str:
+    """A weight's name in the task, whatever wraps it for several processes."""
+    return name.removeprefix("module.")
 
 
 def flush(folder: Path, *, into: bool = True) -> None:
@@ -140,8 +181,7 @@ def resume(accelerator: Accelerator, latest: Path | None, losses: list[float]) -
 def require_room(task: torch.nn.Module, folder: Path) -> None:
     """ResourceError before the first step where the disk has no room for a checkpoint beside the older one."""
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
-    fixed = sum(p.numel() for p in task.parameters() if not p.requires_grad)
-    needed = BYTES_A_WEIGHT * trained + 8 * fixed
+    needed = BYTES_A_WEIGHT * trained
     needed *= 1 if latest_checkpoint(folder) else 2
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "checkpoints" / "partial", ignore_errors=True)  # of a kill

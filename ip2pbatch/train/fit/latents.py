@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,8 +129,13 @@ def posteriors_of(rows: Sequence[NDArray[np.floating]]) -> Posteriors:
 
 def digest_of_weights(network: nn.Module) -> str:
     """12 hex digits over a network's weights: what a cache of its outputs hangs on."""
+    return digest_of_tensors(network.state_dict())
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """12 hex digits over their names and bytes."""
     total = hashlib.blake2b(digest_size=6)
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

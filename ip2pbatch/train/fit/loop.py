@@ -8,6 +8,7 @@ between two steps, with a checkpoint (see `pace`).
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -15,25 +16,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from ip2pbatch.errors import MissingError, TrainingError
+from ip2pbatch.errors import MissingError, TrainingError, UsageError
 from ip2pbatch.run.stop import listening
 from ip2pbatch.train.fit import checkpoints
+from ip2pbatch.train.fit.average import Average, weights_of
 from ip2pbatch.train.fit.interrupts import UNTIL, Every, Watch, agree, stopped
 from ip2pbatch.train.fit.muon import Muon
 
@@ -46,7 +47,7 @@ class LoopSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     lr: float = 1e-3  # AdamW's, which all but convolutions keep under Muon
     muon_lr: float = 0.02  # of convolutions
     warm_up: int = 100
@@ -100,8 +101,12 @@ def lr_at(step: int, settings: LoopSettings) -> float:
 def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False) -> Accelerator:
     """accelerate with the trackers below `folder`; one CPU, one GPU or several by how the program was started.
 
-    MissingError where wandb is asked for and not there.
+    MissingError where wandb or bitsandbytes is asked for and not there; UsageError where accelerate is to share out the
+    weights themselves.
     """
+    refuse_shared_weights()
+    if settings.optimizer == "adamw8bit":
+        eight_bit_adamw()
     # Without a GPU, accelerate takes several processes for several trainings unless it is told that it is on a CPU.
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return Accelerator(
@@ -112,6 +117,20 @@ def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False)
         # The others wait while the main process draws samples, for longer than the ten minutes that are usual.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
+
+
+def refuse_shared_weights() -> None:
+    """UsageError where FSDP, DeepSpeed or Megatron-LM is configured: weights would lie in pieces, and the average, the
+    checkpoints and what the main process alone looks at take them to be whole."""
+    kinds = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+             "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}  # fmt: skip
+    asked = [kind for name, kind in kinds.items() if os.environ.get(name, "false").lower() in ("true", "1", "yes")]
+    if asked:
+        hint = "every GPU holds all weights: use `--multi_gpu` or torchrun; for memory, `gradient_checkpointing: true`"
+        raise UsageError(
+            f"{asked[0]} shares out the weights, which this training does not do",
+            hint=f"{hint}, `optimizer: adamw8bit` or `lora`",
+        )
 
 
 def installed(trackers: Sequence[str]) -> Iterator[str]:
@@ -146,9 +165,11 @@ def train(
     task.to(accelerator.device)
     optimizer = make_optimizer(task, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, settings))
-    ema = make_average(task, settings, accelerator)
+    on_gpu = accelerator.device.type == "cuda"
+    ema = Average(task, settings.ema, power=settings.ema_warm_up == "power", foreach=on_gpu)
     model, optimizer = accelerator.prepare(task, optimizer)
     accelerator.register_for_checkpointing(ema, schedule)
+    checkpoints.leave_out_frozen(accelerator, task)
     begin_tracking(accelerator, folder)
     losses: list[float] = []
     endless = settings.lr_end == 1 and not hooks.paced
@@ -168,24 +189,24 @@ def train(
             norm = accelerator.clip_grad_norm_(weights_of(task), settings.clip or math.inf)
             health.check(step, norm)
             for _ in range(settings.ema_moves - 1):  # after each micro-batch but the last the weights are as they were
-                ema.step(task.parameters())
+                ema.step()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradient overflowed
-                ema.step(task.parameters())
+                ema.step()
             report(accelerator, progress, step, losses, settings, float(schedule.get_last_lr()[0]))
             done = step + 1
             due = [one for one, overdue in zip(watches, lates, strict=True) if one.every.due(done, overdue)]
-            look(accelerator, ema, task, [one for one in due if one.kept], folder, done)
+            look(accelerator, ema, [one for one in due if one.kept], folder, done)
             if saving.due(done, late) or asked or done == settings.steps:
                 checkpoints.save(accelerator, folder, done, losses, settings.keep)
             if asked:
                 accelerator.end_training()
                 raise stopped(stop, done, settings.steps)
-            look(accelerator, ema, task, [one for one in due if not one.kept], folder, done)
+            look(accelerator, ema, [one for one in due if not one.kept], folder, done)
     accelerator.end_training()
-    ema.copy_to(task.parameters())
+    ema.copy()
     seconds = time.monotonic() - began
     return summary(losses, seconds) | {"rate": (settings.steps - start) / seconds}
 
@@ -260,31 +281,13 @@ class Health:
         )
 
 
-def make_average(task: torch.nn.Module, settings: LoopSettings, accelerator: Accelerator) -> EMAModel:
-    """The moving average of the weights: decay min(`ema`, warm-up), once an optimizer step whatever `accumulate` is."""
-    power = settings.ema_warm_up == "power"
-    ema = EMAModel(
-        task.parameters(),
-        decay=settings.ema,
-        use_ema_warmup=power,
-        inv_gamma=1.0,
-        power=0.75 if power else 2 / 3,
-        foreach=accelerator.device.type == "cuda",
-    )
-    ema.to(accelerator.device)
-    return ema
-
-
-def weights_of(task: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights that learn."""
-    return [p for p in task.parameters() if p.requires_grad]
-
-
 def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the convolutions, which are most of the work, and AdamW for the rest."""
-    weights = weights_of(task)
+    """AdamW, its moments in 8 bits where asked; or Muon for the convolutions, which are most of the work, and AdamW for
+    the rest."""
+    weights, betas = weights_of(task), (0.9, settings.beta2)
+    if settings.optimizer == "adamw8bit":
+        return eight_bit_adamw()(weights, settings.lr, betas, weight_decay=settings.weight_decay)
     if settings.optimizer == "adamw":
-        betas = (0.9, settings.beta2)
         fused = weights[0].is_cuda  # one kernel a step instead of hundreds
         return torch.optim.AdamW(weights, settings.lr, betas, weight_decay=settings.weight_decay, fused=fused)
     matrices, others = [p for p in weights if p.ndim == 4], [p for p in weights if p.ndim != 4]
@@ -293,6 +296,18 @@ def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim
         {"params": others, "lr": settings.lr, "muon": False},
     ]
     return Muon(groups, beta2=settings.beta2, weight_decay=settings.weight_decay)
+
+
+def eight_bit_adamw() -> Callable[..., torch.optim.Optimizer]:
+    """bitsandbytes' AdamW (arXiv 2110.02861): the moments of 4,096 weights or more are in 8 bits, each block of 256
+    with a scale of its own. MissingError where it is not installed."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels for other things
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        hint = "pip install 'ip2pbatch[bitsandbytes]', or `optimizer: adamw`"
+        raise MissingError("AdamW in 8 bits needs bitsandbytes", hint=hint) from error
+    return cast("Callable[..., torch.optim.Optimizer]", AdamW8bit)
 
 
 def report(
@@ -306,14 +321,12 @@ def report(
     progress.set_postfix(loss=f"{mean:.4f}", refresh=False)
 
 
-def look(
-    accelerator: Accelerator, ema: EMAModel, task: torch.nn.Module, due: Sequence[Watch], folder: Path, step: int
-) -> None:
+def look(accelerator: Accelerator, ema: Average, due: Sequence[Watch], folder: Path, step: int) -> None:
     """What is due with the averaged weights, by the main process; no randomness of the training is used up by it."""
     if not due or not accelerator.is_main_process:
         return
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), ema_weights(ema, task):
+    with torch.random.fork_rng(devices), ema.in_place():
         for one in due:
             show(accelerator, one.look(step), folder, step)
 
@@ -332,20 +345,6 @@ def show(accelerator: Accelerator, found: Image.Image | Mapping[str, float] | No
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({"samples": pixels}, step, **layout)
-
-
-@contextmanager
-def ema_weights(ema: EMAModel, task: torch.nn.Module) -> Iterator[None]:
-    """The averaged weights in `task` for the length of a `with`."""
-    ema.store(task.parameters())
-    ema.copy_to(task.parameters())
-    training = task.training
-    task.eval()
-    try:
-        yield
-    finally:
-        ema.restore(task.parameters())
-        task.train(training)
 
 
 def summary(losses: list[float], seconds: float) -> dict[str, float]:

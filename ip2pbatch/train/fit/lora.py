@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import MissingError, ModelError, RecipeError
+from ip2pbatch.train.estimates import BYTES_A_WEIGHT
+from ip2pbatch.train.model_names import ModelName, folder_of, shapes_of_weights
 
 NAME = "default"  # of the one adapter, as peft calls it
+SIDES = 199_296  # inputs and outputs of the layers that get adapters by default in Stable Diffusion 1.5's UNet
 
 
 class Lora(BaseModel):
@@ -28,6 +31,15 @@ class Lora(BaseModel):
     rank: int = Field(16, ge=1)
     alpha: float = Field(16.0, gt=0)
     layers: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+
+    def checkpoint_bytes(self, model: str) -> float:
+        """A checkpoint of adapters of this rank in a model's UNet: theirs alone, as its weights do not learn; Stable
+        Diffusion 1.5's where the model is not on this machine."""
+        folder = folder_of(ModelName(model))
+        shapes = shapes_of_weights(folder / "unet") if folder else {}
+        ends = tuple(f"{layer}.weight" for layer in self.layers)
+        sides = sum(shape[0] + shape[1] for name, shape in shapes.items() if name.endswith(ends) and len(shape) > 1)
+        return BYTES_A_WEIGHT * self.rank * (sides or SIDES)
 
 
 def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:

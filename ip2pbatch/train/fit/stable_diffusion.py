@@ -333,7 +333,8 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
     texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
     cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
-    checkpoint = checkpoint_bytes(settings.start) / (2 if settings.lora else 1)  # frozen weights have no moments
+    lora = settings.lora
+    checkpoint = lora.checkpoint_bytes(settings.start) if lora else checkpoint_bytes(settings.start)
     makes = f"{settings.loop.steps:,} steps, {samples:,} samples"
     return replace(
         counts, makes=makes + accumulation(settings.effective_batch, settings.batch),

@@ -95,6 +95,18 @@ def test_a_killed_training_of_adapters_goes_on_exactly(folder: Path, made: Path,
     assert again == pytest.approx(whole, rel=1e-4)  # the other one ran with gradient checkpointing
 
 
+def test_a_checkpoint_has_the_adapters_alone_and_is_as_large_as_planned(folder: Path, made: Path) -> None:
+    kept = load_file(made / "checkpoints" / "step-3" / "model.safetensors")
+    assert kept
+    assert all(".lora_" in name for name in kept)
+    planned = Lora(rank=2).checkpoint_bytes(str(folder / "ip2p"))
+    assert planned == 16 * sum(value.numel() for value in kept.values())
+    assert Lora().checkpoint_bytes("owner/absent") == pytest.approx(51e6, rel=0.01), "of Stable Diffusion 1.5"
+    rest = {"counts": Estimate("finetune", prompts=20, pairs=30)}
+    adapted, whole = (estimate(config(folder, lora=lora, data=None), **rest).bytes for lora in ({"rank": 2}, None))
+    assert adapted < 0.5 * whole
+
+
 def test_what_a_lora_cannot_teach_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not see a photo yet") as caught:
         stable_diffusion.run(config(folder, "sd"), {}, tmp_path, None)
@@ -139,7 +151,5 @@ def test_plan_says_how_a_step_comes_about(folder: Path, monkeypatch: pytest.Monk
     made = estimate(config(folder, effective_batch=64, batch=4), counts)
     assert made.makes == "3 steps, 192 samples; a step is 16 parts of 4"
     assert accumulation(4, 4) == ""
-    full = estimate(config(folder, effective_batch=64, batch=4, lora=None, views=0), counts)
-    assert estimate(config(folder, effective_batch=64, batch=4, views=0), counts).bytes == full.bytes / 2
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert accumulation(64, 4) == "; a step is 2 parts of 4 on 8 GPUs"
