@@ -27,7 +27,7 @@ from ip2pbatch.plan.formats import FORMATS
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
-_LATER = {"chroma": "full"}  # fields that settings did not always have, as they were
+_LATER = {"chroma": "full", "dates": "now"}  # fields that settings did not always have, as they were
 DELIVERY_VERSION = 2  # raise it when the same settings make another file
 
 
@@ -41,15 +41,18 @@ class DeliverySettings:
     gps: Literal["keep", "strip"] = "keep"
     prompt: bool = True
     chroma: Literal["full", "source"] = "full"
+    dates: Literal["now", "source"] = "now"
 
     @property
     def digest(self) -> str:
-        """12 hex digits over all fields and the version of this module; over those that came later where they are set,
-        so that what older runs delivered stays.
-        """
-        fields = {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
-        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, fields], sort_keys=True)
+        """12 hex digits over `recorded` and the version of this module."""
+        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, self.recorded], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def recorded(self) -> dict[str, str | int | bool]:
+        """The fields for locks and digests: those that came later only where they are set, so that older ones hold."""
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ def deliver(
         return Delivered(taken, file_sha256(taken), None, False)
     rendered, digest = made()
     announce(target, digest)
-    write_atomic(target, rendered.data, root=place.anchor or place.root)
+    modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
+    write_atomic(target, rendered.data, root=place.anchor or place.root, modified=modified)
     return Delivered(target, digest, rendered.gate, True, rendered.notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from xml.dom import Node
 from xml.parsers.expat import ExpatError
@@ -84,6 +84,32 @@ class Packet:
                 if (child.namespaceURI, child.localName) == (space, name):
                     return "".join(node.data for node in child.childNodes if node.nodeType == Node.TEXT_NODE).strip()
         return ""
+
+    def has(self, space: str, name: str) -> bool:
+        """Whether there is such a property, whatever it holds."""
+        return any(
+            element.hasAttributeNS(space, name)
+            or any((child.namespaceURI, child.localName) == (space, name) for child in _elements(element))
+            for element in self._descriptions()
+        )
+
+    def adopt(self, other: Packet, wanted: Collection[tuple[str, str]]) -> bool:
+        """Copies the properties of another packet that are `wanted` by (namespace, name); whether there were any."""
+        taken = False
+        for theirs in other._descriptions():
+            attributes = [
+                one for one in (theirs.attributes or {}).values() if (one.namespaceURI, one.localName) in wanted
+            ]
+            children = [one for one in _elements(theirs) if (one.namespaceURI, one.localName) in wanted]
+            if not attributes and not children:
+                continue
+            taken, ours = True, self._describe(())
+            for attribute in attributes:
+                ours.setAttributeNS(_XMLNS, f"xmlns:{attribute.prefix}", attribute.namespaceURI)
+                ours.setAttributeNS(attribute.namespaceURI, attribute.name, attribute.value)
+            for child in children:
+                ours.appendChild(self._document.importNode(_uprooted(child), True))
+        return taken
 
     def clean(self, *, strip_gps: bool) -> tuple[str, ...]:
         """Drops what is no longer true of the pixels, and the position where asked.

@@ -260,3 +260,52 @@ def test_exiftool_reads_all_of_it_and_finds_nothing_wrong(tmp_path: Path) -> Non
         assert {name: after.get(name) for name in before if not name.startswith(ours)} == {
             name: value for name, value in before.items() if not name.startswith(ours)
         } | {name: after.get(name) for name in ("SourceFile", "ExifIFD:UserComment") if name in before}
+
+
+SIDECAR = (
+    '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    ' xmlns:my="http://example.com/mine/" xmp:Rating="4" my:history="crop">'
+    "<dc:subject><rdf:Bag><rdf:li>coffee</rdf:li><rdf:li>bär</rdf:li></rdf:Bag></dc:subject>"
+    "<dc:rights><rdf:Alt><rdf:li xml:lang='x-default'>(c) Jo</rdf:li></rdf:Alt></dc:rights></rdf:Description>"
+)
+
+
+def beside(path: Path, name: str, content: str = SIDECAR) -> Path:
+    whole = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{xmp.RDF}">{content}</rdf:RDF></x:xmpmeta>'
+    sidecar = path.with_name(name)
+    sidecar.write_text(whole, encoding="utf-8")
+    return sidecar
+
+
+@pytest.mark.parametrize("name", ["photo.xmp", "photo.jpg.xmp"])
+def test_a_sidecar_says_what_the_photo_itself_does_not(tmp_path: Path, name: str) -> None:
+    path = jpeg(tmp_path / "photo.jpg")
+    before = beside(path, name).read_bytes()
+    made, target = edited(path)
+    found = containers.read_blocks(target).xmp.decode()
+    assert xmp.Packet(found.encode()).get(xmp.XMP, "Rating") == "4"
+    assert all(text in found for text in ("<rdf:li>coffee</rdf:li>", "bär", "(c) Jo"))
+    assert "my:history" not in found, "how a program developed the photo is not true of the edit"
+    assert (made.notes, path.with_name(name).read_bytes()) == ((), before)
+
+
+def test_what_the_photo_says_itself_counts_before_its_sidecar(tmp_path: Path) -> None:
+    path = jpeg(
+        tmp_path / "photo.jpg",
+        (0xE1, XMP_HEAD + packet('xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="2"')),
+        (0xED, b"Photoshop 3.0\0" + resource(0x0404, b"\x1c\x02\x19\0\x03tea")),
+        exif=b"Exif\0\0" + camera_s(),
+    )
+    beside(path, "photo.xmp")
+    found = containers.read_blocks(edited(path)[1])
+    assert xmp.Packet(found.xmp).get(xmp.XMP, "Rating") == "2"
+    assert b"coffee" not in found.xmp
+    assert b"(c) Jo" not in found.xmp
+    assert found.iptc == b"\x1c\x02\x19\0\x03tea"
+
+
+def test_a_damaged_sidecar_is_named_and_does_no_harm(tmp_path: Path) -> None:
+    path = jpeg(tmp_path / "photo.jpg")
+    for content in (b"<x", bytes(range(256)), b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'):
+        path.with_name("photo.xmp").write_bytes(content)
+        assert edited(path)[0].notes == ("the sidecar photo.xmp, which is damaged, left out",)

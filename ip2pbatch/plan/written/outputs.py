@@ -27,6 +27,10 @@ class Output(Written):
     )
     format: OutputFormat = Field(default="same", description="same: as the photo")
     quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description=f"of {lossy_titles()}")
+    chroma: Literal["full", "source"] = Field(
+        default="full", description="colour of a JPEG: full, or sampled as in the photo (smaller)"
+    )
+    dates: Literal["now", "source"] = Field(default="now", description="the files' own times: now, or as the photo's")
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
