@@ -14,11 +14,11 @@ from ip2pbatch.plan.written.yaml_source import Mistake
 def _path(value: Any, info: ValidationInfo) -> Any:
     """A path as written → absolute, relative ones from the recipe's folder (the validation context)."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
-        raise Mistake("should be a path")
+        raise Mistake("should be a path", hint="./photos, for example")
     if is_address(str(value)):
         raise Mistake(f"{str(value)!r} is an address and no path", hint=HINT)
     if "\0" in str(value):
-        raise Mistake("a path cannot hold a NUL character")
+        raise Mistake("a path cannot hold a NUL character", hint="remove it")
     base = info.context if isinstance(info.context, Path) else Path.cwd()
     return Path(normalised(base / Path(value).expanduser()))
 

@@ -36,7 +36,7 @@ Pair = Literal["product", "zip"]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
-MAX_INSTRUCTION = 2000
+MAX_INSTRUCTION, _SHORT = 2000, "use fewer words"
 PHOTO_GLOBS = tuple(f"**/*{suffix}" for suffix in suffixes())
 
 # What other tools call it, for the hint at an unknown key.
@@ -145,24 +145,24 @@ class EditSpec(Written):
 def _single(value: dict[str, Any]) -> dict[str, Any]:
     for key in ("keep", "carry"):
         if key in value:
-            raise Mistake("belongs to a chain, this edit is a single instruction", at=(key,))
+            raise Mistake("belongs to a chain, this edit is a single instruction", hint=f"remove {key}", at=(key,))
     rest = {key: item for key, item in value.items() if key != "instruction"}
     words = value["instruction"]
     if not isinstance(words, str) or not words.strip():
         hint = "say what to do, in words" if isinstance(words, str) else "put numbers in quotes"
         raise Mistake("an instruction is a text, such as make it winter", hint=hint, at=("instruction",))
     if len(words) > MAX_INSTRUCTION:
-        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
+        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", hint=_SHORT, at=("instruction",))
     return {"id": name_of([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}
 
 
 def _chain(value: dict[str, Any]) -> dict[str, Any]:
     links = value["chain"]
     if not isinstance(links, list) or not links:
-        raise Mistake("a chain is a list of instructions", at=("chain",))
+        raise Mistake("a chain is a list of instructions", hint="chain: [make it winter, add fog]", at=("chain",))
     for place, link in enumerate(links):
         if not isinstance(link, (str, dict)) or link == "":
-            raise Mistake("a link is an instruction, or a mapping with one", at=("chain", place))
+            raise Mistake("a link is an instruction or a mapping", hint="put numbers in quotes", at=("chain", place))
     rest = {key: item for key, item in value.items() if key not in ("chain", "keep")}
     words = [link if isinstance(link, str) else str(link.get("instruction", "")) for link in links]
     return {"id": name_of(words), **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}

@@ -56,7 +56,9 @@ class EndpointSource:
             choice = answer["choices"][0]
             text, finished = str(choice["text"]), choice.get("finish_reason") != "length"
         except (KeyError, IndexError, TypeError) as error:
-            raise ModelError(f"{self.endpoint.url} gave no completion: {json.dumps(answer)[:200]}") from error
+            said = f"{self.endpoint.url} gave no completion: {json.dumps(answer)[:200]}"
+            hint = "it must answer POST /completions as OpenAI's API does; check that the url ends in /v1"
+            raise ModelError(said, hint=hint) from error
         tokens = (answer.get("usage") or {}).get("completion_tokens") or 0
         return Completion(text.partition(self.sampling.stop)[0], int(tokens), finished)
 
@@ -68,7 +70,8 @@ class EndpointSource:
         try:
             return [bool(one["flagged"]) for one in answer["results"]]
         except (KeyError, TypeError) as error:
-            raise ModelError(f"{self.endpoint.url} has no moderation: {json.dumps(answer)[:200]}") from error
+            said = f"{self.endpoint.url} has no moderation: {json.dumps(answer)[:200]}"
+            raise ModelError(said, hint="remove `moderation`, or name an endpoint that answers /moderations") from error
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """One request, tried again while the server is busy or away. MissingError when it stays so, ModelError where it
