@@ -111,12 +111,13 @@ def read_sessions(test: Path) -> list[list[Turn]]:
     return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. RecipeError where it is none or is not there."""
+def read_object(
+    path: Path, hint: str = "give the folder with images/, edit_sessions.json and local_descriptions.json as `test`"
+) -> dict[str, Any]:  # fmt: skip
+    """A JSON object. RecipeError where it is none or is not there, with a hint at what should be."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        hint = "give the folder with images/, edit_sessions.json and local_descriptions.json as `test`"
         raise RecipeError(f"cannot be read: {error}", file=path, hint=hint) from error
     if not isinstance(found, dict):
         raise RecipeError(f"holds a {type(found).__name__}, not an object", file=path, hint="unpack the test set again")
