@@ -100,6 +100,7 @@ _OTHERS = {
     "another run": ("folder", "folders", "the output of another run", "name one of them to edit its pictures"),
     "lost link": ("broken link", "broken links", "nothing is there", ""),
     "vanished": ("file", "files", "gone before it could be read", "run again once the folder is at rest"),
+    "sidecar": ("sidecar", "sidecars", "read for what the photo beside it does not say", ""),
     "special": ("pipe or device", "pipes or devices", "no file", ""),
 }  # fmt: skip
 
@@ -146,6 +147,8 @@ class Tally:
         suffix = PurePosixPath(name).suffix.lower()
         if found := unread_by_suffix(suffix):
             self.add(found.title, name)
+        elif suffix == ".xmp":
+            self.add("sidecar", name)
         else:
             self._suffixes[suffix or "no suffix"] += 1
 
