@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -97,9 +97,7 @@ def _main() -> None:
         console.talk().print(f"interrupted: {stop}", markup=False)
         sys.exit(stop.exit_code)
     except errors.Ip2pError as error:
-        _tell_machines(str(error), error.hint, error.exit_code)
-        console.show_error(error)
-        sys.exit(error.exit_code)
+        _refuse(error)
     except KeyboardInterrupt:
         console.talk().print("interrupted")
         sys.exit(errors.INTERRUPTED)
@@ -110,12 +108,29 @@ def _main() -> None:
         sys.stderr.close()
         sys.exit(errors.DONE)
     except Exception as error:
+        if missing := _missing_library(error):
+            _refuse(missing)
         _tell_machines(f"a bug in ip2pbatch: {type(error).__name__}: {error}", None, errors.BUG)
         console.talk().print(traceback.format_exc(), markup=False)
         console.talk().print(
             "[bold red]error:[/] this is a bug in ip2pbatch. Finished pictures are safe; run again to go on."
         )
         sys.exit(errors.BUG)
+
+
+def _refuse(error: errors.Ip2pError) -> NoReturn:
+    _tell_machines(str(error), error.hint, error.exit_code)
+    console.show_error(error)
+    sys.exit(error.exit_code)
+
+
+def _missing_library(error: Exception) -> errors.MissingError | None:
+    """What to install, where that is all: a light installation is asked for what only the complete one does."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    from ip2pbatch.backends.installed import lacking
+
+    return lacking(error)
 
 
 def _tell_machines(message: str, hint: str | None, code: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ip2pbatch.backends.installed import is_installed, refuse_without
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -28,9 +29,11 @@ def choose(
     from ip2pbatch.backends.model_folder import read_schedule
     from ip2pbatch.backends.onnx import providers
     from ip2pbatch.backends.weights import resolve
-    from ip2pbatch.engine.samplers import refuse_unsampled
 
     _refuse_torch_flags(machine)
+    refuse_without("torch", "diffusers", "transformers")
+    from ip2pbatch.engine.samplers import refuse_unsampled
+
     folder = resolve(model, checker=safety, note=note)
     place = place_of(machine)
     found = artefact.read(folder.path) if artefact.is_artefact(folder.path) else None
@@ -150,6 +153,8 @@ def findings() -> Iterator[Finding]:
         providers.onnxruntime()
     except MissingError as error:
         yield Finding("onnx backend", "missing", "note", f"optional: {error.hint}")
+        return
+    if not is_installed("torch"):
         return
     for name in providers.PROVIDERS:
         reason = providers.why_not(name)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ip2pbatch.backends.installed import is_installed, refuse_without
 from ip2pbatch.errors import ModelError, UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Family, family_of
@@ -46,10 +47,11 @@ def choose(
 ) -> tuple[EngineSpec, Callable[[], EditEngine]]:
     """The engine's identity, and what opens it. A model loads before that only to measure its precision, once.
 
-    Raises ModelError (6), UsageError.
+    Raises MissingError (6), ModelError (6), UsageError.
     """
     if machine.provider is not None:
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
+    refuse_without("torch", "diffusers", "transformers")  # before a model is fetched
     from ip2pbatch.backends.weights import resolve
 
     folder = resolve(model, checker=safety, note=note)
@@ -135,7 +137,8 @@ def files(model: str, *, safety: bool) -> tuple[str, Mapping[str, str]]:
 
 
 def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:
-    """The flags of a run that was made with it; ValueError where there are none any more."""
+    """The flags of a run that was made with it; ValueError where there are none any more. Raises MissingError."""
+    refuse_without("torch")
     compiled = Compile.AUTO
     without: tuple[str, ...] = ()
     if steps is not None:
@@ -150,7 +153,10 @@ def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Mach
 
 
 def model_findings(model: str) -> Iterator[Finding]:
-    """Whether the model can be served here, and which speed-ups are left out of it and why. Loads no weights."""
+    """Whether the model can be served here, and which speed-ups are left out of it and why. Loads no weights. Raises
+    MissingError.
+    """
+    refuse_without("torch", "diffusers", "transformers")
     import torch
 
     from ip2pbatch.backends.pytorch.backend import default_device
@@ -175,7 +181,9 @@ def model_findings(model: str) -> Iterator[Finding]:
 
 
 def findings() -> Iterator[Finding]:
-    """The devices that torch sees, and what would be used on them."""
+    """The devices that torch sees, and what would be used on them; nothing without torch."""
+    if not is_installed("torch"):
+        return
     import torch
 
     from ip2pbatch.backends.pytorch.backend import default_device

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
+from ip2pbatch.errors import MissingError
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import expand
@@ -131,11 +133,16 @@ def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place
 
 
 def versions(backend: str = "torch") -> dict[str, str]:
-    """Of this package, Python, and every library that pictures of `backend` hang on."""
+    """Of this package, Python, and every library that pictures of `backend` hang on, as far as they are installed."""
     from ip2pbatch.jobs import backends
 
-    own = {"ip2pbatch": __version__, "python": sys.version.split()[0], **backends.backend(backend).libraries()}
-    return own | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
+    found = {"ip2pbatch": __version__, "python": sys.version.split()[0]}
+    with suppress(MissingError):
+        found |= backends.backend(backend).libraries()
+    for name in DISTRIBUTIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ip2pbatch.jobs.standing import look
 from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
-from ip2pbatch.run.stale import Difference, other_shape, stale
+from ip2pbatch.run.stale import Difference, other_shape, stale, unknown
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -99,9 +99,12 @@ def refuse_stale(
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:
-    """What is not as it was locked; says so where the model is not here to be compared."""
+    """What is not as it was locked; says so where the model, or a library, is not here to be compared."""
     if now.weights is None:
         voice.warn(f"{plan.model} is not on this machine, so its files were not compared")
+    if names := unknown(made, now):
+        are, their = ("is", "its version was") if len(names) == 1 else ("are", "their versions were")
+        voice.warn(f"{', '.join(names)} {are} not installed here, so {their} not compared")
     return stale(made, plan, now)
 
 
@@ -115,7 +118,7 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
-    output = {"name": job.recipe.output.name, **settings_of(job.recipe).recorded}
+    output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}
     now = Surroundings(versions(name), job.recipe.safety, output)
     with suppress(ModelError):
         revision, weights = backend(name).files(job.recipe.model, safety=job.recipe.safety)
@@ -124,7 +127,9 @@ def surroundings(job: Job, name: str) -> Surroundings:
 
 
 def _refuse_another_model(view: RunView, job: Job) -> None:
-    if not backend(view.spec.backend).is_known_as(job.recipe.model, view.spec.model_digest):
+    made_by = backend(view.spec.backend)
+    if not made_by.is_known_as(job.recipe.model, view.spec.model_digest):
+        made_by.files(job.recipe.model, safety=job.recipe.safety)  # a model that is not here at all is told as such
         raise StaleError(
             f"{job.recipe.model} is not the model that the run in {view.root} was made with",
             hint="make the pictures with it: run the recipe with --fresh",

@@ -25,7 +25,7 @@ from ip2pbatch.run.directory.view import RunView
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.plan.shard import Shard
-    from ip2pbatch.plan.written.outputs import Sheet
+    from ip2pbatch.plan.written.recipe import Sheet
 
 log = logging.getLogger("ip2pbatch.jobs")
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.backends.installed import refuse_without
 from ip2pbatch.errors import ModelError
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ _HINT = (
 
 
 def ready(*, fetch: bool) -> None:
-    """Raises ModelError where the model is not in the cache and may not be fetched, or cannot."""
+    """Raises ModelError where the model is not in the cache and may not be fetched, or cannot, MissingError without
+    torch.
+    """
+    refuse_without("torch", "transformers")
     if not _is_whole(_cached()):
         if not fetch:
             raise ModelError(f"{_MODEL} is not in the cache", hint=_HINT)

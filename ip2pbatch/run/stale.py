@@ -41,8 +41,13 @@ def stale(lock: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
         *_fields("recipe", "", {"safety": lock.safety}, {"safety": now.safety}),
         *_model(lock, plan, now),
         *_engine(lock, now),
-        *_fields("versions", "", lock.versions, now.versions),
+        *_fields("versions", "", {n: v for n, v in lock.versions.items() if n not in unknown(lock, now)}, now.versions),
     ]
+
+
+def unknown(lock: Lock, now: Surroundings) -> tuple[str, ...]:
+    """The libraries of a lock that are not installed here: their versions are not known, and not compared."""
+    return tuple(name for name in lock.versions if name not in now.versions)
 
 
 def _photos(locked: Mapping[str, str], photos: Mapping[str, str], moved: set[str]) -> Iterator[Difference]:

@@ -194,8 +194,6 @@ class Delivering(Placed):
     full_resolution: Literal["auto", "off"]
     gps: Literal["keep", "strip"]
     prompt: bool
-    chroma: Literal["full", "source"] = "full"
-    dates: Literal["now", "source"] = "now"
 
 
 @dataclass(frozen=True, slots=True)
