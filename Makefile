@@ -3,6 +3,8 @@
 # make test      the whole test suite, file by file on two workers (WORKERS=n for another number)
 # make check     what a commit must pass besides: ruff, mypy, the import contracts
 # make soak      the reliability tests at their full size: hours
+# make dist      wheel and sdist of both distributions in dist/, built in an environment of its own and checked
+# make check-dist  the same, and what they promise: each installed where nothing else is, at either end of its ranges
 # make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -10,7 +12,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .NOTPARALLEL:
-.PHONY: install demo test check coverage floor soak clean
+.PHONY: install demo test check coverage floor soak dist check-dist clean
 
 install: .venv/installed
 
@@ -45,5 +47,17 @@ check: install
 soak: install
 	$(BIN)/python tests/soak.py
 
+dist:
+	test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet build twine check-wheel-contents
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/python -m build --outdir dist light
+	.venv-dist/bin/python -m twine check --strict dist/*
+	.venv-dist/bin/check-wheel-contents dist/*.whl
+
+check-dist: dist
+	$(PYTHON) tests/check_dist.py dist
+
 clean:
-	rm -rf .venv demo/out
+	rm -rf .venv .venv-dist dist demo/out

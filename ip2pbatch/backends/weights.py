@@ -23,6 +23,7 @@ from ip2pbatch.plan.families import family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TINY = Path(__file__).parents[1] / "tiny"
 Note = Callable[[str], None]
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
 
@@ -63,7 +64,7 @@ def resolve(
     ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
     """
     if model == TINY:
-        return _folder(Path(__file__).parents[1] / "tiny", TINY, "", kind, checker)
+        return _folder(_embedded(), TINY, "", kind, checker)
     folder = Path(model).expanduser()
     if folder.exists():
         return _folder(folder.resolve(), model, "", kind, checker)
@@ -79,6 +80,12 @@ def resolve(
         raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
     path = path or _fetch(repo, revision, note)
     return _folder(path, model, path.name, kind, checker)
+
+
+def _embedded() -> Path:
+    if not (_TINY / "tokenizer").is_dir():
+        raise ModelError("the embedded model is not in ip2pbatch-light", hint="pip install ip2pbatch")
+    return _TINY
 
 
 def is_known_as(model: str, digest: str) -> bool:
@@ -110,7 +117,7 @@ def _refuse_address(model: str) -> None:
 
 def list_models() -> list[KnownModel]:
     """The models on this machine: the embedded one, and the editing models in the hub's cache."""
-    return [*_known(TINY, Path(__file__).parents[1] / "tiny", ""), *_cached_models()]
+    return [*_known(TINY, _TINY, ""), *_cached_models()]
 
 
 def digest(path: Path, files: tuple[str, ...]) -> str:

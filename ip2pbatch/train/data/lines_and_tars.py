@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ip2pbatch.errors import MAY_READ, RecipeError
+from ip2pbatch.errors import RecipeError
 from ip2pbatch.train.data.released import parse_row
 
 OBJECT = "json"
@@ -83,7 +83,7 @@ def _begins(path: Path) -> list[tuple[int, int]]:
                     found.append((begin, line))
                 begin += len(text)
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from error
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from error
     return found
 
 
@@ -136,8 +136,7 @@ class TarRows(_RaggedRows):
             return json.loads(data)
         except ValueError as error:
             said = f"its {name} cannot be read ({error})"
-            where = f"{self.paths[number]} sample {key}"
-            raise RecipeError(said, file=where, hint="fetch or make the shard again") from error
+            raise RecipeError(said, file=f"{self.paths[number]} sample {key}") from error
 
 
 def _samples(path: Path) -> dict[str, dict[str, tuple[int, int]]]:

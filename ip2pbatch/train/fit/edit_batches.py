@@ -153,11 +153,7 @@ class EditBatches:
                 if self.left_out is None:
                     raise
                 self.left_out.add(error)
-        raise RecipeError(
-            "every pair of the set is broken",
-            file=self.pairs.store.place(draw.pair),
-            hint="fetch or make the set again",
-        )
+        raise RecipeError("every pair of the set is broken", file=self.pairs.store.place(draw.pair))
 
     def _instead(self, draw: Draw, position: int) -> Iterator[Draw]:
         epoch, place = divmod(position, len(self.pairs))

@@ -52,8 +52,7 @@ class Networks:
         grow_first_convolution(unet, vae.config.latent_channels)
         width = text_encoder.config.hidden_size
         if unet.config.cross_attention_dim != width:
-            said = f"{start}: the UNet reads text of width {unet.config.cross_attention_dim}, not {width}"
-            raise ModelError(said, hint="its folders are of two models: fetch it again, or give a model that is whole")
+            raise ModelError(f"{start}: the UNet reads text of width {unet.config.cross_attention_dim}, not {width}")
         known = set(inspect.signature(EulerAncestralDiscreteScheduler.__init__).parameters) & set(schedule)
         return cls(unet, vae, text_encoder, tokenizer, {name: schedule[name] for name in sorted(known)})
 
