@@ -39,7 +39,7 @@ _COLOURS = {"fresh": "green", "stale": "yellow", "missing": "cyan"}
 @app.command()
 def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to check.", show_default=False)]) -> None:
     """Check configs and all that they build on, with the data and the models that they name."""
-    from ip2pbatch.train.checks import problems
+    from ip2pbatch.train.checks import problems, unchecked
     from ip2pbatch.train.configs import in_order, load_config
 
     code = 0
@@ -50,6 +50,8 @@ def validate(configs: Annotated[list[Path], typer.Argument(help="Configs to chec
             found: list[errors.Ip2pError] = [error]
         else:
             found = problems(chain)
+            for line in unchecked(chain):
+                console.note(line)
         code = code or _tell(found)
         if not found:
             console.out().print(f"{path}: ok, {' → '.join(one.name for one in chain)}", markup=False)
@@ -84,6 +86,8 @@ def plan(
     left = [one for one in chain if one.state != "fresh"]
     _show(left, as_json, found, gpu_hour)
     wrong = checks.problems(one.config for one in left)
+    for line in checks.unchecked(one.config for one in left):
+        console.note(line)
     room = checks.short_of_room(sum(found[one.config.path].bytes for one in left if one.config.path in found), out)
     if code := _tell([*wrong, *([room] if room else [])]):
         raise typer.Exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ip2pbatch.backends import hub
@@ -11,7 +12,7 @@ from ip2pbatch.errors import Ip2pError, ModelError, ResourceError
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.plan.written.yaml_source import suggest
 from ip2pbatch.train.configs import StageConfig
-from ip2pbatch.train.model_names import ModelName, commit_of, meant_as_path
+from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, meant_as_path
 
 Place = tuple[str | int, ...]
 
@@ -26,6 +27,11 @@ def problems_of(config: StageConfig) -> Iterator[Ip2pError]:
     for at, value in config.sources():
         if isinstance(value, ModelName):
             yield from problem_of_model(config, at, value)
+        elif isinstance(value, HubSet):
+            try:
+                hub.look_up_data(*value.hub)
+            except ModelError as error:
+                yield ModelError(f"{config.mistake(str(error), at)}", hint=error.hint)
         elif not value.exists():
             yield config.mistake(f"there is nothing at {value}", at, hint_at(value, config))
 
@@ -55,6 +61,27 @@ def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterato
             yield ModelError(f"{config.mistake(str(error), at)}", hint=error.hint)
 
 
+def unchecked(configs: Iterable[StageConfig]) -> list[str]:
+    """What these stages name and nobody looked at, as the hub cannot be asked: models that are not on this machine, and
+    data sets. Whether it has them, and gives them to this user, a run finds out."""
+    found = {}
+    for config in configs:
+        for at, value in config.sources():
+            if is_unreachable(value):
+                found[value] = f"{config.path.name}: {'.'.join(map(str, at))}: {value} is not checked: no network"
+    return list(found.values())
+
+
+def is_unreachable(value: Path | ModelName | HubSet) -> bool:
+    """Whether it is of the hub, not on this machine, and the hub cannot be asked."""
+    with suppress(ModelError):  # told of as a problem
+        if isinstance(value, HubSet):
+            return hub.look_up_data(*value.hub) is None
+        if isinstance(value, ModelName) and value.is_hub_id and commit_of(value) is None:
+            return hub.look_up(*value.hub) is None
+    return False
+
+
 def hint_at(path: Path, config: StageConfig) -> str:
     """What to do about a path that leads nowhere."""
     try:
@@ -63,6 +90,8 @@ def hint_at(path: Path, config: StageConfig) -> str:
         typed = None
     if typed is not None and typed.exists():
         return f"paths are read from the config's folder, not from where the command runs, which has {typed}"
+    if typed is not None and ModelName(typed).is_hub_id:
+        return f"paths are read from the config's folder; a data set of the hub is written {typed}@main"
     return f"paths are read from the config's folder, {config.path.parent}"
 
 

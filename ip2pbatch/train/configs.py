@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.written.addresses import HINT, hub_hint, is_address
 from ip2pbatch.plan.written.yaml_source import Locator, read_yaml, suggest, validate
-from ip2pbatch.train.model_names import ModelName, beside
+from ip2pbatch.train.model_names import HubSet, ModelName, beside, set_beside
 from ip2pbatch.train.stage import Stage
 
 # Stage → maker → a module with a STAGE (see stage.py). A maker is a module and a line here.
@@ -45,6 +45,9 @@ STAGES: dict[str, dict[str, str]] = {
 }
 
 
+NAMED = (BaseModel, Path, ModelName, HubSet)  # what a list of settings is looked into for
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """A config file read and checked, with the configs it builds on; `places` knows where in the file its keys are."""
@@ -66,11 +69,11 @@ class StageConfig:
         """The stage itself."""
         return stage_of(self.code)
 
-    def sources(self) -> Iterator[tuple[tuple[str | int, ...], Path | ModelName]]:
-        """Every path and every model that the stage reads and that is none of its inputs, with where it is named."""
+    def sources(self) -> Iterator[tuple[tuple[str | int, ...], Path | ModelName | HubSet]]:
+        """Every path, data set and model that the stage reads and that is none of its inputs, by where it is named."""
         idle = self.module.idle(self.settings)
         for at, value in values_of(self.settings):
-            read = isinstance(value, Path) or (isinstance(value, ModelName) and value not in self.inputs)
+            read = isinstance(value, Path | HubSet) or (isinstance(value, ModelName) and value not in self.inputs)
             if read and at[0] not in idle:
                 yield at, value
 
@@ -154,6 +157,8 @@ def with_paths_beside(settings: BaseModel, folder: Path, inputs: Mapping[str, An
     def placed(value: Any) -> Any:
         if isinstance(value, ModelName):
             return beside(value, folder, inputs)
+        if isinstance(value, HubSet):
+            return set_beside(value, folder)
         return (folder / value.expanduser()).resolve() if isinstance(value, Path) else value
 
     return cast(BaseModel, with_values(settings, placed))
@@ -182,7 +187,7 @@ def values_of(
         for name, value in settings:
             if whole or not fields[name].exclude:
                 yield from values_of(value, (*at, name), whole=whole)
-    elif isinstance(settings, tuple | list) and any(isinstance(one, BaseModel | Path | ModelName) for one in settings):
+    elif isinstance(settings, tuple | list) and any(isinstance(one, NAMED) for one in settings):
         for number, value in enumerate(settings):
             yield from values_of(value, (*at, number), whole=whole)
     elif isinstance(settings, dict):

@@ -21,7 +21,7 @@ import torch
 from ip2pbatch.backends import hub
 from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.errors import ModelError
-from ip2pbatch.train.model_names import ModelName, commit_of, count_weights, folder_of
+from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, count_weights, folder_of
 
 RELEASED_PROMPTS = 451_990
 RELEASED_PAIR = 727e9 / (4 * RELEASED_PROMPTS)  # bytes of a pair at 512 px
@@ -44,6 +44,7 @@ PAIR_STEPS, SAMPLES, EDIT_STEPS, TOKENS = (
 )
 
 
+DATA = (".parquet", ".tar", ".jsonl")  # files of a set of the hub that pairs are read from
 _RATES = "training rates"  # the topic under which rates are remembered
 
 
@@ -103,6 +104,9 @@ def estimate(chain: Sequence[Any]) -> dict[Path, Estimate]:
             found[one.config.path] = Estimate(one.config.name, makes=f"not known: {unknown}", unknown=unknown)
             continue
         made = replace(one.config.module.estimate(one.config.settings, counts), fetch=bytes_to_fetch(one.config))
+        if made.unknown:
+            found[one.config.path] = replace(made, makes=f"not known: {made.unknown}", work=0.0, bytes=0.0)
+            continue
         known = {name: one.metrics[name] for name in ("prompts", "pairs") if name in one.metrics}
         if one.state == "fresh" and known:
             made = replace(made, **known)
@@ -121,13 +125,18 @@ def why_unknown(one: Any, inputs: Sequence[Estimate]) -> str:
 
 
 def bytes_to_fetch(config: Any) -> float:
-    """Bytes of the hub models that a stage names and this machine does not have, where the hub says so."""
+    """Bytes of the hub models that a stage names and this machine does not have, and of its data sets' files (once;
+    they are not kept), where the hub says so."""
     names = {value for _, value in config.sources() if isinstance(value, ModelName)}
     total = 0.0
     for name in (name for name in names if name.is_hub_id and commit_of(name) is None):
         with suppress(ModelError):  # told by the checks
             found = hub.look_up(*name.hub)
             total += found.bytes if found else 0
+    for value in {value for _, value in config.sources() if isinstance(value, HubSet)}:
+        with suppress(ModelError):
+            data = hub.look_up_data(*value.hub)
+            total += sum(one.bytes for one in data.files if one.name.endswith(DATA)) if data else 0
     return total
 
 

@@ -22,7 +22,7 @@ from ip2pbatch.errors import MissingError
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.train.configs import StageConfig
 from ip2pbatch.train.data.crops import find_photos
-from ip2pbatch.train.model_names import EMBEDDED, ModelName, commit_of
+from ip2pbatch.train.model_names import EMBEDDED, HubSet, ModelName, commit_of
 
 READ = "read"  # below a stage's folder: manifests of the folders that it read
 PHOTOS = "--photos"  # the key of their folder among the sources
@@ -79,9 +79,16 @@ def recorded_settings(config: StageConfig) -> tuple[dict[str, Any], dict[str, st
         holder = recorded
         for part in at[:-1]:
             holder = holder[part]
-        holder[at[-1]] = digest_of_model(value) if isinstance(value, ModelName) else digest_of_path(value)
+        holder[at[-1]] = digest_of_source(value)
         sources[".".join(map(str, at))] = str(value)
     return recorded, sources
+
+
+def digest_of_source(value: Path | ModelName | HubSet) -> str:
+    """Of data or of a model; UNKNOWN where this machine does not know it, or no commit of a data set of the hub."""
+    if isinstance(value, HubSet):
+        return f"{_HUB}{value.commit}" if value.commit else UNKNOWN
+    return digest_of_model(value) if isinstance(value, ModelName) else digest_of_path(value)
 
 
 def digest_of_path(path: Path) -> str:

@@ -3,6 +3,7 @@
     start: ../models/sd        a folder, read from the config's own folder like every path
     start: owner/name@revision a model of the hub; without a revision, what this machine's cache calls `main`
     model: full                one of the stage's inputs
+    data: owner/name@revision  a data set of the hub, where neither that path nor a folder `owner` is beside the config
 
 A name is never both: where `owner` is a folder beside the config, `owner/name` was meant as a path, and is missing.
 """
@@ -15,9 +16,9 @@ import re
 import struct
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from ip2pbatch.plan.defaults import TINY, hub_id
@@ -52,6 +53,46 @@ class ModelName(str):
         found = hub_id(self)
         assert found is not None
         return found[0], found[1] or "main"
+
+
+class HubSet(str):
+    """A data set of the hub as a config names it, `owner/name[@revision]`; a pinned one's revision is a commit."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """One of these, as it is."""
+        return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
+
+    @property
+    def hub(self) -> tuple[str, str]:
+        """Repository and revision, `main` where it names none."""
+        return ModelName(self).hub
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that it is pinned to; None where it is not."""
+        revision = self.hub[1]
+        return revision if _COMMIT.fullmatch(revision) else None
+
+    def at(self, commit: str) -> HubSet:
+        """The same set, pinned."""
+        return HubSet(f"{self.hub[0]}@{commit}")
+
+
+def _source(value: Any) -> Any:
+    return HubSet(value) if isinstance(value, str) and ModelName(value).is_hub_id else value
+
+
+# Where a stage reads pairs that were made elsewhere: a path, or a data set of the hub.
+DataSource = Annotated[HubSet | Path, BeforeValidator(_source)]
+
+
+def set_beside(name: HubSet, folder: Path) -> HubSet | Path:
+    """The set, or the path beside the config that it must have been meant as."""
+    there, first = folder / name, folder / name.partition("/")[0]
+    return there.resolve() if there.exists() or ("@" not in name and first.is_dir()) else name
 
 
 def beside(name: ModelName, folder: Path, inputs: Collection[str]) -> ModelName:

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,8 @@ from ip2pbatch.train.fingerprints import (
     recognised,
     write_manifests,
 )
-from ip2pbatch.train.model_names import ModelName, commit_of, pinned
+from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, pinned
+from ip2pbatch.train.revisions import learn_revisions, revisions
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -66,7 +67,21 @@ class StageStatus:
 
 def status(config_path: Path, *, photos: Path | None = None, out: Path) -> list[StageStatus]:
     """Every stage of the chain, inputs first: fresh, stale or missing, and why. UsageError where photos are needed."""
-    return status_of_chain(load_config(config_path), photos, out)
+    return status_of_chain(load_pinned(config_path, out), photos, out)
+
+
+def load_pinned(config_path: Path, out: Path) -> StageConfig:
+    """A config and all that it builds on, with every data set of the hub at the commit at which `out` reads it."""
+    known = revisions(out)
+
+    def at_commit(value: Any) -> Any:
+        return value.at(known[value]) if isinstance(value, HubSet) and value in known else value
+
+    def pinned_config(config: StageConfig) -> StageConfig:
+        inputs = {name: pinned_config(one) for name, one in config.inputs.items()}
+        return replace(config, settings=with_values(config.settings, at_commit), inputs=inputs)
+
+    return pinned_config(load_config(config_path))
 
 
 def status_of_chain(config: StageConfig, photos: Path | None, out: Path) -> list[StageStatus]:
@@ -124,13 +139,15 @@ def run(config_path: Path, *, photos: Path | None = None, out: Path, shard: Shar
     With `shard`, part k of n of the stages that can be split, up to the first that waits for its other parts.
     UsageError where a stage that cannot be split is not fresh, or was interrupted and its data have changed.
     """
-    config = load_config(config_path)
+    config = load_pinned(config_path, out)
     chain = status_of_chain(config, photos, out)
     refuse_other_data(chain)
     left = [one.config for one in chain if one.state != "fresh"]
     for problem in problems(left):
         raise problem
-    if learn_commits(left):
+    sets = [value for one in left for _, value in one.sources() if isinstance(value, HubSet) and not value.commit]
+    if learn_revisions(sets, out) | learn_commits(left):
+        config = load_pinned(config_path, out)
         chain = status_of_chain(config, photos, out)
     folders = {one.config.path: one.folder for one in chain}
     for one in chain:

@@ -225,9 +225,13 @@ def test_an_open_hub_model_is_no_problem_and_its_bytes_are_known(local_hub: Path
     assert hub.look_up("owner/open", "main") == hub.HubModel("c" * 40, 4_000_000_010), "no pickle is counted"
 
 
-def test_a_hub_that_is_not_reachable_is_no_mistake_but_ends_a_run_at_once(folder: Path) -> None:
+def test_a_hub_that_is_not_reachable_is_no_mistake_but_ends_a_run_at_once(folder: Path, command: CommandLine) -> None:
     finetuning(folder, start="owner/name", data=None, inputs={"pack": "pack.yaml"})
     assert checks.problems([load_config(folder / "finetune.yaml")]) == []
+    for words in (["validate"], ["plan", "--out", str(folder / "out")]):
+        done = command("train", words[0], str(folder / "finetune.yaml"), *words[1:])
+        assert done.code == 0
+        assert "finetune.yaml: start: owner/name is not checked: no network" in done.err
     with pytest.raises(ModelError, match="owner/name@main is not on this machine"):
         run(folder / "finetune.yaml", out=folder / "out")
     assert not (folder / "out").exists(), "not even the stage before it"

@@ -26,12 +26,14 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ip2pbatch.disk.contents import digest_of_contents, sha256s
+from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.errors import NothingMatchedError, RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake, suggest
 from ip2pbatch.train.data.broken import BrokenSampleError
+from ip2pbatch.train.data.hub_rows import open_hub_rows
 from ip2pbatch.train.data.lines_and_tars import LineRows, TarRows
 from ip2pbatch.train.data.parquet import ParquetRows, open_parquet, parquet_below
+from ip2pbatch.train.model_names import HubSet
 
 TURN = "{turn}"
 MOST_TURNS = 20  # of numbered columns, where each row has its own
@@ -133,7 +135,16 @@ class Rows(Protocol):
         """Whether a row may have columns that the first row of its file has not; a column that is not there is None."""
         ...
 
+    @property
+    def distant(self) -> bool:
+        """Whether files are fetched when they are read, and few are kept: then rows are best read file by file."""
+        ...
+
     def __len__(self) -> int: ...
+
+    def digests(self) -> list[str]:
+        """What each file's contents are known by."""
+        ...
 
     def names(self) -> Sequence[Sequence[str]]:
         """The columns of each file."""
@@ -190,6 +201,12 @@ class ColumnStore:
             for prompt, group in enumerate(self.groups)
             for number, pair in enumerate(group)
         }
+
+    def files_of(self) -> np.ndarray | None:
+        """The file of each pair where files are fetched one at a time; None where all are here."""
+        if not self.rows.distant:
+            return None
+        return np.array([self.rows.file_of(row) for row in self.pairs[:, 0].tolist()], np.int64)
 
     def _pairs(self) -> np.ndarray:
         """Row and turn of each pair, `[n, 2]`."""
@@ -286,7 +303,7 @@ class ColumnStore:
 
     def digest(self) -> str:
         """Of the files' bytes in their order, of how they are read, and of what is in the folder of pictures."""
-        facts = sha256s(self.rows.paths)
+        facts = self.rows.digests()
         if self.named is not None:
             facts = [*facts, self.named.model_dump_json()]
         if self.images is not None:
@@ -294,8 +311,12 @@ class ColumnStore:
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def open_columns(path: Path, columns: Columns) -> ColumnStore:
-    """The set below `path`, read by these columns."""
+def open_columns(path: Path | HubSet, columns: Columns | None) -> ColumnStore:
+    """The set below `path` or of the hub, read by these columns; by the names that are known where there are none."""
+    if isinstance(path, HubSet):
+        return ColumnStore(open_hub_rows(path, columns.files if columns else None), columns)
+    if columns is None:
+        return ColumnStore(ParquetRows(parquet_below(path)))
     folder = path if path.is_dir() else path.parent
     return ColumnStore(open_rows(path, columns.files), columns, folder / columns.images if columns.images else None)
 
@@ -347,13 +368,18 @@ def found(names: Sequence[str], path: Path) -> Columns:
     return Columns(**chosen)
 
 
-def columns_of_data(key: str, data: Path | None, columns: Columns | None) -> Iterator[Mistake]:
+def columns_of_data(key: str, data: Path | HubSet | None, columns: Columns | None) -> Iterator[Mistake]:
     """`columns` says how data of others are read: what the chain's own stages made needs none. Of parquet files that
-    are here the first one must have them; tars are too long to look into before a stage begins."""
+    are here the first one must have them; tars and sets of the hub are too long to look into before a stage begins."""
     if columns is None:
         return
     if data is None:
         yield Mistake(f"says how `{key}` is read, and there is none", hint=f"{key}: FOLDER", at=("columns",))
+        return
+    if isinstance(data, HubSet):
+        if columns.images is not None:
+            hint = f"fetch the set (`hf download --repo-type dataset {data.hub[0]}`), unpack it and give its folder"
+            yield Mistake("pictures that lie beside a set of the hub, packed, are not read there", hint=hint, at=(key,))
         return
     named = sorted(data.glob(columns.files)) if columns.files else parquet_below(data)
     first = next((path for path in named if path.suffix == ".parquet"), None)

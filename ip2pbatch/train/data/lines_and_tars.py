@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.train.data.released import parse_row
 
@@ -22,6 +23,8 @@ OBJECT = "json"
 
 class _RaggedRows:
     """Rows of files by their number from 0, each with columns of its own."""
+
+    distant = False
 
     def __init__(self, files: Sequence[Path], counts: Iterable[int]) -> None:
         self.paths = list(files)
@@ -38,6 +41,10 @@ class _RaggedRows:
     def file_of(self, row: int) -> int:
         """Which of the files a row is in."""
         return int(np.searchsorted(self._rows, row, side="right")) - 1
+
+    def digests(self) -> list[str]:
+        """The sha256 of each file."""
+        return sha256s(self.paths)
 
     def _within(self, row: int) -> tuple[int, int]:
         """Which of the files a row is in, and its number there."""

@@ -31,6 +31,7 @@ from ip2pbatch.train.data.columns import ColumnsOrPreset, columns_of_data
 from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, ShardStore, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
+from ip2pbatch.train.model_names import DataSource
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
@@ -42,7 +43,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     maker: Literal["pictures"]
-    source: Path | None = None  # a released folder or parquet files instead of an input
+    source: DataSource | None = None  # a released folder or parquet files instead of an input
     columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `source` is read
     prompts_per_shard: int = 1000
     broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged

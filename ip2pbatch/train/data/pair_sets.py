@@ -30,8 +30,11 @@ from ip2pbatch.train.data.released import (
     read_seeds,
 )
 from ip2pbatch.train.estimates import Estimate
+from ip2pbatch.train.model_names import HubSet
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ip2pbatch.train.data.columns import Columns
 
 Split = Literal["train", "val", "test", "all"]
@@ -65,6 +68,10 @@ class Store(Protocol):
 
     def digest(self) -> str:
         """One digest over the bytes of all pictures and texts: what a cache of them hangs on."""
+        ...
+
+    def files_of(self) -> np.ndarray | None:
+        """By pair, the file that it lies in, where files are fetched one at a time; None where all are at hand."""
         ...
 
 
@@ -177,23 +184,26 @@ class FolderStore:
         """Of the folder's contents, by size and time once they were read."""
         return digest_of_contents(self.dataset)
 
+    def files_of(self) -> None:
+        """All pairs are at hand."""
 
-def open_pairs(path: Path, columns: Columns | None = None) -> PairSet:
-    """The pairs of a stage's folder (pairs, filter, pack), of a released folder, or of shards or parquet files in it;
-    with `columns`, of any set that they describe.
+
+def open_pairs(path: Path | HubSet, columns: Columns | None = None) -> PairSet:
+    """The pairs of a stage's folder (pairs, filter, pack), of a released folder, of shards or parquet files in it, or
+    of a set of the hub; with `columns`, of any set that they describe.
 
     NothingMatchedError where there are none.
     """
-    from ip2pbatch.train.data.columns import ColumnStore, open_columns
-    from ip2pbatch.train.data.parquet import ParquetRows, parquet_below
+    from ip2pbatch.train.data.columns import open_columns
+    from ip2pbatch.train.data.parquet import parquet_below
     from ip2pbatch.train.data.shard_store import ShardStore, shards_below
 
-    if columns is not None:
+    if columns is not None or isinstance(path, HubSet):
         store: Store = open_columns(path, columns)
     elif shards := shards_below(path):
         store = ShardStore(shards)
-    elif files := parquet_below(path):
-        store = ColumnStore(ParquetRows(files))
+    elif parquet_below(path):
+        store = open_columns(path, None)
     else:
         store = FolderStore(dataset_of(path))
     if not store.groups:
@@ -201,9 +211,12 @@ def open_pairs(path: Path, columns: Columns | None = None) -> PairSet:
     return PairSet(store, store.groups)
 
 
-def counted(path: Path | None, counts: Estimate, columns: Columns | None = None) -> Estimate:
-    """The counts of a set that a config names, in the place of those of its inputs."""
+def counted(path: Path | HubSet | None, counts: Estimate, columns: Columns | None = None) -> Estimate:
+    """The counts of a set that a config names, in the place of those of its inputs; unknown of one of the hub, whose
+    rows are counted when they are first read."""
     if path is None:
         return counts
+    if isinstance(path, HubSet):
+        return replace(counts, unknown=f"the rows of {path.hub[0]} are counted when it is read")
     pairs = open_pairs(path, columns)
     return replace(counts, prompts=float(len(pairs)), pairs=float(sum(map(len, pairs.prompts))))

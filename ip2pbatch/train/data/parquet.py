@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import MissingError, RecipeError
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ def parquet_below(path: Path) -> list[Path]:
     return [one for one in found if one.name.startswith("train")] or found
 
 
-def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    """A parquet file, its footer read. MissingError without pyarrow, RecipeError where the file is broken."""
+def open_parquet(path: Path, source: Any = None) -> pyarrow.parquet.ParquetFile:
+    """A parquet file, its footer read; its bytes are those of `source` where it lies elsewhere. MissingError without
+    pyarrow, RecipeError where the file is broken."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingError("reading parquet needs pyarrow", hint="pip install 'ip2pbatch[train]'") from error
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path if source is None else source)
     except (OSError, pyarrow.ArrowException) as error:
         hint = "fetch the file again: a parquet file that was cut short has lost its index"
         raise RecipeError(f"is no whole parquet file ({str(error).splitlines()[0]})", file=path, hint=hint) from error
@@ -57,9 +59,12 @@ def read_group(
 class ParquetRows:
     """The rows of parquet files, a row group at a time: two of those with pictures are kept, and eight of texts."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    distant = False
+
+    def __init__(self, files: Sequence[Path], sources: Sequence[Any] | None = None) -> None:
         self.paths = list(files)
-        self.files = [open_parquet(path) for path in files]
+        opened = zip(files, sources or [None] * len(files), strict=True)
+        self.files = [open_parquet(path, source) for path, source in opened]
         sizes = [
             (number, group, file.metadata.row_group(group).num_rows)
             for number, file in enumerate(self.files)
@@ -97,6 +102,10 @@ class ParquetRows:
     def place(self, row: int) -> str:
         """train.parquet row 12 (from 0, of all files together)."""
         return f"{self.paths[self.file_of(row)]} row {row}"
+
+    def digests(self) -> list[str]:
+        """The sha256 of each file."""
+        return sha256s(self.paths)
 
     def _find(self, row: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.begins, row, side="right")) - 1

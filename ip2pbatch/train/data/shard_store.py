@@ -140,6 +140,9 @@ class ShardStore:
         notes = [one.path.with_suffix(".index") if one.sums is not None else one.path for one in self.shards]
         return hashlib.sha256("\n".join(sha256s(notes)).encode()).hexdigest()
 
+    def files_of(self) -> None:
+        """All pairs are at hand."""
+
 
 def shards_below(path: Path) -> list[Path]:
     """The shards of a pack stage's folder, or any tar directly in the folder, or the one file."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.train.data.augment import augment
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
+from ip2pbatch.train.data.hub_rows import MIXED
 from ip2pbatch.train.data.pair_sets import PairSet
 from ip2pbatch.train.data.row_store import RowStore
 from ip2pbatch.train.fit.latents import Encoder, LatentCache, encode_rows, posteriors_of
@@ -98,6 +99,8 @@ class EditBatches:
         self.dropout, self.levels = Dropout(), 1000
         self._null = encoder.texts([""])[0].astype(encoder.kept)
         self._order = lru_cache(maxsize=2)(self._permutation)
+        files = pairs.store.files_of()
+        self._files = None if files is None else np.array([files[group[0]] for group in pairs.prompts])
         self._readers = ThreadPoolExecutor(readers, "pictures")
         self._ahead: dict[int, Future[Prepared]] = {}
         self._planner = ThreadPoolExecutor(1, "parts")
@@ -130,7 +133,13 @@ class EditBatches:
         return Draw(prompt, pair, epoch % self.view.count if self.view.count else epoch, rng)
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.view.seed, 0, epoch]).permutation(len(self.pairs))
+        """All prompts, or, where files are fetched one at a time, those of a few files after those of a few others."""
+        rng = np.random.default_rng([self.view.seed, 0, epoch])
+        if self._files is None:
+            return rng.permutation(len(self.pairs))
+        files = rng.permutation(np.unique(self._files))
+        windows = (files[begin : begin + MIXED] for begin in range(0, len(files), MIXED))
+        return np.concatenate([rng.permutation(np.flatnonzero(np.isin(self._files, window))) for window in windows])
 
     def prepare(self, part: int) -> Prepared:
         """All of a part that needs no network; pictures are read in several threads."""

@@ -49,7 +49,7 @@ from ip2pbatch.train.fit.objective import Dropout, aim, min_snr
 from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
 from ip2pbatch.train.fit.validation import HeldOutLoss, Validation
-from ip2pbatch.train.model_names import ModelName
+from ip2pbatch.train.model_names import DataSource, ModelName
 from ip2pbatch.train.stage import Stage, one_source
 
 VERSION = 1
@@ -95,7 +95,7 @@ class Config(BaseModel):
 
     maker: Literal["stable_diffusion"]
     start: ModelName  # a diffusers folder or a model of the hub
-    data: Path | None = None  # pairs made elsewhere; else those of the one input
+    data: DataSource | None = None  # pairs made elsewhere; else those of the one input
     columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `data` is read
     split: Literal["train", "all"] = "train"  # all: a set whose test pairs are elsewhere
     # An epoch draws one pair of each prompt, as the original does; pair: every pair once.

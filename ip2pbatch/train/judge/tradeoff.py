@@ -40,7 +40,7 @@ from ip2pbatch.train.estimates import EDIT_STEPS, Estimate, work_of
 from ip2pbatch.train.judge.bootstrap import intervals
 from ip2pbatch.train.judge.methods import Curve, Method, Sample, Setting, make_method
 from ip2pbatch.train.judge.tradeoff_plot import CurvePoints, Point, draw, to_csv, to_markdown
-from ip2pbatch.train.model_names import ModelName
+from ip2pbatch.train.model_names import DataSource, ModelName
 from ip2pbatch.train.stage import Stage, one_source, unread
 
 VERSION = 1
@@ -52,7 +52,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     maker: Literal["tradeoff"]
-    data: Path | None = None  # pairs made elsewhere; else those of the input `data`
+    data: DataSource | None = None  # pairs made elsewhere; else those of the input `data`
     columns: ColumnsOrPreset | None = Field(None, exclude_if=lambda value: value is None)  # how `data` is read
     split: Split = "test"
     samples: int = Field(5000, ge=1)
