@@ -38,7 +38,8 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     for kind in outcome.passed:
         out.print(console.plain(f"passed over: {kind}"), markup=False)
     outlets.finished(outcome)
-    out.print(last_line(summary, len(outcome.broken), job.selection.shard, outcome.unmade), markup=False)
+    damaged = len(outcome.view.damaged)
+    out.print(last_line(summary, len(outcome.broken), job.selection.shard, outcome.unmade, damaged), markup=False)
     return outcome.exit_code
 
 
@@ -61,15 +62,19 @@ def _notes(outcome: Outcome) -> None:
         )
 
 
-def last_line(summary: Summary, broken: int = 0, shard: str | None = None, unmade: int = 0) -> str:
+def last_line(
+    summary: Summary, broken: int = 0, shard: str | None = None, unmade: int = 0, damaged: int = 0
+) -> str:  # fmt: skip
     """One line: what was made and delivered now, and everything that is not there, of this shard where it is one.
 
-    `unmade` edits were asked for and left out, where pictures are only delivered.
+    `unmade` edits were asked for and left out, where pictures are only delivered; `damaged` are kept pictures of the
+    run that sheets and report cannot show.
     """
     states: Mapping[str, int] = summary.states
     missing = [f"{states[state]} {state}" for state in _NOT_DONE if states.get(state)]
     missing += [f"{count(len(summary.undelivered), 'file')} not delivered"] if summary.undelivered else []
     missing += [f"{count(broken, 'photo')} that cannot be read"] if broken else []
+    missing += [f"{count(damaged, 'kept picture')} damaged"] if damaged else []
     delivered = f"{count(summary.delivered, 'file')} delivered in {duration(summary.seconds)}"
     made = f"{count(summary.made, 'edit')} made, {delivered}"
     if summary.stopped:

@@ -17,6 +17,7 @@ from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.plan.formats import listed, lossy_titles, written
 
 if TYPE_CHECKING:
+    from ip2pbatch.jobs.drawing import Drawn
     from ip2pbatch.jobs.standing import Standing, Unfinished
 
 _SHOWN = 20  # pictures and photos without a file that are listed before the rest is only counted
@@ -79,17 +80,22 @@ def sheet(
     ] = None,
     cell: Annotated[int, typer.Option(help="Long side of a cell in pixels.", min=64, max=2048)] = 384,
 ) -> None:
-    """Draw the contact sheets of a run again, with other settings."""
-    for page in jobs.sheet(run, out=out, cell=cell, voice=Terminal()):
-        console.out().print(str(page))
+    """Draw the contact sheets of a run again, with other settings. Exit 3 where a picture of it is damaged."""
+    _show_drawn(jobs.sheet(run, out=out, cell=cell, voice=Terminal()))
 
 
 def report(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file.", show_default="RUN/report.html")] = None,
 ) -> None:
-    """Write the HTML report of a run again."""
-    console.out().print(str(jobs.report(run, out=out, voice=Terminal())))
+    """Write the HTML report of a run again. Exit 3 where a picture of it is damaged."""
+    _show_drawn(jobs.report(run, out=out, voice=Terminal()))
+
+
+def _show_drawn(drawn: Drawn) -> None:
+    for path in drawn:
+        console.out().print(str(path))
+    raise typer.Exit(drawn.exit_code)
 
 
 def _show(found: Standing) -> None:

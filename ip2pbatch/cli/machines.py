@@ -58,7 +58,12 @@ class Outlets:
         if self.json:
             for record in outcome.measured:
                 console.data(ci.measured_line(record))
-            console.data(ci.summary_line(outcome.summary, outcome.exit_code, outcome.broken, outcome.passed))
+            console.data(
+                ci.summary_line(
+                    outcome.summary, outcome.exit_code, outcome.broken, outcome.passed,
+                    {path.relative_to(outcome.view.root).as_posix(): why for path, why in outcome.view.damaged.items()},
+                )
+            )  # fmt: skip
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:
         """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations.

@@ -23,6 +23,7 @@ from ip2pbatch.run.machine import Machine, Precision, Provider
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.checking import Checkup
+    from ip2pbatch.jobs.drawing import Drawn
     from ip2pbatch.jobs.exporting import Exported
     from ip2pbatch.jobs.forecast import Forecast
     from ip2pbatch.jobs.job import Selection
@@ -166,35 +167,20 @@ def deliver(
     return deliver_again(job, output, {"gps": gps, "prompt": prompt}, _heard(voice), tidy=tidy)
 
 
-def sheet(
-    run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None
-) -> tuple[Path, ...]:  # fmt: skip
-    """Draw the contact sheets of a run again, cells `cell` pixels long; the pages. Numbers that its recipe asks for
-    and that are not known of a picture are measured first.
+def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None) -> Drawn:
+    """Draw the contact sheets of a run again, with cells `cell` pixels long. Numbers that its recipe asks for and that
+    are not known of a picture are measured first.
     """
-    from functools import partial
+    from ip2pbatch.jobs.drawing import draw_sheets
 
-    from ip2pbatch.jobs.measuring import with_numbers
-    from ip2pbatch.show.sheet import write_sheets
-
-    voice = _heard(voice)
-    view, settings = with_numbers(Path(run), voice)
-    settings = settings.model_copy(update={"cell": cell})
-    drawing = partial(voice.counting, "drawing contact sheets")
-    return tuple(write_sheets(view, view.root / "sheets" if out is None else Path(out), settings, drawing))
+    return draw_sheets(Path(run), _heard(voice), out=None if out is None else Path(out), cell=cell)
 
 
-def report(run: AnyPath, *, out: AnyPath | None = None, voice: Voice | None = None) -> Path:
-    """Write the HTML report of a run again, after measuring as `sheet` does; the file."""
-    from functools import partial
+def report(run: AnyPath, *, out: AnyPath | None = None, voice: Voice | None = None) -> Drawn:
+    """Write the HTML report of a run again, after measuring as `sheet` does."""
+    from ip2pbatch.jobs.drawing import draw_report
 
-    from ip2pbatch.jobs.measuring import with_numbers
-    from ip2pbatch.show.report import write_report
-
-    voice = _heard(voice)
-    view, _ = with_numbers(Path(run), voice)
-    writing = partial(voice.counting, "writing the report")
-    return write_report(view, view.root / "report.html" if out is None else Path(out), writing)
+    return draw_report(Path(run), _heard(voice), out=None if out is None else Path(out))
 
 
 def lock(

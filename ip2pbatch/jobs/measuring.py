@@ -11,11 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import LockedError, MissingError, ModelError, ResourceError
-from ip2pbatch.jobs.standing import find_with_sheet
 from ip2pbatch.plan.metrics import Metric, named_in
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.ledger import Run, open_run
@@ -25,7 +23,6 @@ from ip2pbatch.run.directory.view import RunView
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.plan.shard import Shard
-    from ip2pbatch.plan.written.recipe import Sheet
 
 log = logging.getLogger("ip2pbatch.jobs")
 
@@ -38,12 +35,11 @@ def refuse_unready(wanted: Sequence[str], voice: Voice) -> None:
                 metric.check(fetch=True)
 
 
-def with_numbers(run: Path, voice: Voice) -> tuple[RunView, Sheet]:
-    """The run in a folder or of a recipe with every number that its sheets should show, and how they should look."""
-    view, settings = find_with_sheet(run, voice)
-    if any(True for _ in _unmeasured(view, named_in(settings.metrics))):
-        refuse_unready(settings.metrics, voice)
-    return measure(view, settings.metrics, voice)[0], settings
+def with_numbers(view: RunView, wanted: Sequence[str], voice: Voice) -> RunView:
+    """The run with every number of `wanted`. Raises MissingError or ModelError where one cannot be measured here."""
+    if any(True for _ in _unmeasured(view, named_in(wanted))):
+        refuse_unready(wanted, voice)
+    return measure(view, wanted, voice)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Outcome:
     def exit_code(self) -> int:
         """As the command ends with it."""
         code = self.summary.exit_code
-        return errors.UNFINISHED if code == errors.DONE and self.broken else code
+        return errors.UNFINISHED if code == errors.DONE and (self.broken or self.view.damaged) else code
 
     def __iter__(self) -> Iterator[Picture]:
         return self.pictures()
@@ -81,10 +81,11 @@ class Outcome:
         """Every cell that this session was about, in the plan's order."""
         for strip in self.job.plan.strips:
             for edit in strip.edits:
-                record = self.view.record(edit.key)
+                record, damaged = self.view.record(edit.key), self.view.why_damaged(edit.key)
                 yield Picture(
                     strip.photo.name, edit.instruction, edit.guidance.text, edit.guidance.image, edit.seed,
-                    record.status if record else "left", record.detail if record else "",
+                    "damaged" if damaged else record.status if record else "left",
+                    damaged or (record.detail if record else ""),
                     self.view.picture_path(edit.key), self.view.delivered_path(strip, edit),
                 )  # fmt: skip
 

@@ -165,11 +165,15 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
+    from ip2pbatch.jobs.drawing import looked_at
+    from ip2pbatch.show.cells import gallery
+
     measured: tuple[Record, ...] = ()
     with voice.busy("reading the run"):
         view = read_run(job.out)
     drawn = summary.states.get("done", 0) and not summary.stopped and _cells(job) <= MOST_CELLS
     if drawn:
+        view = looked_at(view, gallery(view).cells, voice)
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
     sheets, report = _draw(job, view, voice) if drawn else ((), None)
     earlier = tuple(renamed.leftovers(view)) if summary.delivered else ()

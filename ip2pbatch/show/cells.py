@@ -20,8 +20,8 @@ from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-State = Literal["done", "failed", "nan", "flagged", "skipped", "missing"]
-STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "missing")
+State = Literal["done", "failed", "nan", "flagged", "skipped", "damaged", "missing"]
+STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "damaged", "missing")
 
 # What to try, by the verdict on a picture.
 ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lower text or raise image"}
@@ -97,18 +97,18 @@ def gallery(view: RunView) -> Gallery:
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:
     record, picture, delivery = view.record(edit.key), view.picture(edit.key), view.delivery(strip, edit)
     detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
-    state: State = "missing" if record is None or (record.status == "done" and picture is None) else record.status
-    gone = "it was made, but its picture is gone: run the recipe again" if record is not None else "not made yet"
+    damaged = view.why_damaged(edit.key)
+    state: State = "damaged" if damaged else "missing" if record is None else record.status
     return Cell(
         key=edit.key, photo=strip.photo.name, edit=strip.id, instruction=edit.instruction, guidance=edit.guidance,
         seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size, state=state, link=link,
         links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
         carry=edit.carry, digest=strip.photo.digest,
-        detail=gone if state == "missing" else record.detail if record else "",
+        detail=damaged or (record.detail if record else "not made yet"),
         mark="; ".join(_marks(record, edit, taught)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit),
-        seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record else {},
+        seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record and not damaged else {},
     )  # fmt: skip
 
 

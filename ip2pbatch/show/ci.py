@@ -55,7 +55,8 @@ _KEYS: dict[str, dict[str, Any]] = {
     },
     "summary": {
         "states": {"type": "object", "additionalProperties": _COUNT}, "made": _COUNT, "delivered": _COUNT,
-        "undelivered": _FILES, "broken": _FILES, "passed": _KINDS, "seconds": _NUMBER, "exit_code": _COUNT,
+        "undelivered": _FILES, "broken": _FILES, "damaged": _FILES, "passed": _KINDS, "seconds": _NUMBER,
+        "exit_code": _COUNT,
     },
 }  # fmt: skip
 LINE: dict[str, Any] = {
@@ -106,18 +107,21 @@ def error_line(message: str, hint: str | None, exit_code: int) -> str:
 
 
 def summary_line(
-    summary: Summary, exit_code: int | None = None, broken: Sequence[Broken] = (), passed: Sequence[Passed] = ()
-) -> str:
+    summary: Summary, exit_code: int | None = None, broken: Sequence[Broken] = (), passed: Sequence[Passed] = (),
+    damaged: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
     """The last line of a run; `exit_code` is the command's, where more than the summary decides it, `broken` the photos
-    that could not even be planned, and `passed` what else lay in their folders.
+    that could not even be planned, `passed` what else lay in their folders, and `damaged` says of kept files of the
+    run, by path, why they cannot be shown.
     """
     code = summary.exit_code if exit_code is None else exit_code
     undelivered = [{"file": file, "reason": reason} for file, reason in summary.undelivered]
     unread = [{"file": one.name, "reason": one.reason} for one in broken]
+    rotten = [{"file": file, "reason": reason} for file, reason in (damaged or {}).items()]
     kinds = [kind.as_row() for kind in passed]
     return _line("summary", states=dict(summary.states), made=summary.made, delivered=summary.delivered,
-                 undelivered=undelivered, broken=unread, passed=kinds, seconds=round(summary.seconds, 3),
-                 exit_code=code)  # fmt: skip
+                 undelivered=undelivered, broken=unread, damaged=rotten, passed=kinds,
+                 seconds=round(summary.seconds, 3), exit_code=code)  # fmt: skip
 
 
 def stale_line(difference: Difference) -> str:
@@ -184,8 +188,8 @@ class _Case:
 
 
 def junit(gallery: Gallery, beside: Sequence[Beside] = (), passed: Sequence[Passed] = ()) -> str:
-    """A test suite with a case an Edit: failed is an error, nan a failure, all that was not looked at is skipped. What
-    is `beside` is an error each, what was `passed` over a skipped case a kind.
+    """A test suite with a case an Edit: failed and damaged are errors, nan a failure, all that was not looked at is
+    skipped. What is `beside` is an error each, what was `passed` over a skipped case a kind.
     """
     return _suite(gallery.name, [
         *(_Case(cell.photo, _name(cell), _verdict(cell), cell.state, cell.detail or cell.state, cell.seconds)
@@ -230,7 +234,7 @@ def _suite(name: str, cases: Sequence[_Case]) -> str:
 
 def _verdict(cell: Cell) -> str:
     """The JUnit element of a state; "" for a passed case."""
-    return {"done": "", "failed": "error", "nan": "failure"}.get(cell.state, "skipped")
+    return {"done": "", "failed": "error", "damaged": "error", "nan": "failure"}.get(cell.state, "skipped")
 
 
 def _xml(text: str) -> str:
@@ -252,14 +256,14 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def github_annotations(gallery: Gallery, file: str = "", beside: Sequence[Beside] = ()) -> list[str]:
-    """Workflow commands for what went wrong: errors for failed and nan and what is `beside`, warnings for flagged and
-    skipped pictures.
+    """Workflow commands for what went wrong: errors for failed, nan and damaged and what is `beside`, warnings for
+    flagged and skipped pictures.
 
     Of each kind there are at most MOST_ANNOTATIONS, the last of which counts the rest. `file` is the recipe.
     """
     cells = _unique(gallery.cells)
     wrong = [(f"{one.kind}: {one.file}", one.why) for one in beside]
-    wrong += [_said(cell) for cell in cells if cell.state in ("failed", "nan")]
+    wrong += [_said(cell) for cell in cells if cell.state in ("failed", "nan", "damaged")]
     doubtful = [_said(cell) for cell in cells if cell.state in ("flagged", "skipped")]
     return [*_commands("error", wrong, file), *_commands("warning", doubtful, file)]
 

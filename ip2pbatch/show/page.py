@@ -20,8 +20,8 @@ PAGE, MAT, RULE = "#e6e6e6", "#d3d3d3", "#b4b4b4"
 INK, DIM = "#1b1b1b", "#565656"
 BAR, BAR_INK, BAR_DIM = "#202020", "#f5f5f5", "#bdbdbd"
 AMBER = "#f2b92f"
-STATE_INK = {"failed": "#9b1c1c", "nan": "#9b1c1c", "flagged": "#7a4a00"}
-STATE_HATCH = {"failed": "#d6b4b1", "nan": "#d6b4b1", "flagged": "#dcc79c"}
+STATE_INK = {"failed": "#9b1c1c", "nan": "#9b1c1c", "damaged": "#9b1c1c", "flagged": "#7a4a00"}
+STATE_HATCH = {"failed": "#d6b4b1", "nan": "#d6b4b1", "damaged": "#d6b4b1", "flagged": "#dcc79c"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ def draw_tile(page: Image.Image, xy: tuple[int, int], tile: Tile, box: Box, meas
         try:
             picture = fitted(tile.picture, box)
         except DamagedError as error:
-            state, reason = "missing", f"{error}: {error.hint}"
+            state, reason = "damaged", f"{error}: {error.hint}"
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            state, reason = "missing", f"{error}: run the recipe again"
+            state, reason = "damaged", f"{error}: run the recipe again"
         else:
             pen.rectangle((x, y, x + box.width - 1, y + box.height - 1), fill=MAT)
             page.paste(picture, (x + (box.width - picture.width) // 2, y + (box.height - picture.height) // 2))

@@ -65,14 +65,14 @@ def write_report(view: RunView, path: Path, counting: Counting = uncounted) -> P
 def draw_report(gallery: Gallery, path: Path, origin: Origin, counting: Counting = uncounted) -> Path:
     """`write_report` for cells that are already at hand; `origin` heads the recipes that picks are copied to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    chosen = _chosen(gallery.cells)
-    pictures = _pictures(chosen, path, counting)
-    page = _render(gallery, chosen, pictures, origin)
+    cells = chosen(gallery.cells)
+    pictures = _pictures(cells, path, counting)
+    page = _render(gallery, cells, pictures, origin)
     write_atomic(path, page.encode("utf-8", "replace"))
     return path
 
 
-def _chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
+def chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
     """All cells, or where they are too many, whole strips up to MOST_CELLS in the recipe's order."""
     if len(cells) <= MOST_CELLS:
         return cells
@@ -216,7 +216,7 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Kept, Shown], metrics: Seque
     cards = []
     for index, cell in enumerate(cells):
         shown = pictures.get(cell.picture) if cell.picture and cell.state == "done" else None
-        state = "missing" if cell.state == "done" and shown is None else cell.state
+        state = "damaged" if cell.state == "done" and shown is None else cell.state
         numbers = [f"{cell.metrics[m]:.2f}" if shown and m in cell.metrics else "" for m in metrics]
         cards.append({
             "index": index, "photo": cell.photo, "instruction": cell.instruction,

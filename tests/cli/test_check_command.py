@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from command import CommandLine
@@ -17,6 +19,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.show.cells import gallery, totals
 
 RECIPE = """
 name: shoot
@@ -321,3 +324,40 @@ def test_pictures_that_no_journal_knows_of_are_told_where_they_are_more_than_kil
     for picture in [*run.glob("edits/*/*.png")][20:]:
         picture.unlink()
     assert command("check", out).code == 0, "a kill may leave a picture without its record"
+
+
+def test_sheet_and_report_tell_of_a_damaged_picture_and_count_it_as_that(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    view = read_run(out)
+    rot(view.layout.picture(view.strips[0].edits[0].key))
+    for words in (["sheet", out], ["report", out]):
+        said = command(*words)
+        assert said.code == 3
+        told = said.err.replace("\n", " ")
+        assert "1 kept picture is damaged, such as " in told
+        assert "`ip2pbatch check` names what is damaged, and `ip2pbatch run` makes it again" in told
+        assert said.out.strip().endswith((".png", ".html")), "and what is whole is drawn"
+    page = (out / "report.html").read_text("utf-8")
+    assert ('<span class="chip is-done"><b>8</b> done</span>' in page, "is-damaged" in page) == (True, True)
+    shown = read_run(out)
+    cells = gallery(replace(shown, damaged=jobs.report(out).damaged)).cells
+    assert totals(cells) == "8 done, 1 damaged"
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("sheet", out).code == 0
+
+
+def test_a_run_beside_a_damaged_picture_does_not_call_its_sheets_whole(
+    command: CommandLine, shoot: Path, tmp_path: Path
+) -> None:
+    out, photo = shoot / "out", shoot / "photos/one.jpg"
+    edit = ("edit", photo, "-o", out, "--backend", "fake")
+    assert command(*edit, "-i", "make it winter").code == 0
+    rot(next((out / ".ip2pbatch").glob("edits/*/*.png")))
+    said = command(*edit, "-i", "make it night", "--json", "--junit", tmp_path / "junit.xml")
+    assert said.code == 3
+    last = json.loads(said.out.splitlines()[-1])
+    assert (last["states"], last["exit_code"]) == ({"done": 1}, 3)
+    assert "the kept picture is damaged" in last["damaged"][0]["reason"]
+    assert "1 kept picture damaged" in said.err.splitlines()[-1]
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert [error.get("type") for error in suite.iter("error")] == ["damaged"]

@@ -155,7 +155,7 @@ def test_a_picture_that_is_gone_is_a_box_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"torn")
     text = draw_report(gallery, tmp_path / "report.html", origin(tmp_path)).read_text()
     assert "its picture is damaged or gone" in text
-    assert text.count('class="cell is-missing"') == 1
+    assert text.count('class="cell is-damaged"') == 1
 
 
 def test_a_photo_that_is_not_read_yet_is_told_from_one_that_could_not_be(tmp_path: Path) -> None:

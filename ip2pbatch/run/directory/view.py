@@ -36,7 +36,8 @@ class RunView:
 
     Sessions of some photos only are joined with the earlier ones of the same recipe, back to the last whole one; of a
     photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read;
-    `lost` are the Records of pictures that were made and are gone or cut.
+    `lost` are the Records of pictures that were made and are gone or cut, `damaged` says of kept files why they cannot
+    be shown, as far as somebody read them.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class RunView:
     numbers: Mapping[str, int]
     complaints: tuple[str, ...] = field(default=())
     lost: tuple[Record, ...] = field(default=())
+    damaged: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def strips(self) -> tuple[Strip, ...]:
@@ -86,7 +88,12 @@ class RunView:
     def picture_path(self, key: str) -> Path | None:
         """The lossless picture at model size (PNG, RGB); None where the Edit is not done."""
         record = self.records.get(key)
-        return self.layout.picture(key) if record is not None and record.status == "done" else None
+        done = record is not None and record.status == "done" and not self.why_damaged(key)
+        return self.layout.picture(key) if done else None
+
+    def why_damaged(self, key: str) -> str:
+        """Why the kept picture of an Edit cannot be shown, "" where nobody found it damaged."""
+        return self.damaged.get(self.layout.picture(key), "") if self.damaged else ""
 
     def picture(self, key: str) -> Kept | None:
         """The same, to be read; None where the Edit is not done."""

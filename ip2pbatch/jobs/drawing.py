@@ -1,0 +1,91 @@
+"""What a person looks at, drawn of a run once more. Pictures are read before it is said how many are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ip2pbatch import errors
+from ip2pbatch.errors import DamagedError
+from ip2pbatch.jobs.measuring import with_numbers
+from ip2pbatch.jobs.standing import find_with_sheet
+from ip2pbatch.run.directory.kept import Kept
+from ip2pbatch.run.directory.view import RunView
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.show.cells import Cell
+
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The files that were drawn, and why kept pictures that should be on them are not, by their paths."""
+
+    files: tuple[Path, ...]
+    damaged: dict[Path, str]
+
+    @property
+    def exit_code(self) -> int:
+        """As the command ends with it."""
+        return errors.UNFINISHED if self.damaged else errors.DONE
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.files)
+
+
+def draw_sheets(run: Path, voice: Voice, *, out: Path | None, cell: int) -> Drawn:
+    """The contact sheets of the run in a folder or of a recipe, in RUN/sheets or `out`, with cells of `cell` pixels."""
+    from ip2pbatch.show.cells import gallery
+    from ip2pbatch.show.sheet import write_sheets
+
+    view, settings = find_with_sheet(run, voice)
+    view = with_numbers(looked_at(view, gallery(view).cells, voice), settings.metrics, voice)
+    drawing = partial(voice.counting, "drawing contact sheets")
+    settings = settings.model_copy(update={"cell": cell})
+    return Drawn(tuple(write_sheets(view, out or view.root / "sheets", settings, drawing)), dict(view.damaged))
+
+
+def draw_report(run: Path, voice: Voice, *, out: Path | None) -> Drawn:
+    """The same of the report, as RUN/report.html or `out`."""
+    from ip2pbatch.show.cells import gallery
+    from ip2pbatch.show.report import chosen, write_report
+
+    view, settings = find_with_sheet(run, voice)
+    view = with_numbers(looked_at(view, chosen(gallery(view).cells), voice), settings.metrics, voice)
+    writing = partial(voice.counting, "writing the report")
+    return Drawn((write_report(view, out or view.root / "report.html", writing),), dict(view.damaged))
+
+
+def looked_at(view: RunView, cells: Iterable[Cell], voice: Voice) -> RunView:
+    """The run with what of these cells' kept pictures is damaged: they are read, and a person is told.
+
+    Raises ResourceError.
+    """
+    wanted = list(dict.fromkeys(one for cell in cells for one in (cell.source, cell.picture) if one is not None))
+    with voice.counting("reading the pictures", len(wanted)) as advance, ThreadPoolExecutor(_THREADS) as pool:
+        damaged: dict[Path, str] = {}
+        for one, why in zip(wanted, pool.map(_why_damaged, wanted), strict=True):
+            damaged |= {one.path: why} if why else {}
+            advance()
+    if damaged:
+        were = "1 kept picture is" if len(damaged) == 1 else f"{len(damaged):,} kept pictures are"
+        voice.warn(
+            f"{were} damaged, such as {next(iter(damaged)).name}: hatched on sheets and in the report, and not done; "
+            "`ip2pbatch check` names what is damaged, and `ip2pbatch run` makes it again"
+        )
+    return replace(view, damaged=damaged)
+
+
+def _why_damaged(one: Kept) -> str:
+    try:
+        one.read()
+    except DamagedError as error:
+        return f"{error}: {error.hint}"
+    return ""
