@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-Mark = tuple[int, int, int]  # inode, size in bytes, time of change in ns: what a copy under way moves
+from ip2pbatch.plan.memory import stamp
+
+Mark = tuple[int, ...]  # inode, then the size and the times that move when a file changes
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class Arrivals:
         return self._clock() - self._last
 
     def _ready(self, path: str, status: os.stat_result) -> bool:
-        mark, now = (status.st_ino, status.st_size, status.st_mtime_ns), self._clock()
+        mark, now = (status.st_ino, *stamp(status)), self._clock()
         file = self._files.get(path)
         if file is None or file.mark != mark:
             self._files[path] = _File(mark, now, self.polls)

@@ -336,3 +336,32 @@ def test_a_later_photo_of_the_same_name_is_another_photo(command: CommandLine, r
         assert command("watch", folder, recipe, *FAKE, "--settle", "0", "--once-idle", "0.2").code == 0
     shown = [(out / name).read_bytes() for name in ("scan_make-it-winter.jpg", "scan_make-it-winter_2.jpg")]
     assert shown[0] != shown[1]
+
+
+def test_a_photo_changed_under_its_old_inode_size_and_time_is_edited_again(
+    command: CommandLine, recipe: Path, tmp_path: Path
+) -> None:
+    """As `exiftool -P` and `rsync --inplace --times` leave one; new permissions alone are no new photo."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    photo = folder / "a.png"
+    command.guarding = False
+
+    def change() -> None:
+        Image.new("RGB", (64, 48), "red").save(photo, compress_level=0)
+        wait_until(lambda: len(delivered(out)) == 1)
+        before = photo.stat()
+        photo.chmod(0o600)
+        Image.new("RGB", (64, 48), "blue").save(photo, compress_level=0)
+        os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = photo.stat()
+        assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+        wait_until(lambda: len(delivered(out)) == 2)
+        photo.chmod(0o644)
+
+    def delivered(out: Path) -> list[Path]:
+        return list(out.glob("*.png"))
+
+    with meanwhile(change):
+        assert command("watch", folder, recipe, *FAKE, "--settle", "0.05", "--once-idle", "1").code == 0
+    assert sorted(made(out).values()) == [1, 1]
+    assert len(delivered(out)) == 2
