@@ -112,14 +112,17 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[s
     """How many files a run would write: of edits that are left, and those due of edits that are done."""
     from ip2pbatch.jobs.delivering import settings_of
     from ip2pbatch.run.deliveries import is_due
+    from ip2pbatch.run.directory.superseded import Superseded
 
+    superseded = Superseded(view.layout, job.asked)
     settings, skips, due = settings_of(job.recipe), job.recipe.output.on_conflict == "skip", 0
     for (at, link), target in names.items():
         strip = job.plan.strips[at]
         edit = strip.edits[link - 1]
         last = view.delivery(strip, edit)
         somebodys = skips and last is None and (view.root / target).exists()
-        due += edit.key not in done or (not somebodys and is_due(last, view.root, settings, target))
+        is_left = edit.key not in done
+        due += is_left or (not somebodys and is_due(last, view.root, settings, target, strip.photo, superseded))
     return due
 
 

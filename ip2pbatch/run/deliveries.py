@@ -19,7 +19,7 @@ from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Place, deliver
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
-from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
@@ -49,9 +49,15 @@ def shape_digest(settings: DeliverySettings, target: str) -> str:
     return hashlib.sha256(f"{settings.digest}\n{target}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def is_due(last: Delivery | None, root: Path, settings: DeliverySettings, target: str) -> bool:
-    """Whether a file is to be written, after what was last delivered in its place."""
-    return last is None or last.settings != shape_digest(settings, target) or not (root / last.path).is_file()
+def is_due(
+    last: Delivery | None, root: Path, settings: DeliverySettings, target: str, photo: Photo, superseded: Superseded
+) -> bool:
+    """Whether a file is to be written, after what was last delivered in its place: also where that has another name
+    than `target`, which an earlier picture of ours holds.
+    """
+    if last is None or last.settings != shape_digest(settings, target) or not (root / last.path).is_file():
+        return True
+    return last.path != target and superseded.replaceable(root, target, photo) is not None
 
 
 class Deliverer:
@@ -169,15 +175,12 @@ class Deliverer:
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
-        return is_due(last, self.run.root, self._settings, errand.target) or (
-            last is not None and last.path != errand.target and self._earlier(errand) is not None
-        )
+        photo = errand.strip.photo
+        return is_due(last, self.run.root, self._settings, errand.target, photo, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""
-        path = self.run.root / errand.target
-        file = self._superseded.file(errand.target, errand.strip.photo) if path.is_file() else None
-        return file.sha256 if file is not None and file_digest(path) == file.sha256 else None
+        return self._superseded.replaceable(self.run.root, errand.target, errand.strip.photo)
 
     def _ours(self, errand: Errand) -> str | None:
         """The sha256 of the file that may be replaced: one that was about to appear when a process was killed, or an

@@ -117,8 +117,11 @@ def test_a_name_that_an_earlier_version_numbered_is_put_right(command: CommandLi
     (out / "one_snow.jpg").rename(out / "one_snow_2.jpg")
     (out / "one_snow.jpg").write_bytes(kept)
     assert json.loads(command("status", out, "--json").out)["superseded"] == ["one_snow.jpg"]
+    planned = command("plan", recipe, "--json", "--exit-code")
+    assert (planned.code, json.loads(planned.out)["files_left"]) == (4, 1)
     said = command("run", recipe, *FAKE)
     assert "still there under older names: 1 file delivered before, such as one_snow_2.jpg" in said.err
+    assert command("plan", recipe, "--exit-code").code == 0
     expected = fresh(command, recipe)
     assert files(out) == expected | {"one_snow_2.jpg": expected["one_snow.jpg"]}
 

@@ -9,7 +9,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
+from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.plan.edits import Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.lines import Delivery
@@ -38,6 +40,12 @@ class Superseded:
             if last is None or self._asker(photo, self._asked) not in self._askers[last.strip]:
                 return None
             return None if (last.strip, last.edit) in self._wanted(photo.name) else last
+
+    def replaceable(self, root: Path, target: str, photo: Photo) -> str | None:
+        """The sha256 of that file, where it stands below `root` and nobody changed it."""
+        path = root / target
+        file = self.file(target, photo) if path.is_file() else None
+        return file.sha256 if file is not None and file_digest(path) == file.sha256 else None
 
     def _asker(self, photo: Photo, plan: Plan) -> tuple[str, ...]:
         """A photo and a recipe. Two files may have one name in NFC, and then differ in the one that the disk has."""
