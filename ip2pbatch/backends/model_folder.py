@@ -59,6 +59,8 @@ _MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "
 
 _LIMIT = 64 << 20  # bytes of JSON that are read: an index of the largest model known is below 1 MB
 _FINE_TUNE = "use a model that edits, such as timbrooks/instruct-pix2pix, or --model tiny"
+_SDXL = ("StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLPipeline")
+_XL = f"edit with it by diffusers' StableDiffusionXLInstructPix2PixPipeline, or {_FINE_TUNE}"
 _DRAWS = "use a text-to-image model whose UNet takes 4 channels, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
 _CONVERT = (
     "fetch it in diffusers' layout with safetensors (`ip2pbatch models pull OWNER/NAME`), or convert it on a machine "
@@ -149,6 +151,8 @@ def _refuse_code(path: Path, index: dict[str, Any]) -> None:
     for config in sorted(path.glob("*/*.json")):
         if config.stat().st_size < 1 << 20 and "auto_map" in read_json_or_empty(config):
             raise ModelError(f"{config} asks for code of its own (auto_map), which is never run", hint=_FINE_TUNE)
+    if pipeline in _SDXL:
+        raise ModelError(f"{path} is an SDXL model ({pipeline}), which is trained here and does not edit yet", hint=_XL)
     if pipeline not in FAMILIES["instruct_pix2pix"].pipelines:
         raise ModelError(f"{path} is a {pipeline}, not an {families()} model", hint=_FINE_TUNE)
 

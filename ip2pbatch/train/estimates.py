@@ -30,9 +30,9 @@ KEPT = 4 * 436 / 727  # pairs a prompt of which a hundred samples were judged an
 LINE = 230  # bytes of a sample's line with its similarities
 CAPTION = 250  # bytes of a prompt
 BYTES_A_WEIGHT = 16  # of a checkpoint
-CHECKPOINT = 14e9  # weights, average and both of Adam's moments of Stable Diffusion 1.5 in float32
 VIEW = 24e3  # bytes of one view's latents at 256 px: mean and log-variance of the edit, the mode of the photo
 TEXT = 2 * 77 * 768  # bytes of an instruction's embedding
+TEXT_SDXL = 2 * (77 * 2048 + 1280)
 COMPLETION = 30  # tokens of an instruction and an edited caption
 ACCEPTED = 0.9  # of the captions that a model is asked about
 
@@ -59,8 +59,12 @@ class Rate:
     source: str
 
 
-SD1 = "stable-diffusion-v1"
-ALIKE = {"stable-diffusion-v1-4": SD1, "stable-diffusion-v1-5": SD1, "instruct-pix2pix": SD1, "sd15": SD1}
+SD1, SDXL = "stable-diffusion-v1", "stable-diffusion-xl"
+ALIKE = {
+    "stable-diffusion-v1-4": SD1, "stable-diffusion-v1-5": SD1, "instruct-pix2pix": SD1, "sd15": SD1,
+    "stable-diffusion-xl-base-1.0": SDXL, "sdxl-instructpix2pix-768": SDXL,
+}  # fmt: skip
+UNETS = {SD1: 859_520_964, SDXL: 2_567_463_684}  # their weights
 PUBLISHED = (
     Rate("NVIDIA A100-SXM4-40GB", SAMPLES, SD1, 10_000 * 1024 / (25.5 * 3600 * 8), "arXiv 2211.09800: 25.5 h on eight"),
 )
@@ -140,13 +144,35 @@ def bytes_to_fetch(config: Any) -> float:
     return total
 
 
-def checkpoint_bytes(model: str, network: str = "unet") -> float:
-    """A checkpoint of training one network of a model: 16 bytes a weight (itself, Adam's moments, the average) by its
-    safetensors' headers; Stable Diffusion 1.5's where they are not on this machine."""
+def weights_of(model: str, network: str = "unet") -> float:
+    """How many weights one network of a model has by its safetensors' headers; where they are not on this machine, as
+    many as SDXL's for a name that is known as one, and Stable Diffusion 1.5's for others."""
     folder = folder_of(ModelName(model))
-    return (
-        BYTES_A_WEIGHT * count_weights(folder / network) if folder and count_weights(folder / network) else CHECKPOINT
-    )
+    if folder and (counted := count_weights(folder / network)):
+        return float(counted)
+    return UNETS.get(model_name(model), UNETS[SD1])
+
+
+def checkpoint_bytes(model: str, network: str = "unet") -> float:
+    """A checkpoint of training one network of a model: 16 bytes a weight (itself, Adam's moments, the average)."""
+    return BYTES_A_WEIGHT * weights_of(model, network)
+
+
+def text_bytes(model: str) -> float:
+    """One instruction's embedding in the cache: SDXL's is of two encoders, and has a pooled half."""
+    folder = folder_of(ModelName(model))
+    two = (folder / "text_encoder_2").is_dir() if folder else model_name(model) == SDXL
+    return TEXT_SDXL if two else TEXT
+
+
+def memory(weights: float, *, optimizer: str, frozen: bool) -> str:
+    """What the UNet of a training takes of a GPU, in words; nothing where it is less than a gigabyte. In float32: the
+    weights, and where they learn gradient, average and Adam's two moments, which `adamw8bit` keeps in a byte each."""
+    learns = 10 if optimizer == "adamw8bit" else 16
+    size = (4 if frozen else 4 + learns) * weights
+    if size < 1e9:
+        return ""
+    return f"; {weights / 1e9:.2f} billion weights, {size_of(size)} of a GPU beside the batch"
 
 
 def accumulation(effective_batch: int, batch: int) -> str:

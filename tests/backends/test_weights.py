@@ -89,6 +89,10 @@ def custom_pipeline(model: Path) -> None:
 
 
 def other_pipeline(model: Path) -> None:
+    edit_json(model / "model_index.json", _class_name="StableDiffusion3Pipeline")
+
+
+def sdxl(model: Path) -> None:
     edit_json(model / "model_index.json", _class_name="StableDiffusionXLPipeline")
 
 
@@ -160,7 +164,8 @@ def damaged_json(model: Path) -> None:
         (unknown_class, "unet is diffusers.SD3Transformer2DModel, which is not loaded"),
         (unknown_library, "unet is my_unet.UNet2DConditionModel, which is not loaded"),
         (custom_pipeline, "brings its own code"),
-        (other_pipeline, "is a StableDiffusionXLPipeline, not an InstructPix2Pix model"),
+        (other_pipeline, "is a StableDiffusion3Pipeline, not an InstructPix2Pix model"),
+        (sdxl, "is an SDXL model (StableDiffusionXLPipeline), which is trained here and does not edit yet"),
         (own_code, "brings its own code (unet/modeling.py), which is never run"),
         (auto_map, "asks for code of its own (auto_map), which is never run"),
         (traversal, "points out of the model's folder"),

@@ -106,7 +106,7 @@ class EditBatches:
         self._planner = ThreadPoolExecutor(1, "parts")
 
     def __call__(self, part: int) -> Batch:
-        """Latents, conditioning, noise `[n, c, h, w]`, timesteps `[n]` and text `[n, tokens, width]`, in float32."""
+        """Latents, conditioning, noise `[n, c, h, w]`, timesteps `[n]` and what the encoder says of the texts."""
         return self.finish(self.prepared(part))
 
     def prepared(self, part: int) -> Prepared:
@@ -190,7 +190,8 @@ class EditBatches:
         no_text, no_image = dropped(uniform, self.dropout)
         text, image = self.texts([draw.prompt for draw in draws]), found.image
         text[no_text], image[no_image] = self._null, 0
-        arrays = {"latents": latents, "image": image, "noise": noises[1], "timesteps": timesteps, "text": text}
+        arrays = {"latents": latents, "image": image, "noise": noises[1], "timesteps": timesteps}
+        arrays |= self.encoder.conditioning(text, self.view.side)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     def rows(self, prepared: Prepared) -> list[NDArray[np.floating]]:

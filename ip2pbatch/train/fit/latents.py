@@ -62,6 +62,19 @@ class Encoder:
         self.precision = "fp16" if device.type == "cuda" and not exact else "fp32"  # of the autoencoder's passes
         self.kept = np.dtype(np.float32 if exact else np.float16)  # of rows and texts
 
+    @property
+    def text_shape(self) -> tuple[int, ...]:
+        """Of one text's row in `texts`."""
+        return (int(self.tokenizer.model_max_length), int(self.text_encoder.config.hidden_size))
+
+    def text_digests(self) -> list[str]:
+        """Of all that decides `texts`: the encoder's weights and the tokenizer's words."""
+        return [digest_of_weights(self.text_encoder), digest_of_words(self.tokenizer)]
+
+    def conditioning(self, rows: Floats, side: int) -> dict[str, Floats]:
+        """What the UNet is told by the rows of n texts, by its argument's name; `side` is that of the pictures."""
+        return {"text": rows}
+
     @torch.inference_mode()
     def posteriors(self, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """uint8 `[n, H, W, 3]` → means and log-variances `[n, c, h, w]`; in half precision on a GPU if it is finite."""

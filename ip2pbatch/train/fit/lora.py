@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import MissingError, ModelError, RecipeError
-from ip2pbatch.train.estimates import BYTES_A_WEIGHT
+from ip2pbatch.train.estimates import BYTES_A_WEIGHT, SD1, SDXL, model_name
 from ip2pbatch.train.model_names import ModelName, folder_of, shapes_of_weights
 
 NAME = "default"  # of the one adapter, as peft calls it
-SIDES = 199_296  # inputs and outputs of the layers that get adapters by default in Stable Diffusion 1.5's UNet
+SIDES = {SD1: 199_296, SDXL: 1_451_520}  # inputs and outputs of the UNet's layers that get adapters by default
 
 
 class Lora(BaseModel):
@@ -39,7 +39,7 @@ class Lora(BaseModel):
         shapes = shapes_of_weights(folder / "unet") if folder else {}
         ends = tuple(f"{layer}.weight" for layer in self.layers)
         sides = sum(shape[0] + shape[1] for name, shape in shapes.items() if name.endswith(ends) and len(shape) > 1)
-        return BYTES_A_WEIGHT * self.rank * (sides or SIDES)
+        return BYTES_A_WEIGHT * self.rank * (sides or SIDES.get(model_name(model), SIDES[SD1]))
 
 
 def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:

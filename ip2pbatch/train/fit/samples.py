@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
 from ip2pbatch.backends.pytorch.backend import load
+from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.plan.edits import Guidance, make_edit
@@ -58,6 +61,25 @@ def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list
         ]  # fmt: skip
         results = editor.edit(edits, [Source(pixels=pair.before)] * len(edits))
         found.append([np.zeros_like(pair.before) if one.image is None else one.image for one in results])
+    return found
+
+
+def edit_by_pipeline(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
+    """The same with a model that no engine here opens, an SDXL, by the pipeline of diffusers that its folder names."""
+    precision = torch.float16 if making.device.startswith("cuda") else torch.float32
+    found = []
+    with quiet():
+        pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=precision, add_watermarker=False)
+        pipeline.to(making.device).set_progress_bar_config(disable=True)
+        for number, pair in enumerate(pairs):
+            height, width = pair.before.shape[:2]
+            asked = {
+                "prompt": pair.instruction, "image": Image.fromarray(pair.before), "guidance_scale": making.text,
+                "num_inference_steps": making.steps, "height": height, "width": width,
+            }  # fmt: skip
+            noises = [torch.Generator("cpu").manual_seed(number) for _ in making.image]
+            found.append([np.asarray(pipeline(**asked, image_guidance_scale=image, generator=noise).images[0])
+                          for image, noise in zip(making.image, noises, strict=True)])  # fmt: skip
     return found
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Of AutoencoderDC and the like: what the pipeline's index must say of each part.
-LIBRARIES = {"text_encoder": "transformers", "tokenizer": "transformers"}
+LIBRARIES = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"), "transformers")
 SAMPLER = "EulerAncestralDiscreteScheduler"
 
 
@@ -37,7 +37,8 @@ def write_model(
     folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, float], card: str,
     taught: Mapping[str, Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
-    """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index.
+    """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index; an
+    SDXL has two of the texts' parts.
 
     `taught` are all instructions that a model knows, by family, where it was taught from nothing: it says so of others.
     """
@@ -65,7 +66,13 @@ def write_model(
 
 
 def pipeline_index(parts: dict[str, Any], version: str) -> dict[str, Any]:
-    """What diffusers' pipeline reads first: of which library and class each part is."""
+    """What diffusers' pipeline reads first: of which library and class each part is. Of an SDXL also that no text is
+    the text "", as in its training, and not zeros."""
+    named = {"scheduler": ["diffusers", SAMPLER]}
+    named |= {name: [LIBRARIES.get(name, "diffusers"), type(part).__name__] for name, part in sorted(parts.items())}
+    if "text_encoder_2" in parts:
+        kind = "StableDiffusionXLInstructPix2PixPipeline"
+        return {"_class_name": kind, "_diffusers_version": version, "force_zeros_for_empty_prompt": False, **named}
     return {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
         "_diffusers_version": version,
@@ -73,8 +80,7 @@ def pipeline_index(parts: dict[str, Any], version: str) -> dict[str, Any]:
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", SAMPLER],
-        **{name: [LIBRARIES.get(name, "diffusers"), type(part).__name__] for name, part in sorted(parts.items())},
+        **named,
     }
 
 

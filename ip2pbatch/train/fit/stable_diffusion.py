@@ -1,4 +1,5 @@
 """The finetune stage, `maker: stable_diffusion`: a text-to-image or editing model learns to edit (section 3.2).
+A Stable Diffusion or an SDXL; what an SDXL has besides stands in `two_encoders`.
 
 The autoencoder and the text encoder are frozen, so what they make of the data is cached (see `latents`); the UNet alone
 learns, in float32 under mixed precision. One process or many: the samples of a step are the same, because
@@ -33,20 +34,22 @@ from ip2pbatch.train.estimates import (
     KEPT,
     RELEASED_PROMPTS,
     SAMPLES,
-    TEXT,
     VIEW,
     Estimate,
     accumulation,
     checkpoint_bytes,
+    memory,
+    text_bytes,
+    weights_of,
 )
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.interrupts import Every, Watch
-from ip2pbatch.train.fit.latents import Encoder, LatentCache, digest_of_weights, digest_of_words
+from ip2pbatch.train.fit.latents import LatentCache, digest_of_weights
 from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
 from ip2pbatch.train.fit.lora import Lora, add_adapters, write_adapters
 from ip2pbatch.train.fit.networks import Networks
 from ip2pbatch.train.fit.objective import Dropout, aim, min_snr
-from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_held_out
+from ip2pbatch.train.fit.samples import HeldOut, Making, draw_samples, edit_by_pipeline, edit_held_out
 from ip2pbatch.train.fit.save_model import Defaults, write_model
 from ip2pbatch.train.fit.validation import HeldOutLoss, Validation
 from ip2pbatch.train.model_names import DataSource, ModelName
@@ -148,10 +151,13 @@ class InstructTask(nn.Module):
         noise: torch.Tensor,
         timesteps: torch.Tensor,
         text: torch.Tensor,
+        **added: torch.Tensor,
     ) -> torch.Tensor:
-        """`latents` (scaled), `image` (not scaled), `noise` `[n, c, h, w]`; `timesteps` `[n]`; `text` embeddings."""
+        """`latents` (scaled), `image` (not scaled), `noise` `[n, c, h, w]`; `timesteps` `[n]`; `text` embeddings; what
+        an SDXL is told beside them (`text_embeds`, `time_ids`)."""
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        predicted = self.unet(torch.cat([noisy, image], dim=1), timesteps, text).sample
+        seen = torch.cat([noisy, image], dim=1)
+        predicted = self.unet(seen, timesteps, text, added_cond_kwargs=added or None).sample
         error: torch.Tensor = (predicted.float() - aim(self.schedule, latents, noise, timesteps)).square()
         if self.min_snr is None or not self.training:
             return error.mean()
@@ -183,10 +189,10 @@ def make_batches(
     """The batches of one process, with caches that hang on the bytes of all pairs that these are a part of, and on the
     networks that made them with their precision: parts of one set share a cache, and no other set finds it."""
     original = config.compat == "original"
-    encoder = Encoder(networks.vae, networks.text_encoder, networks.tokenizer, device, exact=original)
+    encoder = networks.encoder(device, exact=original)
     by = f"{encoder.precision} {device.type}"
     view = View(config.side, config.resize, config.flip, config.views, config.loop.seed, original)
-    vae, text = networks.vae.config, networks.text_encoder
+    vae = networks.vae.config
     side = config.side // 2 ** (len(vae.block_out_channels) - 1)
     data, count = pairs.store.digest(), 1 + max(group[-1] for group in pairs.store.groups)
     facts = [data, by, digest_of_weights(networks.vae), config.side, *config.resize, config.flip, config.loop.seed]
@@ -196,9 +202,8 @@ def make_batches(
         config.views,
         (vae.latent_channels, side, side),
     )
-    shape = (networks.tokenizer.model_max_length, text.config.hidden_size)
-    name = f"texts-{digest_of(data, by, digest_of_weights(text), digest_of_words(networks.tokenizer))}"
-    texts = RowStore(cache / name, count, shape) if config.views else None
+    name = f"texts-{digest_of(data, by, *encoder.text_digests())}"
+    texts = RowStore(cache / name, count, encoder.text_shape) if config.views else None
     batches = EditBatches(pairs, encoder, view, Caches(latents, texts), place, config.readers, left_out)
     batches.dropout, batches.levels = config.dropout, networks.schedule.get("num_train_timesteps", 1000)
     return batches
@@ -256,7 +261,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
         write()
         device, unseen = str(accelerator.device), config.split != "all"
         making = Making(config.defaults.text, config.look.image, config.look.steps, device, unseen)
-        return draw_samples(watched, edit_held_out(folder / "model", watched, making), making, f"step {step:,}")
+        edits = edit_by_pipeline if networks.second else edit_held_out
+        return draw_samples(watched, edits(folder / "model", watched, making), making, f"step {step:,}")
 
     watches = (
         Watch(Every(config.loop.snapshot_every), lambda step: write(f"snapshots/step-{step:06d}"), kept=True),
@@ -331,13 +337,15 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     counts = counted(settings.data, counts, settings.columns)
     samples, larger = settings.loop.steps * settings.effective_batch, (settings.side / 256) ** 2
     pairs = (counts.pairs or RELEASED_PROMPTS * KEPT) * settings.fraction
-    texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * TEXT
+    texts = (counts.prompts or RELEASED_PROMPTS) * settings.fraction * text_bytes(settings.start)
     cache = pairs * settings.views * VIEW * larger + texts if settings.views else 0.0
     lora = settings.lora
     checkpoint = lora.checkpoint_bytes(settings.start) if lora else checkpoint_bytes(settings.start)
     makes = f"{settings.loop.steps:,} steps, {samples:,} samples"
+    makes += accumulation(settings.effective_batch, settings.batch)
+    makes += memory(weights_of(settings.start), optimizer=settings.loop.optimizer, frozen=lora is not None)
     return replace(
-        counts, makes=makes + accumulation(settings.effective_batch, settings.batch),
+        counts, makes=makes,
         bytes=(settings.loop.keep + 1) * checkpoint + cache, work=samples * larger, unit=SAMPLES,
     )  # fmt: skip
 
