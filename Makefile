@@ -5,6 +5,7 @@
 # make soak      the reliability tests at their full size: hours
 # make dist      wheel and sdist of both distributions in dist/, built in an environment of its own and checked
 # make check-dist  the same, and what they promise: each installed where nothing else is, at either end of its ranges
+# make docs      the documentation site in build/site, its recipes' pictures made by the embedded model; a warning is an error
 # make coverage  the test suite, measured, and held to the floor in pyproject.toml
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -12,7 +13,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 
 .NOTPARALLEL:
-.PHONY: install demo test check coverage floor soak dist check-dist clean
+.PHONY: install demo test check coverage floor soak dist check-dist docs clean
 
 install: .venv/installed
 
@@ -59,5 +60,18 @@ dist:
 check-dist: dist
 	$(PYTHON) tests/check_dist.py dist
 
+# In an environment of its own: what builds pages is nobody's business who edits photos.
+.venv-docs/installed: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade pip
+	.venv-docs/bin/python -m pip install --quiet --group docs
+	touch $@
+
+docs: install .venv-docs/installed
+	$(BIN)/python recipes/demo_photos.py build/photos
+	$(BIN)/python docs/site_pages.py pages build/docs
+	NO_COLOR=1 .venv-docs/bin/zensical build --clean --strict
+	$(BIN)/python docs/site_pages.py check build/site
+
 clean:
-	rm -rf .venv .venv-dist dist demo/out
+	rm -rf .venv .venv-dist .venv-docs dist build demo/out
