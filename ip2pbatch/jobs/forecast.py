@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def forecast(job: Job) -> Forecast:
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items()},
         sizes=dict(sizes.most_common()),
-        disk=_disk(job, left), disk_free=_free(job.out),
+        disk=_needed(job, left), disk_free=_free(job.out),
     )  # fmt: skip
 
 
@@ -126,7 +126,24 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[s
     return due
 
 
-def _disk(job: Job, left: list[Edit]) -> int:
+def why_tight(job: Job, left: Sequence[Edit]) -> str:
+    """That the disk may be too small for the Edits that are left to make, "" where it is not. Told, and never a reason
+    to refuse: pictures take more or less room by what is on them.
+    """
+    needed, free = _needed(job, left), _free(job.out)
+    if needed <= free:
+        return ""
+    return (
+        f"what is left may need about {_room(needed)}, and the disk of {job.out} has {_room(free)} free: "
+        "free some space, or name another folder with --out; if the disk fills up, what was finished is kept"
+    )
+
+
+def _room(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _needed(job: Job, left: Sequence[Edit]) -> int:
     """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
     carried = job.plan.latents
     model = sum(e.size[0] * e.size[1] * (_LOSSLESS + _LATENT * (e.key in carried)) for e in left)

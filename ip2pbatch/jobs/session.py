@@ -70,6 +70,7 @@ def carry_out(
         tell_damage(run, voice)
         if len(already_done(job.plan, run)) < len(job.plan.edits):
             advise(job.recipe, voice)
+            _warn_of_disk(job, run, voice)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
         try:
@@ -78,6 +79,13 @@ def carry_out(
         finally:
             engine.close()
     return ended(job, summary, voice)
+
+
+def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
+    from ip2pbatch.jobs.forecast import why_tight
+
+    if why := why_tight(job, [edit for edit in job.plan.edits if edit.key not in run.done]):
+        voice.warn(why)
 
 
 def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import CommandLine
@@ -256,3 +257,13 @@ def test_status_sheet_and_report_need_only_the_run(command: CommandLine, recipe:
     assert command("report", out, "--out", tmp_path / "r.html").code == 0
     assert (tmp_path / "r.html").exists()
     assert command("status", tmp_path / "nowhere").code == 2
+
+
+def test_a_disk_that_may_be_too_small_is_told_before_the_work_and_refuses_nothing(
+    command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ip2pbatch.jobs.forecast.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0
+    assert "what is left may need about 0.1 MB, and the disk of" in said.err.replace("\n", " ")
+    assert "may need" not in command("run", recipe, "--backend", "fake").err, "nothing is left"
