@@ -39,7 +39,7 @@ def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, s
     if not taken.intersection(targets.values()):
         return targets
     longer: dict[tuple[str, str], str] = {}
-    with suppress(PlanError):  # they differ in what no name says, as the steps: then a number tells them apart
+    with suppress(PlanError):  # they differ in what no name says, as a chain's carry: then a number tells them apart
         numbers = run.number(job.asked.photos)
         found = file_names(replace(job, plan=job.asked, whole=job.asked), numbers)
         longer = {place: found[at] for at, place in _places(job.asked)}

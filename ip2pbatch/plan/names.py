@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ _ROOM = 20  # of those, for what others add: a suffix, `-2`, a temporary name
 
 # What varies a picture, in the order in which it is appended to a name that does not mention it.
 _AXES = {"text": "_t{text}", "image": "_i{image}", "seed": "_s{seed}", "link": "_{link}"}
+# The same of what one recipe has once, and a further `edit` into the same folder may change.
+_SETTINGS = {"steps": "_{}steps", "sampler": "_{}", "size": "_{}px"}
 _FIRST = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"))  # what the first version read
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
 
@@ -55,7 +57,7 @@ def output_names(
         appended = [end for axis, end in ends.items() if axis in varies and axis not in parsed.fields]
         for link in strip.keep:
             values = shared | {"link": link}
-            more = "".join(end.fill(values) for end in appended)
+            more = "".join([*(end.fill(values) for end in appended), *_settings(strip, varies)])
             name = safe_path(parsed.fill(values), more + extension)
             place = index, link
             if _gives_way(strip) and _folded(name) in taken:
@@ -121,6 +123,13 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def _settings(strip: Strip, varies: Collection[str]) -> Iterator[str]:
+    edit = strip.edits[0]
+    for name, value in (("steps", edit.steps), ("sampler", edit.sampler), ("size", max(edit.size))):
+        if name in varies:
+            yield _SETTINGS[name].format(value)
+
+
 def _row(strip: Strip) -> tuple[str, str]:
     return strip.photo.name, strip.id
 
@@ -135,6 +144,8 @@ def _varying(plan: Plan) -> dict[tuple[str, str], set[str]]:
             one, two = strip.guidance, other.guidance
             pairs = {"text": (one.text, two.text), "image": (one.image, two.image), "seed": (strip.seed, other.seed)}
             varying[_row(strip)].update(axis for axis, (new, old) in pairs.items() if new != old)
+            new, old = strip.edits[0], other.edits[0]
+            varying[_row(strip)].update(name for name in _SETTINGS if getattr(new, name) != getattr(old, name))
         if len(strip.keep) > 1:
             varying[_row(strip)].add("link")
     return varying

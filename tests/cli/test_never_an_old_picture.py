@@ -135,6 +135,10 @@ def test_a_further_edit_adds_its_cells_and_a_varying_axis_is_in_its_names(comman
         (("-i", "make it winter", "--seed", "2"), "one_make-it-winter_s2.jpg"),
         (("-i", "make it night", "--seed", "2"), "one_make-it-night.jpg"),
         (("-i", "make it winter", "--seed", "1", "--text", "3"), "one_make-it-winter_t3_s1.jpg"),
+        (("-i", "make it night", "--seed", "2", "--steps", "5"), "one_make-it-night_5steps.jpg"),
+        (("-i", "make it night", "--seed", "2", "--sampler", "ddim"), "one_make-it-night_20steps_ddim.jpg"),
+        (("-i", "make it night", "--seed", "2", "--size", "256"), "one_make-it-night_20steps_euler_a_256px.jpg"),
+        (("-i", "make it night", "--seed", "3"), "one_make-it-night_s3_20steps_euler_a_512px.jpg"),
     ):
         assert command(*edit, *more).code == 0
         after = files(out)
@@ -142,12 +146,12 @@ def test_a_further_edit_adds_its_cells_and_a_varying_axis_is_in_its_names(comman
         assert set(after) - set(before) == {name}
         before = after
     view = read_run(out)
-    assert view.counts()["done"] == len(view.strips) == 4
+    assert view.counts()["done"] == len(view.strips) == 8
     page = (out / "report.html").read_text("utf-8")
     assert all(f"./{name}" in page for name in before)
     said = command(*edit, "-i", "make it winter", "--seed", "1")
     assert said.out.splitlines()[-1].startswith("done: 0 edits made, 0 files delivered")
-    assert (files(out), read_run(out).counts()["done"]) == (before, 4)
+    assert (files(out), read_run(out).counts()["done"]) == (before, 8)
 
 
 def test_a_further_edit_of_another_photo_of_that_name_and_of_one_that_was_replaced(
