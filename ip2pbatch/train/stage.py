@@ -31,6 +31,10 @@ def _none_idle(settings: Any) -> Collection[str]:
     return ()
 
 
+def _at_the_beginning(settings: Any, folder: Path, record: Mapping[str, Any]) -> int:
+    return 0
+
+
 def _no_judges(settings: Any) -> Mapping[str, Path]:
     return {}
 
@@ -81,7 +85,8 @@ class Stage:
 
     `check(settings, inputs)` yields what does not fit together, before anything runs: `inputs` has the stage of each
     input by its name. `judges(settings)` are files that decide the result and that no setting names;
-    `idle(settings)` are keys of models that are not read with these settings.
+    `idle(settings)` are keys of models that are not read with these settings. `begins_at(settings, folder, record)` is
+    the step of a training that it would go on from in that folder, started with what the record says.
     """
 
     config: type[BaseModel]
@@ -95,3 +100,4 @@ class Stage:
     check: Callable[[Any, Mapping[str, str]], Iterable[Mistake]] = _fits
     judges: Callable[[Any], Mapping[str, Path]] = _no_judges
     idle: Callable[[Any], Collection[str]] = _none_idle
+    begins_at: Callable[[Any, Path, Mapping[str, Any]], int] = _at_the_beginning

@@ -46,6 +46,7 @@ from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, pinned
 from ip2pbatch.train.revisions import learn_revisions, revisions
 
 State = Literal["fresh", "stale", "missing"]
+INTERRUPTED = "was interrupted and will go on"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,10 @@ def status_of(config: StageConfig, known: Known, inputs: Mapping[str, StageStatu
     if done and not waiting:
         return StageStatus(config, "fresh", "", folder, known, metrics)
     state, reason = why_not_fresh(folder, known)
-    return StageStatus(config, state, reason or f"{waiting[0]} is not fresh", folder, known, metrics)
+    reason = reason or f"{waiting[0]} is not fresh"
+    if step := config.module.begins_at(config.settings, folder, known.record):
+        reason += f" from step {step:,}" if reason == INTERRUPTED else f"; goes on from step {step:,}"
+    return StageStatus(config, state, reason, folder, known, metrics)
 
 
 def why_not_fresh(folder: Path, known: Known) -> tuple[State, str]:
@@ -119,7 +123,7 @@ def why_not_fresh(folder: Path, known: Known) -> tuple[State, str]:
     if (folder / "done.json").exists():
         return "stale", ""
     if (folder / "started.json").exists():
-        return "missing", "was interrupted and will go on"
+        return "missing", INTERRUPTED
     if begun := begun_with_other_data(folder.parent, known):
         return "stale", "was interrupted, and cannot go on: " + "; ".join(begun[1])
     others = sorted(folder.parent.glob("*/done.json"), key=lambda path: path.stat().st_mtime)

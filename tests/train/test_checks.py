@@ -17,7 +17,7 @@ from train_pairs import make_dataset
 
 from ip2pbatch.backends import hub
 from ip2pbatch.errors import ModelError, RecipeError
-from ip2pbatch.train import checks
+from ip2pbatch.train import checks, stages
 from ip2pbatch.train.configs import in_order, load_config
 from ip2pbatch.train.stages import run
 
@@ -148,6 +148,26 @@ def test_validate_and_plan_tell_all_of_it_and_end_so(folder: Path, command: Comm
         assert done.code == 2
         assert "there is no model at" in done.err
         assert "nowhere.md" in done.err
+
+
+@pytest.mark.parametrize(("loop", "said"), [
+    ({"steps": 22}, "loop.steps is 22, was 10; goes on from step 10"), ({"steps": 22, "lr_end": 0.5}, ""),
+    ({"steps": 22, "lr": 0.5}, ""), ({"steps": 10}, "was interrupted and will go on from step 10"),
+])  # fmt: skip
+def test_status_and_plan_say_that_a_longer_training_goes_on_from_a_shorter_one(
+    folder: Path, command: CommandLine, loop: dict[str, Any], said: str
+) -> None:
+    out = folder / "out"
+    (short,) = stages.status(finetuning(folder, loop={"steps": 10}), out=out)
+    (short.folder / "checkpoints" / "step-10").mkdir(parents=True)
+    (short.folder / "started.json").write_text(json.dumps(short.known.record))
+    if loop["steps"] > 10:
+        (short.folder / "done.json").write_text(json.dumps({**short.known.record, "metrics": {}}))
+    for words in ("status", "plan"):
+        done = command("train", words, str(finetuning(folder, loop=loop)), "--out", str(out), "--json")
+        (row,) = json.loads(done.out)
+        assert row["reason"] == said or not said
+        assert ("step 10" in row["reason"]) == bool(said)
 
 
 def test_plan_knows_the_disk(folder: Path, command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

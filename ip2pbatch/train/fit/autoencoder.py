@@ -7,8 +7,10 @@ first convolution, so that `scaling_factor` is 1 and a conditioning latent needs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from ip2pbatch.train.data.crops import (
     training_photos,
 )
 from ip2pbatch.train.estimates import Estimate
-from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
+from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, begins_at, make_accelerator, train
 from ip2pbatch.train.stage import Stage
 
 VERSION = 2  # 2: statistics are folded in from photos and edits, not from photos alone
@@ -225,4 +227,9 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     return replace(counts, makes=f"{settings.loop.steps:,} steps")
 
 
-STAGE = Stage(Config, run, VERSION, reads_photos=True, estimate=estimate)
+def goes_on_from(settings: Config, folder: Path, record: Mapping[str, Any]) -> int:
+    """The step of its own newest checkpoint, or of that of a training of another length."""
+    return begins_at(settings.loop, folder, record)
+
+
+STAGE = Stage(Config, run, VERSION, reads_photos=True, estimate=estimate, begins_at=goes_on_from)

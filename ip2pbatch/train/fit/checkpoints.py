@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,30 +130,30 @@ def not_written(folder: Path, step: int, error: Exception) -> ResourceError:
     )
 
 
-def origin(folder: Path, steps: int, endless: bool) -> Path | None:
+def origin(folder: Path, steps: int, endless: bool, record: Mapping[str, Any] | None = None) -> Path | None:
     """The checkpoint that a training of so many steps goes on from: its own newest, or a newer one of a training beside
     it that differs in nothing but its length. None where there is neither.
 
     `endless` says that a step is the same whatever the number of steps, as it is at a constant rate: then the longer
-    training is the shorter one and more of the same.
+    training is the shorter one and more of the same. `record` is what it will be started with, where it was not yet.
     """
     found = in_order(folder)
     if endless:
-        found += [path for other in of_another_length(folder) for path in in_order(other)]
+        mine = facts_but_length(record or read_json(folder / "started.json"))
+        found += [path for other in of_another_length(folder, mine) for path in in_order(other)]
     return max((path for path in found if step_of(path) <= steps), key=step_of, default=None)
 
 
-def of_another_length(folder: Path) -> Iterator[Path]:
-    """The folders beside `folder` that were started with all that it was, but for `loop.steps`."""
-    mine = facts_but_length(folder)
+def of_another_length(folder: Path, mine: Mapping[str, Any]) -> Iterator[Path]:
+    """The folders beside `folder` that were started with all that it is, but for `loop.steps`."""
     for path in sorted(folder.parent.glob("*/started.json")) if mine else ():
-        if path.parent != folder and facts_but_length(path.parent) == mine:
+        if path.parent != folder and facts_but_length(read_json(path)) == mine:
             yield path.parent
 
 
-def facts_but_length(folder: Path) -> dict[str, Any]:
+def facts_but_length(started: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage was started with by dotted keys; where what is behind a name was not known, the name counts."""
-    record = flatten(read_json(folder / "started.json"))
+    record = flatten(json.loads(json.dumps(started)))
     facts = {key: value for key, value in record.items() if not key.startswith("sources.")}
     facts.pop("settings.loop.steps", None)
     names = {key: record.get(f"sources.{key.removeprefix('settings.')}") for key in facts if facts[key] == UNKNOWN}

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -98,6 +98,17 @@ def lr_at(step: int, settings: LoopSettings) -> float:
     return settings.lr_end + (1 - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * part))
 
 
+def is_endless(settings: LoopSettings, paced: bool = False) -> bool:
+    """Whether a step is the same whatever their number: at a constant rate, of batches that are not `paced`."""
+    return settings.lr_end == 1 and not paced
+
+
+def begins_at(settings: LoopSettings, folder: Path, record: Mapping[str, Any], paced: bool = False) -> int:
+    """The step that a training in `folder`, started with what `record` says, would go on from; 0 for the beginning."""
+    found = checkpoints.origin(folder, settings.steps, is_endless(settings, paced), record)
+    return checkpoints.step_of(found) if found else 0
+
+
 def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False) -> Accelerator:
     """accelerate with the trackers below `folder`; one CPU, one GPU or several by how the program was started.
 
@@ -172,8 +183,8 @@ def train(
     checkpoints.leave_out_frozen(accelerator, task)
     begin_tracking(accelerator, folder)
     losses: list[float] = []
-    endless = settings.lr_end == 1 and not hooks.paced
-    start = checkpoints.resume(accelerator, checkpoints.origin(folder, settings.steps, endless), losses)
+    found = checkpoints.origin(folder, settings.steps, is_endless(settings, hooks.paced))
+    start = checkpoints.resume(accelerator, found, losses)
     health = Health(settings, losses)
     saving = Every(settings.save_every, settings.save_minutes)
     watches = (*hooks.watches, Watch(Every(settings.sample_every, settings.sample_minutes), hooks.sample))

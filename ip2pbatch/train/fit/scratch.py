@@ -27,7 +27,7 @@ from ip2pbatch.train.data.crops import step_rng
 from ip2pbatch.train.data.pack_latents import Crop, load_autoencoder, read_whole
 from ip2pbatch.train.estimates import Estimate
 from ip2pbatch.train.fit.grid import draw_grid, held_out_squares
-from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, make_accelerator, train
+from ip2pbatch.train.fit.loop import Batch, Hooks, LoopSettings, begins_at, make_accelerator, train
 from ip2pbatch.train.fit.objective import Dropout, aim, dropped
 from ip2pbatch.train.fit.save_model import Defaults, write_model
 from ip2pbatch.train.stage import Stage, misfits
@@ -328,4 +328,9 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     return replace(counts, makes=f"{settings.loop.steps:,} steps")
 
 
-STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate)
+def goes_on_from(settings: Config, folder: Path, record: Mapping[str, Any]) -> int:
+    """The step of its own newest checkpoint, or of that of a training of another length."""
+    return begins_at(settings.loop, folder, record, paced=bool(settings.late_windows))
+
+
+STAGE = Stage(Config, run, VERSION, check=check, estimate=estimate, begins_at=goes_on_from)

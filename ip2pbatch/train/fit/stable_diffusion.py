@@ -45,7 +45,7 @@ from ip2pbatch.train.estimates import (
 from ip2pbatch.train.fit.edit_batches import Caches, EditBatches, Place, View
 from ip2pbatch.train.fit.interrupts import Every, Watch
 from ip2pbatch.train.fit.latents import LatentCache, digest_of_weights
-from ip2pbatch.train.fit.loop import Hooks, LoopSettings, make_accelerator, train
+from ip2pbatch.train.fit.loop import Hooks, LoopSettings, begins_at, make_accelerator, train
 from ip2pbatch.train.fit.lora import Lora, add_adapters, write_adapters
 from ip2pbatch.train.fit.networks import Networks
 from ip2pbatch.train.fit.objective import Dropout, aim, min_snr
@@ -365,4 +365,9 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
         yield Mistake(said, hint=f"choose a batch that divides {settings.effective_batch}", at=("batch",))
 
 
-STAGE = Stage(Config, run, VERSION, distributed=True, estimate=estimate, rate=rate, check=check)
+def goes_on_from(settings: Config, folder: Path, record: Mapping[str, Any]) -> int:
+    """The step of its own newest checkpoint, or of that of a training of another length."""
+    return begins_at(settings.loop, folder, record)
+
+
+STAGE = Stage(Config, run, VERSION, distributed=True, estimate=estimate, rate=rate, check=check, begins_at=goes_on_from)
