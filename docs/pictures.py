@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ip2pbatch.plan.written.recipe import Sheet
+from ip2pbatch.plan.written.outputs import Sheet
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.show.cells import gallery
 from ip2pbatch.show.sheet import draw_sheets

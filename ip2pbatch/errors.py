@@ -36,6 +36,8 @@ HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 
+MAY_READ = "check that it is there and may be read"  # the hint where the system refuses a file
+
 
 class TerminatedError(SystemExit):
     """SIGTERM while there is nothing to finish, as KeyboardInterrupt is ^C; nothing that catches errors stops it."""

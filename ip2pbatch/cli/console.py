@@ -56,7 +56,9 @@ def data(*lines: str) -> None:
         note("nobody reads stdout any more: going on without it")
     except OSError as error:
         _discard(sys.stdout)
-        raise ResourceError(f"stdout cannot be written: {error.strerror}") from error
+        raise ResourceError(
+            f"stdout cannot be written: {error.strerror}", hint="free some space, or send it elsewhere"
+        ) from error
 
 
 def _discard(stream: IO[str]) -> None:

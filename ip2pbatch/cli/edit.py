@@ -12,6 +12,7 @@ from ip2pbatch.cli import ending
 from ip2pbatch.cli.machine_flags import on_a_machine
 from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
 from ip2pbatch.cli.terminal import Terminal
+from ip2pbatch.plan.formats import listed, lossy_titles, written
 from ip2pbatch.run.machine import Machine
 
 Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]
@@ -29,6 +30,11 @@ SamplerFlag = Annotated[
     typer.Option("--sampler", help="euler_a, euler, ddim, dpmpp_2m, unipc or lcm.", show_default="euler_a"),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="Hub id, folder, or tiny (the embedded one).")]
+Name = Annotated[str | None, typer.Option(help="The name template.", show_default="{folder}/{stem}_{edit}")]
+Format = Annotated[str | None, typer.Option(help=f"{listed(['same', *written()], 'or')}.", show_default="same")]
+Quality = Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100, show_default="95")]
+Dates = Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.", show_default="now")]
+Gps = Annotated[str | None, typer.Option(help="keep or strip where a photo was taken.", show_default="keep")]
 Size = Annotated[int | None, typer.Option(help="Long side the model works at, in pixels.", min=64)]
 
 
@@ -44,6 +50,11 @@ def edit(
     sampler: SamplerFlag = None,
     size: Size = None,
     model: Model = "timbrooks/instruct-pix2pix",
+    name: Name = None,
+    format: Format = None,
+    quality: Quality = None,
+    dates: Dates = None,
+    gps: Gps = None,
     machine: Machine = Machine(),
     only: Only = None,
     limit: Limit = None,
@@ -58,6 +69,7 @@ def edit(
     outlets.check()
     outcome = jobs.edit(
         photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
-        model=model, machine=machine, only=only, limit=limit, fresh=fresh, voice=Terminal(outlets),
+        model=model, name=name, format=format, quality=quality, dates=dates, gps=gps, machine=machine, only=only,
+        limit=limit, fresh=fresh, voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))

@@ -47,6 +47,7 @@ def deliver(
     quality: Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100)] = None,
     full_resolution: Annotated[str | None, typer.Option(help="auto or off.")] = None,
     name: Annotated[str | None, typer.Option(help="The name template.")] = None,
+    dates: Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.")] = None,
     gps: Annotated[str | None, typer.Option(help="keep or strip.")] = None,
     prompt: Annotated[bool | None, typer.Option(help="Write instruction and scales into the file.")] = None,
     tidy: Annotated[
@@ -62,8 +63,8 @@ def deliver(
     from ip2pbatch.cli.machines import Outlets
 
     outcome = jobs.deliver(
-        recipe, out=out, format=format, quality=quality, full_resolution=full_resolution, name=name, gps=gps,
-        prompt=prompt, tidy=tidy, voice=Terminal(),
+        recipe, out=out, format=format, quality=quality, full_resolution=full_resolution, name=name, dates=dates,
+        gps=gps, prompt=prompt, tidy=tidy, voice=Terminal(),
     )  # fmt: skip
     if outcome.unmade:
         console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")

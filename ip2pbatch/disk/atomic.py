@@ -72,30 +72,33 @@ class Anchor:
             self._held = -1
 
 
-def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None) -> None:
+def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None, modified: int | None = None) -> None:
     """The file appears whole or not at all, and survives a power cut: temporary file beside it, fsync, rename, fsync.
 
     Stray temporaries of a killed process match TEMPORARY. Never replaces a symbolic link; with `root`, an existing
     folder above `path`, it makes the folders in between and passes through no link on the way, not even through one
     that is put there meanwhile; with an Anchor the root itself may not be exchanged either. Raises ResourceError where
-    the disk is full or does not take writing.
+    the disk is full or does not take writing. `modified` is the time that the file is given, in nanoseconds, now where
+    it is None.
     """
     name = TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         if _BY_DESCRIPTOR:
             with _folder(path.parent, root) as folder:
-                _replace(folder, name, path.name, data)
+                _replace(folder, name, path.name, data, modified)
         else:
-            _replace_by_path(path, name, data)
+            _replace_by_path(path, name, data, modified)
     except OSError as error:
         raise disk_error(error, path) from error
 
 
-def _replace(folder: int, temporary: str, name: str, data: bytes) -> None:
+def _replace(folder: int, temporary: str, name: str, data: bytes, modified: int | None) -> None:
     try:
         with os.fdopen(os.open(temporary, _CREATE, 0o666, dir_fd=folder), "wb") as file:
             file.write(data)
             file.flush()
+            if modified is not None:
+                os.utime(file.fileno(), ns=(modified, modified))
             os.fsync(file.fileno())
         if _is_link(name, folder):
             raise OSError(errno.ELOOP, "it is a symbolic link")
@@ -106,7 +109,7 @@ def _replace(folder: int, temporary: str, name: str, data: bytes) -> None:
             os.unlink(temporary, dir_fd=folder)
 
 
-def _replace_by_path(path: Path, temporary: str, data: bytes) -> None:
+def _replace_by_path(path: Path, temporary: str, data: bytes, modified: int | None) -> None:
     """Where the system has no descriptors of folders (Windows): the same, without the guard against a race."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
@@ -117,6 +120,8 @@ def _replace_by_path(path: Path, temporary: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if modified is not None:
+            os.utime(beside, ns=(modified, modified))
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

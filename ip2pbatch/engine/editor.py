@@ -98,7 +98,10 @@ class Editor:
 
     def _check(self, edits: Sequence[Edit]) -> None:
         if len({(edit.size, edit.steps, edit.sampler) for edit in edits}) != 1:
-            raise UsageError("the edits of one batch share size, steps and sampler")
+            raise UsageError(
+                "the edits of one batch share size, steps and sampler",
+                hint="give those that differ in calls of their own",
+            )
         if any(side % self.limits.multiple for side in edits[0].size):
             raise UsageError(
                 f"the model cannot work at {edits[0].size[0]} × {edits[0].size[1]} pixels",
@@ -112,7 +115,9 @@ class Editor:
             return latent[None] / self._backend.scaling_factor
         pixels = source.pixels
         if pixels is None:
-            raise UsageError(f"the edit {edit.key} has neither pixels nor a latent to start from")
+            raise UsageError(
+                f"the edit {edit.key} has neither pixels nor a latent to start from", hint="give its Source one of them"
+            )
 
         place = (edit.source, edit.carry, edit.size)
 

@@ -47,12 +47,15 @@ Numbers = float | Sequence[float] | str
 def edit(
     photos: AnyPath | Sequence[AnyPath], instructions: str | Sequence[str], out: AnyPath, *,
     text: Numbers | None = None, image: Numbers | None = None, seed: Numbers | None = None, steps: int | None = None,
-    sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, machine: Machine | None = None,
-    only: str | None = None, limit: int | None = None, fresh: bool = False, voice: Voice | None = None,
+    sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, name: str | None = None,
+    format: str | None = None, quality: int | None = None, dates: str | None = None, gps: str | None = None,
+    machine: Machine | None = None, only: str | None = None, limit: int | None = None, fresh: bool = False,
+    voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
 
-    `text` and `image` are the two guidance scales, `size` the long side the model works at. Raises UsageError.
+    `text` and `image` are the two guidance scales, `size` the long side the model works at; `name`, `format`,
+    `quality`, `dates` and `gps` are a recipe's `output` and `metadata`. Raises UsageError.
     """
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out
@@ -62,7 +65,7 @@ def edit(
     words = [instructions] if isinstance(instructions, str) else instructions
     flags = Flags(
         tuple(map(Path, paths)), tuple(words), Path(out), _text(text), _text(image), _text(seed), steps, sampler, size,
-        model,
+        model, name, format, quality, dates, gps,
     )  # fmt: skip
     recipe = recipe_from_flags(flags)
     job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit), fresh=fresh)
@@ -151,8 +154,8 @@ def check(run: AnyPath, *, repair: bool = False, voice: Voice | None = None) -> 
 
 def deliver(
     recipe: AnyPath, *, out: AnyPath | None = None, format: str | None = None, quality: int | None = None,
-    full_resolution: str | None = None, name: str | None = None, gps: str | None = None, prompt: bool | None = None,
-    tidy: bool = False, voice: Voice | None = None,
+    full_resolution: str | None = None, name: str | None = None, dates: str | None = None, gps: str | None = None,
+    prompt: bool | None = None, tidy: bool = False, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Write the files of a finished run again, with other settings and without the model.
 
@@ -162,7 +165,9 @@ def deliver(
     from ip2pbatch.jobs.job import read
     from ip2pbatch.jobs.session import deliver_again
 
-    output = {"format": format, "quality": quality, "full_resolution": full_resolution, "name": name}
+    output = {
+        "format": format, "quality": quality, "full_resolution": full_resolution, "name": name, "dates": dates,
+    }  # fmt: skip
     job = read(Path(recipe), _selection(out))
     return deliver_again(job, output, {"gps": gps, "prompt": prompt}, _heard(voice), tidy=tidy)
 

@@ -38,7 +38,15 @@ def deliverer(job: Job, run: Run, *, queue: bool = False) -> Deliverer:
 def settings_of(recipe: Recipe) -> DeliverySettings:
     """How this recipe's pictures become files."""
     output, metadata = recipe.output, recipe.metadata
-    return DeliverySettings(output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt)
+    return DeliverySettings(
+        output.format,
+        output.quality,
+        output.full_resolution,
+        metadata.gps,
+        metadata.prompt,
+        output.chroma,
+        output.dates,
+    )
 
 
 def _score(edit: Edit, source: Pixels, picture: Pixels) -> dict[str, float]:

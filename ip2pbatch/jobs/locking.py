@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
-    output = {"name": job.recipe.output.name, **asdict(settings_of(job.recipe))}
+    output = {"name": job.recipe.output.name, **settings_of(job.recipe).recorded}
     now = Surroundings(versions(name), job.recipe.safety, output)
     with suppress(ModelError):
         revision, weights = backend(name).files(job.recipe.model, safety=job.recipe.safety)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.unedited import Passed
-from ip2pbatch.plan.written.recipe import Sheet, load_recipe
+from ip2pbatch.plan.written.outputs import Sheet
+from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.renamed import leftovers
 from ip2pbatch.run.directory.standing_files import Look

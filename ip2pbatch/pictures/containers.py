@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 class Blocks:
     """A file's metadata, block by block, as bytes; empty where it has none.
 
-    `exif` starts with its TIFF header; `iptc` are IIM datasets; `text` are PNG's textual chunks (type, content),
-    XMP not among them; `dpi` is pixels an inch, (0, 0) where the file does not say. `c2pa`: it has Content Credentials,
-    a signature over its bytes, which no other file can carry on.
+    `exif` starts with its TIFF header; `iptc` are IIM datasets; `photoshop` are Photoshop's other resources; `text` are
+    PNG's textual chunks (type, content), XMP not among them; `dpi` is pixels an inch, (0, 0) where the file does not
+    say. `lossless`: the file's format has both, and its pixels are stored without loss. `chroma` is how JPEG's colour
+    is sampled, across and down. `c2pa`: it has Content Credentials, a signature over its bytes, which no other file can
+    carry on. `left` names what else no edited file can have, such as a video behind the photo.
     """
 
     exif: bytes = b""
     xmp: bytes = b""
     xmp_extended: bytes = b""
     iptc: bytes = b""
+    photoshop: bytes = b""
     comment: bytes = b""
     text: tuple[tuple[bytes, bytes], ...] = ()
     dpi: tuple[float, float] = (0.0, 0.0)
+    lossless: bool = False
+    chroma: tuple[int, int] = (1, 1)
     c2pa: bool = False
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from ip2pbatch.plan.formats import FORMATS
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
+_LATER = {"chroma": "full", "dates": "now"}  # fields that settings did not always have, as they were
 DELIVERY_VERSION = 2  # raise it when the same settings make another file
 
 
@@ -39,12 +40,19 @@ class DeliverySettings:
     full_resolution: Literal["auto", "off"] = "auto"
     gps: Literal["keep", "strip"] = "keep"
     prompt: bool = True
+    chroma: Literal["full", "source"] = "full"
+    dates: Literal["now", "source"] = "now"
 
     @property
     def digest(self) -> str:
-        """12 hex digits over all fields and the version of this module."""
-        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, asdict(self)], sort_keys=True)
+        """12 hex digits over `recorded` and the version of this module."""
+        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, self.recorded], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def recorded(self) -> dict[str, str | int | bool]:
+        """The fields for locks and digests: those that came later only where they are set, so that older ones hold."""
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,8 @@ def deliver(
         return Delivered(taken, file_sha256(taken), None, False)
     rendered, digest = made()
     announce(target, digest)
-    write_atomic(target, rendered.data, root=place.anchor or place.root)
+    modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
+    write_atomic(target, rendered.data, root=place.anchor or place.root, modified=modified)
     return Delivered(target, digest, rendered.gate, True, rendered.notes)
 
 
@@ -129,8 +138,10 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
     blocks, notes = metadata.merge(
         source.blocks, provenance, Policy(settings.gps, settings.prompt), kind,
-        (raster.pixels.shape[1], raster.pixels.shape[0]), srgb=not source.managed,
+        (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
+        srgb=not source.managed,
     )  # fmt: skip
+    blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
     data = containers.encode(raster, blocks, kind, settings.quality)
     return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes, *_read_only(photo, settings)))
 

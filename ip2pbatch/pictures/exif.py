@@ -97,25 +97,52 @@ class Block:
 
         What is removed is overwritten with zeros, so that it cannot be dug up.
         """
-        data = bytearray(self.data)
+        data = self._cleared(root, exif, strip_gps)
         self._wipe_directory(data, self._long(4), ())
-        self._wipe_thumbnail(data)
-        gone = {GPS_IFD: None} if strip_gps else {}
-        if strip_gps and (pointer := self.get(GPS_IFD)):
-            self._wipe_directory(data, self._number(pointer), None)
-        for entries, changes in ((self._root, root), (self._exif, exif)):
-            for tag in changes:
-                if entry := entries.get(tag):
-                    _zero(data, entry.offset, len(entry.value.data) if entry.offset else 0)
         if pointer := self.get(EXIF_IFD):
             self._wipe_directory(data, self._number(pointer), ())
-        changes = {**root, **gone}
+        changes = {**root, **({GPS_IFD: None} if strip_gps else {})}
         if self._exif or exif:
             at = self._append(data, self._exif, {_EXIF_VERSION: Value(7, 4, b"0232"), **self._versions(), **exif})
             changes[EXIF_IFD] = self.long(at)
         at = self._append(data, self._root, changes)
         struct.pack_into(self.order + "I", data, 4, at)
         return bytes(data)
+
+    def in_place(
+        self, root: Mapping[int, Value | None], exif: Mapping[int, Value | None], *, strip_gps: bool = False
+    ) -> bytes:
+        """The block with these tags removed or changed where they are, and not a byte longer.
+
+        A tag that the block has not, or a value of more than four bytes, is left out.
+        """
+        root = _small({**root, **({GPS_IFD: None} if strip_gps else {})}, self._root)
+        exif = _small(exif, self._exif)
+        data = self._cleared(root, exif, strip_gps)
+        pointer = self.get(EXIF_IFD)
+        for at, entries, changes in (
+            (self._long(4), self._root, root),
+            (self._number(pointer) if pointer else 0, self._exif, exif),
+        ):
+            if at:
+                table = self._table(self._fields(data, entries, changes))
+                (count,) = struct.unpack_from(self.order + "H", self.data, at)
+                data[at : at + 6 + 12 * count] = table.ljust(6 + 12 * count, b"\0")
+        return bytes(data)
+
+    def _cleared(
+        self, root: Mapping[int, Value | None], exif: Mapping[int, Value | None], strip_gps: bool
+    ) -> bytearray:
+        """The block with zeros over the thumbnail, over the position where asked, and over values that are replaced."""
+        data = bytearray(self.data)
+        self._wipe_thumbnail(data)
+        if strip_gps and (pointer := self.get(GPS_IFD)):
+            self._wipe_directory(data, self._number(pointer), None)
+        for entries, changes in ((self._root, root), (self._exif, exif)):
+            for tag in changes:
+                if entry := entries.get(tag):
+                    _zero(data, entry.offset, len(entry.value.data) if entry.offset else 0)
+        return data
 
     def compacted(self, without: Collection[int]) -> bytes:
         """The block alone, out of a TIFF file: every directory with its values, but for these tags of the main one."""
@@ -141,6 +168,16 @@ class Block:
 
     def _append(self, data: bytearray, entries: Mapping[int, _Entry], changes: Mapping[int, Value | None]) -> int:
         """Writes a directory behind `data`, unchanged entries as they were; returns where it starts."""
+        fields = self._fields(data, entries, changes)
+        data += bytes(len(data) % 2)
+        start = len(data)
+        data += self._table(fields)
+        return start
+
+    def _fields(
+        self, data: bytearray, entries: Mapping[int, _Entry], changes: Mapping[int, Value | None]
+    ) -> dict[int, tuple[int, int, bytes]]:
+        """{tag: (type, items, last four bytes)} of a changed directory; values that are longer are added to `data`."""
         fields: dict[int, tuple[int, int, bytes]] = {
             tag: (entry.value.kind, entry.value.items, entry.field)
             for tag, entry in entries.items()
@@ -155,14 +192,15 @@ class Block:
                 field = struct.pack(self.order + "I", len(data))
                 data += value.data
             fields[tag] = (value.kind, value.items, field)
-        data += bytes(len(data) % 2)
-        start = len(data)
-        data += struct.pack(self.order + "H", len(fields))
-        for tag in sorted(fields):
-            kind, count, field = fields[tag]
-            data += struct.pack(self.order + "HHI", tag, kind, count) + field
-        data += bytes(4)  # no further directory: the thumbnail is gone
-        return start
+        return fields
+
+    def _table(self, fields: Mapping[int, tuple[int, int, bytes]]) -> bytes:
+        """A directory that no further one follows: the thumbnail is gone."""
+        entries = (
+            struct.pack(self.order + "HHI", tag, kind, count) + field
+            for tag, (kind, count, field) in sorted(fields.items())
+        )
+        return struct.pack(self.order + "H", len(fields)) + b"".join(entries) + bytes(4)
 
     def _directory(self, offset: int) -> tuple[dict[int, _Entry], int]:
         """The entries at an offset by tag, and the offset of the next directory."""
@@ -225,6 +263,11 @@ class Block:
             return self._number(value) if value else default
         except ExifError:
             return default
+
+
+def _small(changes: Mapping[int, Value | None], entries: Mapping[int, _Entry]) -> dict[int, Value | None]:
+    """The changes that need no room."""
+    return {tag: value for tag, value in changes.items() if tag in entries and (not value or len(value.data) <= 4)}
 
 
 def _zero(data: bytearray, start: int, length: int) -> None:

@@ -26,6 +26,7 @@ Pixels = NDArray[np.uint8]
 
 SHALLOW = "16 bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
+_CLEAR_COLOUR = "one colour of 16 bits that the file calls transparent is not"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 
 # Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
@@ -210,7 +211,9 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         raise PhotoError(FLOATING)
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)), None
+        grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+        clear = image.info.get("transparency")
+        return grey, None if clear is None else Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         whole = image.convert("RGBA")
         alpha = whole.getchannel("A")
@@ -257,4 +260,5 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _frame_notes(image: Image.Image) -> list[str]:
     frames = int(getattr(image, "n_frames", 1))
-    return [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
+    notes = [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
+    return [*notes, _CLEAR_COLOUR] if "deep_transparency" in image.info else notes

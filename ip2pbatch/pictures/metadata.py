@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ip2pbatch import __version__
-from ip2pbatch.pictures import exif, xmp
+from ip2pbatch.pictures import exif, photoshop, xmp
 from ip2pbatch.pictures.containers import Blocks, read_blocks
 from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.edits import Edit
@@ -107,9 +107,17 @@ def _date(text: str) -> datetime | None:
 
 
 def merge(
-    blocks: Blocks, provenance: Provenance, policy: Policy, kind: str, size: tuple[int, int], *, srgb: bool
+    blocks: Blocks,
+    provenance: Provenance,
+    policy: Policy,
+    kind: str,
+    size: tuple[int, int],
+    photo: tuple[int, int],
+    *,
+    srgb: bool,
 ) -> tuple[Blocks, tuple[str, ...]]:
-    """The photo's blocks with ours added, ready for a file of `kind` and `size`; and what had to be left out, in words.
+    """The photo's blocks with ours added, ready for a file of `kind` and (width, height) `size`, of a photo that is
+    `photo` upright; and what had to be left out, in words.
 
     Upright (orientation 1), without thumbnails of the old picture, dates as they were. `srgb` says that the pixels
     are written in sRGB, whatever the photo's were. Damaged blocks are left out whole.
@@ -117,51 +125,97 @@ def merge(
     notes: list[str] = []
     takes = FORMATS[kind]
     settings = provenance.settings(prompt=policy.prompt)
-    block = _merged_exif(blocks.exif, settings, policy, size, srgb=srgb, notes=notes)
-    if len(block) > takes.most_exif:
-        notes.append("EXIF of more than 64 KB left out")
-        block = _merged_exif(b"", settings, policy, size, srgb=srgb, notes=notes)
-    packet, extended = _merged_xmp(blocks, provenance, policy, takes, notes)
-    iptc = blocks.iptc if len(blocks.iptc) <= takes.most_iptc else b""
-    if blocks.iptc and not iptc:
-        notes.append("IPTC block left out: it has no place in this file (XMP is kept)")
+    block = _merged_exif(blocks.exif, settings, policy, size, takes.most_exif, srgb=srgb, notes=notes)
+    scale = (size[0] / photo[0], size[1] / photo[1])
+    packet, extended = _merged_xmp(blocks, provenance, policy, takes, scale, notes)
     if blocks.c2pa:
         notes.append("Content Credentials (C2PA) left out: their signature is of the photo as it was")
-    text = _png_text(blocks.text, settings) if takes.text else ()
     merged = replace(
-        blocks, exif=block, xmp=packet, xmp_extended=extended, iptc=iptc, text=text,
-        comment=blocks.comment if takes.comment else b"",
+        blocks, exif=block, xmp=packet, xmp_extended=extended,
+        text=_png_text(blocks.text, settings) if takes.text else (),
+        comment=_fitting(blocks.comment, takes.most_comment, "comment", notes),
+        iptc=_fitting(blocks.iptc, takes.most_iptc, "IPTC block", notes),
+        photoshop=_merged_resources(blocks, takes, in_place=size == photo, notes=notes),
     )  # fmt: skip
-    return merged, tuple(notes)
+    return merged, tuple(dict.fromkeys((*notes, *(f"{one} left out" for one in blocks.left))))
+
+
+def _fitting(block: bytes, most: int, called: str, notes: list[str]) -> bytes:
+    """The block where the file takes as many bytes; empty, with a note, where it does not."""
+    if len(block) <= most:
+        return block
+    notes.append(f"{called} left out: it has no place in this file (XMP is kept)")
+    return b""
+
+
+def _merged_resources(blocks: Blocks, takes: Format, *, in_place: bool, notes: list[str]) -> bytes:
+    """Photoshop's resources, without those that no longer hold."""
+    kept, left = photoshop.still_true(blocks.photoshop, in_place=in_place and _turn(blocks.exif) == 1)
+    notes.extend(left)
+    return _fitting(kept, takes.most_iptc, "Photoshop's block", notes)
+
+
+def _turn(data: bytes) -> int:
+    """The orientation that EXIF says, 1 where it says none."""
+    try:
+        block = exif.Block(data)
+        return block.number(block.get(exif.ORIENTATION), 1)
+    except exif.ExifError:
+        return 1
 
 
 def _merged_exif(
-    data: bytes, settings: str, policy: Policy, size: tuple[int, int], *, srgb: bool, notes: list[str]
+    data: bytes, settings: str, policy: Policy, size: tuple[int, int], most: int, *, srgb: bool, notes: list[str]
 ) -> bytes:
     try:
-        return _edited_exif(exif.Block(data), settings, policy, size, srgb)
+        block = exif.Block(data)
+        for edit in (_edited_exif, _uncommented_exif, _touched_exif):
+            if len(found := edit(block, settings, policy, size, srgb)) <= most:
+                if edit is not _edited_exif:
+                    notes.append("settings left out of EXIF, which the photo's own fills: they are in XMP")
+                return found
+        notes.append("EXIF of more than 64 KB left out")
     except exif.ExifError as error:
         notes.append(f"damaged EXIF left out: {error}")
-        return _edited_exif(exif.Block(), settings, policy, size, srgb)
+    return _edited_exif(exif.Block(), settings, policy, size, srgb)
 
 
 def _edited_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
+    """The photo's EXIF with all of ours."""
+    root, details = _changes(block, settings, size, srgb)
+    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
+
+
+def _uncommented_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
+    """The same without our settings, the longest part of it."""
+    root, details = _changes(block, "", size, srgb)
+    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
+
+
+def _touched_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
+    """Nothing added: what would say something false of the picture is put right in its place."""
+    root, details = _changes(block, "", size, srgb)
+    return block.in_place(root, details, strip_gps=policy.gps == "strip")
+
+
+def _changes(
+    block: exif.Block, settings: str, size: tuple[int, int], srgb: bool
+) -> tuple[dict[int, exif.Value | None], dict[int, exif.Value | None]]:
+    """What becomes of the main directory and of Exif's own; a comment only where there are settings to tell."""
     root: dict[int, exif.Value | None] = {
         exif.ORIENTATION: block.short(1),
         exif.SOFTWARE: exif.Value(2, len(SOFTWARE) + 1, SOFTWARE.encode() + b"\0"),
         # Some cameras repeat the picture's size here, before it was turned.
         **{tag: None for tag in (0x0100, 0x0101) if block.get(tag)},
     }
-    comment = "\n".join(part for part in (_old_comment(block), settings) if part)
-    encoded = b"UNICODE\0" + comment.encode("utf-16-le" if block.order == "<" else "utf-16-be", "replace")
-    details: dict[int, exif.Value | None] = {
-        exif.USER_COMMENT: exif.Value(7, len(encoded), encoded),
-        exif.PIXEL_X: block.long(size[0]),
-        exif.PIXEL_Y: block.long(size[1]),
-    }
+    details: dict[int, exif.Value | None] = {exif.PIXEL_X: block.long(size[0]), exif.PIXEL_Y: block.long(size[1])}
+    if settings:
+        comment = "\n".join(part for part in (_old_comment(block), settings) if part)
+        encoded = b"UNICODE\0" + comment.encode("utf-16-le" if block.order == "<" else "utf-16-be", "replace")
+        details = {exif.USER_COMMENT: exif.Value(7, len(encoded), encoded), **details}
     if srgb and block.get_exif(exif.COLOR_SPACE):
         details[exif.COLOR_SPACE] = block.short(1)
-    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
+    return root, details
 
 
 def _old_comment(block: exif.Block) -> str:
@@ -177,11 +231,13 @@ def _old_comment(block: exif.Block) -> str:
 
 
 def _merged_xmp(
-    blocks: Blocks, provenance: Provenance, policy: Policy, takes: Format, notes: list[str]
+    blocks: Blocks, provenance: Provenance, policy: Policy, takes: Format, scale: tuple[float, float], notes: list[str]
 ) -> tuple[bytes, bytes]:
     try:
         packet = xmp.Packet(blocks.xmp, blocks.xmp_extended)
-        packet.clean(strip_gps=policy.gps == "strip")
+        notes.extend(f"{one} left out" for one in packet.clean(strip_gps=policy.gps == "strip"))
+        if scale != (1.0, 1.0):
+            packet.enlarge(scale)
         packet.put(_properties(provenance, packet, policy))
         return packet.split() if takes.extended_xmp else (packet.tobytes(), b"")
     except (xmp.XmpError, RecursionError) as error:
@@ -224,7 +280,7 @@ def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> d
 
 
 def _png_text(chunks: Sequence[tuple[bytes, bytes]], settings: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The photo's own texts but for raw copies of EXIF and thumbnails, and `parameters` with our settings."""
-    dropped = (b"parameters\0", b"Raw profile type ", b"Thumb::")
+    """The photo's own texts but for thumbnails, and `parameters` with our settings."""
+    dropped = (b"parameters\0", b"Thumb::")
     kept = [(kind, data) for kind, data in chunks if not data.startswith(dropped)]
     return (*kept, (b"iTXt", b"parameters\0\0\0\0\0" + settings.encode("utf-8", "replace")))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 
-from ip2pbatch.pictures import colour, containers, images
+from ip2pbatch.pictures import colour, containers, images, sidecars
 from ip2pbatch.pictures.containers import Blocks
 from ip2pbatch.pictures.images import Picture, Pixels
 from ip2pbatch.pictures.sizing import Sizing
@@ -65,7 +65,7 @@ class Original:
 
     @cached_property
     def _blocks(self) -> Blocks:
-        return containers.read_blocks(self.path)
+        return sidecars.completed(containers.read_blocks(self.path), self.path)
 
 
 class Originals:

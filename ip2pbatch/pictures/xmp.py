@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from xml.dom import Node
 from xml.parsers.expat import ExpatError
@@ -22,15 +22,33 @@ IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 OURS = "urn:ip2pbatch:1.0/"
 DATES = ((EXIF, "DateTimeOriginal"), ("http://ns.adobe.com/photoshop/1.0/", "DateCreated"), (XMP, "CreateDate"))
 _XMLNS = "http://www.w3.org/2000/xmlns/"
-_PREFIXES = {XMP: "xmp", MM: "xmpMM", REF: "stRef", IPTC_EXT: "Iptc4xmpExt", OURS: "ip2p", NOTE: "xmpNote"}
 
-# Pictures of the old pixels: a gain map, a depth map, thumbnails. They no longer show what the file shows.
-_STALE_SPACES = (
-    "http://ns.adobe.com/hdr-gain-map/1.0/",
-    "http://ns.google.com/photos/1.0/",
-    "http://ns.adobe.com/xap/1.0/g/img/",
-    OURS,
-)
+_GOOGLE = "http://ns.google.com/photos/1.0/"
+PANORAMA = f"{_GOOGLE}panorama/"
+_CAMERA = f"{_GOOGLE}camera/"
+_PREFIXES = {
+    XMP: "xmp", MM: "xmpMM", REF: "stRef", IPTC_EXT: "Iptc4xmpExt", OURS: "ip2p", NOTE: "xmpNote", PANORAMA: "GPano",
+}  # fmt: skip
+_PANORAMA_PARTS = ("FullPano", "CroppedAreaImage", "CroppedArea")
+# Pictures and sounds beside the old pixels, and pointers to them. They no longer show what the file shows.
+_GAIN_MAP, _VIDEO, _DEPTH = "HDR gain map", "video of a motion photo", "depth map"
+_STALE_SPACES = {
+    "http://ns.adobe.com/hdr-gain-map/1.0/": _GAIN_MAP,
+    "http://ns.apple.com/HDRGainMap/1.0/": _GAIN_MAP,
+    "http://ns.apple.com/HDRToneMap/1.0/": _GAIN_MAP,
+    f"{_GOOGLE}depthmap/": _DEPTH,
+    f"{_GOOGLE}dynamicdepth": _DEPTH,
+    "http://ns.google.com/photos/dd/1.0/": _DEPTH,
+    "http://ns.apple.com/depthData/1.0/": _DEPTH,
+    "http://ns.apple.com/portraitEffectsMatte/1.0/": _DEPTH,
+    "http://ns.apple.com/semanticSegmentationMatte/1.0/": _DEPTH,
+    f"{_GOOGLE}image/": "a further picture",
+    f"{_GOOGLE}audio/": "sound",
+    f"{_GOOGLE}container/": "",
+    "http://ns.adobe.com/xap/1.0/g/img/": "",
+    OURS: "",
+}
+_VIDEO_NAMES = ("MotionPhoto", "MicroVideo")  # how Google's camera says that a video follows
 _STALE = {
     (TIFF, "Orientation"), (TIFF, "ImageWidth"), (TIFF, "ImageLength"),
     (EXIF, "PixelXDimension"), (EXIF, "PixelYDimension"), (XMP, "Thumbnails"), (NOTE, "HasExtendedXMP"),
@@ -67,11 +85,60 @@ class Packet:
                     return "".join(node.data for node in child.childNodes if node.nodeType == Node.TEXT_NODE).strip()
         return ""
 
-    def clean(self, *, strip_gps: bool) -> None:
-        """Drops what is no longer true of the pixels, and the position where asked."""
-        self._drop(lambda space, name: (space, name) in _STALE or space.startswith(_STALE_SPACES))
+    def has(self, space: str, name: str) -> bool:
+        """Whether there is such a property, whatever it holds."""
+        return any(
+            element.hasAttributeNS(space, name)
+            or any((child.namespaceURI, child.localName) == (space, name) for child in _elements(element))
+            for element in self._descriptions()
+        )
+
+    def adopt(self, other: Packet, wanted: Collection[tuple[str, str]]) -> bool:
+        """Copies the properties of another packet that are `wanted` by (namespace, name); whether there were any."""
+        taken = False
+        for theirs in other._descriptions():
+            attributes = [
+                one for one in (theirs.attributes or {}).values() if (one.namespaceURI, one.localName) in wanted
+            ]
+            children = [one for one in _elements(theirs) if (one.namespaceURI, one.localName) in wanted]
+            if not attributes and not children:
+                continue
+            taken, ours = True, self._describe(())
+            for attribute in attributes:
+                ours.setAttributeNS(_XMLNS, f"xmlns:{attribute.prefix}", attribute.namespaceURI)
+                ours.setAttributeNS(attribute.namespaceURI, attribute.name, attribute.value)
+            for child in children:
+                ours.appendChild(self._document.importNode(_uprooted(child), True))
+        return taken
+
+    def clean(self, *, strip_gps: bool) -> tuple[str, ...]:
+        """Drops what is no longer true of the pixels, and the position where asked.
+
+        Returns what can no longer be reached, in words: what it stood for is not in an edited file.
+        """
+        gone: dict[str, None] = {}
+
+        def stale(space: str, name: str) -> bool:
+            kind = _kind_of_stale(space, name)
+            gone.update({kind: None} if kind else {})
+            return kind is not None or (space, name) in _STALE
+
+        self._drop(stale)
         if strip_gps:
             self._drop(lambda space, name: space == EXIF and name.startswith("GPS"))
+        return tuple(gone)
+
+    def enlarge(self, factor: tuple[float, float]) -> None:
+        """A panorama's figures in pixels (https://developers.google.com/streetview/spherical-metadata), for a picture
+        that is `factor` times as wide and as high as the photo.
+        """
+        changes: dict[tuple[str, str], Property] = {}
+        for name in [f"{part}{side}Pixels" for part in _PANORAMA_PARTS for side in ("Width", "Height", "Left", "Top")]:
+            if (number := self.get(PANORAMA, name)).isdecimal():
+                scale = factor[0] if name.endswith(("WidthPixels", "LeftPixels")) else factor[1]
+                changes[PANORAMA, name] = str(round(int(number) * scale))
+        if changes:
+            self.put(changes)
 
     def put(self, properties: Mapping[tuple[str, str], Property]) -> None:
         """Sets properties by (namespace, name): a text, a list (rdf:Seq), or a structure of texts."""
@@ -150,6 +217,13 @@ class Packet:
                 item = sequence.appendChild(self._document.createElementNS(RDF, "rdf:li"))
                 item.appendChild(self._document.createTextNode(_ILLEGAL.sub("", text)))
         return element
+
+
+def _kind_of_stale(space: str, name: str) -> str | None:
+    """What a property of these stood for, "" where nobody misses it; None where it still holds."""
+    if space == _CAMERA and name.startswith(_VIDEO_NAMES):
+        return _VIDEO
+    return next((kind for start, kind in _STALE_SPACES.items() if space.startswith(start)), None)
 
 
 def _parse(data: bytes) -> Element:

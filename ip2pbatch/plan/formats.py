@@ -31,7 +31,8 @@ class Format:
     bytes` makes a whole file. A format without `encode` is read only, and `format: same` delivers `written_as` then.
 
     `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel. `lossy`: asks for a quality. The rest
-    is what a file takes: pixels a side, bytes of EXIF and IPTC, a comment, PNG's texts, XMP in two parts.
+    is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's resources, and of a comment; PNG's
+    texts; XMP in two parts.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Format:
     longest_side: int = ANY
     most_exif: int = ANY
     most_iptc: int = 0
-    comment: bool = False
+    most_comment: int = 0
     text: bool = False
     extended_xmp: bool = False
 
@@ -76,11 +77,12 @@ FORMATS: dict[str, Format] = {
         f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header="PIL.JpegImagePlugin:JpegImageFile",
         digest=f"{_CODECS}.jpeg:digest", lossy=True, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
-        most_iptc=65_000, comment=True, extended_xmp=True,
+        most_iptc=ANY, most_comment=65_533, extended_xmp=True,
     ),
     "png": Format(
-        "png", "PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin:PngImageFile",
-        f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, text=True,
+        "png", "PNG", (".png",), rb"\x89PNG\r\n\x1a\n", f"{_CODECS}.png:open_image",
+        f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, most_iptc=ANY,
+        text=True,
     ),
     "tiff": Format(
         "tiff", "TIFF", (".tif", ".tiff"), rb"II\*\0|MM\0\*", "PIL.TiffImagePlugin:TiffImageFile",

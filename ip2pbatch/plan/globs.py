@@ -21,7 +21,9 @@ def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
 def translate(glob: str) -> str:
     """The regular expression of one glob, to be matched against a whole name."""
     if len(glob) > MAX_LENGTH:
-        raise PlanError(f"the glob {glob[:30]!r}… is longer than {MAX_LENGTH} characters")
+        raise PlanError(
+            f"the glob {glob[:30]!r}… is longer than {MAX_LENGTH} characters", hint="split it: globs may be a list"
+        )
     text = re.sub(r"(?:\*\*/)+", "**/", glob.removeprefix("./"))
     pattern, at, open_braces = "", 0, 0
     while at < len(text):
@@ -34,7 +36,9 @@ def translate(glob: str) -> str:
             open_braces -= 1
         pattern += _TOKENS.get(part) or (_one(part, open_braces > 0))
     if open_braces:
-        raise PlanError(f"the glob {glob!r} opens a {{ that it does not close")
+        raise PlanError(
+            f"the glob {glob!r} opens a {{ that it does not close", hint="close it, or write [{] for the sign"
+        )
     return pattern
 
 

@@ -16,7 +16,7 @@ from ip2pbatch.plan.formats import FORMATS, by_suffix
 from ip2pbatch.plan.written.template import FORBIDDEN, UNDATED, Template
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.written.recipe import Output
+    from ip2pbatch.plan.written.outputs import Output
 
 SHEETS = "sheets"  # the folder of contact sheets beside the delivered files
 MAX_BYTES = 255  # of one part of a path, on all common file systems

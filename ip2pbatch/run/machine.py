@@ -112,7 +112,7 @@ def batch_of(text: str | None) -> int | Literal["auto"] | None:
     if text is None or text == "auto":
         return "auto" if text else None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch takes a number from 1 or auto, not {text}")
+        raise UsageError(f"--batch takes a number from 1 or auto, not {text}", hint="leave it out for auto")
     return int(text)
 
 

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.plan.metrics import METRICS
-from ip2pbatch.plan.written.recipe import Sheet
+from ip2pbatch.plan.written.outputs import Sheet
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, grouped, number, strips_of, today, totals

@@ -58,7 +58,7 @@ def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterato
         try:
             hub.look_up(*name.hub)
         except ModelError as error:
-            yield ModelError(f"{config.mistake(str(error), at)}", hint=error.hint)
+            yield ModelError(str(config.mistake(str(error), at, error.hint)), hint=error.hint)
 
 
 def unchecked(configs: Iterable[StageConfig]) -> list[str]:

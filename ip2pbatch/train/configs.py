@@ -41,6 +41,9 @@ STAGES: dict[str, dict[str, str]] = {
         "families": "ip2pbatch.train.judge.unseen",
         "tradeoff": "ip2pbatch.train.judge.tradeoff",
         "magicbrush": "ip2pbatch.train.judge.magicbrush",
+        "imgedit": "ip2pbatch.train.judge.benchmarks.imgedit",
+        "gedit": "ip2pbatch.train.judge.benchmarks.gedit",
+        "emu_edit": "ip2pbatch.train.judge.benchmarks.emu_edit",
     },
 }
 

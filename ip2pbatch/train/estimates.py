@@ -272,7 +272,7 @@ def hours_of(found: Estimate, known: Sequence[Rate], price: float | None = None)
         return "\n".join(f"{value:,.3g} h on {name}{costs[name]}" for name, value in hours.items())
     how = {
         PAIR_STEPS: ": `train bench-pairs` does", TOKENS: ": a run with `limit: 1000` does",
-        EDIT_STEPS: ": a run with `samples: 50` does",
+        EDIT_STEPS: ": an evaluation of 50 (`samples: 50`, `limit: 50`) does",
     }  # fmt: skip
     return "no rate measured" + how.get(found.unit, "")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 from command import CommandLine
+
+from ip2pbatch.run.directory.view import read_run
 
 
 def test_one_photo_and_one_instruction(command: CommandLine, shoot: Path) -> None:
@@ -14,6 +18,20 @@ def test_one_photo_and_one_instruction(command: CommandLine, shoot: Path) -> Non
     said = command("edit", shoot / "photos/one.jpg", "-i", "make it winter", "-o", out, "--backend", "fake")
     assert said.code == 0, said.err
     assert [path.name for path in out.glob("*.jpg")] == ["one_make-it-winter.jpg"]
+
+
+def test_what_files_are_delivered_is_said_in_the_same_line(command: CommandLine, shoot: Path) -> None:
+    photo, out = shoot / "photos/one.jpg", shoot / "out"
+    os.utime(photo, (1_400_000_000, 1_400_000_000))
+    files = ["--name", "{edit}/{stem}", "--format", "png", "--dates", "source", "--gps", "strip", "--quality", "80"]
+    said = command("edit", photo, "-i", "make it winter", "-o", out, "--backend", "fake", *files)
+    assert said.code == 0, said.err
+    (written,) = out.rglob("one.png")
+    assert (written.relative_to(out).as_posix(), written.stat().st_mtime) == ("make-it-winter/one.png", 1_400_000_000)
+    recipe = yaml.safe_load(read_run(out).sessions[-1].recipe)
+    del recipe["output"]["folder"]
+    assert recipe["output"] == {"name": "{edit}/{stem}", "format": "png", "quality": 80, "dates": "source"}
+    assert recipe["metadata"] == {"gps": "strip"}
 
 
 def test_scales_as_lists_and_ranges_make_a_grid_with_the_values_in_the_names(command: CommandLine, shoot: Path) -> None:
@@ -30,8 +48,6 @@ def test_scales_as_lists_and_ranges_make_a_grid_with_the_values_in_the_names(com
 
 
 def test_the_session_keeps_a_recipe_that_asks_for_the_same_pictures(command: CommandLine, shoot: Path) -> None:
-    from ip2pbatch.run.directory.view import read_run
-
     out = shoot / "out"
     arguments = ["-i", "make it winter", "-i", "as a mosaic", "--text", "5, 7", "--seed", "3", "--backend", "fake"]
     assert command("edit", shoot / "photos", *arguments, "-o", out).code == 0
@@ -49,6 +65,11 @@ def test_the_session_keeps_a_recipe_that_asks_for_the_same_pictures(command: Com
         (["--seed", "1.5"], "--seed"),
         (["--steps", "0"], "steps"),
         (["--backend", "magic"], "backend"),
+        (["--name", "{nobody}"], "--name"),
+        (["--format", "psd"], "--format"),
+        (["--quality", "0"], "quality"),
+        (["--dates", "never"], "--dates"),
+        (["--gps", "yes"], "--gps"),
     ],
 )
 def test_wrong_flags_are_exit_2_and_named(

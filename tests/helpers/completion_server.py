@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,9 @@ class Asked:
     headers: list[dict[str, str]] = field(default_factory=list)
     failures: int = 0
     refuses: bool = False
+    looks: int = 0
+    judge: Callable[[dict[str, Any]], Any] = lambda body: ""
+    """What a judge of pictures says to a question: words, a whole answer, or (status, headers, body)."""
 
     def captions(self) -> list[str]:
         """The captions that were asked about."""
@@ -39,12 +42,24 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [{"text": text, "finish_reason": reason}], "usage": {"completion_tokens": 10}}
 
 
+def judged(said: Any) -> tuple[Any, ...]:
+    """What a judge says as (status, body, headers): words as an endpoint wraps them, all else as it is."""
+    if isinstance(said, str):
+        usage = {"prompt_tokens": 100, "completion_tokens": 7}
+        return 200, {"choices": [{"message": {"content": said}, "finish_reason": "stop"}], "usage": usage}
+    return said if isinstance(said, tuple) else (200, said)
+
+
 @contextmanager
 def completion_server() -> Iterator[Asked]:
     """The server for the length of a `with`."""
     asked = Asked()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.looks += 1
+            self.reply(401, {"error": "no such key"}) if asked.refuses else self.reply(404, {"error": "no such page"})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if asked.failures:
@@ -56,11 +71,15 @@ def completion_server() -> Iterator[Asked]:
             asked.headers.append(dict(self.headers))
             if self.path == "/v1/moderations":
                 return self.reply(200, {"results": [{"flagged": "rude" in text} for text in body["input"]]})
+            if self.path == "/v1/chat/completions":
+                return self.reply(*judged(asked.judge(body)))
             return self.reply(200, answer(body))
 
-        def reply(self, status: int, body: dict[str, Any]) -> None:
-            data = json.dumps(body).encode()
+        def reply(self, status: int, body: dict[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from ip2pbatch.errors import PhotoError, ResourceError
-from ip2pbatch.pictures import colour, images
+from ip2pbatch.pictures import colour, containers, images
 from ip2pbatch.pictures.deliver import DeliverySettings, Place, deliver, render
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Original
@@ -142,6 +143,7 @@ def test_settings_have_a_digest_that_any_of_them_changes() -> None:
     settings = [
         DeliverySettings(), DeliverySettings(format="png"), DeliverySettings(quality=90),
         DeliverySettings(full_resolution="off"), DeliverySettings(gps="strip"), DeliverySettings(prompt=False),
+        DeliverySettings(chroma="source"), DeliverySettings(dates="source"),
     ]  # fmt: skip
     assert len({s.digest for s in settings}) == len(settings)
     assert DeliverySettings().digest == DeliverySettings().digest
@@ -291,3 +293,24 @@ def test_a_photo_of_sixteen_bits_keeps_them_at_the_model_s_size(tmp_path: Path) 
     (tmp_path / "out.tif").write_bytes(rendered.data)
     assert tifffile.imread(tmp_path / "out.tif").dtype == np.uint16
     assert rendered.gate is not None
+
+
+@pytest.mark.parametrize(("sampling", "kept"), [(0, (1, 1)), (1, (2, 1)), (2, (2, 2))])
+def test_colour_is_sampled_as_in_the_photo_where_that_is_asked_for(
+    tmp_path: Path, sampling: int, kept: tuple[int, int]
+) -> None:
+    Image.fromarray(PHOTO).save(path := tmp_path / "photo.jpg", subsampling=sampling)
+    edited = darker(images.load(path, SIZE).pixels)
+    for chroma, expected in (("source", kept), ("full", (1, 1))):
+        data = render(Original(path), edited, DeliverySettings(chroma=chroma), PROVENANCE).data
+        (tmp_path / "edited.jpg").write_bytes(data)
+        assert containers.read_blocks(tmp_path / "edited.jpg").chroma == expected
+
+
+def test_a_file_has_the_photo_s_time_where_that_is_asked_for(desk: Desk) -> None:
+    os.utime(desk.source, ns=(1_500_000_000_123_456_789, 1_400_000_000_123_456_789))
+    place = Place(desk.out, "a.png")
+    done = deliver(Original(desk.source), desk.edited, DeliverySettings(dates="source"), PROVENANCE, place)
+    assert done.path.stat().st_mtime_ns == desk.source.stat().st_mtime_ns
+    again = deliver(Original(desk.source), desk.edited, DeliverySettings(), PROVENANCE, Place(desk.out, "b.png"))
+    assert again.path.stat().st_mtime > 1_700_000_000

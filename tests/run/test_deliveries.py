@@ -17,7 +17,7 @@ from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photo_digests import look
-from ip2pbatch.plan.written.recipe import Output
+from ip2pbatch.plan.written.outputs import Output
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import Delivery

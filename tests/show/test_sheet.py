@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ip2pbatch.plan.edits import Edit, Guidance
-from ip2pbatch.plan.written.recipe import Sheet
+from ip2pbatch.plan.written.outputs import Sheet
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.engine import Result

@@ -33,7 +33,10 @@ class Bucket:
 def buckets(sizes: Sequence[tuple[int, int]], row_bucket: Callable[[tuple[int, int]], int]) -> tuple[Bucket, ...]:
     """The Buckets of a plan's sizes, each once and in order. UsageError where there is no size to build for."""
     if not sizes:
-        raise UsageError("TensorRT builds its engines for the sizes of a plan, and there is none")
+        raise UsageError(
+            "TensorRT builds its engines for the sizes of a plan, and there is none",
+            hint="run it with a recipe or photos",
+        )
     return tuple(Bucket(row_bucket(size), *size) for size in sorted(set(sizes)))
 
 

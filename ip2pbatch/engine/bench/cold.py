@@ -71,7 +71,8 @@ def first_picture(model: str, photo: Path, flags: Sequence[str] = ()) -> FirstPi
         )
         made = [file for file in out.glob("*") if file.is_file() and file.suffix.lower() in (".jpg", ".png")]
         if done.returncode or not made:
-            raise ResourceError(f"`ip2pbatch {' '.join(arguments)}` made no picture: {done.stderr[-500:]}")
+            said = f"`ip2pbatch {' '.join(arguments)}` made no picture: {done.stderr[-500:]}"
+            raise ResourceError(said, hint="run that command by itself to see all it says")
         imported = float(json.loads(done.stdout.splitlines()[0])["imported"])
         seen = min(file.stat().st_mtime for file in made)
         return FirstPicture(seen - begun, seen - imported, _children_cpu() - busy)
@@ -141,7 +142,8 @@ def _in_new_process(task: Task) -> dict[str, Any]:
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
-        raise ResourceError(f"{task.entry} failed in a process of its own: {done.stderr[-500:]}")
+        why = f"{task.entry} failed in a process of its own: {done.stderr[-500:]}"
+        raise ResourceError(why, hint="run the same again: what was measured is kept")
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
 

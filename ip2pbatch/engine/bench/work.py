@@ -91,7 +91,7 @@ def make_work(
                 )  # fmt: skip
                 strips.append(Strip(photo, "bench", cell, SEED + number, (edit,), (1,)))
     if not strips:
-        raise NothingMatchedError("there is no photo to edit")
+        raise NothingMatchedError("there is no photo to edit", hint="give a folder with photos to --photos")
     return Work(str(folder), tuple(photos), tuple(strips))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import IO
 
+from ip2pbatch.pictures import photoshop
 from ip2pbatch.pictures.codecs.through_pillow import saved
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.plan.photo_digests import hash_rest
@@ -16,6 +18,10 @@ _XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED_HEAD = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP_HEAD = b"Photoshop 3.0\0"
 _SEGMENT = 65_533  # bytes of content in a segment
+_SAMPLINGS = {(1, 1): 0, (2, 1): 1, (2, 2): 2}  # of colour, across and down, as Pillow's writer counts them
+_FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # among the bits of a scan
+_LARGEST_TAIL = 16 << 20  # bytes behind the picture that are looked at
 
 
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
@@ -38,7 +44,7 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     """The APPn segments and the comment; more than one EXIF or Photoshop segment is joined."""
     found: dict[str, bytes] = {}
     extended: dict[int, bytes] = {}
-    photoshop = b""
+    resources, chroma = b"", (1, 1)
     for marker, data in _segments(file):
         if marker == 0xE1 and data.startswith(b"Exif\0\0"):
             found["exif"] = found.get("exif", b"") + data[6:]  # some cameras go on in a second segment
@@ -48,21 +54,29 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             at = len(_EXTENDED_HEAD) + 32  # after the digest that names the whole
             extended[struct.unpack_from(">I", data, at + 4)[0]] = data[at + 8 :]
         elif marker == 0xED and data.startswith(_PHOTOSHOP_HEAD):
-            photoshop += data[len(_PHOTOSHOP_HEAD) :]
+            resources += data[len(_PHOTOSHOP_HEAD) :]
         elif marker == 0xEB and data[:2] == b"JP" and b"c2pa" in data[:64]:
             found["c2pa"] = data
+        elif marker == 0xE2 and data.startswith(b"MPF\0"):
+            found["directory"] = data
         elif marker == 0xFE:
             found["comment"] = data
         elif marker == 0xE0 and data.startswith(b"JFIF\0"):
             found["density"] = data[7:12]
+        elif marker in _FRAMES:
+            chroma = _chroma(data)
+    iptc, others = photoshop.apart(resources)
     return Blocks(
         found.get("exif", b""),
         found.get("xmp", b""),
         b"".join(extended[offset] for offset in sorted(extended)),
-        _iptc(photoshop),
+        iptc,
+        others,
         found.get("comment", b""),
         dpi=_density(found.get("density", b"")),
+        chroma=chroma,
         c2pa="c2pa" in found,
+        left=_behind(file, listed="directory" in found),
     )
 
 
@@ -75,9 +89,39 @@ def _segments(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             file.seek(-1, io.SEEK_CUR)
             continue
         if marker in (0xD9, 0xDA):
+            file.seek(-2, io.SEEK_CUR)
             return
         (length,) = struct.unpack(">H", file.read(2))
         yield marker, file.read(length - 2)
+
+
+def _chroma(frame: bytes) -> tuple[int, int]:
+    """How many pixels of a three-channel frame share one sample of colour, across and down."""
+    if len(frame) < 15 or frame[5] != 3:
+        return 1, 1
+    light, *colour = ((frame[at] >> 4, frame[at] & 15) for at in (7, 10, 13))
+    same = colour[0] == colour[1] and all(colour[0])
+    return (light[0] // colour[0][0], light[1] // colour[0][1]) if same else (1, 1)
+
+
+def _behind(file: IO[bytes], *, listed: bool) -> tuple[str, ...]:
+    """What lies behind the end of the picture, in words; pictures that a directory lists are counted elsewhere."""
+    tail = _tail(file).strip(b"\0")
+    if b"ftyp" in tail:
+        return ("video of a motion photo",)
+    if tail.startswith(b"\xff\xd8"):
+        return () if listed else ("a further picture",)
+    return ("data behind the picture",) if tail else ()
+
+
+def _tail(file: IO[bytes]) -> bytes:
+    """The bytes behind the end of the picture, from the first scan on, where `file` stands."""
+    data = file.read()
+    at = 0
+    while (found := _MARKER.search(data, at)) and data[found.start() + 1] != 0xD9:
+        (length,) = struct.unpack_from(">H", data, found.end())
+        at = found.end() + length
+    return data[found.end() : found.end() + _LARGEST_TAIL] if found else b""
 
 
 def _density(jfif: bytes) -> tuple[float, float]:
@@ -88,25 +132,11 @@ def _density(jfif: bytes) -> tuple[float, float]:
     return x * unit, y * unit
 
 
-def _iptc(resources: bytes) -> bytes:
-    """The IPTC datasets among Photoshop's image resources (which may also hold a thumbnail of the old picture)."""
-    at = 0
-    while resources[at : at + 4] == b"8BIM":
-        (number,) = struct.unpack_from(">H", resources, at + 4)
-        name = 1 + resources[at + 6]
-        at += 6 + name + name % 2
-        (length,) = struct.unpack_from(">I", resources, at)
-        if number == 0x0404:
-            return resources[at + 4 : at + 4 + length]
-        at += 4 + length + length % 2
-    return b""
-
-
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
-    """A file without chroma subsampling; alpha is laid on white."""
+    """A file with colour in full, or as `blocks.chroma` says where that is usual; alpha is laid on white."""
     return saved(
-        "JPEG", raster, blocks, alpha=False, quality=quality, subsampling=0, comment=blocks.comment,
-        extra=_extra(blocks),
+        "JPEG", raster, blocks, alpha=False, quality=quality, subsampling=_SAMPLINGS.get(blocks.chroma, 0),
+        comment=blocks.comment, extra=_extra(blocks),
     )  # fmt: skip
 
 
@@ -119,9 +149,10 @@ def _extra(blocks: Blocks) -> bytes:
     for at in range(0, len(blocks.xmp_extended), step):
         head = _EXTENDED_HEAD + digest + struct.pack(">II", len(blocks.xmp_extended), at)
         segments.append((0xE1, head + blocks.xmp_extended[at : at + step]))
-    if blocks.iptc:
-        resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(blocks.iptc)) + blocks.iptc + bytes(len(blocks.iptc) % 2)
-        segments.append((0xED, _PHOTOSHOP_HEAD + resource))
+    resources = photoshop.joined(blocks.iptc, blocks.photoshop)
+    step = _SEGMENT - len(_PHOTOSHOP_HEAD)
+    for at in range(0, len(resources), step):  # readers join the segments again
+        segments.append((0xED, _PHOTOSHOP_HEAD + resources[at : at + step]))
     return b"".join(struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data for marker, data in segments)
 
 

@@ -6,10 +6,14 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import IO
 
 from PIL import PngImagePlugin
 
+from ip2pbatch.errors import PhotoError
+from ip2pbatch.pictures import exif as exif_block
+from ip2pbatch.pictures import photoshop
 from ip2pbatch.pictures.codecs.through_pillow import saved
 from ip2pbatch.pictures.containers import Blocks, Raster
 
@@ -18,6 +22,33 @@ _PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"gAMA", b"cHRM", b"sRG
 _XMP_HEAD = b"XML:com.adobe.xmp\0"
 _LARGEST_BLOCK = 64 << 20
 _BLOCK = 1 << 20
+_RAW = b"Raw profile type "
+_RAW_KINDS = (b"exif", b"app1", b"iptc", b"8bim", b"xmp")
+GREYS = {"L;2": 85, "L;4": 17}  # how Pillow stretches grey of fewer bits than eight
+
+# Texts and profiles of more than a megabyte are common: workflows, scanner profiles. Pillow's bound on the sum of a
+# file's texts, 64 MB, stays, and is the bound of each.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+
+def open_image(file: IO[bytes]) -> PngImagePlugin.PngImageFile:
+    """Pillow's image; what it says of transparency is of the numbers that its pixels will have."""
+    try:
+        image = PngImagePlugin.PngImageFile(file)
+    except ValueError as error:
+        if "MAX_TEXT" in str(error):
+            most = PngImagePlugin.MAX_TEXT_MEMORY >> 20
+            raise PhotoError(
+                f"holds more than {most} MB of texts and profiles", hint="save it without them (exiftool -all=)"
+            ) from None
+        raise
+    stored = str(image.tile[0].args) if image.tile else ""
+    clear = image.info.get("transparency")
+    if stored in GREYS and isinstance(clear, int):
+        image.info["transparency"] = min(clear * GREYS[stored], 255)
+    elif stored.startswith("RGB;16") and clear is not None:
+        image.info["deep_transparency"] = image.info.pop("transparency")
+    return image
 
 
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
@@ -39,7 +70,8 @@ def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
 
 def read_blocks(file: IO[bytes]) -> Blocks:
     """The chunks before and after the pixels."""
-    exif, xmp, text, dpi, c2pa = b"", b"", [], (0.0, 0.0), False
+    exif, xmp, dpi, c2pa = b"", b"", (0.0, 0.0), False
+    text: list[tuple[bytes, bytes]] = []
     file.read(8)
     while len(head := file.read(8)) == 8:
         (length,), kind = struct.unpack(">I", head[:4]), head[4:]
@@ -58,7 +90,56 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             xmp = _international_text(data)
         else:
             text.append((kind, data))
-    return Blocks(exif=exif, xmp=xmp, text=tuple(text), dpi=dpi, c2pa=c2pa)
+    raw = _raw_profiles(text)
+    iptc, others = photoshop.apart(raw.get(b"8bim", raw.get(b"iptc", b"")))
+    if raw.get(b"iptc", b"").startswith(b"\x1c"):
+        iptc = raw[b"iptc"]
+    return Blocks(
+        exif=exif or raw.get(b"exif", b""), xmp=xmp or raw.get(b"xmp", b""), iptc=iptc, photoshop=others,
+        text=tuple(one for one in text if _raw_kind(one[1]) not in _RAW_KINDS), dpi=dpi, c2pa=c2pa,
+    )  # fmt: skip
+
+
+def _raw_kind(data: bytes) -> bytes:
+    """The kind of a text that ImageMagick, exiv2 and digiKam keep a profile in, b"" of any other."""
+    keyword = data.partition(b"\0")[0]
+    return keyword.removeprefix(_RAW).lower() if keyword.startswith(_RAW) else b""
+
+
+def _raw_profiles(text: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """{kind: bytes} of such texts: "\n", kind, "\n", length in decimals, "\n", hexadecimals in lines."""
+    found: dict[bytes, bytes] = {}
+    for kind, data in text:
+        if (name := _raw_kind(data)) in _RAW_KINDS:
+            try:
+                content = _undumped(kind, data)
+            except (ValueError, IndexError, zlib.error):
+                continue
+            if name == b"app1":
+                name = b"exif" if content.startswith(b"Exif\0\0") else b"xmp"
+            found.setdefault(name, content.removeprefix(b"Exif\0\0").removeprefix(b"http://ns.adobe.com/xap/1.0/\0"))
+    if b"exif" in found:
+        found[b"exif"] = _as_shown(found[b"exif"])
+    return found
+
+
+def _undumped(kind: bytes, data: bytes) -> bytes:
+    text = data.partition(b"\0")[2]
+    if kind == b"zTXt":
+        text = zlib.decompressobj().decompress(text[1:], _LARGEST_BLOCK)
+    elif kind == b"iTXt":
+        text = _international_text(data)
+    _, length, dump = text.split(maxsplit=2)
+    return bytes.fromhex(dump.decode("ascii"))[: int(length)]
+
+
+def _as_shown(block: bytes) -> bytes:
+    """EXIF of a text without its orientation, by which no viewer turns a PNG."""
+    try:
+        found = exif_block.Block(block)
+        return found.in_place({exif_block.ORIENTATION: found.short(1)}, {})
+    except exif_block.ExifError:
+        return block
 
 
 def _international_text(data: bytes) -> bytes:
@@ -84,6 +165,15 @@ def _info(blocks: Blocks) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for kind, data in blocks.text:
         info.add(kind, data)
+    if resources := photoshop.joined(blocks.iptc, blocks.photoshop):
+        info.add(b"zTXt", _RAW + b"iptc\0\0" + zlib.compress(_dumped(b"iptc", resources)))
     if blocks.xmp:
         info.add(b"iTXt", _XMP_HEAD + b"\0\0\0\0" + blocks.xmp)
     return info
+
+
+def _dumped(kind: bytes, content: bytes) -> bytes:
+    """The text of a raw profile, as ImageMagick writes it and exiftool reads it."""
+    digits = content.hex().encode()
+    lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
+    return b"\n%b\n%8d\n" % (kind, len(content)) + b"\n".join(lines) + b"\n"

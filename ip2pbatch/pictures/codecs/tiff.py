@@ -8,6 +8,7 @@ import zlib
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING
 
+from ip2pbatch.pictures import photoshop
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.exif import Block, Value
 
@@ -15,25 +16,32 @@ if TYPE_CHECKING:
     from ip2pbatch.pictures.deep import DeepPixels, Pixels
 
 _XMP_TAG, _IPTC_TAG, _ICC_TAG, _C2PA_TAG = 700, 33723, 34675, 52545
+_PHOTOSHOP_TAG, _LAYERS_TAG = 34377, 37724
 # Of a TIFF's main directory: how and where its pixels lie, and blocks that are carried apart from EXIF.
 _STRUCTURE = (
     *range(0x00FE, 0x0108), 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x0118, 0x0119, 0x011C, 0x0120, 0x0121, 0x0122,
     0x0123, 0x0124, 0x0125, 0x012D, 0x013D, 0x013E, 0x013F, 0x0140, 0x0141, *range(0x0142, 0x0147), 0x014A,
-    *range(0x014C, 0x0159), 0x015B, *range(0x0200, 0x0216), _XMP_TAG, _IPTC_TAG, _ICC_TAG, _C2PA_TAG, 34377, 37724,
+    *range(0x014C, 0x0159), 0x015B, *range(0x0200, 0x0216), _XMP_TAG, _IPTC_TAG, _ICC_TAG,
+    _C2PA_TAG, _PHOTOSHOP_TAG, _LAYERS_TAG,
 )  # fmt: skip
 
 
 def read_blocks(file: IO[bytes]) -> Blocks:
-    """The main directory but for what its pixels depend on, and XMP and IPTC apart."""
+    """The main directory but for what its pixels depend on, and XMP, IPTC and Photoshop's resources apart."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         return blocks_of(Block(whole))
 
 
 def blocks_of(block: Block) -> Blocks:
     """The same of a block that is a whole TIFF."""
-    found = (block.get(tag) for tag in (_XMP_TAG, _IPTC_TAG))
-    xmp, iptc = (value.data if value else b"" for value in found)
-    return Blocks(block.compacted(_STRUCTURE), xmp, iptc=iptc, c2pa=block.get(_C2PA_TAG) is not None)
+    found = (block.get(tag) for tag in (_XMP_TAG, _IPTC_TAG, _PHOTOSHOP_TAG))
+    xmp, iptc, resources = (bytes(value.data) if value else b"" for value in found)
+    inner, others = photoshop.apart(resources)
+    return Blocks(
+        block.compacted(_STRUCTURE), xmp, iptc=iptc or inner, photoshop=others,
+        c2pa=block.get(_C2PA_TAG) is not None,
+        left=("Photoshop layers",) if block.get(_LAYERS_TAG) else (),
+    )  # fmt: skip
 
 
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
@@ -58,8 +66,11 @@ def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
         0x0115: block.short(channels), 0x0116: block.long(rows), 0x0117: block.long(*lengths), 0x011C: block.short(1),
         0x013D: block.short(2), 0x0152: block.short(2) if channels == 4 else None,
     }  # fmt: skip
-    for tag, content in ((_XMP_TAG, blocks.xmp), (_IPTC_TAG, blocks.iptc), (_ICC_TAG, raster.icc)):
-        tags[tag] = Value(7 if tag == _ICC_TAG else 1, len(content), content) if content else None
+    for tag, kind, content in (
+        (_XMP_TAG, 1, blocks.xmp), (_IPTC_TAG, 1, blocks.iptc), (_PHOTOSHOP_TAG, 1, blocks.photoshop),
+        (_ICC_TAG, 7, raster.icc),
+    ):  # fmt: skip
+        tags[tag] = Value(kind, len(content), content) if content else None
     # The directory is as long with the true offsets as with any others, so its length is known before they are.
     first = len(block.rewritten(tags, {}))
     tags[0x0111] = block.long(*accumulate(lengths[:-1], initial=first))

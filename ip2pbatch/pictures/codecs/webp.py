@@ -1,4 +1,4 @@
-"""WebP: its RIFF chunks, and a lossy file with EXIF and XMP."""
+"""WebP: its RIFF chunks, and a file with EXIF and XMP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     file.read(12)
     while len(head := file.read(8)) == 8:
         (length,), kind = struct.unpack("<I", head[4:]), head[:4]
-        if kind == b"C2PA":
+        if kind in (b"C2PA", b"VP8L"):
             found[kind] = b""
         if kind in (b"EXIF", b"XMP ") and length <= _LARGEST_BLOCK:
             found[kind] = file.read(length)
@@ -26,9 +26,12 @@ def read_blocks(file: IO[bytes]) -> Blocks:
         else:
             file.seek(length + length % 2, io.SEEK_CUR)
     exif = found.get(b"EXIF", b"").removeprefix(b"Exif\0\0")
-    return Blocks(exif=exif, xmp=found.get(b"XMP ", b""), c2pa=b"C2PA" in found)
+    return Blocks(exif=exif, xmp=found.get(b"XMP ", b""), lossless=b"VP8L" in found, c2pa=b"C2PA" in found)
 
 
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
-    """A lossy file; colours below transparent pixels stay as they are."""
-    return saved("WEBP", raster, blocks, dpi=False, quality=quality, method=4, exact=True, xmp=blocks.xmp)
+    """A lossy file, or a lossless one of a photo that is; colours below transparent pixels stay as they are."""
+    return saved(
+        "WEBP", raster, blocks, dpi=False, lossless=blocks.lossless, quality=quality, method=4, exact=True,
+        xmp=blocks.xmp,
+    )  # fmt: skip

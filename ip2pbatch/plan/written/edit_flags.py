@@ -30,12 +30,19 @@ class Flags:
     sampler: str | None = None
     size: int | None = None
     model: str = DEFAULT_MODEL
+    name: str | None = None
+    format: str | None = None
+    quality: int | None = None
+    dates: str | None = None
+    gps: str | None = None
 
 
+_OUTPUT = ("name", "format", "quality", "dates")
 # The flag that a part of the recipe came from, for messages.
 _FLAGS = {
     "photos": "PHOTOS", "edits": "-i", "text": "--text", "image": "--image", "seeds": "--seed", "steps": "--steps",
-    "sampler": "--sampler", "size": "--size", "output": "--out", "model": "--model",
+    "sampler": "--sampler", "size": "--size", "output": "--out", "model": "--model", "name": "--name",
+    "format": "--format", "quality": "--quality", "dates": "--dates", "gps": "--gps",
 }  # fmt: skip
 
 
@@ -65,8 +72,9 @@ def recipe_from_flags(flags: Flags) -> Recipe:
         "model": flags.model,
         "photos": list(flags.photos),
         "edits": list(dict.fromkeys(flags.instructions)),
-        "guidance": {axis: value for axis in ("text", "image") if (value := getattr(flags, axis)) is not None},
-        "output": {"folder": flags.out},
+        "guidance": _given(flags, "text", "image"),
+        "output": {"folder": flags.out, **_given(flags, *_OUTPUT)},
+        "metadata": _given(flags, "gps"),
         "steps": flags.steps,
         "sampler": flags.sampler,
         "size": flags.size and {"long_side": flags.size},
@@ -83,6 +91,11 @@ def recipe_from_flags(flags: Flags) -> Recipe:
             why, hint, path = cause.why, cause.hint, path + cause.at
         flag = next((_FLAGS[str(part)] for part in reversed(path) if part in _FLAGS), "")
         raise UsageError(f"{flag}: {why}" if flag else why, hint=hint) from None
+
+
+def _given(flags: Flags, *names: str) -> dict[str, Any]:
+    """Those flags that are not left to their defaults."""
+    return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
 def _seeds(text: str) -> list[int]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ip2pbatch.errors import RecipeError
+from ip2pbatch.errors import MAY_READ, RecipeError
 from ip2pbatch.plan.written.recipe import EditSpec
-from ip2pbatch.plan.written.yaml_source import Mistake, suggest
+from ip2pbatch.plan.written.yaml_source import Mistake, reword, suggest
 
 COLUMNS = ("photo", "instruction", "id", "text", "image")
 MAX_BYTES = 64 << 20
@@ -68,13 +68,15 @@ def read_instructions(path: Path) -> list[Instruction]:
 def _instruction(row: dict[str, str], path: Path, line: int) -> Instruction:
     photo = unicodedata.normalize("NFC", row.pop("photo", "").replace("\\", "/").removeprefix("./"))
     if not photo:
-        raise RecipeError("an instruction without a photo", file=path, line=line)
+        raise RecipeError(
+            "an instruction without a photo", file=path, line=line, hint="name it in the column photo, or empty the row"
+        )
     try:
         return Instruction(photo, EditSpec.model_validate(row), path, line)
     except ValidationError as error:
         one = error.errors(include_url=False)[0]
         cause = one.get("ctx", {}).get("error")
-        why, hint = (cause.why, cause.hint) if isinstance(cause, Mistake) else (str(one["msg"]), None)
+        why, hint = (cause.why, cause.hint) if isinstance(cause, Mistake) else reword(dict(one))
         key = next((str(part) for part in one["loc"] if part in COLUMNS), "")
         raise RecipeError(why, file=path, line=line, column=1, key=key, hint=hint) from None
 
@@ -91,12 +93,14 @@ def _text(path: Path) -> str:
             raw = file.read(MAX_BYTES + 1)
         text = raw.decode("utf-8-sig")
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from None
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from None
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise RecipeError("not UTF-8 text", file=path, line=line, column=1, hint="save it as CSV UTF-8") from None
     if len(raw) > MAX_BYTES:
-        raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB", file=path)
+        raise RecipeError(
+            f"larger than {MAX_BYTES >> 20} MiB", file=path, hint="split it, a file for each folder of photos"
+        )
     return text
 
 
@@ -108,4 +112,6 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise RecipeError(str(error), file=path, line=max(reader.line_num, 1), column=1) from None
+        line = max(reader.line_num, 1)
+        hint = 'close every quote; a quote inside a quoted text is written twice: ""'
+        raise RecipeError(str(error), file=path, line=line, column=1, hint=hint) from None

@@ -34,7 +34,7 @@ def parse_numbers(text: str) -> list[float]:
     _refuse_decimal_commas(text)
     numbers = [number for part in text.split(",") for number in _part(part)]
     if len(numbers) > MAX_VALUES:
-        raise Mistake(f"{len(numbers)} numbers; {MAX_VALUES} at most")
+        raise Mistake(f"{len(numbers)} numbers; {MAX_VALUES} at most", hint="take fewer, or a larger step")
     return numbers
 
 
@@ -51,7 +51,7 @@ def read_numbers(value: Any) -> tuple[float, ...]:
         except Mistake as mistake:
             raise Mistake(mistake.why, hint=mistake.hint, at=at) from None
     if len(numbers) > MAX_VALUES:
-        raise Mistake(f"{len(numbers)} numbers; {MAX_VALUES} at most")
+        raise Mistake(f"{len(numbers)} numbers; {MAX_VALUES} at most", hint="take fewer, or a larger step")
     return tuple(dict.fromkeys(numbers))
 
 
@@ -106,5 +106,5 @@ def _range(start: Decimal, stop: Decimal, step: Decimal, text: str) -> list[floa
 
 def _finite(number: float) -> float:
     if not -_LARGEST < number < _LARGEST:
-        raise Mistake(f"{number} is not a finite number")
+        raise Mistake(f"{number} is not a finite number", hint="7.5, for example")
     return float(number) + 0.0  # -0.0 and 0.0 are one scale

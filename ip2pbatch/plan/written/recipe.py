@@ -11,9 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -25,12 +23,12 @@ from pydantic import (
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
-from ip2pbatch.plan.formats import lossy_titles, suffixes
-from ip2pbatch.plan.written.addresses import HINT, hub_hint, is_address
-from ip2pbatch.plan.written.choices import Metric, OutputFormat
+from ip2pbatch.plan.formats import suffixes
+from ip2pbatch.plan.written.addresses import hub_hint, is_address
+from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet
+from ip2pbatch.plan.written.part import RecipePath, Written, normalised
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
-from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
@@ -38,7 +36,7 @@ Pair = Literal["product", "zip"]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
-MAX_INSTRUCTION = 2000
+MAX_INSTRUCTION, _SHORT = 2000, "use fewer words"
 PHOTO_GLOBS = tuple(f"**/*{suffix}" for suffix in suffixes())
 
 # What other tools call it, for the hint at an unknown key.
@@ -65,39 +63,11 @@ def _scale(value: Any) -> float:
 Scale = Annotated[float, BeforeValidator(_scale), WithJsonSchema({"type": "number"})]
 
 
-def _path(value: Any, info: ValidationInfo) -> Any:
-    """A path as written → absolute, relative ones from the recipe's folder (the validation context)."""
-    if not isinstance(value, (str, Path)) or not str(value).strip():
-        raise Mistake("should be a path")
-    if is_address(str(value)):
-        raise Mistake(f"{str(value)!r} is an address and no path", hint=HINT)
-    if "\0" in str(value):
-        raise Mistake("a path cannot hold a NUL character")
-    base = info.context if isinstance(info.context, Path) else Path.cwd()
-    return Path(_normalised(base / Path(value).expanduser()))
-
-
-def _normalised(path: Path) -> str:
-    import os.path  # normpath has no pathlib form: it takes `..` away without asking the disk
-
-    return os.path.normpath(path)
-
-
-RecipePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
-
-
 def _some(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-class _Written(BaseModel):
-    """What every part of a recipe has in common: frozen, and an unknown key is an error."""
-
-    # Built once, inside Recipe, at its first use: half the start-up time of every command.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class PhotoFolder(_Written):
+class PhotoFolder(Written):
     """One folder of photos, or one photo. Globs are relative to the folder; `**` crosses folders."""
 
     folder: RecipePath = Field(description="a folder, read recursively, or one photo; relative to the recipe")
@@ -122,7 +92,7 @@ class PhotoFolder(_Written):
         raise Mistake("should be a folder or a photo, a list of them, or a mapping", hint="photos: {folder: shoot}")
 
 
-class Link(_Written):
+class Link(Written):
     """One instruction of a chain, with what it does differently from the rest."""
 
     instruction: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION)]
@@ -135,7 +105,7 @@ class Link(_Written):
         return {"instruction": value} if isinstance(value, str) else value
 
 
-class EditSpec(_Written):
+class EditSpec(Written):
     """One edit of a recipe: a chain of links, most often of one. `keep` holds the delivered links, counted from 1."""
 
     ALSO_WRITTEN: ClassVar = ("instruction",)
@@ -175,24 +145,24 @@ class EditSpec(_Written):
 def _single(value: dict[str, Any]) -> dict[str, Any]:
     for key in ("keep", "carry"):
         if key in value:
-            raise Mistake("belongs to a chain, this edit is a single instruction", at=(key,))
+            raise Mistake("belongs to a chain, this edit is a single instruction", hint=f"remove {key}", at=(key,))
     rest = {key: item for key, item in value.items() if key != "instruction"}
     words = value["instruction"]
     if not isinstance(words, str) or not words.strip():
         hint = "say what to do, in words" if isinstance(words, str) else "put numbers in quotes"
         raise Mistake("an instruction is a text, such as make it winter", hint=hint, at=("instruction",))
     if len(words) > MAX_INSTRUCTION:
-        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", at=("instruction",))
+        raise Mistake(f"an instruction has at most {MAX_INSTRUCTION:,} characters", hint=_SHORT, at=("instruction",))
     return {"id": name_of([words]), **rest, "chain": [{"instruction": words}], "keep": (1,)}
 
 
 def _chain(value: dict[str, Any]) -> dict[str, Any]:
     links = value["chain"]
     if not isinstance(links, list) or not links:
-        raise Mistake("a chain is a list of instructions", at=("chain",))
+        raise Mistake("a chain is a list of instructions", hint="chain: [make it winter, add fog]", at=("chain",))
     for place, link in enumerate(links):
         if not isinstance(link, (str, dict)) or link == "":
-            raise Mistake("a link is an instruction, or a mapping with one", at=("chain", place))
+            raise Mistake("a link is an instruction or a mapping", hint="put numbers in quotes", at=("chain", place))
     rest = {key: item for key, item in value.items() if key not in ("chain", "keep")}
     words = [link if isinstance(link, str) else str(link.get("instruction", "")) for link in links]
     return {"id": name_of(words), **rest, "chain": links, "keep": _keep(value.get("keep", "last"), len(links))}
@@ -215,7 +185,7 @@ def _keep(keep: Any, links: int) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-class GuidanceSpec(_Written):
+class GuidanceSpec(Written):
     """The scales of every edit that has none of its own; None is the model's default."""
 
     text: Scales | None = Field(default=None, description="s_T: higher follows the instruction more (7.5)")
@@ -225,7 +195,7 @@ class GuidanceSpec(_Written):
     )
 
 
-class Seeds(_Written):
+class Seeds(Written):
     """`fixed`: every photo gets exactly these. `per_photo`: each photo gets its own, made from these numbers."""
 
     fixed: tuple[Seed, ...] = Field(default=(), description="seeds that every photo gets, as in diffusers")
@@ -249,7 +219,7 @@ class Seeds(_Written):
         return self
 
 
-class Size(_Written):
+class Size(Written):
     """The size the model works at: never cropped, never squashed, the photo's own aspect. One of the two is set."""
 
     long_side: Annotated[StrictInt, Field(ge=16, le=8192)] | None = Field(
@@ -271,42 +241,6 @@ class Size(_Written):
         return self
 
 
-def _template(name: str) -> str:
-    Template.parse(name)
-    return name
-
-
-class Output(_Written):
-    """Where delivered files go and what they are. Changing it asks for no new picture of the model."""
-
-    folder: RecipePath = Field(validate_default=True, default=Path("out"), description="relative to the recipe")
-    name: Annotated[str, AfterValidator(_template)] = Field(
-        default="{folder}/{stem}_{edit}", min_length=1, max_length=500, description="template of file names"
-    )
-    format: OutputFormat = Field(default="same", description="same: as the photo")
-    quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description=f"of {lossy_titles()}")
-    full_resolution: Annotated[
-        Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
-    ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
-    on_conflict: Literal["unique", "skip", "overwrite", "error"] = Field(
-        default="unique", description="a name that is taken"
-    )
-
-
-class Metadata(_Written):
-    """What a delivered file says. EXIF, ICC and XMP of the photo are always kept, and that it is AI-edited is added."""
-
-    gps: Literal["keep", "strip"] = Field(default="keep", description="where it was taken")
-    prompt: bool = Field(default=True, description="write instruction, scales and seed into the file")
-
-
-class Sheet(_Written):
-    """How contact sheets and the report look."""
-
-    cell: Annotated[StrictInt, Field(ge=64, le=2048)] = Field(default=384, description="long side of a cell in pixels")
-    metrics: tuple[Metric, ...] = Field(default=("l1", "ssim"), description="numbers beside a cell, as many as fit")
-
-
 def _numbered(specs: tuple[EditSpec, ...]) -> tuple[EditSpec, ...]:
     """`specs`, where names that come from the instructions are one and the instructions are not, with numbers."""
     known = {spec.id: spec for spec in reversed(specs)}
@@ -320,7 +254,7 @@ def _numbered(specs: tuple[EditSpec, ...]) -> tuple[EditSpec, ...]:
     return tuple(numbered)
 
 
-class Recipe(_Written):
+class Recipe(Written):
     """What pictures should exist. Paths are absolute; every shorthand is spelled out; None is the model's default."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -377,7 +311,7 @@ def _model_path(name: str, info: ValidationInfo) -> str:
     base = info.context if isinstance(info.context, Path) else Path.cwd()
     path = base / Path(name).expanduser()
     written = name.startswith(("./", "../", "/", "~"))
-    return _normalised(path) if written or (name != TINY and path.is_dir()) else name
+    return normalised(path) if written or (name != TINY and path.is_dir()) else name
 
 
 def load_recipe(path: Path) -> Recipe:

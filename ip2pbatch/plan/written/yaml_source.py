@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ip2pbatch.errors import RecipeError
+from ip2pbatch.errors import MAY_READ, RecipeError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -97,11 +97,12 @@ def parse_yaml(text: str, path: Path) -> tuple[Any, Locator]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise RecipeError(str(error.problem or error.context), file=path, line=line, column=column) from None
+        hint = "close every bracket and quote, indent with spaces, and quote a text that holds `: `, `#`, `{` or `[`"
+        raise RecipeError(str(error.problem or error.context), file=path, line=line, column=column, hint=hint) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise RecipeError("a control character", file=path, line=line, column=column) from None
+        raise RecipeError("a control character", file=path, line=line, column=column, hint="remove it") from None
     return root.value, Locator(path, root)
 
 
@@ -133,7 +134,7 @@ def read_text(path: Path) -> str:
     """The text of a file that a person wrote, UTF-8. Raises RecipeError where it is none, or too large to be one."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB, which no recipe is", file=path)
+            raise _too_large(path)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -141,9 +142,9 @@ def read_text(path: Path) -> str:
     except IsADirectoryError:
         raise RecipeError("is a folder, not a file", file=path, hint="give the YAML file itself") from None
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from None
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from None
     if len(raw) > MAX_BYTES:
-        raise RecipeError(f"larger than {MAX_BYTES >> 20} MiB, which no recipe is", file=path)
+        raise _too_large(path)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -152,11 +153,16 @@ def read_text(path: Path) -> str:
         raise RecipeError("not UTF-8 text", file=path, line=line, column=column, hint="save it as UTF-8") from None
 
 
-def _neighbour(path: Path) -> str | None:
+def _too_large(path: Path) -> RecipeError:
+    why = f"larger than {MAX_BYTES >> 20} MiB, which no recipe is"
+    return RecipeError(why, file=path, hint="give the YAML file itself")
+
+
+def _neighbour(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1, cutoff=0.5)
-    return f"did you mean {path.parent / near[0]}?" if near else None
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 class _Builder:
@@ -177,14 +183,14 @@ class _Builder:
         next(self.events)  # the end of the document
         event = next(self.events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise self.error(event, "a second document (after ---); one file is one document")
+            raise self.error(event, "a second document (after ---)", hint="one file is one document: split it")
         return root
 
     def node(self, event: yaml.Event, depth: int) -> _Node:
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event)
         if depth > MAX_DEPTH:
-            raise self.error(event, f"nested more than {MAX_DEPTH} levels deep")
+            raise self.error(event, f"nested more than {MAX_DEPTH} levels deep", hint="no recipe is: write it flatter")
         assert isinstance(event, yaml.NodeEvent)
         if event.anchor:
             self.anchors[event.anchor] = None  # until it is complete, so that it cannot hold itself
@@ -203,7 +209,7 @@ class _Builder:
         node = self.place(event, {})
         while not isinstance(key := next(self.events), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent):
-                raise self.error(key, "a key must be a plain word")
+                raise self.error(key, "a key must be a plain word", hint="put text with [ or { in it in quotes")
             name: str = key.value
             if name in node.keys:
                 line, _ = node.keys[name]
@@ -230,12 +236,12 @@ class _Builder:
     def alias(self, event: yaml.Event) -> _Node:
         self.aliases += 1
         if self.aliases > MAX_ALIASES:
-            raise self.error(event, f"more than {MAX_ALIASES} aliases (*name)")
+            raise self.error(event, f"more than {MAX_ALIASES} aliases (*name)", hint="write some of them out")
         name = getattr(event, "anchor", "")
         node = self.anchors.get(name)
         if node is None:
             why = "an alias within itself" if name in self.anchors else f"no anchor &{name} before this"
-            raise self.error(event, why)
+            raise self.error(event, why, hint="write the value out; text that begins with * needs quotes")
         self.count(event, node.values)
         return node
 
@@ -246,20 +252,23 @@ class _Builder:
     def count(self, event: yaml.Event, values: int) -> None:
         self.values += values
         if self.values > MAX_VALUES:
-            raise self.error(event, f"more than {MAX_VALUES:,} values, aliases spelled out")
+            why = f"more than {MAX_VALUES:,} values, aliases spelled out"
+            raise self.error(event, why, hint="split the recipe; many instructions fit in a CSV")
 
     def scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
         text: str = event.value
         if event.tag is not None:
             self.refuse_tag(event)
-        return _resolve(text, lambda why: self.error(event, why)) if event.implicit[0] else text
+        return (
+            _resolve(text, lambda why: self.error(event, why, hint="put it in quotes")) if event.implicit[0] else text
+        )
 
     def refuse_tag(self, event: yaml.Event) -> None:
         tag = getattr(event, "tag", None)
         if tag not in (None, "!", "tag:yaml.org,2002:str"):
             raise self.error(event, f"the tag {tag!r} is not read", hint="remove it; plain YAML values are enough")
 
-    def error(self, event: yaml.Event, why: str, *, key: str = "", hint: str | None = None) -> RecipeError:
+    def error(self, event: yaml.Event, why: str, *, hint: str, key: str = "") -> RecipeError:
         line, column = _start(event)
         return RecipeError(why, file=self.path, line=line, column=column, key=key, hint=hint)
 
@@ -320,21 +329,32 @@ def _meant(word: str, known: Sequence[str], other_names: Mapping[str, str]) -> s
     return suggest(word, known) or f"known are: {', '.join(known)}"
 
 
+_ADVICE = {
+    "string_type": "put it in quotes", "string_too_short": "fill it, or leave the key out",
+    "int_type": "write it in digits and without quotes: 20", "int_from_float": "write it without decimals: 20",
+    "float_type": "write a number, with a point: 0.5", "float_parsing": "write a number, with a point: 0.5",
+    "bool_type": "write true or false", "list_type": "write a list: [a, b]", "tuple_type": "write a list: [a, b]",
+}  # fmt: skip
+
+
 def reword(one: Mapping[str, Any]) -> tuple[str, str | None]:
     """Why and hint for one of pydantic's own complaints."""
     kind, given = one["type"], one["input"]
     if kind == "missing":
-        return f"{one['loc'][-1]!r} is missing", None
+        return f"{one['loc'][-1]!r} is missing", f"write it: `{one['loc'][-1]}: …`"
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", one["ctx"]["expected"])
-        return f"{given!r} is not one of {', '.join(choices)}", suggest(given, choices) if isinstance(
-            given, str
-        ) else None
+        near = suggest(given, choices) if isinstance(given, str) else None
+        return f"{given!r} is not one of {', '.join(choices)}", near or "write one of these"
     if kind == "string_type" and isinstance(given, (int, float, bool)):
         return f"{given!r} is not text", "put it in quotes"
     if kind in ("model_type", "dict_type"):
-        return "is empty" if given is None else "should be a mapping of keys to values", None
-    return str(one["msg"]).removeprefix("Value error, ").replace("Input should", "should"), None
+        return (
+            "is empty" if given is None else "should be a mapping of keys to values",
+            "write `key: value` lines below it",
+        )
+    why = str(one["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    return why, _ADVICE.get(kind, "change it, or leave the key out where a default will do")
 
 
 def _dotted(path: Sequence[Key]) -> str:

@@ -194,6 +194,8 @@ class Delivering(Placed):
     full_resolution: Literal["auto", "off"]
     gps: Literal["keep", "strip"]
     prompt: bool
+    chroma: Literal["full", "source"] = "full"
+    dates: Literal["now", "source"] = "now"
 
 
 @dataclass(frozen=True, slots=True)

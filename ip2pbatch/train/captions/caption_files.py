@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.errors import MAY_READ, NothingMatchedError, RecipeError
 from ip2pbatch.train.data.parquet import open_parquet, read_group
 from ip2pbatch.train.data.released import read_jsonl
 
@@ -60,7 +60,7 @@ def read_csv_rows(path: Path) -> Iterator[tuple[Any, Any]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise RecipeError(f"is no CSV in UTF-8 ({error})", file=path, hint="mend it, or fetch it again") from error
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from error
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from error
 
 
 def read_parquet_rows(path: Path) -> Iterator[tuple[Any, Any]]:

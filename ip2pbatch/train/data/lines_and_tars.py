@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ip2pbatch.disk.contents import sha256s
-from ip2pbatch.errors import RecipeError
+from ip2pbatch.errors import MAY_READ, RecipeError
 from ip2pbatch.train.data.released import parse_row
 
 OBJECT = "json"
@@ -90,7 +90,7 @@ def _begins(path: Path) -> list[tuple[int, int]]:
                     found.append((begin, line))
                 begin += len(text)
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from error
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from error
     return found
 
 
@@ -143,7 +143,8 @@ class TarRows(_RaggedRows):
             return json.loads(data)
         except ValueError as error:
             said = f"its {name} cannot be read ({error})"
-            raise RecipeError(said, file=f"{self.paths[number]} sample {key}") from error
+            where = f"{self.paths[number]} sample {key}"
+            raise RecipeError(said, file=where, hint="fetch or make the shard again") from error
 
 
 def _samples(path: Path) -> dict[str, dict[str, tuple[int, int]]]:

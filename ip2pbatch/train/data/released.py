@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ip2pbatch.disk.atomic import write_whole
-from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.errors import MAY_READ, NothingMatchedError, RecipeError
 from ip2pbatch.measures.clip import Similarities
 from ip2pbatch.plan.shard import Shard
 
@@ -98,7 +98,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if text.strip():
                     yield line, parse_row(text, path, line)
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path) from error
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=path, hint=MAY_READ) from error
 
 
 def parse_row(text: bytes, path: Path, line: int) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def read_prompt_folder(path: Path) -> PromptFolder:
     try:
         prompt = prompt_of(parse_row(note.read_bytes() + b"\n", note, 1), number, note, 1, ("edit",))
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror or error}", file=note) from error
+        raise RecipeError(f"cannot be read: {error.strerror or error}", file=note, hint=MAY_READ) from error
     samples = {}
     lines = path / METADATA
     if lines.exists():
@@ -199,7 +199,9 @@ def read_prompt_folder(path: Path) -> PromptFolder:
 def sample_of(row: Mapping[str, Any], path: Path, line: int) -> Sample:
     """A line of `metadata.jsonl`. RecipeError where it has no seed."""
     if not isinstance(row.get("seed"), int):
-        raise RecipeError("is missing or no number", file=path, line=line, column=1, key="seed")
+        raise RecipeError(
+            "is missing or no number", file=path, line=line, column=1, key="seed", hint="mend or remove this line"
+        )
     judged = all(isinstance(row.get(name), int | float) for name in SCORES)
     scores = Similarities(*(float(row[name]) for name in SCORES)) if judged else None
     known = {"seed", "p2p_threshold", "cfg_scale", *SCORES}

@@ -120,7 +120,8 @@ class ShardStore:
         try:
             return dict(json.loads(self._read(pair, KINDS.index("json"))))
         except (ValueError, TypeError) as error:
-            raise RecipeError(f"its JSON cannot be read ({error})", file=self.place(pair)) from error
+            said = f"its JSON cannot be read ({error})"
+            raise RecipeError(said, file=self.place(pair), hint="fetch or make the shard again") from error
 
     def files(self, pair: int) -> tuple[bytes, bytes]:
         """Both JPEGs."""

@@ -162,7 +162,11 @@ class EditBatches:
                 if self.left_out is None:
                     raise
                 self.left_out.add(error)
-        raise RecipeError("every pair of the set is broken", file=self.pairs.store.place(draw.pair))
+        raise RecipeError(
+            "every pair of the set is broken",
+            file=self.pairs.store.place(draw.pair),
+            hint="fetch or make the set again",
+        )
 
     def _instead(self, draw: Draw, position: int) -> Iterator[Draw]:
         epoch, place = divmod(position, len(self.pairs))

@@ -63,7 +63,8 @@ def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
             unet.add_adapter(settings, adapter_name=NAME)
     except ValueError as error:
         names = ", ".join(lora.layers)
-        raise RecipeError(f"the UNet has no layer {names}", file="finetune", key="lora.layers") from error
+        hint = "to_q, to_k, to_v and to_out.0 are those of attention"
+        raise RecipeError(f"the UNet has no layer {names}", file="finetune", key="lora.layers", hint=hint) from error
 
 
 def write_adapters(unet: UNet2DConditionModel, folder: Path) -> None:

@@ -98,7 +98,10 @@ def read_sessions(test: Path) -> list[list[Turn]]:
             description = descriptions.get(folder.name, {}).get(row["output"])
             if description is None:
                 raise RecipeError(
-                    f"has no description of {row['output']}", file=test / "local_descriptions.json", key=session
+                    f"has no description of {row['output']}",
+                    file=test / "local_descriptions.json",
+                    key=session,
+                    hint="unpack the test set again",
                 )
             pictures = folder / row["input"], folder / row["output"]
             turns.append(Turn(folder.name, number, *pictures, row["instruction"], description))
@@ -108,15 +111,16 @@ def read_sessions(test: Path) -> list[list[Turn]]:
     return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. RecipeError where it is none or is not there."""
+def read_object(
+    path: Path, hint: str = "give the folder with images/, edit_sessions.json and local_descriptions.json as `test`"
+) -> dict[str, Any]:  # fmt: skip
+    """A JSON object. RecipeError where it is none or is not there, with a hint at what should be."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        hint = "give the folder with images/, edit_sessions.json and local_descriptions.json as `test`"
         raise RecipeError(f"cannot be read: {error}", file=path, hint=hint) from error
     if not isinstance(found, dict):
-        raise RecipeError(f"holds a {type(found).__name__}, not an object", file=path)
+        raise RecipeError(f"holds a {type(found).__name__}, not an object", file=path, hint="unpack the test set again")
     return found
 
 
@@ -270,7 +274,9 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
 def model_of(config: Config, inputs: Mapping[str, Path]) -> str:
     """The model that makes the pictures: an input's, or the one that is named."""
     if config.model is None:
-        raise RecipeError("names neither a model nor generated pictures", file="evaluate", key="model")
+        raise RecipeError(
+            "names neither a model nor generated pictures", file="evaluate", key="model", hint="give one of them"
+        )
     return str(inputs[config.model] / "model") if config.model in inputs else config.model
 
 

@@ -82,7 +82,8 @@ def load(file: Path) -> Wordings:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise RecipeError(f"not YAML: {error.problem}", file=file, line=line, column=column) from error
+        said, hint = f"not YAML: {error.problem}", "close every bracket and quote, and indent with spaces"
+        raise RecipeError(said, file=file, line=line, column=column, hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

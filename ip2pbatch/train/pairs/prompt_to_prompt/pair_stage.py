@@ -132,7 +132,9 @@ def load_sampler(config: Config, device: str, steps: Sequence[str] = STEPS) -> t
     backend = pytorch.load(model, device, config.precision, steps)
     multiple = backend.vae_scale * 2 ** (len(backend.parts.unet.config.block_out_channels) - 1)
     if config.side % multiple:
-        raise UsageError(f"side: {config.model} draws multiples of {multiple} px, not {config.side}")
+        near = max(multiple, round(config.side / multiple) * multiple)
+        said = f"side: {config.model} draws multiples of {multiple} px, not {config.side}"
+        raise UsageError(said, hint=f"side: {near} is the nearest")
     if config.autoencoder:
         vae = load_autoencoder(config.autoencoder, backend)
         parts, checked = replace(backend.parts, vae=vae), model_folder.check(model.path, model.kind)
@@ -152,7 +154,8 @@ def load_autoencoder(name: str, backend: pytorch.TorchBackend) -> Any:
         raise ModelError(f"there is no autoencoder {name}", hint="give a folder, or owner/name@revision")
     (vae,) = load_pretrained(name, "autoencoder", AutoencoderKL, torch_dtype=backend.parts.vae.dtype)
     if vae.config.latent_channels != backend.latent_channels or pytorch.vae_scale(vae) != backend.vae_scale:
-        raise ModelError(f"the autoencoder {name} does not fit the model: its latents have another shape")
+        said = f"the autoencoder {name} does not fit the model: its latents have another shape"
+        raise ModelError(said, hint="leave `autoencoder` out for the model's own, or name one made for this model")
     return vae.to(backend.device).eval().requires_grad_(False)
 
 
