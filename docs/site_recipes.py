@@ -101,32 +101,41 @@ def sheet(wanted: dict[str, Any]) -> bytes:
 def keys() -> str:
     """A page of every key that a recipe may have, from its JSON Schema."""
     schema = schema_of_recipes()
-    parts = [
-        "# What a recipe may say\n\n`ip2pbatch schema` prints the same as a JSON Schema, for completion in an editor.\n"
-    ]
-    parts.append(table("A recipe", schema))
-    parts += [table(name, one) for name, one in schema["$defs"].items()]
+    parts = ["# What a recipe may say\n\n`ip2pbatch schema` prints it as a JSON Schema, for completion in an editor.\n"]
+    parts.append(table("A recipe", schema | {"description": "What pictures should exist."}, schema["$defs"]))
+    parts += [table(name.removesuffix("Spec"), one, schema["$defs"]) for name, one in schema["$defs"].items()]
     return "\n".join(parts)
 
 
-def table(name: str, schema: dict[str, Any]) -> str:
-    """One mapping's keys, and what may stand in its place."""
+def called(schema: dict[str, Any]) -> str:
+    """The name of a mapping that a schema refers to, as its heading has it."""
+    return str(schema["$ref"]).rpartition("/")[2].removesuffix("Spec")
+
+
+def table(name: str, schema: dict[str, Any], mappings: dict[str, Any]) -> str:
+    """One mapping's keys, and what may stand in its place; `mappings` are all of them."""
     forms = schema.get("anyOf", [schema])
     keys = {key: one for form in forms for key, one in form.get("properties", {}).items()}
-    rows = [
-        f"| `{key}` | {kind(one)} | {default(one)} | {cell(one.get('description', ''))} |" for key, one in keys.items()
-    ]
+    rows = [f"| `{key}` | {kind(one)} | {default(one)} | {cell(about(one, mappings))} |" for key, one in keys.items()]
     instead = [kind(form) for form in forms if "properties" not in form]
-    parts = [f"## {name}", schema.get("description", "")]
+    parts = [f"## {name}", schema.get("description", "").replace("; None is the model's default", "")]
     if instead:
         parts.append(f"In the place of a mapping: {' or '.join(dict.fromkeys(instead))}.")
     return "\n\n".join([*parts, "\n".join([*HEAD, *rows])]) + "\n"
 
 
+def about(schema: dict[str, Any], mappings: dict[str, Any]) -> str:
+    """What a key says: its own description, or the first sentence of the mapping that it holds."""
+    if "description" in schema or "$ref" not in schema:
+        return str(schema.get("description", ""))
+    sentence = str(mappings[schema["$ref"].rpartition("/")[2]].get("description", "")).partition(". ")[0]
+    return sentence.partition(";")[0].rstrip(".")
+
+
 def kind(schema: dict[str, Any]) -> str:
     """What a value may be, in a few words."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
+        name = called(schema)
         return f"[{name}](#{name.lower()})"
     if "enum" in schema:
         return ", ".join(f"`{yaml.safe_dump(one).splitlines()[0]}`" for one in schema["enum"])
@@ -142,7 +151,9 @@ def kind(schema: dict[str, Any]) -> str:
 def default(schema: dict[str, Any]) -> str:
     """What a key is where it is not written."""
     value = schema.get("default")
-    return "" if value is None else f"`{cell(str(value))}`"
+    if isinstance(value, list):
+        return " ".join(f"`{one}`" for one in value)
+    return "" if value is None else f"`{cell(str(value).lower() if isinstance(value, bool) else str(value))}`"
 
 
 def cell(text: str) -> str:

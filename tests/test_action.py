@@ -116,7 +116,8 @@ def test_a_failing_action_says_where_and_keeps_its_sheets(act: Act, shoot: Path)
 
 def test_a_mistake_in_a_recipe_is_an_annotation_at_its_line(act: Act, shoot: Path) -> None:
     (shoot / "a recipe.yaml").write_text(RECIPE.replace("long_side", "longside"))
-    ran, _ = act(recipe="a recipe.yaml", command="validate", strict="true")
+    ran, installed = act(recipe="a recipe.yaml", command="validate", strict="true")
+    assert installed == [f"-m pip install --disable-pip-version-check --quiet {ROOT}/light"]
     assert (ran.code, ran.outputs["exit-code"]) == (2, "2")
     assert "Sheets" not in ran.used
     assert f"::add-matcher::{ROOT / '.github/problem-matcher.json'}" in ran.said
