@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -415,7 +416,8 @@ def test_reading_a_recipe_loads_nothing_heavy(tmp_path: Path) -> None:
         "import sys\nfrom pathlib import Path\nfrom ip2pbatch.plan.written.recipe import load_recipe\n"
         "load_recipe(Path(sys.argv[1]))\nprint([m for m in ('numpy', 'PIL', 'torch', 'sqlite3') if m in sys.modules])"
     )
+    untraced = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "r.yaml"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, tmp_path / "r.yaml"], capture_output=True, text=True, check=True, env=untraced
     )
     assert done.stdout.strip() == "[]"
