@@ -31,7 +31,7 @@ def problems_of(config: StageConfig) -> Iterator[Ip2pError]:
             try:
                 hub.look_up_data(*value.hub)
             except ModelError as error:
-                yield ModelError(f"{config.mistake(str(error), at)}", hint=error.hint)
+                yield ModelError(f"{config.mistake(str(error), at, error.hint)}", hint=error.hint)
         elif not value.exists():
             yield config.mistake(f"there is nothing at {value}", at, hint_at(value, config))
 

@@ -62,6 +62,7 @@ GROUPS = (
     "subject-remove", "subject-replace", "text_change", "tone_transfer",
 )  # fmt: skip
 TEXTS, PICTURE = ("task_type", "key", "instruction", "instruction_language", "Intersection_exist"), "input_image"
+PROMPTS_HINT = "give viescore/vie_prompts.py of VIEScore"
 PLACE = "<instruction>"
 # The parts of VIEScore's prompts for editing (`task="tie"`), which it joins with line ends.
 SC_PARTS = ("_context_no_delimit", "_prompts_0shot_two_image_edit_rule", "_prompts_0shot_tie_rule_SC")
@@ -121,10 +122,10 @@ def read_prompts(path: Path) -> tuple[str, str]:
     }
     for name in (*SC_PARTS, *PQ_PARTS):
         if name not in texts:
-            raise RecipeError("is not in it", file=path, key=name, hint="give viescore/vie_prompts.py of VIEScore")
+            raise RecipeError("is not in it", file=path, key=name, hint=PROMPTS_HINT)
     consistency, quality = ("\n".join(texts[name] for name in parts) for parts in (SC_PARTS, PQ_PARTS))
     if PLACE not in consistency:
-        raise RecipeError(f"has no {PLACE}", file=path, key=SC_PARTS[-1])
+        raise RecipeError(f"has no {PLACE}", file=path, key=SC_PARTS[-1], hint=PROMPTS_HINT)
     return consistency, quality
 
 

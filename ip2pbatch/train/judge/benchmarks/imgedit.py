@@ -58,7 +58,7 @@ def read_items(test: Path) -> list[Item]:
     for key, row in rows.items():
         wanted = ("id", "prompt", "edit_type")
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
-            raise RecipeError("needs id, prompt and edit_type", file=test / EDITS, key=key)
+            raise RecipeError("needs id, prompt and edit_type", file=test / EDITS, key=key, hint=HINT)
         items.append(Item(key, row["edit_type"], row["prompt"], test / row["id"]))
     return items
 
