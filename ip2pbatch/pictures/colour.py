@@ -62,8 +62,8 @@ def adobe_rgb() -> bytes:
     return matrix_profile("Adobe RGB compatible", ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), 563 / 256)
 
 
-def matrix_profile(name: str, primaries: Sequence[tuple[float, float]], gamma: float) -> bytes:
-    """An ICC profile (version 2) of an RGB space: CIE xy of red, green and blue, white D65, a power curve.
+def matrix_profile(name: str, primaries: Sequence[tuple[float, float]], gamma: float | None) -> bytes:
+    """An ICC profile (version 2) of an RGB space: CIE xy of red, green and blue, white D65, a power or (None) sRGB's.
 
     The matrix is adapted to D50 by Bradford's transform, as ICC.1:2001-04 asks for.
     """
@@ -72,7 +72,7 @@ def matrix_profile(name: str, primaries: Sequence[tuple[float, float]], gamma: f
     corners = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in primaries]).T
     adapt = np.linalg.inv(bradford) @ np.diag((bradford @ d50) / (bradford @ d65)) @ bradford
     matrix = adapt @ (corners * np.linalg.solve(corners, d65))
-    curve = b"curv" + bytes(4) + struct.pack(">IHxx", 1, round(gamma * 256))
+    curve = _SRGB_CURVE if gamma is None else b"curv" + bytes(4) + struct.pack(">IHxx", 1, round(gamma * 256))
     text = name.encode("ascii") + b"\0"
     description = b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78)
     tags = {b"desc": description, b"cprt": b"text" + bytes(4) + b"No copyright\0", b"wtpt": _xyz(d50)}
@@ -85,6 +85,16 @@ def matrix_profile(name: str, primaries: Sequence[tuple[float, float]], gamma: f
     header = struct.pack(">I4xI4s4s4s", start + len(body), 0x02100000, b"mntr", b"RGB ", b"XYZ ")
     header = (header + bytes(12) + b"acsp").ljust(68, b"\0") + _xyz(d50)[8:]
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+def _srgb_table() -> bytes:
+    """IEC 61966-2-1 in 1,024 steps: version 2 knows no formula."""
+    code = np.linspace(0, 1, 1024)
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    return b"curv" + bytes(4) + struct.pack(">I", 1024) + np.round(light * 65_535).astype(">u2").tobytes()
+
+
+_SRGB_CURVE = _srgb_table()
 
 
 def _xyz(values: NDArray[np.float64]) -> bytes:

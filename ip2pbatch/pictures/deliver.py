@@ -157,7 +157,7 @@ def _is_whole(source: Original, edited: Pixels, whole: NDArray[Any]) -> bool:
 def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
     """What the file has fewer bits of than the photo, whose 16 were at hand."""
     if photo.deep is not None and raster.pixels.dtype == np.uint8:
-        yield images.SHALLOW
+        yield images.SHALLOW.format(photo.bits)
     elif photo.deep is not None and photo.alpha is not None:
         yield images.SHALLOW_ALPHA
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,17 @@ from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, lossless
+from ip2pbatch.pictures.codecs.decoded import Decoded
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, recognised
-from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS
+from ip2pbatch.plan.named import named
+from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS, check_size
 
 Pixels = NDArray[np.uint8]
 
-SHALLOW = "16 bits a channel reduced to 8"
+SHALLOW = "{} bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _CLEAR_COLOUR = "one colour of 16 bits that the file calls transparent is not"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
@@ -50,7 +52,7 @@ class Picture:
 
     `pixels` [h, w, 3] are in sRGB, or in the colours of `icc` where that is not None. `alpha` [h, w] is apart, None
     where the file has none. `deep` are the same pixels in 16 bits, where the file has them and own colours were asked
-    for at full size. `notes` say what was reduced or ignored on the way in, in plain words.
+    for at full size; `bits` are those of a channel in the file. `notes` say what was reduced or ignored on the way in.
     """
 
     pixels: Pixels
@@ -59,6 +61,7 @@ class Picture:
     icc: bytes | None = None
     notes: tuple[str, ...] = ()
     deep: DeepPixels | None = None
+    bits: int = 16
 
 
 def load(
@@ -70,23 +73,29 @@ def load(
     Own colours are kept only where they can be written back: grey, CMYK and Lab photos, and profiles that work one
     way only, come as sRGB. Raises PhotoError with a plain reason for anything that is no whole photo of ours.
     """
-    picture, deep_turn = _decoded(path)
-    icc = picture.icc
+    picture, deep_turn = _decoded(path, size)
+    icc, whole = picture.icc, colours == "own" and size is None
+    if picture.deep is not None and not whole:
+        picture = _noted(replace(picture, deep=None), f"{picture.bits} bits a channel, of which the model sees 8")
     if size is not None:
         small = None if picture.alpha is None else resize(picture.alpha, size)
         picture = replace(picture, pixels=resize(picture.pixels, size, sizing), alpha=small)
     if colours == "srgb":
         picture = replace(picture, pixels=in_srgb(picture.pixels, icc), icc=None)
-    return (
-        picture if deep_turn is None else _deepened(picture, path, deep_turn, whole=colours == "own" and size is None)
-    )
+    return picture if deep_turn is None else _deepened(picture, path, deep_turn, whole=whole)
 
 
-def _decoded(path: Path) -> tuple[Picture, int | None]:
+def _decoded(path: Path, least: tuple[int, int] | None) -> tuple[Picture, int | None]:
     """The photo as eight-bit RGB in its own colours, and for one of 16-bit RGB how it was turned (0: not to be had).
 
     Apart from `load` so that Pillow's own copy of the pixels, a third larger than ours, is gone before more is done.
     """
+    with _file(path) as (file, kind):
+        if kind.decoder:
+            with _decoding(path):
+                with kind.open(file, whole=False) as header:
+                    check_size(*header.size)
+                return _taken(named(kind.decoder)(file, least), kind), None
     with _opened(path) as (image, kind):
         turn, declared = _by_exif(path)
         turn = 1 if kind.upright else turn
@@ -101,12 +110,30 @@ def _decoded(path: Path) -> tuple[Picture, int | None]:
     return picture, (turn if as_stored else 0) if wide else None
 
 
+def _taken(found: Decoded, kind: Format) -> Picture:
+    """What a decoder of our own found. More than eight bits are kept in colours that can be written back."""
+    wide = found.pixels.dtype == np.uint16
+    pixels = (found.pixels >> 8).astype(np.uint8) if wide else found.pixels.astype(np.uint8, copy=False)
+    shallow, icc, remarks = _rgb(Image.fromarray(pixels), found.icc)
+    notes = (*found.notes, *remarks)
+    if wide and _ONE_WAY not in remarks:
+        whole = found.pixels.astype(np.uint16, copy=False)
+        return Picture(shallow, found.alpha, kind.name, icc, notes, whole, found.bits)
+    return Picture(
+        shallow, found.alpha, kind.name, icc, (*notes, SHALLOW.format(found.bits)) if wide else notes, bits=found.bits
+    )
+
+
 def _deepened(picture: Picture, path: Path, turn: int, *, whole: bool) -> Picture:
     """The same with its 16 bits, which Pillow decodes in halves; with a note where only eight are had or wanted."""
     if not whole:
         return _noted(picture, "16 bits a channel, of which the model sees 8")
     low = _low_bytes(path, turn) if turn else None
-    return _noted(picture, SHALLOW) if low is None else replace(picture, deep=deep.joined(picture.pixels, low))
+    return (
+        _noted(picture, SHALLOW.format(picture.bits))
+        if low is None
+        else replace(picture, deep=deep.joined(picture.pixels, low))
+    )
 
 
 def _low_bytes(path: Path, turn: int) -> Pixels | None:
@@ -162,8 +189,8 @@ def _by_exif(path: Path) -> tuple[int, bytes | None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
-    """The photo with its header read and its size checked, nothing decoded yet."""
+def _file(path: Path) -> Iterator[tuple[IO[bytes], Format]]:
+    """The file at its start, and the format that its first bytes announce."""
     try:
         file = open_file(path)
     except OSError as error:
@@ -173,6 +200,15 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
         file.seek(0)
         if kind is None:
             raise PhotoError(f"{path.name}: {UNKNOWN}")
+        if missing := kind.missing():
+            raise PhotoError(f"{path.name}: is {kind.title}, whose reader is not installed", hint=missing)
+        yield file, kind
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Image.Image, Format]]:
+    """The photo with its header read and its size checked, nothing decoded yet."""
+    with _file(path) as (file, kind):
         with _decoding(path):
             image: Image.Image = kind.open(file)
         width, height = image.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, cast
 
 from ip2pbatch.plan.named import named
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from PIL.ImageFile import ImageFile
 
-HEAD = 16  # bytes at a file's start that tell its format
+HEAD = 64  # bytes at a file's start that tell its format
 ANY = 1 << 31  # no limit that a picture could meet
 UNKNOWN = "is not a JPEG or another picture that is read here"
 
@@ -27,7 +28,11 @@ class Format:
     only the header is wanted, and is the opener where it is empty.
 
     `digest(file, hash) -> bytes` feeds the hash with what the pixels depend on, from the file's start, and returns
-    EXIF that the opener did not find. `blocks(file) -> Blocks` reads metadata; `encode(raster, blocks, quality) ->
+    EXIF that the opener did not find. `decoder(file, least) -> Decoded` reads pixels in the opener's stead, which is
+    then for the header; a picture of `least` (width, height) is enough for who asks, where it is not None. `needs` is
+    the library without which nothing is read, and `extra` what brings it.
+
+    `blocks(file) -> Blocks` reads metadata; `encode(raster, blocks, quality) ->
     bytes` makes a whole file. A format without `encode` is read only, and `format: same` delivers `written_as` then.
 
     `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel. `lossy`: asks for a quality. The rest
@@ -43,6 +48,9 @@ class Format:
     blocks: str
     encode: str = ""
     header: str = ""
+    decoder: str = ""
+    needs: str = ""
+    extra: str = ""
     digest: str = "ip2pbatch.plan.photo_digests:hash_rest"
     written_as: str = "jpeg"
     upright: bool = False
@@ -62,6 +70,12 @@ class Format:
         limit of pixels, which is lower than ours and shared by the whole process, need not be changed.
         """
         return cast("ImageFile", named((not whole and self.header) or self.opener)(file))
+
+    def missing(self) -> str | None:
+        """What to type where the library is not there that the format needs."""
+        if not self.needs or find_spec(self.needs):
+            return None
+        return f"pip install 'ip2pbatch[{self.extra}]'" if self.extra else f"pip install {self.needs.replace('_', '-')}"
 
     @property
     def delivered(self) -> str:
@@ -91,6 +105,17 @@ FORMATS: dict[str, Format] = {
     "webp": Format(
         "webp", "WebP", (".webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile",
         f"{_CODECS}.webp:read_blocks", f"{_CODECS}.webp:encode", lossy=True, longest_side=16_383,
+    ),
+    "avif": Format(
+        "avif", "AVIF", (".avif", ".avifs"), rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1|miaf).{4}(?:.{4}){0,8}?avi[fs])",
+        f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", f"{_CODECS}.avif:encode",
+        decoder=f"{_CODECS}.avif:decode", digest=f"{_CODECS}.boxes:digest", upright=True, lossy=True,
+        longest_side=65_535,
+    ),
+    "heic": Format(
+        "heic", "HEIC", (".heic", ".heif", ".hif"), rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif[12]|msf1)",
+        f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", decoder=f"{_CODECS}.heif:decode", needs="pi_heif",
+        digest=f"{_CODECS}.boxes:digest", upright=True,
     ),
     # A JPEG by its bytes: only the name promises a second picture, which no file of ours has.
     "mpo": Format(

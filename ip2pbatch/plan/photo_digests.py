@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
@@ -43,16 +44,25 @@ def look(path: Path) -> Look:
     try:
         with open_file(path) as file:
             kind = _kind(file.read(HEAD))
+            if missing := kind.missing():
+                raise PhotoError(f"is {kind.title}, whose reader is not installed; {missing}")
             digest.update(f"{DIGEST_VERSION} {kind.name.upper()}\n".encode())
             size, exif, profile = _header(kind, file)
-            _check_size(*size)
+            check_size(*size)
             file.seek(0)
-            exif = named(kind.digest)(file, digest) or exif
+            exif = _fed(kind, file, digest) or exif
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror or error}") from None
     orientation = 1 if kind.upright else _orientation(exif)
     digest.update(f"\n{orientation} {len(profile)}\n".encode() + profile)
     return Look(digest.hexdigest()[:32], size[::-1] if orientation >= 5 else size)
+
+
+def _fed(kind: Format, file: IO[bytes], digest: hashlib._Hash) -> bytes:
+    try:
+        return cast(bytes, named(kind.digest)(file, digest))
+    except (ValueError, IndexError, struct.error) as error:
+        raise PhotoError(f"is not a readable {kind.name.upper()}: {error}") from None
 
 
 def _kind(head: bytes) -> Format:
@@ -94,7 +104,8 @@ def _orientation(exif: bytes) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises PhotoError for more pixels, or a longer shape, than any photo has."""
     if width * height > MAX_PIXELS:
         raise PhotoError(f"has {width} × {height} pixels; {MAX_PIXELS // 1_000_000} megapixels at most")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -70,8 +70,6 @@ class Unread:
 
 _EXPORT = "export as JPEG, PNG or TIFF"
 _UNREAD = (
-    Unread("HEIC", (".heic", ".heif", ".hif"), rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", _EXPORT),
-    Unread("AVIF", (".avif",), rb".{4}ftypavi[fs]", _EXPORT),
     Unread("JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", _EXPORT),
     Unread("JPEG 2000", (".jp2", ".j2k", ".jpx", ".jpf"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _EXPORT),
     Unread(

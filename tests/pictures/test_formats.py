@@ -11,7 +11,7 @@ from one_line import with_line
 from PIL import Image
 
 from ip2pbatch.cli import console
-from ip2pbatch.plan.formats import FORMATS, listed
+from ip2pbatch.plan.formats import FORMATS, listed, written
 
 CODEC = """
 from ip2pbatch.pictures.codecs.through_pillow import saved
@@ -70,9 +70,9 @@ def test_formats_that_a_line_adds(shoot: Path) -> None:
     )  # fmt: skip
     said = " ".join(console.plain(same.out + same.err).split())
     enum = json.loads(schema.out)["$defs"]["Output"]["properties"]["format"]["enum"]
-    assert enum == ["same", "jpeg", "png", "tiff", "webp", "ppm"]
+    assert enum == ["same", *written(), "ppm"]
     assert "**/*.pnm" in schema.out
-    assert "same, jpeg, png, tiff, webp or ppm" in " ".join(help_.out.replace("│", " ").split())
+    assert "same, jpeg, png, tiff, webp, avif or ppm" in " ".join(help_.out.replace("│", " ").split())
     found = {one["topic"]: (one["value"], one["why"]) for one in json.loads(doctor.out)}
     assert found["format PPM"] == ("read and written", ".ppm .pnm")
     assert found["format BMP"] == ("read; delivered as TIFF", ".bmp")

@@ -22,11 +22,12 @@ def saved(kind: str, raster: Raster, blocks: Blocks, *, alpha: bool = True, dpi:
     if dpi and min(blocks.dpi) > 0:
         options["dpi"] = blocks.dpi
     buffer = io.BytesIO()
-    _image(raster, alpha).save(buffer, kind, **options)
+    pillow_image(raster, alpha).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _image(raster: Raster, alpha: bool) -> Image.Image:
+def pillow_image(raster: Raster, alpha: bool = True) -> Image.Image:
+    """The pixels as Pillow's image, laid on white without `alpha`."""
     import numpy as np
 
     if raster.alpha is None:

@@ -1,0 +1,62 @@
+"""AVIF, read and written by Pillow in eight bits: its boxes say how it is turned, coloured and what else it holds."""
+
+from __future__ import annotations
+
+import io
+from typing import IO
+
+from PIL import AvifImagePlugin, Image
+
+from ip2pbatch.pictures.codecs import boxes
+from ip2pbatch.pictures.codecs.decoded import Decoded
+from ip2pbatch.pictures.codecs.through_pillow import pillow_image
+from ip2pbatch.pictures.containers import Blocks, Raster
+from ip2pbatch.pictures.exif import ORIENTATION, Block
+
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
+    """The main picture whole; of a film its first frame."""
+    import numpy as np
+
+    from ip2pbatch.pictures import coded_colour
+
+    container = boxes.read(file)
+    file.seek(0)
+    with AvifImagePlugin.AvifImageFile(file) as image:
+        image.load()
+        # Pillow writes here what the boxes say, whatever the EXIF said before.
+        turn = _TURNED.get(image.getexif().get(ORIENTATION, 1))
+        upright: Image.Image = image if turn is None else image.transpose(turn)
+        alpha = np.asarray(upright.getchannel("A")) if upright.mode.endswith("A") else None
+        pixels = np.asarray(upright.convert("RGB"))
+        frames = int(getattr(image, "n_frames", 1))
+    icc, notes = container.icc, container.notes()
+    if icc is None and container.coded:
+        pixels, icc, more = coded_colour.shown(pixels, *container.coded)
+        notes += more
+    if frames > 1:
+        notes += (f"only the first of {frames} pictures in the file is used",)
+    if container.depth > 8:
+        notes += (f"{container.depth} bits a channel reduced to 8",)
+    return Decoded(pixels, None if alpha is None or alpha.min() == 255 else alpha, icc, notes)
+
+
+def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
+    """A lossy file of full chroma."""
+    buffer = io.BytesIO()
+    options = {"icc_profile": raster.icc, "xmp": blocks.xmp or None, "exif": _unturned(blocks.exif)}
+    pillow_image(raster).save(
+        buffer, "AVIF", quality=quality, subsampling="4:4:4", speed=8, **{k: v for k, v in options.items() if v}
+    )
+    return buffer.getvalue()
+
+
+def _unturned(exif: bytes) -> bytes:
+    """Without an orientation, for which Pillow would write it all anew and move what maker notes need."""
+    return Block(exif).rewritten({ORIENTATION: None}, {}) if exif else b""
