@@ -46,6 +46,7 @@ def settings_of(recipe: Recipe) -> DeliverySettings:
         metadata.prompt,
         output.chroma,
         output.dates,
+        output.raw,
     )
 
 

@@ -51,7 +51,7 @@ def _packages() -> Iterator[Finding]:
 
 def _formats() -> Iterator[Finding]:
     for one in FORMATS.values():
-        how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered].title}"
+        how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered()].title}"
         yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
 
 

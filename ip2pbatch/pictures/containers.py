@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.plan.formats import FORMATS, HEAD, recognised
+from ip2pbatch.plan.formats import FORMATS, kind_of
 from ip2pbatch.plan.named import named
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def read_blocks(path: Path) -> Blocks:
     """The metadata of a photo, pixels not decoded; empty for what cannot be followed."""
     try:
         with open_file(path) as file:
-            kind = recognised(file.read(HEAD))
-            file.seek(0)
+            kind = kind_of(file, path.suffix)
             return cast(Blocks, named(kind.blocks)(file)) if kind else Blocks()
     # A damaged file fails in its own way in every reader; whether its pixels are whole is for `images` to say.
     except Exception:

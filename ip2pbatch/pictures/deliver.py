@@ -22,12 +22,12 @@ from ip2pbatch.pictures.containers import Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
-from ip2pbatch.plan.formats import FORMATS
+from ip2pbatch.plan.formats import FORMATS, by_suffix
 
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
-_LATER = {"chroma": "full", "dates": "now"}  # fields that settings did not always have, as they were
+_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg"}  # fields that settings did not always have, as they were
 DELIVERY_VERSION = 2  # raise it when the same settings make another file
 
 
@@ -42,6 +42,7 @@ class DeliverySettings:
     prompt: bool = True
     chroma: Literal["full", "source"] = "full"
     dates: Literal["now", "source"] = "now"
+    raw: Literal["jpeg", "tiff16"] = "jpeg"
 
     @property
     def digest(self) -> str:
@@ -127,7 +128,7 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
     photo = source.picture
     size = (edited.shape[1], edited.shape[0])
-    kind = FORMATS[photo.format].delivered if settings.format == "same" else settings.format
+    kind = _kind(source, settings)
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
     raster, gate = Raster(own, photo.alpha, photo.icc), None
     whole = photo.deep if photo.deep is not None and FORMATS[kind].deep else photo.pixels
@@ -136,14 +137,29 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
+    unmanaged = raster.icc is not None and not FORMATS[kind].profiles
+    if unmanaged:
+        raster = replace(
+            raster, pixels=images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc), icc=None
+        )
     blocks, notes = metadata.merge(
         source.blocks, provenance, Policy(settings.gps, settings.prompt), kind,
         (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
-        srgb=not source.managed,
+        srgb=unmanaged or not source.managed,
     )  # fmt: skip
     blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
     data = containers.encode(raster, blocks, kind, settings.quality)
-    return Rendered(data, kind, gate, (*photo.notes, *_lost_bits(photo, raster), *notes, *_read_only(photo, settings)))
+    said = (*_lost_bits(photo, raster), *notes, *_read_only(photo, settings), *_converted(kind, unmanaged))
+    return Rendered(data, kind, gate, (*photo.notes, *said))
+
+
+def _kind(source: Original, settings: DeliverySettings) -> str:
+    """The file's format. Where a suffix promises what is only read, the name has another one, whatever is inside."""
+    if settings.format != "same":
+        return settings.format
+    promised = by_suffix(source.path.suffix)
+    own = promised if promised is not None and not promised.encode else FORMATS[source.picture.format]
+    return own.delivered(settings.raw)
 
 
 def _is_whole(source: Original, edited: Pixels, whole: NDArray[Any]) -> bool:
@@ -162,11 +178,16 @@ def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
         yield images.SHALLOW_ALPHA
 
 
+def _converted(kind: str, unmanaged: bool) -> Iterator[str]:
+    if unmanaged:
+        yield f"colours converted to sRGB: {FORMATS[kind].title} is written without a profile"
+
+
 def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:
     """That `same` could not be had, where the photo's format is one that is not written."""
     own = FORMATS[photo.format]
     if settings.format == "same" and not own.encode:
-        yield f"{own.title} is read only: delivered as {FORMATS[own.delivered].title}"
+        yield f"{own.title} is read only: delivered as {FORMATS[own.delivered(settings.raw)].title}"
 
 
 def _choose(place: Place, source: Path, is_same: Callable[[Path], bool]) -> Path | None:

@@ -65,6 +65,11 @@ class Block:
         entry = self._root.get(tag)
         return entry.value if entry else None
 
+    @property
+    def root(self) -> dict[int, Value]:
+        """All tags of the main directory."""
+        return dict(self._values(self._root))
+
     def get_exif(self, tag: int) -> Value | None:
         """A tag of the Exif directory."""
         entry = self._exif.get(tag)

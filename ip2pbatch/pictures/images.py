@@ -17,10 +17,11 @@ from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.codecs.decoded import Decoded
+from ip2pbatch.pictures.codecs.through_pillow import upright
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
 from ip2pbatch.pictures.sizing import Sizing
-from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, recognised
+from ip2pbatch.plan.formats import UNKNOWN, Format, kind_of
 from ip2pbatch.plan.named import named
 from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS, check_size
 
@@ -35,15 +36,6 @@ _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 _KERNELS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 _INKS = {"L": "grey", "CMYK": "CMYK inks"}
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +96,8 @@ def _decoded(path: Path, least: tuple[int, int] | None) -> tuple[Picture, int | 
             image.load()
             opaque, alpha = _split_alpha(image)
             pixels, icc, remarks = _rgb(opaque, image.info.get("icc_profile") or declared)
-    upright = None if alpha is None else _turn(np.asarray(alpha), turn)
-    picture = Picture(_turn(pixels, turn), upright, kind.name, icc, (*notes, *remarks))
+    turned = None if alpha is None else _turn(np.asarray(alpha), turn)
+    picture = Picture(_turn(pixels, turn), turned, kind.name, icc, (*notes, *remarks))
     as_stored = opaque.mode == "RGB" and _ONE_WAY not in remarks
     return picture, (turn if as_stored else 0) if wide else None
 
@@ -196,8 +188,7 @@ def _file(path: Path) -> Iterator[tuple[IO[bytes], Format]]:
     except OSError as error:
         raise PhotoError(f"{path.name}: cannot be opened ({error.strerror})") from None
     with file:
-        kind = recognised(file.read(HEAD))
-        file.seek(0)
+        kind = kind_of(file, path.suffix)
         if kind is None:
             raise PhotoError(f"{path.name}: {UNKNOWN}")
         if missing := kind.missing():
@@ -238,8 +229,7 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 def _turn(pixels: Pixels, turn: int) -> Pixels:
-    method = _TRANSPOSE.get(turn)
-    return pixels if method is None else np.asarray(Image.fromarray(pixels).transpose(method))
+    return pixels if turn == 1 else np.asarray(upright(Image.fromarray(pixels), turn))
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -295,6 +285,9 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _frame_notes(image: Image.Image) -> list[str]:
-    frames = int(getattr(image, "n_frames", 1))
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+    except Exception:  # what follows the first one is damaged, which is nobody's loss
+        frames = 1
     notes = [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
     return [*notes, _CLEAR_COLOUR] if "deep_transparency" in image.info else notes

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import PlanError
-from ip2pbatch.plan.formats import suffixes
+from ip2pbatch.plan.formats import by_suffix, suffixes
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.unedited import Broken, Tally, is_litter, why_not
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.written.recipe import PhotoFolder
+    from ip2pbatch.plan.written.recipe import Pairs, PhotoFolder
 
 SUFFIXES = frozenset(suffixes())
 RUN_FOLDER = ".ip2pbatch"
 
 # A file as a walk finds it: its name, its path, its status.
 File = tuple[str, str, os.stat_result]
+
+# What a camera makes of one shot, the most finished first.
+_SHOT = {"jpeg": 0, "heic": 1, "raw": 2}
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ESTALE}
 
@@ -47,12 +50,33 @@ class Walk:
             raise PlanError(f"{root}: {error.strerror or error}", hint="photos: names a folder or a photo") from None
         suffix = root.suffix.lower()
         if stat.S_ISDIR(status.st_mode):
+            before = len(self.files)
             _FolderWalk(self, folder, prefix).run()
+            self.files[before:] = self._without_twins(self.files[before:], folder.pairs)
         elif stat.S_ISREG(status.st_mode) and suffix in SUFFIXES:
             self.files.append((nfc(root.name), str(root.absolute()), status))
         else:
             why = why_not(suffix) if stat.S_ISREG(status.st_mode) else "is a pipe or a device and no file"
             self.broken.append(Broken(nfc(root.name), root, why))
+
+    def _without_twins(self, files: list[File], pairs: Pairs) -> list[File]:
+        """Of the files of one shot (IMG_1.JPG, IMG_1.HEIC, IMG_1.CR3) the one that `pairs` asks for."""
+        if pairs == "both":
+            return files
+        shots: dict[str, dict[int, list[File]]] = {}
+        for file in files:
+            stem, suffix = os.path.splitext(file[0])  # noqa: PTH122 (100,000 of them)
+            kind = by_suffix(suffix)
+            if kind is not None and kind.name in _SHOT:
+                shots.setdefault(stem.casefold(), {}).setdefault(_SHOT[kind.name], []).append(file)
+        twins = set()
+        for kinds in shots.values():
+            wanted = (min if pairs == "jpeg" else max)(kinds)
+            twins |= {file[0] for kind, found in kinds.items() if kind != wanted for file in found}
+        for name in sorted(twins):
+            self.passed.add("twin", name)
+        self.unwanted |= twins
+        return [file for file in files if file[0] not in twins]
 
     def notes(self) -> tuple[str, ...]:
         """What was passed over and a flag would follow."""

@@ -35,9 +35,10 @@ class Format:
     `blocks(file) -> Blocks` reads metadata; `encode(raster, blocks, quality) ->
     bytes` makes a whole file. A format without `encode` is read only, and `format: same` delivers `written_as` then.
 
-    `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel. `lossy`: asks for a quality. The rest
-    is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's resources, and of a comment; PNG's
-    texts; XMP in two parts.
+    `inside` ("module:function") tells a file that begins as a TIFF does, and has one of the suffixes, from a TIFF.
+    `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel.
+    `lossy`: asks for a quality. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's
+    resources, and of a comment; PNG's texts; XMP in two parts.
     """
 
     name: str
@@ -51,8 +52,10 @@ class Format:
     decoder: str = ""
     needs: str = ""
     extra: str = ""
+    inside: str = ""
     digest: str = "ip2pbatch.plan.photo_digests:hash_rest"
     written_as: str = "jpeg"
+    profiles: bool = True
     upright: bool = False
     deep: bool = False
     lossy: bool = False
@@ -77,9 +80,13 @@ class Format:
             return None
         return f"pip install 'ip2pbatch[{self.extra}]'" if self.extra else f"pip install {self.needs.replace('_', '-')}"
 
-    @property
-    def delivered(self) -> str:
-        """The name of the format that a photo of this one is delivered in where nothing else is asked for."""
+    def delivered(self, raw: str = "jpeg") -> str:
+        """The name of the format that a photo of this one is delivered in where nothing else is asked for.
+
+        `raw` is what a recipe says of camera raw: "jpeg" or "tiff16".
+        """
+        if self.name == "raw" and raw == "tiff16":
+            return "tiff"
         return self.name if self.encode else self.written_as
 
 
@@ -117,6 +124,19 @@ FORMATS: dict[str, Format] = {
         f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", decoder=f"{_CODECS}.heif:decode", needs="pi_heif",
         digest=f"{_CODECS}.boxes:digest", upright=True,
     ),
+    "jxl": Format(
+        "jxl", "JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", f"{_CODECS}.jxl:header", f"{_CODECS}.jxl:read_blocks",
+        f"{_CODECS}.jxl:encode", decoder=f"{_CODECS}.jxl:decode", needs="pillow_jxl", extra="jxl",
+        digest=f"{_CODECS}.jxl:digest", upright=True, lossy=True, longest_side=65_535, profiles=False,
+    ),
+    "raw": Format(
+        "raw", "camera raw",
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".3fr", ".crw", ".dcr", ".erf", ".iiq", ".kdc",
+         ".mef", ".mos", ".mrw", ".nrw", ".pef", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+        rb".{4}ftypcrx|FUJIFILMCCD-RAW|II(?:U\0|RO|RS)|MMOR|FOVb|\0MRM|II.{4}HEAPCCDR", f"{_CODECS}.raw:header",
+        f"{_CODECS}.raw:read_blocks", decoder=f"{_CODECS}.raw:decode", needs="rawpy", extra="raw",
+        inside=f"{_CODECS}.raw:is_raw", upright=True,
+    ),
     # A JPEG by its bytes: only the name promises a second picture, which no file of ours has.
     "mpo": Format(
         "mpo", "MPO", (".mpo",), _NONE, "PIL.JpegImagePlugin:jpeg_factory", f"{_CODECS}.jpeg:read_blocks",
@@ -138,6 +158,16 @@ FORMATS: dict[str, Format] = {
 def recognised(head: bytes) -> Format | None:
     """The format that a file's first HEAD bytes announce: a file's suffix is only a promise."""
     return next((one for one in FORMATS.values() if re.match(one.head, head, re.DOTALL)), None)
+
+
+def kind_of(file: IO[bytes], suffix: str) -> Format | None:
+    """The format of an open file, which then stands at its start: by its first bytes, of a camera's TIFF by more."""
+    file.seek(0)
+    kind, promised = recognised(file.read(HEAD)), by_suffix(suffix)
+    if kind is not None and kind.name == "tiff" and promised is not None and promised.inside:
+        kind = promised if named(promised.inside)(file) else kind
+    file.seek(0)
+    return kind
 
 
 def by_suffix(suffix: str) -> Format | None:

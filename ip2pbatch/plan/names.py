@@ -49,7 +49,7 @@ def output_names(
     names: dict[Place, str] = {}
     taken: dict[str, Place] = {}
     for index, strip in sorted(enumerate(plan.strips), key=lambda one: _gives_way(one[1])):
-        extension = _extension(output.format, strip.photo.name)
+        extension = _extension(output, strip.photo.name)
         shared = _values(strip) | {
             "n": numbers[strip.photo.name], "date": (dates or {}).get(strip.photo.name, UNDATED)
         }  # fmt: skip
@@ -102,13 +102,14 @@ def _suffix(name: str) -> str:
     return name[dot:] if dot > name.rfind("/") + 1 else ""
 
 
-def _extension(format: str, photo: str) -> str:
-    """Of a file delivered in `format`: with `same` the photo's own, or that of what is written in its stead."""
-    if format != "same":
-        return FORMATS[format].suffixes[0]
+def _extension(output: Output, photo: str) -> str:
+    """Of a delivered file: with `same` the photo's own, or that of what is written in its stead."""
+    if output.format != "same":
+        return FORMATS[output.format].suffixes[0]
     own = _suffix(photo)
     kind = by_suffix(own)
-    return own if kind is None or kind.delivered == kind.name else FORMATS[kind.delivered].suffixes[0]
+    delivered = kind.delivered(output.raw) if kind else ""
+    return own if kind is None or delivered == kind.name else FORMATS[delivered].suffixes[0]
 
 
 def _gives_way(strip: Strip) -> bool:

@@ -6,11 +6,11 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NoReturn, cast
 
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, recognised
+from ip2pbatch.plan.formats import HEAD, UNKNOWN, Format, kind_of
 from ip2pbatch.plan.named import named
 from ip2pbatch.plan.unedited import unread_by_head
 
@@ -43,7 +43,7 @@ def look(path: Path) -> Look:
     digest = hashlib.sha256()
     try:
         with open_file(path) as file:
-            kind = _kind(file.read(HEAD))
+            kind = kind_of(file, path.suffix) or _refused(file.read(HEAD))
             if missing := kind.missing():
                 raise PhotoError(f"is {kind.title}, whose reader is not installed; {missing}")
             digest.update(f"{DIGEST_VERSION} {kind.name.upper()}\n".encode())
@@ -65,9 +65,7 @@ def _fed(kind: Format, file: IO[bytes], digest: hashlib._Hash) -> bytes:
         raise PhotoError(f"is not a readable {kind.name.upper()}: {error}") from None
 
 
-def _kind(head: bytes) -> Format:
-    if kind := recognised(head):
-        return kind
+def _refused(head: bytes) -> NoReturn:
     if other := unread_by_head(head):
         raise PhotoError(f"is {other.title} inside, which is not read here; {other.hint}")
     raise PhotoError("is empty" if not head else UNKNOWN)

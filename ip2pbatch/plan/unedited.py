@@ -70,16 +70,7 @@ class Unread:
 
 _EXPORT = "export as JPEG, PNG or TIFF"
 _UNREAD = (
-    Unread("JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", _EXPORT),
     Unread("JPEG 2000", (".jp2", ".j2k", ".jpx", ".jpf"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _EXPORT),
-    Unread(
-        "camera raw",
-        (
-            ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw",
-            ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
-        ),
-        rb".{4}ftypcrx|FUJIFILMCCD-RAW|II(?:U\0|RO|RS)|.{8}CR\x02", "develop to JPEG or TIFF first",
-    ),
     Unread("Photoshop", (".psd", ".psb"), rb"8BPS", _EXPORT),
     Unread("graphics", (".ico", ".icns", ".svg", ".eps", ".ai", ".xcf", ".kra", ".exr", ".hdr", ".tga", ".ppm",
            ".pgm", ".pbm", ".pnm", ".dcx", ".pcx", ".wmf", ".emf", ".qoi", ".dds", ".ora", ".pdf"), rb"%PDF-", _EXPORT),
@@ -94,6 +85,7 @@ _BY_SUFFIX = {suffix: one for one in _UNREAD for suffix in one.suffixes}
 _OTHERS = {
     "unreachable": ("file", "files", "cannot be looked at", "see who may read them"),
     "excluded": ("photo", "photos", "left out by `include` and `exclude`", ""),
+    "twin": ("file", "files", "of a shot that is edited from another file", "`pairs: raw` or `both` takes them"),
     "hidden": ("hidden photo", "hidden photos", "a name that begins with a dot", "rename to have it edited"),
     "another run": ("folder", "folders", "the output of another run", "name one of them to edit its pictures"),
     "lost link": ("broken link", "broken links", "nothing is there", ""),

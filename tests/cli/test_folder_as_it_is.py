@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import jsonschema
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     for name in (
         "1.psd",
         "2.PSD",
-        "r.cr3",
+        "r.jp2",
         "n.txt",
         "a.xmp",
         "noend",
@@ -65,7 +65,7 @@ def recipe(folder: Path) -> Path:
 
 
 KINDS = {
-    "Photoshop files": 2, "camera raw file": 1, "photo": 1, "hidden photo": 1, "folder": 1, "broken link": 1,
+    "JPEG 2000 file": 1, "Photoshop files": 2, "photo": 1, "hidden photo": 1, "folder": 1, "broken link": 1,
     "sidecar": 1, "pipe or device": 1, "other files": 2,
 }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_litter_and_formats_are_told_apart() -> None:
     assert not any(map(unread_by_suffix, SUFFIXES))
     for head, title in (
         (b"8BPS\0\1", "Photoshop"), (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-        (b"FUJIFILMCCD-RAW ", "camera raw"),
+
     ):  # fmt: skip
         found = unread_by_head(head)
         assert found is not None
@@ -211,3 +211,42 @@ def test_proc_is_scanned(tmp_path: Path) -> None:
     )  # fmt: skip
     assert not found.photos
     assert time.monotonic() - started < 60
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Shots as JPEG with raw or HEIC, as HEIC with raw, and files that only look so; none of the raws can be read."""
+    folder = tmp_path / "shots"
+    (folder / "day").mkdir(parents=True)
+    for name in ("1.JPG", "2.jpg", "day/3.jpg", "4.jpg", "4.jpeg"):
+        Image.new("RGB", (64, 48), (len(name) * 9, 90, 120)).save(folder / name, "JPEG")
+    for name in ("1.cr3", "2.PSD", "2.dng", "3.nef", "5.heic", "5.dng"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted", "passed"),
+    [
+        ("jpeg", ["1.JPG", "2.jpg", "3.nef", "4.jpeg", "4.jpg", "5.heic", "day/3.jpg"], 4),
+        ("raw", ["1.cr3", "2.dng", "3.nef", "4.jpeg", "4.jpg", "5.dng", "day/3.jpg"], 4),
+        ("both", None, 0),
+    ],
+)
+def test_of_a_shots_files_one_is_edited_and_the_others_are_counted(
+    shots: Path, tmp_path: Path, pairs: Literal["jpeg", "raw", "both"], wanted: list[str] | None, passed: int
+) -> None:
+    found = scan([PhotoFolder(folder=shots, pairs=pairs)], memory=Memory(tmp_path / "memory.sqlite"))
+    names = sorted([*(photo.name for photo in found.photos), *(one.name for one in found.broken)])
+    assert names == (wanted or sorted(path.relative_to(shots).as_posix() for path in shots.rglob("*.*")))
+    assert sum(kind.files for kind in found.passed if "of a shot" in kind.reason) == passed
+
+
+def test_a_raw_beside_its_jpeg_is_no_failure(command: CommandLine, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (64, 48), (90, 90, 120)).save(folder / "a.jpg")
+    (folder / "a.nef").write_bytes(b"x")
+    said = command("edit", folder, "-i", "make it winter", "-o", tmp_path / "out", *FAKE)
+    assert said.code == 0
+    assert "passed over: 1 file (a.nef): of a shot that is edited from another file" in " ".join(said.out.split())

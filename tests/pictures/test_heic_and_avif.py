@@ -14,8 +14,8 @@ from command import CommandLine
 from PIL import Image
 
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import coded_colour, colour, images
-from ip2pbatch.pictures.codecs import boxes
+from ip2pbatch.pictures import colour, images
+from ip2pbatch.pictures.codecs import boxes, coded_colour
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.exif import Block
 from ip2pbatch.plan.photo_digests import look
@@ -166,7 +166,8 @@ def test_what_is_left_out_is_named_by_its_kind() -> None:
     items = {1: boxes.Item(b"grid"), 2: gain, 3: depth, 4: boxes.Item(b"hvc1"), 5: boxes.Item(b"Exif")}
     references = [(b"auxl", 2, 1), (b"auxl", 3, 1), (b"dimg", 1, 4)]
     container = boxes.Container(items, 1, references, b"", frozenset((b"moov",)))
-    assert container.notes() == ("HDR gain map left out", "depth map left out", "video left out")
+    assert container.left == ("HDR gain map", "depth map", "video")
+    assert container.notes() == ()
 
 
 def test_planning_loads_no_decoder(tmp_path: Path, pixels: Pixels) -> None:

@@ -51,7 +51,7 @@ def shoot(tmp_path: Path) -> Path:
     ):
         save(tmp_path / "shoot" / name, seed=number)
     (tmp_path / "shoot" / "notes.txt").write_text("no photo")
-    (tmp_path / "shoot" / "raw.cr2").write_bytes(b"raw")
+    (tmp_path / "shoot" / "layers.psd").write_bytes(b"psd")
     return tmp_path / "shoot"
 
 

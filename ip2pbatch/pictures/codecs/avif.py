@@ -5,36 +5,29 @@ from __future__ import annotations
 import io
 from typing import IO
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin
 
 from ip2pbatch.pictures.codecs import boxes
 from ip2pbatch.pictures.codecs.decoded import Decoded
-from ip2pbatch.pictures.codecs.through_pillow import pillow_image
+from ip2pbatch.pictures.codecs.through_pillow import pillow_image, upright
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.exif import ORIENTATION, Block
-
-_TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 
 
 def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     """The main picture whole; of a film its first frame."""
     import numpy as np
 
-    from ip2pbatch.pictures import coded_colour
+    from ip2pbatch.pictures.codecs import coded_colour
 
     container = boxes.read(file)
     file.seek(0)
     with AvifImagePlugin.AvifImageFile(file) as image:
         image.load()
         # Pillow writes here what the boxes say, whatever the EXIF said before.
-        turn = _TURNED.get(image.getexif().get(ORIENTATION, 1))
-        upright: Image.Image = image if turn is None else image.transpose(turn)
-        alpha = np.asarray(upright.getchannel("A")) if upright.mode.endswith("A") else None
-        pixels = np.asarray(upright.convert("RGB"))
+        turned = upright(image, image.getexif().get(ORIENTATION, 1))
+        alpha = np.asarray(turned.getchannel("A")) if turned.mode.endswith("A") else None
+        pixels = np.asarray(turned.convert("RGB"))
         frames = int(getattr(image, "n_frames", 1))
     icc, notes = container.icc, container.notes()
     if icc is None and container.coded:

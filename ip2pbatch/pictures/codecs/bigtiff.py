@@ -34,6 +34,18 @@ def read_blocks(file: IO[bytes]) -> Blocks:
         return tiff.blocks_of(Block(bytes(plain)))
 
 
+def joined(main: bytes, exif: bytes, gps: bytes) -> bytes:
+    """One block of three plain TIFFs of one byte order, of which each holds one directory: main, Exif and GPS."""
+    parts = [Block(part).root if part else {} for part in (main, exif, gps)]
+    order = "<" if main[:2] == b"II" else ">"
+    root, details, place = ({tag: (value.kind, value.items, value.data) for tag, value in one.items()} for one in parts)
+    plain = bytearray(struct.pack(order + "2sHI", main[:2], 42, 0))
+    _move(plain, order, root, GPS_IFD, place)
+    _move(plain, order, root, EXIF_IFD, details)
+    struct.pack_into(order + "I", plain, 4, _append(plain, order, root))
+    return bytes(plain)
+
+
 def _directory(data: mmap.mmap, order: str, at: int) -> dict[int, _Entry]:
     (count,) = struct.unpack_from(order + "Q", data, at)
     entries = {}

@@ -96,20 +96,22 @@ class Container:
                 return primaries, transfer
         return None
 
-    def notes(self) -> tuple[str, ...]:
-        """What else is in the file and is left there, one note a kind."""
+    @property
+    def left(self) -> tuple[str, ...]:
+        """What else is in the file and comes along nowhere."""
         said = [content for item in self.items.values() for name, content in item.properties if name == b"auxC"]
         kinds = {item.kind for item in self.items.values()}
-        found = []
-        if any(b"hdrgainmap" in one for one in said) or b"tmap" in kinds:
-            found.append("HDR gain map left out")
-        if any(b"depth" in one or b"disparity" in one for one in said):
-            found.append("depth map left out")
-        if b"moov" in self.others:
-            found.append("video left out")
-        if (pictures := self._pictures()) > 1:
-            found.append(f"only the main one of {pictures} pictures in the file is used")
-        return tuple(found)
+        found = {
+            "HDR gain map": any(b"hdrgainmap" in one for one in said) or b"tmap" in kinds,
+            "depth map": any(b"depth" in one or b"disparity" in one for one in said),
+            "video": b"moov" in self.others,
+        }
+        return tuple(name for name, there in found.items() if there)
+
+    def notes(self) -> tuple[str, ...]:
+        """That other pictures in the file are not used."""
+        pictures = self._pictures()
+        return (f"only the main one of {pictures} pictures in the file is used",) if pictures > 1 else ()
 
     def _pictures(self) -> int:
         """Pictures a person would see: no tiles, thumbnails, or parts of others."""
@@ -126,7 +128,7 @@ def read(file: IO[bytes]) -> Container:
     """What the file's boxes say. Raises NoPictureError, or struct.error where they are cut."""
     file.seek(0)
     meta, names = b"", set()
-    for name, length in _top(file):
+    for name, length in top(file):
         names.add(name)
         if name == b"meta" and not meta:
             if length > _MOST_META:
@@ -139,7 +141,7 @@ def read(file: IO[bytes]) -> Container:
     return _container(meta, frozenset(names))
 
 
-def _top(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+def top(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
     """Name and length of the content of each box of the file, which stands at the content meanwhile."""
     end = file.seek(0, 2)
     at = 0
@@ -156,7 +158,7 @@ def _top(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         at += length
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def inner(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The boxes within one."""
     at = 0
     while at + 8 <= len(data):
@@ -173,7 +175,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _container(meta: bytes, others: frozenset[bytes]) -> Container:
     parts: dict[bytes, bytes] = {}
-    for name, content in _boxes(meta[4:]):
+    for name, content in inner(meta[4:]):
         parts.setdefault(name, content)
     if b"pitm" not in parts or b"iloc" not in parts:
         raise NoPictureError("there is no still picture in it")
@@ -190,7 +192,7 @@ def _container(meta: bytes, others: frozenset[bytes]) -> Container:
 def _infos(data: bytes) -> Iterator[tuple[int, Item]]:
     if not data:
         return
-    for name, content in _boxes(data[6 if data[0] == 0 else 8 :]):
+    for name, content in inner(data[6 if data[0] == 0 else 8 :]):
         if name != b"infe" or content[0] < 2:
             continue
         flags, wide = content[3], content[0] > 2
@@ -225,9 +227,9 @@ def _locate(data: bytes, items: dict[int, Item]) -> None:
 
 def _describe(data: bytes, items: dict[int, Item]) -> None:
     shared: list[tuple[bytes, bytes]] = []
-    for name, content in _boxes(data):
+    for name, content in inner(data):
         if name == b"ipco":
-            shared = list(_boxes(content))
+            shared = list(inner(content))
         elif name == b"ipma":
             _associate(content, items, shared)
 
@@ -250,7 +252,7 @@ def _associate(data: bytes, items: dict[int, Item], shared: list[tuple[bytes, by
 
 def _refer(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     code, width = (">H", 2) if not data or data[0] == 0 else (">I", 4)
-    for name, content in _boxes(data[4:]):
+    for name, content in inner(data[4:]):
         (start,) = struct.unpack_from(code, content)
         (count,) = struct.unpack_from(">H", content, width)
         for place in range(count):
@@ -285,7 +287,7 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             exif = found[start:].removeprefix(b"Exif\0\0")
         elif item.kind == b"mime" and item.content_type == _XMP and not xmp:
             xmp = content(file, container, item)
-    return Blocks(exif=exif, xmp=xmp, c2pa=_C2PA in container.others)
+    return Blocks(exif=exif, xmp=xmp, c2pa=_C2PA in container.others, left=container.left)
 
 
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:

@@ -22,7 +22,7 @@ def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     import numpy as np
     import pi_heif
 
-    from ip2pbatch.pictures import coded_colour
+    from ip2pbatch.pictures.codecs import coded_colour
 
     container = boxes.read(file)
     found = pi_heif.HeifFile(file, convert_hdr_to_8bit=False)

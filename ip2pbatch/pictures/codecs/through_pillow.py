@@ -26,6 +26,19 @@ def saved(kind: str, raster: Raster, blocks: Blocks, *, alpha: bool = True, dpi:
     return buffer.getvalue()
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """The image turned by an orientation as EXIF counts them, 1 to 8; as it is for any other number."""
+    method = _TURNS.get(turn)
+    return image if method is None else image.transpose(method)
+
+
 def pillow_image(raster: Raster, alpha: bool = True) -> Image.Image:
     """The pixels as Pillow's image, laid on white without `alpha`."""
     import numpy as np

@@ -30,6 +30,9 @@ class Output(Written):
     chroma: Literal["full", "source"] = Field(
         default="full", description="colour of a JPEG: full, or sampled as in the photo (smaller)"
     )
+    raw: Literal["jpeg", "tiff16"] = Field(
+        default="jpeg", description="what `same` makes of camera raw: a JPEG, or a TIFF of 16 bits"
+    )
     dates: Literal["now", "source"] = Field(default="now", description="the files' own times: now, or as the photo's")
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)

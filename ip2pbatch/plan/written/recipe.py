@@ -33,6 +33,7 @@ from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, s
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
 Pair = Literal["product", "zip"]
+Pairs = Literal["jpeg", "raw", "both"]
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 1371
@@ -77,6 +78,9 @@ class PhotoFolder(Written):
     exclude: tuple[str, ...] = Field(default=(), description="globs of photos or folders to leave out")
     instructions: RecipePath | None = Field(
         None, description="CSV with the columns photo, instruction (and id, text, image): edits for single photos"
+    )
+    pairs: Pairs = Field(
+        default="jpeg", description="of a shot's JPEG, HEIC and raw file: the most finished, the rawest, or both"
     )
     follow_links: StrictBool = Field(
         default=False, description="whether links that lead out of the folder are followed"
