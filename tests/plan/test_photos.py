@@ -112,10 +112,10 @@ def test_a_missing_folder_and_an_empty_one(tmp_path: Path, memory: Memory) -> No
     with pytest.raises(PlanError, match="No such file"):
         look_at(tmp_path / "nowhere", memory=memory)
     (tmp_path / "raws").mkdir()
-    (tmp_path / "raws" / "a.cr2").write_bytes(b"raw")
+    (tmp_path / "raws" / "a.psd").write_bytes(b"psd")
     with pytest.raises(NothingMatchedError) as caught:
         look_at(tmp_path / "raws", memory=memory)
-    assert caught.value.hint == "passed over: 1 camera raw file (a.cr2): not read here; develop to JPEG or TIFF first"
+    assert caught.value.hint == "passed over: 1 Photoshop file (a.psd): not read here; export as JPEG, PNG or TIFF"
 
 
 def test_broken_photos_stop_nothing(shoot: Path, memory: Memory) -> None:
