@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ip2pbatch.errors import MissingError
 from ip2pbatch.jobs.adding import names_beside
 from ip2pbatch.jobs.job import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.likeness import compare
+from ip2pbatch.plan.formats import FORMATS
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import REDO, Options
 
@@ -27,8 +29,11 @@ def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None, *, que
 
 
 def deliverer(job: Job, run: Run, *, queue: bool = False) -> Deliverer:
-    """What writes the photographer's files of this job, whose photos may come from a `queue`."""
+    """What writes the photographer's files of this job, whose photos may come from a `queue`. Raises MissingError."""
     output = job.recipe.output
+    kind = FORMATS.get(output.format)
+    if kind is not None and (missing := kind.missing()):
+        raise MissingError(f"{kind.title} cannot be written: its library is not installed", hint=missing)
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe)
     run.note("delivery", **dataclasses.asdict(settings))

@@ -51,6 +51,9 @@ def _packages() -> Iterator[Finding]:
 
 def _formats() -> Iterator[Finding]:
     for one in FORMATS.values():
+        if missing := one.missing():
+            yield Finding(f"format {one.title}", "not read: its library is not installed", "note", missing)
+            continue
         how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered()].title}"
         yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
 

@@ -119,6 +119,20 @@ def test_a_folder_of_them(command: CommandLine, tmp_path: Path, pixels: np.ndarr
     assert look(out / "wide.jxl").size == (130, 96)
 
 
+def test_it_is_not_promised_where_it_cannot_be_written(
+    command: CommandLine, tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "photos/a.png")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: tiny\nphotos: photos\nedits: [make it winter]\noutput: {format: jxl}\n")
+    monkeypatch.setattr("ip2pbatch.plan.formats.find_spec", lambda name: None)
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 6
+    assert "pip install 'ip2pbatch[jxl]'" in said.err
+    assert not [*(tmp_path / "out").glob("*.jxl")]
+
+
 def test_a_bomb_and_a_cut_header_are_refused(tmp_path: Path) -> None:
     # small: 0; height and width by 30 bits each: 2³⁰ × 2³⁰
     bits = 0 | 3 << 1 | ((1 << 30) - 1) << 3 | 0 << 33 | 3 << 36 | ((1 << 30) - 1) << 38
