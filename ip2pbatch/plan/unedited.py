@@ -129,8 +129,7 @@ class Tally:
     def add(self, kind: str, name: str) -> None:
         """One thing of a kind of `_OTHERS`."""
         self._counts[kind] += 1
-        if len(self._names[kind]) < 2:
-            self._names[kind].append(name)
+        self._names[kind] = sorted((*self._names[kind], name))[:2]  # whatever order a disk tells them in
 
     def add_file(self, name: str) -> None:
         """One file that is no photo by its suffix."""

@@ -220,7 +220,7 @@ def shots(tmp_path: Path) -> Path:
     (folder / "day").mkdir(parents=True)
     for name in ("1.JPG", "2.jpg", "day/3.jpg", "4.jpg", "4.jpeg"):
         Image.new("RGB", (64, 48), (len(name) * 9, 90, 120)).save(folder / name, "JPEG")
-    for name in ("1.cr3", "2.PSD", "2.dng", "3.nef", "5.heic", "5.dng"):
+    for name in ("1.cr3", "2.HEIC", "2.dng", "3.nef", "5.heic", "5.dng"):
         (folder / name).write_bytes(b"x")
     return folder
 
