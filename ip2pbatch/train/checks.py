@@ -67,6 +67,8 @@ def unchecked(configs: Iterable[StageConfig]) -> list[str]:
     found = {}
     for config in configs:
         for at, value in config.sources():
+            if isinstance(value, ModelName) and any(problem_of_model(config, at, value)):
+                continue  # told of, and perhaps no model of the hub at all
             if is_unreachable(value):
                 found[value] = f"{config.path.name}: {'.'.join(map(str, at))}: {value} is not checked: no network"
     return list(found.values())

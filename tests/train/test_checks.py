@@ -110,6 +110,7 @@ def test_an_address_in_a_config_is_refused_at_its_key(
 ])  # fmt: skip
 def test_what_is_missing_is_named_with_its_place(folder: Path, changed: dict[str, Any], said: str, hint: str) -> None:
     (problem,) = checks.problems([load_config(finetuning(folder, **changed))])
+    assert checks.unchecked([load_config(folder / "finetune.yaml")]) == [], "what is wrong is not said to be unknown"
     assert isinstance(problem, RecipeError)
     assert problem.line > 0
     assert said.format(folder) in str(problem)
