@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+_HALF = re.compile(r"(?<![^\W\d_a-zA-Z])[a-zA-Z]+\Z")  # of a word in Latin letters: other scripts may part none
 
 
 def load_tokenizer(model: Path) -> Any:
@@ -26,7 +29,11 @@ def tokenize(tokenizer: Any, instructions: Sequence[str]) -> tuple[Tensor, Tenso
 
 
 def words_read(tokenizer: Any, instruction: str) -> str:
-    """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
+    """`instruction`, or its beginning where it has more tokens than the text encoder reads; half a word is none."""
     read = tokenizer(instruction, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
     room = tokenizer.model_max_length - 2  # its own marks for start and end
-    return instruction if len(read.input_ids) <= room else instruction[: read.offset_mapping[room - 1][1]]
+    if len(read.input_ids) <= room:
+        return instruction
+    begin = instruction[: read.offset_mapping[room - 1][1]]
+    whole = _HALF.sub("", begin) if instruction[len(begin)].isalpha() else begin
+    return whole or begin

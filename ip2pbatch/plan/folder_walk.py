@@ -82,8 +82,9 @@ class Walk:
         """What was passed over and a flag would follow."""
         if not self.outside:
             return ()
-        links = "1 link leads" if self.outside == 1 else f"{self.outside} links lead"
-        return (f"{links} out of the photos' folder and was passed over; `follow_links: true` follows it",)
+        one = self.outside == 1
+        links, were, them = ("1 link leads", "was", "it") if one else (f"{self.outside:,} links lead", "were", "them")
+        return (f"{links} out of the photos' folder and {were} passed over; `follow_links: true` follows {them}",)
 
 
 class _FolderWalk:

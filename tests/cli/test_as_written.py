@@ -12,6 +12,7 @@ from command import CommandLine
 from PIL import Image
 
 from ip2pbatch import jobs
+from ip2pbatch.backends.tokens import load_tokenizer, words_read
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.written.instructions import read_instructions
 from ip2pbatch.plan.written.recipe import load_recipe
@@ -209,3 +210,15 @@ def test_edit_and_watch_give_the_advice_of_validate(command: CommandLine, here: 
     (here / "recipe.yaml").write_text("photos: in\nedits: [zoom in]\nsize: {long_side: 64}\n")
     said = command("watch", "in", "recipe.yaml", "-o", "seen", "--settle", "0", "--once-idle", "0", *FAKE)
     assert "keeps the viewpoint of the photo" in said.err
+
+
+def test_what_was_not_read_begins_with_a_whole_word() -> None:
+    tokenizer = load_tokenizer(Path(jobs.__file__).parents[1] / "tiny")
+    words = [f"{'very ' * count}extraordinarily cold and windy" for count in range(40)]
+    read = [words_read(tokenizer, instruction) for instruction in words]
+    cut = [(whole, part) for whole, part in zip(words, read, strict=True) if part != whole]
+    assert 10 < len(cut) < len(words)
+    for whole, part in cut:
+        assert whole.startswith(part)
+        assert not (part[-1].isalpha() and whole[len(part)].isalpha())
+    assert words_read(tokenizer, "x" * 500)

@@ -142,3 +142,12 @@ def test_every_link_and_every_csv_row_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_our_own_recipes_need_no_advice(path: Path) -> None:
     assert [str(one) for one in advise(load_recipe(path))] == []
+
+
+def test_a_warning_shows_all_foreign_syntax_and_the_beginning_of_a_long_instruction(tmp_path: Path) -> None:
+    long = "make it winter (snow:1.3), " + "with a lot of frost on every single branch and roof " * 2 + "[ugly] BREAK"
+    (tmp_path / "r.yaml").write_text(f"photos: p\nmodel: m\nedits: ['{long}']\n")
+    (one,) = advise(load_recipe(tmp_path / "r.yaml"))
+    assert one.words == "(snow:1.3) [ugly] BREAK"
+    assert one.instruction == long
+    assert "'make it winter (snow:1.3), with a lot of frost on every single branch …': '(snow" in str(one)

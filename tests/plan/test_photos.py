@@ -315,7 +315,7 @@ def test_loops_end_and_links_that_lead_out_are_passed_over(shoot: Path, tmp_path
     (shoot / "dangling.jpg").symlink_to(tmp_path / "nothing.jpg")
     found = look_at(shoot, memory=memory)
     assert names(found) == ["a.png", "b.jpg", "c.tiff", "day 1/d.webp", "day 1/e.JPEG"]
-    assert "3 links lead out" in found.notes[0]
+    assert "3 links lead out of the photos' folder and were passed over" in found.notes[0]
     followed = look_at(PhotoFolder(folder=shoot, follow_links=True), memory=memory)
     assert {"away/o.jpg", "photo.jpg"} <= set(names(followed))
 

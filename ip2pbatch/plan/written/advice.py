@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ip2pbatch.plan.written.taught import Taught, taught_by
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.written.recipe import Recipe
+
+_SHOWN = 72  # characters of an instruction in a warning, which names its edit too
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Advice:
 
     def __str__(self) -> str:
         words = "" if self.words == self.instruction else f"{self.words!r}: "
-        return f"{self.edit}: {self.instruction!r}: {words}{self.why}; {self.instead}"
+        said = shorten(self.instruction, _SHOWN, placeholder=" …")
+        return f"{self.edit}: {said!r}: {words}{self.why}; {self.instead}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +166,9 @@ def advise(recipe: Recipe) -> list[Advice]:
 
 def _about(place: str, words: str, taught: Taught | None) -> Iterator[Advice]:
     for topic in _TOPICS:
-        if match := topic.pattern.search(words):
-            yield Advice(place, words, topic.name, match[0], topic.why, topic.instead)
+        if found := [match[0] for match in topic.pattern.finditer(words)]:
+            caused = " ".join(found) if topic.name == "syntax" else found[0]  # none of it does what it says
+            yield Advice(place, words, topic.name, caused, topic.why, topic.instead)
     if taught is not None and (unlike := taught.unlike(words)):
         nearest = f"the nearest that it knows is {unlike.nearest}; " if unlike.nearest else ""
         yield Advice(place, words, "untaught", words, unlike.why, f"{nearest}{_OTHERWISE}")
