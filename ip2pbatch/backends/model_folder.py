@@ -97,7 +97,7 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
         what = f"it holds {pickles[0]}, a pickle, which is never loaded" if pickles else "it has no model_index.json"
         raise ModelError(f"{path} is not a model folder in diffusers' layout: {what}", hint=_CONVERT)
     index = read_json(index_file)
-    _refuse_code(path, index)
+    _refuse_code(path, index, kind)
     classes = {name: _class_of(path, index, name) for name in CLASSES if checker or name not in OPTIONAL}
     present = {name: found for name, found in classes.items() if found is not None}
     variants = {name: weight_variant(path / name, base) for name, base in WEIGHTS.items() if name in present}
@@ -141,7 +141,7 @@ def weight_variant(folder: Path, base: str) -> str | None:
     )
 
 
-def _refuse_code(path: Path, index: dict[str, Any]) -> None:
+def _refuse_code(path: Path, index: dict[str, Any], kind: Kind) -> None:
     """Models that bring Python code, in any of the ways diffusers and transformers know."""
     pipeline = index.get("_class_name")
     code = sorted(file.relative_to(path).as_posix() for pattern in ("*.py", "*/*.py") for file in path.glob(pattern))
@@ -152,7 +152,8 @@ def _refuse_code(path: Path, index: dict[str, Any]) -> None:
         if config.stat().st_size < 1 << 20 and "auto_map" in read_json_or_empty(config):
             raise ModelError(f"{config} asks for code of its own (auto_map), which is never run", hint=_FINE_TUNE)
     if pipeline in _SDXL:
-        raise ModelError(f"{path} is an SDXL model ({pipeline}), which is trained here and does not edit yet", hint=_XL)
+        what = f"{path} is an SDXL model ({pipeline}), which can be trained here and neither edits nor draws yet"
+        raise ModelError(what, hint=_XL if kind == "edit" else _DRAWS)
     if pipeline not in FAMILIES["instruct_pix2pix"].pipelines:
         raise ModelError(f"{path} is a {pipeline}, not an {families()} model", hint=_FINE_TUNE)
 

@@ -12,6 +12,7 @@ from ip2pbatch.errors import Ip2pError, ModelError, ResourceError
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.plan.written.yaml_source import suggest
 from ip2pbatch.train.configs import StageConfig
+from ip2pbatch.train.estimates import is_sdxl
 from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, meant_as_path
 
 Place = tuple[str | int, ...]
@@ -34,6 +35,20 @@ def problems_of(config: StageConfig) -> Iterator[Ip2pError]:
                 yield ModelError(f"{config.mistake(str(error), at, error.hint)}", hint=error.hint)
         elif not value.exists():
             yield config.mistake(f"there is nothing at {value}", at, hint_at(value, config))
+    if config.stage == "evaluate":
+        yield from sdxl_to_evaluate(config)
+
+
+def sdxl_to_evaluate(config: StageConfig) -> Iterator[Ip2pError]:
+    """An evaluation edits with its models, which SDXLs do by diffusers alone: said before one is trained for weeks."""
+    named = [(at, value) for at, value in config.sources() if isinstance(value, ModelName)]
+    for name, one in config.inputs.items():
+        starts = [value for at, value in one.sources() if isinstance(value, ModelName) and at == ("start",)]
+        named += [(("inputs", name), value) for value in starts]
+    for at, value in named:
+        if is_sdxl(value):
+            hint = "edit by diffusers, and judge the pictures with a curve of `method: folder`, or `generated: FOLDER`"
+            yield config.mistake(f"{value} is an SDXL model, with which nothing is edited here yet", at, hint)
 
 
 def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterator[Ip2pError]:

@@ -158,11 +158,15 @@ def checkpoint_bytes(model: str, network: str = "unet") -> float:
     return BYTES_A_WEIGHT * weights_of(model, network)
 
 
+def is_sdxl(model: str) -> bool:
+    """Whether a model has SDXL's two text encoders; of one that is not on this machine its name says so."""
+    folder = folder_of(ModelName(model))
+    return (folder / "text_encoder_2").is_dir() if folder else model_name(model) == SDXL
+
+
 def text_bytes(model: str) -> float:
     """One instruction's embedding in the cache: SDXL's is of two encoders, and has a pooled half."""
-    folder = folder_of(ModelName(model))
-    two = (folder / "text_encoder_2").is_dir() if folder else model_name(model) == SDXL
-    return TEXT_SDXL if two else TEXT
+    return TEXT_SDXL if is_sdxl(model) else TEXT
 
 
 def memory(weights: float, *, optimizer: str, frozen: bool) -> str:

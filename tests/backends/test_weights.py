@@ -165,7 +165,10 @@ def damaged_json(model: Path) -> None:
         (unknown_library, "unet is my_unet.UNet2DConditionModel, which is not loaded"),
         (custom_pipeline, "brings its own code"),
         (other_pipeline, "is a StableDiffusion3Pipeline, not an InstructPix2Pix model"),
-        (sdxl, "is an SDXL model (StableDiffusionXLPipeline), which is trained here and does not edit yet"),
+        (
+            sdxl,
+            "is an SDXL model (StableDiffusionXLPipeline), which can be trained here and neither edits",
+        ),
         (own_code, "brings its own code (unet/modeling.py), which is never run"),
         (auto_map, "asks for code of its own (auto_map), which is never run"),
         (traversal, "points out of the model's folder"),

@@ -256,3 +256,15 @@ def test_a_hub_that_is_not_reachable_is_no_mistake_but_ends_a_run_at_once(folder
     with pytest.raises(ModelError, match="owner/name@main is not on this machine"):
         run(folder / "finetune.yaml", out=folder / "out")
     assert not (folder / "out").exists(), "not even the stage before it"
+
+
+def test_an_sdxl_that_would_be_evaluated_is_refused_before_it_is_trained(folder: Path, command: CommandLine) -> None:
+    finetuning(folder, start="./xl")
+    (folder / "xl" / "text_encoder_2").mkdir(parents=True)
+    curves = [{"method": "instruct", "name": "ours", "model": "model"}]
+    inputs = {"model": "finetune.yaml"}
+    path = write(folder / "e.yaml", stage="evaluate", maker="tradeoff", data="pairs", inputs=inputs, curves=curves)
+    said = command("train", "validate", path)
+    assert said.code == 2
+    assert "inputs.model:" in said.err
+    assert "xl is an SDXL model" in " ".join(said.err.split())
