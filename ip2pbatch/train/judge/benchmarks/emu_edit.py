@@ -48,7 +48,7 @@ VERSION = 1
 TEXTS, PICTURE = ("idx", "task", "split", "instruction", "input_caption", "output_caption"), "image"
 COLUMNS = ("CLIPim", "CLIPout", "L1", "DINO", "CLIPdir")
 JOURNAL = "scores.journal.jsonl"
-MOST = 0.5  # the end of the chart's axis: of CLIPdir
+MOST = 0.25  # the end of the chart's axis, of CLIPdir
 
 
 class Config(EditSettings):
