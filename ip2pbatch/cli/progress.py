@@ -77,10 +77,10 @@ class Watcher:
         self._console.print(", ".join([*parts, *filter(None, [self._time(ahead)])]))
 
     def _time(self, ahead: Ahead) -> str:
-        """ "about 3 min, then sheets and report", in a bar's room; "" before anything is measured."""
+        """ "about 3 min with sheets and report", in a bar's room; "" before anything is measured."""
         if ahead.seconds is None:
             return ""
-        return f"about {roughly(ahead.seconds)}{f', then {ahead.then}' if ahead.then else ' left'}"
+        return f"about {roughly(ahead.seconds)}{f' with {ahead.then}' if ahead.then else ' left'}"
 
     def delivered(self, delivery: Delivery) -> None:
         """Nothing: a delivered file is seen where it is."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import errors
+from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.jobs.measuring import with_numbers
 from ip2pbatch.jobs.standing import find_with_sheet
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from ip2pbatch.show.cells import Cell
 
 _THREADS = min(4, os.cpu_count() or 1)
+_USUAL = 0.1  # seconds a cell for sheets and report together, before this machine has drawn any
+_SLOWEST, _TELLING = 60.0, 16  # seconds a cell that are no measurement; cells below which it would be of little else
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,21 @@ def draw_report(run: Path, voice: Voice, *, out: Path | None) -> Drawn:
     view = with_numbers(looked_at(view, chosen(gallery(view).cells), voice), settings.metrics, voice)
     writing = partial(voice.counting, "writing the report")
     return Drawn((write_report(view, out or view.root / "report.html", writing),), dict(view.damaged))
+
+
+def foreseen(cells: int, size: int) -> float:
+    """About how many seconds sheets and report of so many cells of `size` pixels take, as they last did here."""
+    rate = Remembered("seconds a cell drawn").get(f"{size}")
+    return cells * (rate if isinstance(rate, float) and 0 < rate < _SLOWEST else _USUAL)
+
+
+@contextmanager
+def timed(cells: int, size: int) -> Iterator[None]:
+    """Around drawing them, so that the next run of this machine foresees it."""
+    begun = time.monotonic()
+    yield
+    if cells >= _TELLING:
+        Remembered("seconds a cell drawn").keep({f"{size}": round((time.monotonic() - begun) / cells, 4)})
 
 
 def looked_at(view: RunView, cells: Iterable[Cell], voice: Voice) -> RunView:

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, Status
 from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
+from ip2pbatch.run.pace import Then
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -173,7 +175,7 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
-    from ip2pbatch.jobs.drawing import looked_at
+    from ip2pbatch.jobs.drawing import looked_at, timed
     from ip2pbatch.show.cells import gallery
 
     measured: tuple[Record, ...] = ()
@@ -183,7 +185,8 @@ def ended(
     if drawn:
         view = looked_at(view, gallery(view).cells, voice)
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
-    sheets, report = _draw(job, view, voice) if drawn else ((), None)
+    with timed(_cells(job), job.recipe.sheet.cell) if drawn else nullcontext():
+        sheets, report = _draw(job, view, voice) if drawn else ((), None)
     earlier = tuple(renamed.leftovers(view)) if summary.delivered else ()
     tidied = None if removed is None else tuple(removed)
     return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured)
@@ -193,9 +196,12 @@ def _cells(job: Job) -> int:
     return sum(len(strip.edits) for strip in job.asked.strips)
 
 
-def _then(job: Job) -> str:
+def _then(job: Job) -> Then | None:
     """What follows edits and files."""
-    return _DRAWN if _cells(job) <= MOST_CELLS else ""
+    from ip2pbatch.jobs.drawing import foreseen
+
+    cells = _cells(job)
+    return Then(_DRAWN, foreseen(cells, job.recipe.sheet.cell)) if cells <= MOST_CELLS else None
 
 
 def _draw(job: Job, view: RunView, voice: Voice) -> tuple[tuple[Path, ...], Path]:

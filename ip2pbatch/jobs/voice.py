@@ -130,7 +130,7 @@ class _OnBar(Quiet):
     def ahead(self, ahead: Ahead) -> None:
         files = f"{ahead.files:,} files to write" if ahead.files else ""
         left = "" if ahead.seconds is None else f"{self._bar.format_interval(ahead.seconds)} left"
-        then = f"then {ahead.then}" if left and ahead.then else ""
+        then = f"with {ahead.then}" if left and ahead.then else ""
         self._bar.set_postfix_str(", ".join(filter(None, [files, left, then])))
 
     def note(self, text: str) -> None:

@@ -30,7 +30,7 @@ from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.engine import EditEngine, Result, Source
 from ip2pbatch.run.events import Events, OneAtATime, Quiet
 from ip2pbatch.run.flat import is_flat
-from ip2pbatch.run.pace import Pace
+from ip2pbatch.run.pace import Pace, Then
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
@@ -61,7 +61,7 @@ class Options:
     loaders: int | None = None
     writers: int = 2
     couriers: int | None = None
-    then: str = ""
+    then: Then | None = None
     clock: Callable[[], float] = time.monotonic
 
 

@@ -10,13 +10,22 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """What is still to be done: edits to make, files to write (None before the run knows), and about how many seconds
-    both together will take (None before either has been measured). `then` is what follows, "sheets and report".
+    both together will take, with what follows (None before either has been measured). `then` is what that is, "sheets
+    and report".
     """
 
     edits: int
     files: int | None
     seconds: float | None
     then: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Then:
+    """What the caller of a run goes on with, and about how many seconds it takes."""
+
+    what: str
+    seconds: float
 
 
 class Pace:
@@ -28,9 +37,10 @@ class Pace:
     """
 
     def __init__(
-        self, clock: Callable[[], float], edits: int, promised: Mapping[str, int], couriers: int, then: str = ""
+        self, clock: Callable[[], float], edits: int, promised: Mapping[str, int], couriers: int,
+        then: Then | None = None,
     ) -> None:  # fmt: skip
-        self._clock, self._begun, self._couriers, self._then = clock, clock(), couriers, then
+        self._clock, self._begun, self._couriers, self._then = clock, clock(), couriers, then or Then("", 0.0)
         self._edits, self._promised, self._files = edits, dict(promised), sum(promised.values())
         self._made = self._carried = 0
         self._carrying = 0.0
@@ -53,11 +63,11 @@ class Pace:
         """What is left, where so many files wait for couriers; None where nobody has counted them yet."""
         with self._counting:
             files = None if waiting is None else waiting + self._files
-            return Ahead(self._edits, files, self._seconds(files), self._then)
+            return Ahead(self._edits, files, self._seconds(files), self._then.what)
 
     def _seconds(self, files: int | None) -> float | None:
         if files is None or (self._edits and not self._made) or (files and not self._carried):
             return None
         making = (self._clock() - self._begun) / self._made * self._edits if self._edits else 0.0
         carrying = self._carrying / self._carried / self._couriers * files if files else 0.0
-        return max(making, carrying)
+        return max(making, carrying) + self._then.seconds

@@ -62,8 +62,8 @@ def test_plain_lines_come_now_and_then_with_the_time_that_is_left(plan: Plan) ->
     assert said.getvalue().splitlines() == [
         "1,400 edits to make, 2 done before",
         "10 of 1,400 edits, 0 of 1,398 files",
-        "20 of 1,400 edits, 2 of 1,398 files, about 9 min, then sheets and report",
-        "1,400 of 1,400 edits, 1,395 of 1,398 files, about 1 s, then sheets and report",
+        "20 of 1,400 edits, 2 of 1,398 files, about 9 min with sheets and report",
+        "1,400 of 1,400 edits, 1,395 of 1,398 files, about 1 s with sheets and report",
     ]
 
 
@@ -110,7 +110,7 @@ def test_the_bar_fits_its_terminal(plan: Plan, width: int) -> None:
     assert len(lines) == 1
     assert len(lines[0].rstrip()) <= width - 3, "a terminal has room for its ^C"
     assert "3/6 edits 2/6 files" in lines[0]
-    assert ("9 min, then sheets and report" if width >= 80 else "9 min") in lines[0]
+    assert ("9 min with sheets and report" if width >= 80 else "9 min") in lines[0]
     assert (width > 80) == ("make it winter" in lines[0])
     assert "6 edits to make" in said.getvalue()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2pbatch.run.pace import Ahead, Pace
+from ip2pbatch.run.pace import Ahead, Pace, Then
 
 
 class Clock:
@@ -57,6 +57,18 @@ def test_the_last_batch_of_a_slow_model_is_soon_delivered() -> None:
 
 
 def test_an_edit_that_fails_takes_its_files_along() -> None:
-    pace = Pace(Clock(), 2, {"a": 3, "b": 1}, couriers=1, then="sheets and report")
+    pace = Pace(Clock(), 2, {"a": 3, "b": 1}, couriers=1, then=Then("sheets and report", 9))
     pace.ended("a")
     assert pace.ahead(0) == Ahead(1, 1, None, "sheets and report")
+
+
+def test_the_time_is_of_the_whole_with_what_follows() -> None:
+    clock = Clock()
+    pace = Pace(clock, 2, {"a": 1, "b": 1}, couriers=1, then=Then("sheets and report", 540))
+    clock.now = 3
+    pace.ended("a")
+    pace.carried(1)
+    assert pace.ahead(0).seconds == 3 + 540
+    pace.ended("b")
+    pace.carried(1)
+    assert pace.ahead(0) == Ahead(0, 0, 540, "sheets and report")
