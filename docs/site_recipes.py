@@ -45,8 +45,8 @@ def section(path: Path, folder: Path) -> str:
     wanted = embedded(path)
     picture = "The embedded model was never taught any of this, so there is no picture here: it takes the real one."
     if wanted["edits"]:
-        (folder / f"{path.stem}.jpg").write_bytes(sheet(wanted))
-        picture = f"![What the {path.stem} recipe makes]({path.stem}.jpg)\n\n{shown(wanted, path)}"
+        (folder / f"recipe-{path.stem}.jpg").write_bytes(sheet(wanted))
+        picture = f"![What the {path.stem} recipe makes](recipe-{path.stem}.jpg)\n\n{shown(wanted, path)}"
     return f"\n## {path.stem}\n\n{about}\n\n{picture}\n\n```yaml\n{text[text.index('name:') :]}```\n"
 
 
