@@ -107,6 +107,9 @@ def _main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(errors.DONE)
+    except PermissionError as error:  # a folder that is closed to us may be met anywhere, and is nobody's bug
+        what = error.filename or "a file"
+        _refuse(errors.ResourceError(f"no permission for {what}", hint="check whose it is and its permissions"))
     except Exception as error:
         if missing := _missing_library(error):
             _refuse(missing)

@@ -98,7 +98,7 @@ def looked_at(view: RunView, cells: Iterable[Cell], voice: Voice) -> RunView:
         were = "1 kept picture is" if len(damaged) == 1 else f"{len(damaged):,} kept pictures are"
         voice.warn(
             f"{were} damaged, such as {next(iter(damaged)).name}: hatched on sheets and in the report, and not done; "
-            "`ip2pbatch check` names what is damaged, and `ip2pbatch run` makes it again"
+            "`ip2pbatch check --repair` names what is damaged, and what it does not make again `ip2pbatch run` does"
         )
     return replace(view, damaged=damaged)
 

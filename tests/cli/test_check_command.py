@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -335,7 +336,7 @@ def test_sheet_and_report_tell_of_a_damaged_picture_and_count_it_as_that(command
         assert said.code == 3
         told = said.err.replace("\n", " ")
         assert "1 kept picture is damaged, such as " in told
-        assert "`ip2pbatch check` names what is damaged, and `ip2pbatch run` makes it again" in told
+        assert "`ip2pbatch check --repair` names what is damaged, and what it does not make again" in told
         assert said.out.strip().endswith((".png", ".html")), "and what is whole is drawn"
     page = (out / "report.html").read_text("utf-8")
     assert ('<span class="chip is-done"><b>8</b> done</span>' in page, "is-damaged" in page) == (True, True)
@@ -361,3 +362,22 @@ def test_a_run_beside_a_damaged_picture_does_not_call_its_sheets_whole(
     assert "1 kept picture damaged" in said.err.splitlines()[-1]
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert [error.get("type") for error in suite.iter("error")] == ["damaged"]
+
+
+@pytest.mark.parametrize("line", ["status", "check", "sheet", "deliver", "run"])
+def test_a_folder_that_is_closed_to_us_is_named_and_no_bug(
+    command: CommandLine, recipe: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: str | Path) -> object:
+        if Path(path).name == "edits":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    what = recipe if line in ("deliver", "run") else recipe.parent / "out"
+    said = command(line, what, *(("--backend", "fake") if line == "run" else ()))
+    assert said.code == 7
+    assert "no permission for " in said.err
+    assert "hint: check whose it is" in said.err
