@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ip2pbatch import errors
-from ip2pbatch.errors import DamagedError, PhotoError, StaleError
+from ip2pbatch.errors import DamagedError, StaleError
 from ip2pbatch.jobs.standing import find
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.run.deliveries import Deliverer, Errand
@@ -21,7 +21,7 @@ from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.lock import last_event
-from ip2pbatch.run.sources import read_photo
+from ip2pbatch.run.sources import remake_source
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -130,13 +130,12 @@ def _repair(view: RunView, faults: Sequence[Fault], digests: Sequence[Seen]) -> 
 
 def _make_source(view: RunView, run: Run, damaged: Path) -> Remedy:
     """The photo at model size once more, from the photo; where that is gone or another one now, there is none."""
-    run.set_aside("", DamagedError("a source is damaged", path=damaged))
+    damage = DamagedError("a source is damaged", path=damaged)
     for strip in view.strips:
         size = strip.edits[0].size
         if view.layout.source(strip.photo.digest, size) == damaged:
-            with suppress(PhotoError):
-                run.keep_source(strip.photo.digest, size, read_photo(strip.photo, size, run.spec.sizing))
-                return "made again"
+            return "made again" if remake_source(run, strip.photo, size, damage) else "set aside"
+    run.set_aside("", damage)
     return "set aside"
 
 

@@ -96,12 +96,17 @@ def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError
     Those that are damaged come back by their keys, and are told with what comes of them.
     """
     from ip2pbatch.run.directory.healing import heal
+    from ip2pbatch.run.sources import heal_sources
 
     done = [edit.key for edit in job.plan.edits if edit.key in run.done]
     if not done or len(done) > MOST_READ:
         return {}
     with voice.busy("looking at the pictures that are there"):
         damaged = heal(run, done)
+        sources = heal_sources(run, ((strip.photo, strip.edits[0].size) for strip in job.plan.strips))
+    if sources:
+        were = "1 photo at model size was" if len(sources) == 1 else f"{len(sources):,} photos at model size were"
+        voice.warn(f"{were} damaged on the disk, such as {sources[0].path.name}: made again")
     if damaged:
         were = "1 picture was" if len(damaged) == 1 else f"{len(damaged):,} pictures were"
         voice.warn(f"{were} damaged on the disk, such as {next(iter(damaged.values())).path.name}: {then}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-from ip2pbatch.errors import PhotoError
+from ip2pbatch.errors import DamagedError, PhotoError
 from ip2pbatch.pictures import images
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Photo
@@ -96,6 +96,32 @@ class Sources:
         if edit.carry != "latent":
             return Source(pixels=held.pixels if held else self._run.picture(edit.source))
         return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
+
+
+def heal_sources(run: Run, photos: Iterable[tuple[Photo, tuple[int, int]]]) -> list[DamagedError]:
+    """Read what was kept of these photos at these sizes; what is damaged is made again from the photo, and comes back.
+
+    Where that cannot be had any more, it is set aside: sheets then say that it is missing. Raises ResourceError.
+    """
+    found = []
+    for photo, size in dict.fromkeys(photos):
+        try:
+            run.source(photo.digest, size)
+        except DamagedError as error:
+            found.append(error)
+            remake_source(run, photo, size, error)
+    return found
+
+
+def remake_source(run: Run, photo: Photo, size: tuple[int, int], damage: DamagedError) -> bool:
+    """Set the damaged copy of a photo at model size aside, and keep it once more; False where the photo is gone or
+    another one now.
+    """
+    run.set_aside("", damage)
+    with suppress(PhotoError):
+        run.keep_source(photo.digest, size, read_photo(photo, size, run.spec.sizing))
+        return True
+    return False
 
 
 def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: Sizing) -> Pixels:

@@ -258,6 +258,32 @@ def test_a_damaged_source_is_told_with_what_mends_it_and_a_damaged_picture_by_it
     assert Kept(source, noun="source").pixels().size
 
 
+def test_a_run_makes_a_damaged_source_again(command: CommandLine, recipe: Path) -> None:
+    source = next(read_run(recipe.parent / "out").layout.folder.glob("sources/*/*.png"))
+    before = source.read_bytes()
+    rot(source)
+    said = command("run", recipe, "--backend", "fake")
+    assert (said.code, source.read_bytes()) == (0, before), said.err
+    assert f"1 photo at model size was damaged on the disk, such as {source.name}: made again" in said.err
+    assert command("check", recipe).code == 0
+
+
+def test_a_file_that_rotted_with_its_picture_is_delivered_again_under_its_own_name(
+    command: CommandLine, recipe: Path
+) -> None:
+    view = read_run(recipe.parent / "out")
+    file = next(iter(view.deliveries.values()))
+    path, before = view.root / file.path, (view.root / file.path).read_bytes()
+    for rotten in (path, view.layout.picture(file.edit)):
+        rot(rotten)
+    names = sorted(view.root.rglob("*.*"))
+    for again in (["run", recipe, "--backend", "fake"], ["deliver", recipe]):
+        said = command(*again)
+        assert said.code == 0, said.err
+    assert path.read_bytes() == before
+    assert sorted(one for one in view.root.rglob("*.*") if not one.name.endswith(".damaged")) == names
+
+
 def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
