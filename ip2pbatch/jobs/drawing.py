@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ip2pbatch import errors
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ip2pbatch.show.cells import Cell
 
 _THREADS = min(4, os.cpu_count() or 1)
+_RATES = "seconds a cell, the last times it was drawn"
+_TIMES = 5  # that are remembered
 _USUAL = 0.1  # seconds a cell for sheets and report together, before this machine has drawn any
 _SLOWEST, _TELLING = 60.0, 16  # seconds a cell that are no measurement; cells below which it would be of little else
 
@@ -69,9 +72,19 @@ def draw_report(run: Path, voice: Voice, *, out: Path | None) -> Drawn:
 
 
 def foreseen(cells: int, size: int) -> float:
-    """About how many seconds sheets and report of so many cells of `size` pixels take, as they last did here."""
-    rate = Remembered("seconds a cell drawn").get(f"{size}")
-    return cells * (rate if isinstance(rate, float) and 0 < rate < _SLOWEST else _USUAL)
+    """About how many seconds sheets and report of so many cells of `size` pixels take.
+
+    The median of what they last took here: one slow time, when others used the machine, says nothing.
+    """
+    return cells * median(_rates(size) or [_USUAL])
+
+
+def _rates(size: int) -> list[float]:
+    """Seconds a cell, of the last times."""
+    found = Remembered(_RATES).get(f"{size}")
+    return (
+        [rate for rate in found if isinstance(rate, float) and 0 < rate < _SLOWEST] if isinstance(found, list) else []
+    )
 
 
 @contextmanager
@@ -80,7 +93,8 @@ def timed(cells: int, size: int) -> Iterator[None]:
     begun = time.monotonic()
     yield
     if cells >= _TELLING:
-        Remembered("seconds a cell drawn").keep({f"{size}": round((time.monotonic() - begun) / cells, 4)})
+        last = [*_rates(size), round((time.monotonic() - begun) / cells, 4)]
+        Remembered(_RATES).keep({f"{size}": last[-_TIMES:]})
 
 
 def looked_at(view: RunView, cells: Iterable[Cell], voice: Voice) -> RunView:
