@@ -189,13 +189,14 @@ class Engine(Placed):
 class Delivering(Placed):
     """With which settings a session delivers: those of DeliverySettings."""
 
-    format: Literal["same", "jpeg", "png", "tiff", "webp"]
+    format: Annotated[str, Field(pattern=r"^[a-z0-9]{2,12}$")]
     quality: Annotated[int, Field(ge=1, le=100)]
     full_resolution: Literal["auto", "off"]
     gps: Literal["keep", "strip"]
     prompt: bool
     chroma: Literal["full", "source"] = "full"
     dates: Literal["now", "source"] = "now"
+    raw: Literal["jpeg", "tiff16"] = "jpeg"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from command import CommandLine
 from runs import digests, make_photos, unsealed
 
 from ip2pbatch.disk.journal import Journal, read_journal, seal, unseal
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.plan.formats import written
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import DELIVERY, NUMBERED, RECORD
+from ip2pbatch.run.directory.lines import DELIVERY, NUMBERED, RECORD, SESSION
 
 DONE = b'{"edit":"ab","status":"done","seconds":1.5,"bytes":3}'
 
@@ -192,3 +195,13 @@ def test_a_link_that_leads_nowhere_in_the_place_of_a_picture_is_refused_by_name(
     assert (said.code, path.name in said.err, "it is a symbolic link" in said.err) == (7, True, True), said.err
     path.unlink()
     assert command("run", recipe, "--backend", "fake").out.splitlines()[-1].startswith("done: 1 edit made")
+
+
+@pytest.mark.parametrize("format", ["same", *written()])
+def test_a_session_writes_down_every_setting_of_its_deliveries(format: str) -> None:
+    settings = replace(DeliverySettings(), format=format, chroma="source", dates="source", raw="tiff16")
+    line = json.dumps({"event": "delivery", **asdict(settings)}).encode()
+    for one in (line, seal(line)):
+        read = SESSION["delivery"](one)
+        assert read is not None
+        assert {name: getattr(read, name) for name in asdict(settings)} == asdict(settings)
