@@ -87,6 +87,27 @@ def test_what_is_written_is_read_again_with_its_metadata(tmp_path: Path, pixels:
     assert look(other).digest == look(path).digest != look(write(tmp_path / "c.jxl", pixels + 9)).digest
 
 
+@pytest.mark.parametrize("channels", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_what_is_stored_without_loss_is_written_without(
+    tmp_path: Path, pixels: np.ndarray, channels: str, lossless: bool
+) -> None:
+    Image.fromarray(pixels).convert(channels).save(
+        path := tmp_path / "a.jxl", lossless=lossless, quality=100 if lossless else 80
+    )
+    blocks = read_blocks(path)
+    assert blocks.lossless == lossless
+    (tmp_path / "b.jxl").write_bytes(encode(Raster(pixels), blocks, "jxl", 80))
+    written = np.asarray(Image.open(tmp_path / "b.jxl").convert("RGB"))
+    assert np.array_equal(written, pixels) == lossless
+    assert read_blocks(tmp_path / "b.jxl").lossless == lossless
+
+
+def test_a_packed_jpeg_is_not_taken_for_a_picture_without_loss(tmp_path: Path, pixels: np.ndarray) -> None:
+    (tmp_path / "a.jxl").write_bytes(from_jpeg(pixels, 1))
+    assert not read_blocks(tmp_path / "a.jxl").lossless
+
+
 def test_sixteen_bits_and_alpha(tmp_path: Path, pixels: np.ndarray) -> None:
     grey = pixels[..., 0].astype(np.uint16) * 257
     deep = pillow_jxl.Encoder(mode="I;16", lossless=True, quality=100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from ip2pbatch.errors import PhotoError
@@ -24,12 +25,15 @@ _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
 class _Basics(NamedTuple):
-    """(width, height) as stored, orientation as in EXIF, bits of a channel, whether there is more than one frame."""
+    """(width, height) as stored, orientation as in EXIF, bits of a channel, whether there is more than one frame, and
+    whether pixels are stored as they are: not as XYB, which loses some.
+    """
 
     size: tuple[int, int]
     turn: int
     bits: int
     moves: bool
+    plain: bool
 
 
 class _Bits:
@@ -56,7 +60,7 @@ def _basics(data: bytes) -> _Basics:
     bits = _Bits(data)
     if bits.take(16) != 0x0AFF:
         raise ValueError("no codestream")
-    size, turn, depth, moves = _size(bits), 1, 8, False
+    size, turn, depth, moves, plain = _size(bits), 1, 8, False, False
     if not bits.take(1):
         preview = False
         if bits.take(1):
@@ -67,7 +71,15 @@ def _basics(data: bytes) -> _Basics:
             moves = bool(not preview and bits.take(1))
         if not preview and not moves and not bits.take(1):
             depth = bits.one_of((8, 0), (10, 0), (12, 0), (1, 6))
-    return _Basics(size, turn, depth, moves)
+            plain = _is_plain(bits)
+    return _Basics(size, turn, depth, moves, plain)
+
+
+def _is_plain(bits: _Bits) -> bool:
+    """From behind the depth on; False where a further channel is no usual alpha, for its description is not read."""
+    bits.take(1)
+    further = bits.one_of((0, 0), (1, 0), (2, 4), (1, 12))
+    return all(bits.take(1) for _ in range(further)) and not bits.take(1)
 
 
 def _size(bits: _Bits) -> tuple[int, int]:
@@ -121,19 +133,21 @@ def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
 
 def read_blocks(file: IO[bytes]) -> Blocks:
     """The Exif and XMP boxes, through libjxl where they are packed."""
+    plain = _basics(_codestream(file)).plain
     file.seek(0)
     if file.read(2) == _CODESTREAM:
-        return Blocks()
+        return Blocks(lossless=plain)
     found: dict[bytes, bytes] = {}
     packed = False
     for name, length in top(file):
         if name == b"brob":
             packed |= file.read(4) in (b"Exif", b"xml ")
-        elif name == b"jhgm":
+        elif name in (b"jhgm", b"jbrd"):
             found[name] = b""
         elif name in (b"Exif", b"xml ", b"jumb") and length <= _MOST_BLOCK:
             found.setdefault(name, file.read(length))
-    return _blocks(_unpacked(file) | found if packed else found)
+    blocks = _blocks(_unpacked(file) | found if packed else found)
+    return replace(blocks, lossless=plain and b"jbrd" not in found)  # a JPEG's own loss is no reason for a large file
 
 
 def _unpacked(file: IO[bytes]) -> dict[bytes, bytes]:
@@ -193,13 +207,13 @@ def _unfolded(data: bytes, mode: str, size: tuple[int, int]) -> tuple[Pixels, Pi
 
 
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
-    """A lossy file in boxes; of sRGB only, because the library embeds no profile."""
+    """A file in boxes, without loss where the photo's is; of sRGB only, because the library embeds no profile."""
     from ip2pbatch.pictures.codecs.through_pillow import pillow_image
 
     image = pillow_image(raster)
     encoder = named("pillow_jxl:Encoder")(
-        mode=image.mode, lossless=False, quality=quality, decoding_speed=0, effort=4, use_container=True,
-        use_original_profile=False, num_threads=-1,
+        mode=image.mode, lossless=blocks.lossless, quality=quality, decoding_speed=0, effort=4, use_container=True,
+        use_original_profile=blocks.lossless, num_threads=-1,
     )  # fmt: skip
     return cast(bytes, encoder(
         image.tobytes(), image.width, image.height, jpeg_encode=False, jumb=None,
