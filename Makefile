@@ -27,9 +27,10 @@ demo: install
 	$(BIN)/python recipes/demo_photos.py demo/photos
 	$(BIN)/ip2pbatch run recipes/demo.yaml
 
-# Threads that wait do not spin: two workers share the cores with all that they start.
+# Threads that wait do not spin: two workers share the cores with all that they start. Files go out by name: by their
+# number of tests, the few long ones would come last and leave a worker idle.
 test: install
-	OMP_WAIT_POLICY=passive $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest -n $(WORKERS) --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 coverage: COVERAGE := 1
 coverage: test floor
