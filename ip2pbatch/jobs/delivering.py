@@ -44,15 +44,9 @@ def settings_of(recipe: Recipe) -> DeliverySettings:
     """How this recipe's pictures become files."""
     output, metadata = recipe.output, recipe.metadata
     return DeliverySettings(
-        output.format,
-        output.quality,
-        output.full_resolution,
-        metadata.gps,
-        metadata.prompt,
-        output.chroma,
-        output.dates,
-        output.raw,
-    )
+        output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,
+        chroma=output.chroma, dates=output.dates, raw=output.raw,
+    )  # fmt: skip
 
 
 def _score(edit: Edit, source: Pixels, picture: Pixels) -> dict[str, float]:

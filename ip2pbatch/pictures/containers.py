@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.plan.formats import FORMATS, kind_of
+from ip2pbatch.plan.formats import FORMATS, Format, kind_of
 from ip2pbatch.plan.named import named
 
 if TYPE_CHECKING:
@@ -54,13 +55,23 @@ class Raster:
 
 def read_blocks(path: Path) -> Blocks:
     """The metadata of a photo, pixels not decoded; empty for what cannot be followed."""
+    return cast(Blocks, _read(path, lambda kind: kind.blocks, Blocks()))
+
+
+def behind(path: Path) -> tuple[str, ...]:
+    """What lies in a photo's file behind its picture, in words. The whole file is read: for deliveries only."""
+    return cast("tuple[str, ...]", _read(path, lambda kind: kind.behind, ()))
+
+
+def _read(path: Path, by: Callable[[Format], str], otherwise: object) -> object:
+    """What a function of the file's format makes of it; `otherwise` where it has none, or cannot follow the file."""
     try:
         with open_file(path) as file:
             kind = kind_of(file, path.suffix)
-            return cast(Blocks, named(kind.blocks)(file)) if kind else Blocks()
+            return named(by(kind))(file) if kind and by(kind) else otherwise
     # A damaged file fails in its own way in every reader; whether its pixels are whole is for `images` to say.
     except Exception:
-        return Blocks()
+        return otherwise
 
 
 def encode(raster: Raster, blocks: Blocks, kind: str, quality: int) -> bytes:

@@ -167,35 +167,20 @@ def _turn(data: bytes) -> int:
 def _merged_exif(
     data: bytes, settings: str, policy: Policy, size: tuple[int, int], most: int, *, srgb: bool, notes: list[str]
 ) -> bytes:
+    strip = policy.gps == "strip"
     try:
         block = exif.Block(data)
-        for edit in (_edited_exif, _uncommented_exif, _touched_exif):
-            if len(found := edit(block, settings, policy, size, srgb)) <= most:
-                if edit is not _edited_exif:
-                    notes.append("settings left out of EXIF, which the photo's own fills: they are in XMP")
+        # Where the photo's own fills the segment, our settings give way first; then nothing is added at all.
+        for told, write in ((settings, block.rewritten), ("", block.rewritten), ("", block.in_place)):
+            if len(found := write(*_changes(block, told, size, srgb), strip_gps=strip)) <= most:
+                notes.extend(
+                    [] if told else ["settings left out of EXIF, which the photo's own fills: they are in XMP"]
+                )
                 return found
         notes.append("EXIF of more than 64 KB left out")
     except exif.ExifError as error:
         notes.append(f"damaged EXIF left out: {error}")
-    return _edited_exif(exif.Block(), settings, policy, size, srgb)
-
-
-def _edited_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
-    """The photo's EXIF with all of ours."""
-    root, details = _changes(block, settings, size, srgb)
-    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
-
-
-def _uncommented_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
-    """The same without our settings, the longest part of it."""
-    root, details = _changes(block, "", size, srgb)
-    return block.rewritten(root, details, strip_gps=policy.gps == "strip")
-
-
-def _touched_exif(block: exif.Block, settings: str, policy: Policy, size: tuple[int, int], srgb: bool) -> bytes:
-    """Nothing added: what would say something false of the picture is put right in its place."""
-    root, details = _changes(block, "", size, srgb)
-    return block.in_place(root, details, strip_gps=policy.gps == "strip")
+    return exif.Block().rewritten(*_changes(exif.Block(), settings, size, srgb))
 
 
 def _changes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class Original:
 
     @cached_property
     def _blocks(self) -> Blocks:
-        return sidecars.completed(containers.read_blocks(self.path), self.path)
+        blocks = sidecars.completed(containers.read_blocks(self.path), self.path)
+        return replace(blocks, left=(*blocks.left, *containers.behind(self.path)))
 
 
 class Originals:

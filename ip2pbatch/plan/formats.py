@@ -32,8 +32,9 @@ class Format:
     then for the header; a picture of `least` (width, height) is enough for who asks, where it is not None. `needs` is
     the library without which nothing is read, and `extra` what brings it.
 
-    `blocks(file) -> Blocks` reads metadata; `encode(raster, blocks, quality) ->
-    bytes` makes a whole file. A format without `encode` is read only, and `format: same` delivers `written_as` then.
+    `blocks(file) -> Blocks` reads metadata, and `behind(file) -> words` looks for what follows the picture, which takes
+    reading all of it; `encode(raster, blocks, quality) -> bytes` makes a whole file. A format without `encode` is read
+    only, and `format: same` delivers `written_as` then.
 
     `inside` ("module:function") tells a file that begins as a TIFF does, and has one of the suffixes, from a TIFF.
     `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel.
@@ -48,6 +49,7 @@ class Format:
     opener: str
     blocks: str
     encode: str = ""
+    behind: str = ""
     header: str = ""
     decoder: str = ""
     needs: str = ""
@@ -96,7 +98,7 @@ FORMATS: dict[str, Format] = {
     "jpeg": Format(
         "jpeg", "JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:jpeg_factory",
         f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header="PIL.JpegImagePlugin:JpegImageFile",
-        digest=f"{_CODECS}.jpeg:digest", lossy=True, longest_side=65_500,
+        digest=f"{_CODECS}.jpeg:digest", behind=f"{_CODECS}.jpeg:behind", lossy=True, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
         most_iptc=ANY, most_comment=65_533, extended_xmp=True,
     ),

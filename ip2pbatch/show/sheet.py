@@ -56,8 +56,7 @@ def write_sheets(
 ) -> list[Path]:  # fmt: skip
     """Draw every sheet of a run as PNG pages in the folder `out`; the paths in order. `counting` hears of each page.
 
-    Pages that an earlier time drew there and this one does not are removed. Raises ResourceError where
-    the disk is full or not writable.
+    Pages that an earlier time drew there and this one does not are removed. Raises ResourceError.
     """
     root = view.root if out.is_relative_to(view.root) else None
     return draw_sheets(gallery(view), out, settings or Sheet(), root, counting)

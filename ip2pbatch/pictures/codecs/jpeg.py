@@ -57,8 +57,6 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             resources += data[len(_PHOTOSHOP_HEAD) :]
         elif marker == 0xEB and data[:2] == b"JP" and b"c2pa" in data[:64]:
             found["c2pa"] = data
-        elif marker == 0xE2 and data.startswith(b"MPF\0"):
-            found["directory"] = data
         elif marker == 0xFE:
             found["comment"] = data
         elif marker == 0xE0 and data.startswith(b"JFIF\0"):
@@ -76,7 +74,6 @@ def read_blocks(file: IO[bytes]) -> Blocks:
         dpi=_density(found.get("density", b"")),
         chroma=chroma,
         c2pa="c2pa" in found,
-        left=_behind(file, listed="directory" in found),
     )
 
 
@@ -104,8 +101,9 @@ def _chroma(frame: bytes) -> tuple[int, int]:
     return (light[0] // colour[0][0], light[1] // colour[0][1]) if same else (1, 1)
 
 
-def _behind(file: IO[bytes], *, listed: bool) -> tuple[str, ...]:
+def behind(file: IO[bytes]) -> tuple[str, ...]:
     """What lies behind the end of the picture, in words; pictures that a directory lists are counted elsewhere."""
+    listed = any(marker == 0xE2 and data.startswith(b"MPF\0") for marker, data in _segments(file))
     tail = _tail(file).strip(b"\0")
     if b"ftyp" in tail:
         return ("video of a motion photo",)

@@ -24,7 +24,7 @@ _LARGEST_BLOCK = 64 << 20
 _BLOCK = 1 << 20
 _RAW = b"Raw profile type "
 _RAW_KINDS = (b"exif", b"app1", b"iptc", b"8bim", b"xmp")
-GREYS = {"L;2": 85, "L;4": 17}  # how Pillow stretches grey of fewer bits than eight
+_GREYS = {"L;2": 85, "L;4": 17}  # how Pillow stretches grey of fewer bits than eight
 
 # Texts and profiles of more than a megabyte are common: workflows, scanner profiles. Pillow's bound on the sum of a
 # file's texts, 64 MB, stays, and is the bound of each.
@@ -44,8 +44,8 @@ def open_image(file: IO[bytes]) -> PngImagePlugin.PngImageFile:
         raise
     stored = str(image.tile[0].args) if image.tile else ""
     clear = image.info.get("transparency")
-    if stored in GREYS and isinstance(clear, int):
-        image.info["transparency"] = min(clear * GREYS[stored], 255)
+    if stored in _GREYS and isinstance(clear, int):
+        image.info["transparency"] = min(clear * _GREYS[stored], 255)
     elif stored.startswith("RGB;16") and clear is not None:
         image.info["deep_transparency"] = image.info.pop("transparency")
     return image
