@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 from originals import photos_below, untouched
 
 from ip2pbatch.cli import app, console
+
+# Typer reads the signatures of all commands anew at each call: half of what a command on the fake engine takes.
+_built = cache(typer.main.get_command)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class CommandLine:
 
     def __call__(self, *arguments: str | Path) -> Said:
         self._monkeypatch.setattr(sys, "argv", ["ip2pbatch", *map(str, arguments)])
+        self._monkeypatch.setattr(typer.main, "get_command", _built)
         # rich remembers the streams it was made with, and pytest gives every test its own
         console.out.cache_clear()
         console.talk.cache_clear()
