@@ -18,7 +18,7 @@ from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
-from ip2pbatch.pictures.containers import Raster
+from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
@@ -149,7 +149,10 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     )  # fmt: skip
     blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
     data = containers.encode(raster, blocks, kind, settings.quality)
-    said = (*_lost_bits(photo, raster), *notes, *_read_only(photo, settings), *_converted(kind, unmanaged))
+    said = (
+        *_lost_bits(photo, raster), *notes, *_read_only(photo, settings), *_converted(kind, unmanaged),
+        *_coded(photo, blocks, kind),
+    )  # fmt: skip
     return Rendered(data, kind, gate, (*photo.notes, *said))
 
 
@@ -181,6 +184,13 @@ def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
 def _converted(kind: str, unmanaged: bool) -> Iterator[str]:
     if unmanaged:
         yield f"colours converted to sRGB: {FORMATS[kind].title} is written without a profile"
+
+
+def _coded(photo: Picture, blocks: Blocks, kind: str) -> Iterator[str]:
+    """That a photo stored without loss comes back with some, where its format's writer knows no other way."""
+    takes = FORMATS[kind]
+    if kind == photo.format and blocks.lossless and takes.lossy and not takes.lossless:
+        yield f"stored without loss, delivered as {takes.title} with some: it is written so only (format: png has none)"
 
 
 def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:

@@ -38,8 +38,8 @@ class Format:
 
     `inside` ("module:function") tells a file that begins as a TIFF does, and has one of the suffixes, from a TIFF.
     `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel.
-    `lossy`: asks for a quality. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's
-    resources, and of a comment; PNG's texts; XMP in two parts.
+    `lossy`: asks for a quality; `lossless`: is written without loss where the photo is. The rest is what a file takes:
+    pixels a side, bytes of EXIF, of IPTC and Photoshop's resources, and of a comment; PNG's texts; XMP in two parts.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Format:
     upright: bool = False
     deep: bool = False
     lossy: bool = False
+    lossless: bool = False
     longest_side: int = ANY
     most_exif: int = ANY
     most_iptc: int = 0
@@ -113,7 +114,8 @@ FORMATS: dict[str, Format] = {
     ),
     "webp": Format(
         "webp", "WebP", (".webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile",
-        f"{_CODECS}.webp:read_blocks", f"{_CODECS}.webp:encode", lossy=True, longest_side=16_383,
+        f"{_CODECS}.webp:read_blocks", f"{_CODECS}.webp:encode", lossy=True, lossless=True,
+        longest_side=16_383,
     ),
     "avif": Format(
         "avif", "AVIF", (".avif", ".avifs"), rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1|miaf).{4}(?:.{4}){0,8}?avi[fs])",
@@ -129,7 +131,8 @@ FORMATS: dict[str, Format] = {
     "jxl": Format(
         "jxl", "JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", f"{_CODECS}.jxl:header", f"{_CODECS}.jxl:read_blocks",
         f"{_CODECS}.jxl:encode", decoder=f"{_CODECS}.jxl:decode", needs="pillow_jxl", extra="jxl",
-        digest=f"{_CODECS}.jxl:digest", upright=True, lossy=True, longest_side=65_535, profiles=False,
+        digest=f"{_CODECS}.jxl:digest", upright=True, lossy=True, lossless=True, longest_side=65_535,
+        profiles=False,
     ),
     "raw": Format(
         "raw", "camera raw",

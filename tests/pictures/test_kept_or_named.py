@@ -247,6 +247,19 @@ def test_a_lossless_webp_stays_lossless(tmp_path: Path) -> None:
         assert containers.read_blocks(path).lossless == lossless
 
 
+def test_an_avif_stored_without_loss_is_named(tmp_path: Path) -> None:
+    """Encoders that lose nothing code red, green and blue as they are, and say so: matrix 0."""
+    for matrix, told in ((b"\0\0", 1), (b"\0\6", 0)):
+        Image.fromarray(PHOTO).save(path := tmp_path / f"{told}.avif", quality=100, subsampling="4:4:4")
+        data = path.read_bytes()
+        at = data.index(b"colrnclx") + 12
+        path.write_bytes(data[:at] + matrix + data[at + 2 :])
+        made, _ = edited(path)
+        assert sum("stored without loss" in note for note in made.notes) == told
+        made, _ = edited(path, format="png")
+        assert not made.notes
+
+
 @needs_exiftool
 def test_exiftool_reads_all_of_it_and_finds_nothing_wrong(tmp_path: Path) -> None:
     info, png = PngImagePlugin.PngInfo(), tmp_path / "photo.png"

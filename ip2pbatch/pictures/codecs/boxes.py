@@ -97,6 +97,12 @@ class Container:
         return None
 
     @property
+    def as_rgb(self) -> bool:
+        """Whether red, green and blue are coded as they are (matrix 0 of H.273), as encoders do to lose nothing."""
+        said = (content for name, content in self.main.properties if name == b"colr")
+        return any(content[:4] == b"nclx" and content[8:10] == b"\0\0" for content in said)
+
+    @property
     def left(self) -> tuple[str, ...]:
         """What else is in the file and comes along nowhere."""
         said = [content for item in self.items.values() for name, content in item.properties if name == b"auxC"]
@@ -287,7 +293,7 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             exif = found[start:].removeprefix(b"Exif\0\0")
         elif item.kind == b"mime" and item.content_type == _XMP and not xmp:
             xmp = content(file, container, item)
-    return Blocks(exif=exif, xmp=xmp, c2pa=_C2PA in container.others, left=container.left)
+    return Blocks(exif=exif, xmp=xmp, lossless=container.as_rgb, c2pa=_C2PA in container.others, left=container.left)
 
 
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
