@@ -13,13 +13,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from ip2pbatch.errors import HUNG_UP, INTERRUPTED, TERMINATED, TerminatedError
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 _CODES: dict[int, int] = {int(signal.SIGTERM): TERMINATED, **({int(_HANGUP): HUNG_UP} if _HANGUP else {})}
-_USUAL = ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL))
 _LOOK = 0.05  # seconds between two looks of one who waits
+
+
+def terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """The program's answer to SIGTERM where nothing else answers: with Python's own it would end without a word."""
+    raise TerminatedError
+
+
+_USUAL = ((signal.SIGINT, (signal.default_int_handler,)), (signal.SIGTERM, (signal.SIG_DFL, terminated)))
 
 
 class Flag:
@@ -105,7 +113,7 @@ def insisting() -> Iterator[None]:
         raise asked
 
     main = threading.current_thread() is threading.main_thread()
-    mine = [number for number, usual in _USUAL if main and signal.getsignal(number) == usual]
+    mine = [number for number, usual in _USUAL if main and signal.getsignal(number) in usual]
     before = [(number, signal.signal(number, answer)) for number in mine]
     try:
         yield

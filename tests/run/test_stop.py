@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -137,3 +138,32 @@ def test_what_is_no_interrupt_passes_and_a_run_s_own_answer_stays() -> None:
     with listening() as stop, insisting():
         signal.raise_signal(signal.SIGINT)
     assert stop.exit_code == 130
+
+
+ASKED_AT = """
+import os, signal, sys
+
+class Asking:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Asking())
+sys.argv = ["ip2pbatch", "report", "nowhere.yaml"]
+from ip2pbatch.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("module", ["typer", "ip2pbatch.jobs"])
+def test_the_first_moments_and_those_between_two_phases_have_a_word_too(
+    number: signal.Signals, code: int, word: str, module: str
+) -> None:
+    """While the command line is imported, and within a command before anything listens."""
+    program = ASKED_AT.format(module=module, number=int(number))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()) == (code, [word])
