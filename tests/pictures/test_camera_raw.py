@@ -13,9 +13,8 @@ from camera_raw import write_dng
 from command import CommandLine
 from PIL import Image
 
-from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
-from ip2pbatch.pictures.codecs import apart, raw
+from ip2pbatch.pictures.codecs import raw
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.exif import Block
 from ip2pbatch.plan.formats import kind_of
@@ -147,26 +146,3 @@ def test_without_its_extra_a_raw_says_what_to_install(
     said = command("edit", tmp_path / "photos", "-i", "make it winter", "-o", tmp_path / "out", "--backend", "fake")
     assert said.code == 3
     assert "pip install 'ip2pbatch[raw]'" in " ".join(said.err.split()) + " ".join(said.out.split())
-
-
-def crash(file: object, least: object) -> None:
-    import os
-
-    os.abort()
-
-
-def test_a_decoder_that_crashes_or_hangs_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"x")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    with path.open("rb") as file, pytest.raises(PhotoError, match="its decoder crashed"):
-        apart.decode(file, "test_camera_raw:crash", None)
-    with path.open("rb") as file, pytest.raises(PhotoError, match="no such thing"):
-        apart.decode(file, "test_camera_raw:refuse", None)
-    monkeypatch.setattr(apart, "_PATIENCE", 0.01)
-    with path.open("rb") as file, pytest.raises(PhotoError, match="came to no end"):
-        apart.decode(file, "test_camera_raw:crash", None)
-
-
-def refuse(file: object, least: object) -> None:
-    raise ValueError("no such thing")

@@ -7,7 +7,7 @@ from typing import IO
 
 from PIL import AvifImagePlugin
 
-from ip2pbatch.pictures.codecs import boxes
+from ip2pbatch.pictures.codecs import apart, boxes
 from ip2pbatch.pictures.codecs.decoded import Decoded
 from ip2pbatch.pictures.codecs.through_pillow import pillow_image, upright
 from ip2pbatch.pictures.containers import Blocks, Raster
@@ -15,12 +15,18 @@ from ip2pbatch.pictures.exif import ORIENTATION, Block
 
 
 def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
-    """The main picture whole; of a film its first frame."""
+    """The main picture whole, by a process of its own; of a film its first frame."""
+    return apart.decode(file, "ip2pbatch.pictures.codecs.avif:decoded", least)
+
+
+def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
+    """The same here."""
     import numpy as np
 
     from ip2pbatch.pictures.codecs import coded_colour
 
     container = boxes.read(file)
+    apart.room_for(*container.stored)
     file.seek(0)
     with AvifImagePlugin.AvifImageFile(file) as image:
         image.load()

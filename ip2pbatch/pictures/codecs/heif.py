@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from ip2pbatch.pictures.codecs import boxes
+from ip2pbatch.pictures.codecs import apart, boxes
 from ip2pbatch.pictures.codecs.decoded import Decoded, Header
 
 if TYPE_CHECKING:
@@ -18,13 +18,19 @@ def header(file: IO[bytes]) -> Header:
 
 
 def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
-    """The main picture whole."""
+    """The main picture whole, by a process of its own."""
+    return apart.decode(file, "ip2pbatch.pictures.codecs.heif:decoded", least)
+
+
+def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
+    """The same here."""
     import numpy as np
     import pi_heif
 
     from ip2pbatch.pictures.codecs import coded_colour
 
     container = boxes.read(file)
+    apart.room_for(*container.stored)
     found = pi_heif.HeifFile(file, convert_hdr_to_8bit=False)
     main = found[found.primary_index]
     pixels = np.array(main)  # a copy: the library's own memory goes with `main`

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from ip2pbatch.errors import PhotoError
+from ip2pbatch.pictures.codecs import apart
 from ip2pbatch.pictures.codecs.boxes import top
 from ip2pbatch.pictures.codecs.decoded import Decoded, Header
 from ip2pbatch.pictures.containers import Blocks, Raster
@@ -151,9 +153,16 @@ def read_blocks(file: IO[bytes]) -> Blocks:
 
 
 def _unpacked(file: IO[bytes]) -> dict[bytes, bytes]:
+    found = apart.ask(file, "ip2pbatch.pictures.codecs.jxl:unpacked")
+    return {name.encode("latin-1"): base64.b64decode(data) for name, data in found.items()}
+
+
+def unpacked(file: IO[bytes]) -> dict[str, str]:
+    """In the other process: {name: content in base64} of the file's boxes, those that are packed as they were."""
+    apart.room_for(*_basics(_codestream(file)).size)
     file.seek(0)
     boxes = named("pillow_jxl:Decoder")(num_threads=-1)(file.read())[4]
-    return {bytes(box.box_type): bytes(box.data) for box in boxes}
+    return {bytes(box.box_type).decode("latin-1"): base64.b64encode(bytes(box.data)).decode() for box in boxes}
 
 
 def _blocks(found: dict[bytes, bytes]) -> Blocks:
@@ -165,8 +174,14 @@ def _blocks(found: dict[bytes, bytes]) -> Blocks:
 
 
 def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
-    """The picture whole; of several frames the first."""
+    """The picture whole, by a process of its own; of several frames the first."""
+    return apart.decode(file, "ip2pbatch.pictures.codecs.jxl:decoded", least)
+
+
+def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
+    """The same here."""
     basics = _basics(_codestream(file))
+    apart.room_for(*basics.size)
     file.seek(0)
     is_jpeg, info, data, icc, _ = named("pillow_jxl:Decoder")(num_threads=-1)(file.read())
     notes = ("only the first picture of an animation is used",) if basics.moves else ()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import struct
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures.codecs import apart
 from ip2pbatch.pictures.codecs.decoded import Decoded, Header
 from ip2pbatch.pictures.containers import Blocks
 from ip2pbatch.pictures.exif import Block
-from ip2pbatch.plan.photo_digests import check_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,12 @@ def is_raw(file: IO[bytes]) -> bool:
 
 def header(file: IO[bytes]) -> Header:
     """The size of the developed picture as it is shown."""
+    width, height = apart.ask(file, "ip2pbatch.pictures.codecs.raw:size")
+    return Header((width, height))
+
+
+def size(file: IO[bytes]) -> tuple[int, int]:
+    """The same here: LibRaw meets files that nobody has seen."""
     with _opened(file) as raw:
         sizes = raw.sizes
         width, height = sizes.width, sizes.height
@@ -47,19 +54,32 @@ def header(file: IO[bytes]) -> Header:
             width = round(width * sizes.pixel_aspect)
         elif 0 < sizes.pixel_aspect < 1:
             height = round(height / sizes.pixel_aspect)
-        return Header((height, width) if sizes.flip & 4 else (width, height))
+        return (height, width) if sizes.flip & 4 else (width, height)
 
 
 def _opened(file: IO[bytes]) -> Any:
     import rawpy
 
     file.seek(0)
-    return rawpy.imread(io.BytesIO(file.read()))
+    with _in_words():
+        return rawpy.imread(io.BytesIO(file.read()))
 
 
 def decode(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
-    """The picture developed, in a process of its own: LibRaw meets files that nobody has seen."""
+    """The picture developed, by a process of its own."""
     return apart.decode(file, "ip2pbatch.pictures.codecs.raw:develop", least)
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """LibRaw's reasons, which are bytes, as a PhotoError."""
+    import rawpy
+
+    try:
+        yield
+    except rawpy.LibRawError as error:
+        reason = error.args[0] if error.args else b"no reason given"
+        raise PhotoError(f"LibRaw: {reason.decode() if isinstance(reason, bytes) else reason}") from None
 
 
 def develop(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
@@ -67,13 +87,14 @@ def develop(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     import rawpy
 
     with _opened(file) as raw:
-        check_size(raw.sizes.raw_width, raw.sizes.raw_height)
+        apart.room_for(raw.sizes.raw_width, raw.sizes.raw_height)
         sides = sorted((raw.sizes.height, raw.sizes.width))
         half = least is not None and all(side >= 2 * wanted for side, wanted in zip(sides, sorted(least), strict=True))
-        pixels = raw.postprocess(
-            use_camera_wb=True, output_bps=16, output_color=rawpy.ColorSpace.sRGB, gamma=(2.4, 12.92), half_size=half,
-            demosaic_algorithm=rawpy.DemosaicAlgorithm.PPG,
-        )  # fmt: skip
+        with _in_words():
+            pixels = raw.postprocess(
+                use_camera_wb=True, output_bps=16, output_color=rawpy.ColorSpace.sRGB, gamma=(2.4, 12.92),
+                half_size=half, demosaic_algorithm=rawpy.DemosaicAlgorithm.PPG,
+            )  # fmt: skip
     return Decoded(pixels, bits=16)
 
 
