@@ -41,7 +41,12 @@ def status(run: RunFolder, as_json: Json = False) -> None:
 
 
 def deliver(
-    recipe: Annotated[Path, typer.Argument(help="The recipe of a finished run.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="The output folder of a finished run, or its recipe.", show_default=False, metavar="RECIPE|OUT"
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's output folder.")] = None,
     format: Annotated[str | None, typer.Option(help=f"{listed(['same', *written()], 'or')}.")] = None,
     quality: Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100)] = None,

@@ -1,4 +1,4 @@
-"""`run` and `retry`: make the pictures of a recipe."""
+"""`run` and `retry`: make the pictures of a recipe, or of a run that is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from ip2pbatch.cli.machine_flags import on_a_machine
 from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.run.machine import Machine
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RecipeOrRun = Annotated[
+    Path,
+    typer.Argument(
+        help="The recipe, a YAML file; or the output folder of a run, to go on with what it was last asked for.",
+        show_default=False, metavar="RECIPE|OUT",
+    ),
+]  # fmt: skip
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder instead of the recipe's.")]
 Only = Annotated[str | None, typer.Option(help="Only photos whose name matches this glob.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N photos.", min=1)]
@@ -26,7 +32,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start another run beside t
 
 @on_a_machine
 def run(
-    recipe: RecipeFile,
+    recipe: RecipeOrRun,
     out: Out = None,
     only: Only = None,
     limit: Limit = None,
@@ -52,7 +58,7 @@ def run(
 
 @on_a_machine
 def retry(
-    recipe: RecipeFile,
+    recipe: RecipeOrRun,
     out: Out = None,
     only: Only = None,
     machine: Machine = Machine(),

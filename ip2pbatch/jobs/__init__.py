@@ -60,6 +60,7 @@ def edit(
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out
     from ip2pbatch.plan.written.edit_flags import Flags, recipe_from_flags
+    from ip2pbatch.run.directory.lines import RecordedRecipe
 
     paths = [photos] if isinstance(photos, (str, PathLike)) else photos
     words = [instructions] if isinstance(instructions, str) else instructions
@@ -68,7 +69,8 @@ def edit(
         model, name, format, quality, dates, gps,
     )  # fmt: skip
     recipe = recipe_from_flags(flags)
-    job = jobs.make_job(recipe, jobs.recipe_text(recipe), jobs.Selection(only=only, limit=limit), fresh=fresh)
+    recorded = RecordedRecipe(jobs.recipe_text(recipe))
+    job = jobs.make_job(recipe, recorded, jobs.Selection(only=only, limit=limit), fresh=fresh)
     if not fresh:
         from ip2pbatch.jobs.adding import added
 
@@ -81,15 +83,20 @@ def run(
     shard: str | None = None, machine: Machine | None = None, fresh: bool = False, locked: bool = False,
     voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
-    """Make every picture a recipe asks for that is not made yet; call it again to go on.
+    """Make every picture a recipe asks for that is not made yet; call it again to go on. An output folder in its place
+    goes on with what its run was last asked for.
 
     `shard` is a part such as "2/8"; `locked` refuses where anything differs from the recipe's lock.
     """
     from ip2pbatch.jobs import job as jobs
-    from ip2pbatch.jobs.session import carry_out
+    from ip2pbatch.jobs.session import carry_out, carry_out_each
 
-    voice, machine = _heard(voice), machine or Machine()
-    job, sizing, agree = jobs.read(Path(recipe), _selection(out, only, limit, shard), fresh=fresh), None, None
+    voice, machine, selection = _heard(voice), machine or Machine(), _selection(out, only, limit, shard)
+    if Path(recipe).is_dir() and not locked:
+        from ip2pbatch.jobs.adding import jobs_of
+
+        return carry_out_each(jobs_of(Path(recipe), selection, voice, fresh=fresh), machine, voice, fresh=fresh)
+    job, sizing, agree = jobs.read(Path(recipe), selection, fresh=fresh), None, None
     if locked:
         from ip2pbatch.jobs.locking import refuse_stale
 
@@ -101,13 +108,15 @@ def retry(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, machine: Machine | None = None,
     voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
-    """Try the failed, nan and flagged pictures of a recipe again, and whatever is left."""
-    from ip2pbatch.jobs import job as jobs
-    from ip2pbatch.jobs.session import carry_out
+    """Try the failed, nan and flagged pictures of a recipe again, and whatever is left; an output folder in its place
+    is of what its run was last asked for.
+    """
+    from ip2pbatch.jobs.adding import jobs_of
+    from ip2pbatch.jobs.session import carry_out_each
 
-    job = jobs.read(Path(recipe), _selection(out, only))
+    voice = _heard(voice)
     redo = frozenset[Literal["failed", "skipped", "nan", "flagged"]]({"failed", "skipped", "nan", "flagged"})
-    return carry_out(job, machine or Machine(), _heard(voice), redo=redo)
+    return carry_out_each(jobs_of(Path(recipe), _selection(out, only), voice), machine or Machine(), voice, redo=redo)
 
 
 def watch(
@@ -157,19 +166,21 @@ def deliver(
     full_resolution: str | None = None, name: str | None = None, dates: str | None = None, gps: str | None = None,
     prompt: bool | None = None, tidy: bool = False, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
-    """Write the files of a finished run again, with other settings and without the model.
+    """Write the files of a finished run again, with other settings and without the model; by its recipe or its output
+    folder.
 
     `tidy` removes files that were delivered under other names before, and those of pictures that the recipe no longer
     asks for of its photos, where nobody changed them.
     """
-    from ip2pbatch.jobs.job import read
+    from ip2pbatch.jobs.adding import jobs_of
     from ip2pbatch.jobs.session import deliver_again
 
     output = {
         "format": format, "quality": quality, "full_resolution": full_resolution, "name": name, "dates": dates,
     }  # fmt: skip
-    job = read(Path(recipe), _selection(out))
-    return deliver_again(job, output, {"gps": gps, "prompt": prompt}, _heard(voice), tidy=tidy)
+    voice = _heard(voice)
+    jobs = jobs_of(Path(recipe), _selection(out), voice)
+    return deliver_again(jobs, output, {"gps": gps, "prompt": prompt}, voice, tidy=tidy)
 
 
 def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None) -> Drawn:

@@ -1,20 +1,31 @@
-"""A further `edit` into the same folder: what it asks for is added to what earlier ones asked for."""
+"""What a run is asked for: a further `edit` adds to what earlier ones asked for, and its folder goes on with all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import PlanError, UsageError
-from ip2pbatch.jobs.job import Job, file_names
+from ip2pbatch.errors import NothingMatchedError, PlanError, RecipeError, UsageError
+from ip2pbatch.jobs.job import Job, Selection, file_names, make_job, read
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import Place
 from ip2pbatch.plan.together import apart, beside
-from ip2pbatch.run.directory.layout import run_folders
+from ip2pbatch.plan.unedited import Broken
+from ip2pbatch.plan.written.recipe import Recipe, parse_recipe
+from ip2pbatch.plan.written.yaml_source import read_text
+from ip2pbatch.run.directory.layout import RUN_FOLDER, run_folders
 from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.superseded import places
-from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.directory.view import RunView, read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.voice import Voice
+
+_EDIT = "`ip2pbatch edit`"
 
 
 def added(job: Job) -> Job:
@@ -22,11 +33,124 @@ def added(job: Job) -> Job:
     if not run_folders(job.out):
         return job
     try:
-        earlier = read_run(job.out).plan
+        view = read_run(job.out)
     except UsageError:  # what is wrong with it is told when it is opened
         return job
-    plan = apart(job.plan, earlier)
-    return replace(job, whole=apart(job.whole, earlier), asked=beside(plan, earlier), plan=plan, earlier=earlier)
+    plan, earlier = apart(job.plan, view.plan), view.plan
+    return replace(
+        job, whole=apart(job.whole, earlier), asked=beside(plan, earlier), plan=plan, earlier=earlier,
+        recipes=_with_earlier(job.recipes, view),
+    )  # fmt: skip
+
+
+def _with_earlier(own: tuple[RecordedRecipe, ...], view: RunView) -> tuple[RecordedRecipe, ...]:
+    """What the run is asked for with `own` besides; () where what it was asked for before is not recorded."""
+    if not view.sessions:
+        return own
+    before = view.sessions[-1].recipes
+    return (*(one for one in before if one not in own), *own) if before else ()
+
+
+def jobs_of(what: Path, selection: Selection, voice: Voice, *, fresh: bool = False) -> Iterator[Job]:
+    """The job of a recipe; of an output folder, each of those that its run was last asked for, in their order, made
+    when its turn comes. `fresh` says that the first one starts a new run.
+
+    Raises RecipeError, PlanError, NothingMatchedError, and UsageError where the run does not say what it was asked for.
+    """
+    if not what.is_dir():
+        yield read(what, selection, fresh=fresh)
+        return
+    view = _recorded(what)
+    voice.note(_going_on(view))
+    yield from _again(view, replace(selection, out=selection.out or view.root), voice, fresh=fresh)
+
+
+def _again(view: RunView, selection: Selection, voice: Voice, *, fresh: bool) -> Iterator[Job]:
+    """A job for each of its recipes, but those whose photos are gone or are not selected."""
+    recipes = view.sessions[-1].recipes
+    asked = {one: parse_recipe(one.text, Path(one.file or view.root / "recipe.yaml")) for one in recipes}
+    gone = list(dict.fromkeys(folder for recipe in asked.values() for folder in _gone(recipe)))
+    here = {one: recipe for one, recipe in asked.items() if not any(_gone(recipe))}
+    if not here:
+        raise _all_gone(gone[0], view)
+    for folder in gone:
+        voice.note(f"passed over, because it is gone: {folder}; what was made of it stays")
+    missed = tuple(Broken(str(path), path, "gone before all of it was edited") for path in gone if _left_of(path, view))
+    nothing = list[NothingMatchedError]()
+    for one, recipe in here.items():
+        try:
+            job = make_job(recipe, one, selection, fresh=fresh)
+        except NothingMatchedError as error:
+            nothing.append(error)
+            continue
+        job = job if fresh or (one.file and len(recipes) == 1) else added(job)
+        yield replace(job, scan=replace(job.scan, broken=(*missed, *job.scan.broken)), recipes=recipes)
+        fresh, missed = False, ()
+    if len(nothing) == len(here):
+        raise nothing[0]
+    for empty in nothing if not selection.partial else ():
+        voice.note(f"{empty}: what was asked of it is passed over")
+
+
+def _recorded(folder: Path) -> RunView:
+    """The newest run in an output folder, which says what it was asked for. Raises UsageError."""
+    root = folder.resolve().parent if folder.name.startswith(RUN_FOLDER) else folder
+    if not run_folders(root):
+        raise UsageError(
+            f"{folder} holds no run", hint=f"give a recipe, or the output folder of a run; {_EDIT} takes photos"
+        )
+    view = read_run(root)
+    if not view.sessions or not view.sessions[-1].recipes:
+        last = f"; its last command was: {view.sessions[-1].command}" if view.sessions else ""
+        raise UsageError(
+            f"the run in {root} does not say which recipe it was last asked for, as one of `watch` or of an earlier "
+            "version",
+            hint=f"give the recipe, and `-o {root}` where that names another folder{last}",
+        )
+    return view
+
+
+def _going_on(view: RunView) -> str:
+    """Which recipe is read, in one line, and what a person may have taken it for."""
+    last = view.sessions[-1]
+    if len(last.recipes) > 1:
+        said = f"going on with what {len(last.recipes)} commands asked for in {view.root}"
+    elif last.recipes[0].file:
+        said = f"going on with {last.recipes[0].file}{_since(last.recipes[0])}"
+    else:
+        said = f"going on with what {_EDIT} asked for in {view.root}"
+    return said + ("; of all photos, where the last command was for some only" if last.partial else "")
+
+
+def _since(recipe: RecordedRecipe) -> str:
+    """What became of its file: the run goes on with what it was asked for."""
+    try:
+        text = read_text(Path(recipe.file))
+    except RecipeError:
+        return " as it last ran here; it cannot be read any more"
+    if text.splitlines() == recipe.text.splitlines():
+        return ""
+    return " as it last ran here; it was changed since: give the file to run it as it is now"
+
+
+def _gone(recipe: Recipe) -> Iterator[Path]:
+    """The photos and folders of photos that are not there any more."""
+    return (photos.folder for photos in recipe.photos if not photos.folder.exists())
+
+
+def _left_of(folder: Path, view: RunView) -> bool:
+    """Whether anything of the photos in a folder was never made, as far as is known."""
+    strips = [strip for strip in view.strips if strip.photo.path.is_relative_to(folder)]
+    return not strips or not all(view.is_done(edit.key) for strip in strips for edit in strip.edits)
+
+
+def _all_gone(first: Path, view: RunView) -> PlanError:
+    file = view.sessions[-1].recipes[-1].file
+    instead = f"run a recipe with where they are and `-o {view.root}`" if file else f"{_EDIT} them where they are"
+    return PlanError(
+        f"the photos that the run in {view.root} was asked for are gone: {first}",
+        hint=f"bring them back, or {instead}; a photo that was only moved is not edited again",
+    )
 
 
 def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, str]:

@@ -20,6 +20,7 @@ from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.kept_defaults import differences, kept_defaults
+from ip2pbatch.run.directory.lines import RecordedRecipe
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -47,8 +48,9 @@ class Job:
     """A recipe with its photos and plan. `text` is the recipe as written, kept in the run.
 
     `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
-    job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `defaults` fill
-    in what the recipe leaves unsaid; `notes` are what a person should know of the planning.
+    job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `recipes` say all that the run
+    is asked for then. `defaults` fill in what the recipe leaves unsaid; `notes` are what a person should know of the
+    planning.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class Job:
     defaults: ModelDefaults
     notes: tuple[str, ...] = ()
     earlier: Plan | None = None
+    recipes: tuple[RecordedRecipe, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -76,11 +79,14 @@ class Job:
 def read(path: Path, selection: Selection, *, fresh: bool = False) -> Job:
     """The job of a recipe file, which is read once. Raises RecipeError, PlanError, NothingMatchedError."""
     recipe, text = read_recipe(path)
-    return make_job(recipe, text, selection, fresh=fresh)
+    return make_job(recipe, RecordedRecipe(text, str(path.absolute())), selection, fresh=fresh)
 
 
-def make_job(recipe: Recipe, text: str, selection: Selection, *, fresh: bool = False) -> Job:
-    """Scan and expand a recipe, cut down to what `selection` asks for; `fresh` says that it starts a new run."""
+def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, fresh: bool = False) -> Job:
+    """Scan and expand a recipe, cut down to what `selection` asks for; `fresh` says that it starts a new run.
+
+    `recorded` is the same as it was written.
+    """
     if selection.out is not None:
         output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
         recipe = recipe.model_copy(update={"output": output})
@@ -95,7 +101,7 @@ def make_job(recipe: Recipe, text: str, selection: Selection, *, fresh: bool = F
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
     notes = (*found.notes, *notes, *_twins(plan))
-    return Job(recipe, text, found, whole, asked, plan, selection, defaults, notes)
+    return Job(recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes, recipes=(recorded,))
 
 
 def _twins(plan: Plan) -> Iterator[str]:

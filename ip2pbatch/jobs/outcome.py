@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 from ip2pbatch import errors
 from ip2pbatch.jobs.job import Job
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.together import beside
 from ip2pbatch.plan.unedited import Broken, Passed
 from ip2pbatch.run.directory.lines import Record
-from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import Summary
 
 
@@ -99,3 +103,30 @@ class Outcome:
         data = base64.b64encode(self.sheets[0].read_bytes()).decode()
         more = f"<p>and {len(self.sheets) - 1} more sheets</p>" if len(self.sheets) > 1 else ""
         return f'{head}<img style="max-width:100%" src="data:image/png;base64,{data}" alt="contact sheet">{more}'
+
+
+def as_one(done: Sequence[tuple[Job, Summary]]) -> tuple[Job, Summary]:
+    """Jobs in one folder and how each ended, as one job that made and delivered what all of them did."""
+    if len(done) == 1:
+        return done[0]
+    jobs, summaries = [job for job, _ in done], [summary for _, summary in done]
+    plan = reduce(lambda earlier, job: beside(job.plan, earlier), jobs[1:], jobs[0].plan)
+    scans = [job.scan for job in jobs]
+    scan = replace(
+        scans[-1], broken=tuple(dict.fromkeys(one for scan in scans for one in scan.broken)),
+        passed=tuple(dict.fromkeys(one for scan in scans for one in scan.passed)),
+    )  # fmt: skip
+    notes = tuple(dict.fromkeys(note for job in jobs for note in job.notes))
+    return replace(jobs[-1], plan=plan, scan=scan, notes=notes), _sum(summaries, plan, read_run(jobs[-1].out))
+
+
+def _sum(summaries: Sequence[Summary], plan: Plan, view: RunView) -> Summary:
+    """Of several sessions; an Edit that two of them are about counts once, as it stands now."""
+    records = (view.record(edit.key) for edit in plan.edits)
+    return Summary(
+        Counter(record.status if record else "left" for record in records),
+        sum(one.made for one in summaries), sum(one.delivered for one in summaries),
+        tuple(dict.fromkeys(file for one in summaries for file in one.undelivered)),
+        sum(one.shrunk for one in summaries), sum(one.seconds for one in summaries), summaries[-1].stopped,
+        notes=sum((Counter(one.notes) for one in summaries), Counter()),
+    )  # fmt: skip

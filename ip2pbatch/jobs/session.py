@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from ip2pbatch.errors import DamagedError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
-from ip2pbatch.jobs.outcome import Outcome
+from ip2pbatch.jobs.outcome import Outcome, as_one
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory import renamed
 from ip2pbatch.run.directory.ledger import Run, open_run
-from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, Status
+from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, RecordedRecipe, Status
 from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
@@ -54,6 +54,26 @@ def carry_out(
 
     `sizing` is how a new run sizes photos where a lock says it.
     """
+    return ended(job, _made(job, machine, voice, fresh=fresh, redo=redo, sizing=sizing, agree=agree), voice)
+
+
+def carry_out_each(
+    jobs: Iterable[Job], machine: Machine, voice: Voice, *, fresh: bool = False, redo: frozenset[Status] | None = None
+) -> Outcome:
+    """The same of several jobs in one folder, each as a session of its own; `fresh` is of the first."""
+    done: list[tuple[Job, Summary]] = []
+    for job in jobs:
+        done.append((job, _made(job, machine, voice, fresh=fresh and not done, redo=redo)))
+        if done[-1][1].stopped:
+            break
+    return ended(*as_one(done), voice)
+
+
+def _made(
+    job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None,
+    sizing: Sizing | None = None, agree: Agree | None = None,
+) -> Summary:  # fmt: skip
+    """One session that makes and delivers."""
     from ip2pbatch.jobs.delivering import options_of
 
     refuse_unready(job.recipe.sheet.metrics, voice)
@@ -65,7 +85,7 @@ def carry_out(
     spec = dataclasses.replace(spec, sizing=sizing or spec.sizing)
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
-        run.begin_session(job.asked, invocation_of(job.text, spec, partial=job.selection.partial))
+        run.begin_session(job.asked, _invocation(job, spec))
         note_unedited(run, job.scan)
         _heal(job, run, voice, "to be made again")
         options = dataclasses.replace(options_of(job, run, redo), then=_then(job))
@@ -77,10 +97,9 @@ def carry_out(
             engine = _opened(open_engine, machine, job, run, agree)
         try:
             with voice.progress(job.plan) as events, voice.stop() as stop:
-                summary = run_plan(job.plan, run, engine, options, events, stop=stop)
+                return run_plan(job.plan, run, engine, options, events, stop=stop)
         finally:
             engine.close()
-    return ended(job, summary, voice)
 
 
 def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
@@ -150,19 +169,35 @@ def _opened(
 
 
 def deliver_again(
-    job: Job, output: Mapping[str, object], metadata: Mapping[str, object], voice: Voice, *, tidy: bool
+    jobs: Iterable[Job], output: Mapping[str, object], metadata: Mapping[str, object], voice: Voice, *, tidy: bool
 ) -> Outcome:
     """Write the files of everything done, with those settings that are not None. Loads no model.
 
     `tidy` removes the files that earlier deliveries left under other names, and those of what is no longer asked for.
     """
-    from ip2pbatch.jobs.delivering import options_of
     from ip2pbatch.plan.written.edit_flags import change_output
 
+    done: list[tuple[Job, Summary]] = []
+    unmade: set[str] = set()
+    for job in jobs:
+        job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
+        summary, left = _delivered(job, voice)
+        done.append((job, summary))
+        unmade |= left
+        if summary.stopped:
+            break
+    one, summary = as_one(done)
+    removed = renamed.tidy(read_run(one.out)) if tidy else None
+    return ended(one, summary, voice, unmade=len(unmade), removed=removed)
+
+
+def _delivered(job: Job, voice: Voice) -> tuple[Summary, set[str]]:
+    """One session that delivers, and the keys of the Edits that are not made."""
+    from ip2pbatch.jobs.delivering import options_of
+
     refuse_unready(job.recipe.sheet.metrics, voice)
-    job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
     with open_run(job.out, read_run(job.out).spec) as run:
-        run.begin_session(job.asked, invocation_of(job.text, run.spec, partial=job.selection.partial))
+        run.begin_session(job.asked, _invocation(job, run.spec))
         note_unedited(run, job.scan)
         options = dataclasses.replace(options_of(job, run), then=_then(job))
         tell_damage(run, voice)
@@ -172,8 +207,7 @@ def deliver_again(
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
             summary = run_plan(made, run, engines.Idle(), options, events, stop=stop)
-    removed = renamed.tidy(read_run(job.out)) if tidy else None
-    return ended(job, summary, voice, unmade=len(job.plan.edits) - len(made.edits), removed=removed)
+    return summary, {edit.key for edit in job.plan.edits} - {edit.key for edit in made.edits}
 
 
 def ended(
@@ -226,9 +260,17 @@ def tell_damage(run: Run, voice: Voice) -> None:
     run.complaints.clear()
 
 
-def invocation_of(recipe: str, spec: EngineSpec, *, partial: bool) -> Invocation:
-    """What a session says of itself; `recipe` is its recipe's text, `partial` says that it is of some photos only."""
+def _invocation(job: Job, spec: EngineSpec) -> Invocation:
+    return invocation_of(job.text, spec, partial=job.selection.partial, recipes=job.recipes)
+
+
+def invocation_of(
+    recipe: str, spec: EngineSpec, *, partial: bool, recipes: tuple[RecordedRecipe, ...] = ()
+) -> Invocation:
+    """What a session says of itself; `recipe` is its recipe's text, `partial` says that it is of some photos only, and
+    `recipes` are all that the run is asked for, where they are known.
+    """
     return Invocation(
         started=now().isoformat(timespec="seconds"), command=shlex.join(sys.argv), recipe=recipe,
-        versions=versions(spec.backend), device=spec.provider, partial=partial,
+        versions=versions(spec.backend), device=spec.provider, partial=partial, recipes=recipes,
     )  # fmt: skip

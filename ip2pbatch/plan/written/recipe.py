@@ -326,12 +326,17 @@ def load_recipe(path: Path) -> Recipe:
 def read_recipe(path: Path) -> tuple[Recipe, str]:
     """The Recipe in a YAML file, and its text, each line ended as here. Raises RecipeError."""
     text = read_text(path)
+    return parse_recipe(text, path), _lines(text)
+
+
+def parse_recipe(text: str, path: Path) -> Recipe:
+    """The Recipe of a file's text, which was read already. Raises RecipeError."""
     data, locate = parse_yaml(text, path)
     if isinstance(data, dict):
         if {"lock", "recipe"} <= data.keys():
             raise RecipeError("this is a lock and no recipe", file=path, hint=f"give {data['recipe']} instead")
         data = {"name": path.stem} | data
-    return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES), _lines(text)
+    return validate(Recipe, data, locate, context=path.absolute().parent, other_names=OTHER_NAMES)
 
 
 def _lines(text: str) -> str:

@@ -123,10 +123,24 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedRecipe:
+    """A recipe as it was asked for. `file` is where it lay, absolute, and its relative paths count from there; "" for
+    that of an `edit`, whose paths are absolute.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    text: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Invocation:
     """What a session says about itself: the command line, the recipe's text, versions, device; time is an argument.
 
     `started` is ISO 8601 in UTC. `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`).
+    `recipes` are all that the run is asked for from now on, the oldest first: by several `edit` more than one, () where
+    no recipe says it.
     """
 
     started: str
@@ -135,6 +149,7 @@ class Invocation:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     partial: bool = False
+    recipes: tuple[RecordedRecipe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,7 @@ class Began(Placed):
     partial: bool = False
     spec: EngineSpec | None = None
     defaults: ModelDefaults | None = None
+    recipes: tuple[RecordedRecipe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
