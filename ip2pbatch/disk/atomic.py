@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import secrets
@@ -72,8 +73,11 @@ class Anchor:
             self._held = -1
 
 
-def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None, modified: int | None = None) -> None:
+def write_atomic(
+    path: Path, data: bytes, *, root: Path | Anchor | None = None, modified: int | None = None, lasting: bool = True
+) -> None:
     """The file appears whole or not at all, and survives a power cut: temporary file beside it, fsync, rename, fsync.
+    One that is not `lasting` survives the process alone, until somebody asks the disk for it (see settling.py).
 
     Stray temporaries of a killed process match TEMPORARY. Never replaces a symbolic link; with `root`, an existing
     folder above `path`, it makes the folders in between and passes through no link on the way, not even through one
@@ -85,36 +89,106 @@ def write_atomic(path: Path, data: bytes, *, root: Path | Anchor | None = None, 
     try:
         if _BY_DESCRIPTOR:
             with _folder(path.parent, root) as folder:
-                _replace(folder, name, path.name, data, modified)
+                _replace(folder, name, path.name, data, modified, lasting)
         else:
             _replace_by_path(path, name, data, modified)
     except OSError as error:
         raise disk_error(error, path) from error
 
 
-def _replace(folder: int, temporary: str, name: str, data: bytes, modified: int | None) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beside:
+    """A file that is written under a temporary name in its folder and is to `appear` as `path`, or to be discarded."""
+
+    path: Path
+    temporary: str
+    root: Path | Anchor | None = None
+
+    @property
+    def waiting(self) -> Path:
+        """Where it is until then."""
+        return self.path.with_name(self.temporary)
+
+    def appear(self) -> None:
+        """Give it its name, in the place of what has it. Raises ResourceError as `write_atomic` does."""
+        try:
+            if _BY_DESCRIPTOR:
+                with _folder(self.path.parent, self.root) as folder:
+                    _rename(folder, self.temporary, self.path.name)
+            else:
+                _rename_by_path(self.waiting, self.path)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def discard(self) -> None:
+        """Remove it, if it did not appear."""
+        with contextlib.suppress(OSError):
+            self.waiting.unlink()
+
+
+def write_beside(
+    path: Path, data: bytes, *, root: Path | Anchor | None = None, modified: int | None = None
+) -> Beside:  # fmt: skip
+    """The first half of `write_atomic`, with what that says of links and folders: whoever asks the disk for several
+    files at once does so before they appear. Raises ResourceError.
+    """
+    beside = Beside(path, TEMPORARY.replace("*", secrets.token_hex(8)), root)
+    try:
+        if _BY_DESCRIPTOR:
+            with _folder(path.parent, root) as folder:
+                _write_new(folder, beside.temporary, data, modified, lasting=False)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_new_by_path(beside.waiting, data, modified)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return beside
+
+
+def _replace(folder: int, temporary: str, name: str, data: bytes, modified: int | None, lasting: bool) -> None:
+    _write_new(folder, temporary, data, modified, lasting)
+    try:
+        _rename(folder, temporary, name)
+        if lasting:
+            os.fsync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+
+
+def _write_new(folder: int, temporary: str, data: bytes, modified: int | None, lasting: bool) -> None:
     try:
         with os.fdopen(os.open(temporary, _CREATE, 0o666, dir_fd=folder), "wb") as file:
             file.write(data)
             file.flush()
             if modified is not None:
                 os.utime(file.fileno(), ns=(modified, modified))
-            os.fsync(file.fileno())
-        if _is_link(name, folder):
-            raise OSError(errno.ELOOP, "it is a symbolic link")
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
-    finally:
+            if lasting:
+                os.fsync(file.fileno())
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def _rename(folder: int, temporary: str, name: str) -> None:
+    if _is_link(name, folder):
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _replace_by_path(path: Path, temporary: str, data: bytes, modified: int | None) -> None:
     """Where the system has no descriptors of folders (Windows): the same, without the guard against a race."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, "it is a symbolic link")
     beside = path.with_name(temporary)
+    _write_new_by_path(beside, data, modified)
+    try:
+        _rename_by_path(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_new_by_path(beside: Path, data: bytes, modified: int | None) -> None:
     try:
         with beside.open("xb") as file:
             file.write(data)
@@ -122,9 +196,15 @@ def _replace_by_path(path: Path, temporary: str, data: bytes, modified: int | No
             os.fsync(file.fileno())
         if modified is not None:
             os.utime(beside, ns=(modified, modified))
-        beside.replace(path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
+
+
+def _rename_by_path(beside: Path, path: Path) -> None:
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    beside.replace(path)
 
 
 @contextlib.contextmanager

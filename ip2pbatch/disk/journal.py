@@ -27,7 +27,8 @@ _SHOWN = 5  # numbers of bad lines that are named before the rest is counted
 
 
 class Journal:
-    """One append-only file with one writer. `append` returns only when the line is on the disk (fsync).
+    """One append-only file with one writer. `append` returns only when the line is on the disk (fsync), unless it is
+    told that `sync` comes later: such a line outlives its process, and a power cut may take it.
 
     A line torn by a kill or a power cut was never acknowledged, so it is cut off when the file is opened again; a
     last line that is whole but for its newline is kept. `sealed` gives each line a checksum.
@@ -35,11 +36,11 @@ class Journal:
 
     def __init__(self, path: Path, *, sealed: bool = False) -> None:
         self.path, self._sealed = path, sealed
-        self._lock = threading.Lock()
+        self._lock, self._syncing = threading.Lock(), threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-            self._end = self._mend()
+            self._end = self._on_disk = self._mend()
         except OSError as error:
             raise disk_error(error, path) from error
 
@@ -62,21 +63,44 @@ class Journal:
         os.ftruncate(self._file, size - len(torn))
         return size - len(torn)
 
-    def append(self, *rows: dict[str, Any]) -> None:
-        """Add a line a row and wait until all are on the disk. Raises ResourceError, and then none of them is there."""
-        self.write(b"".join(_line(row, sealed=self._sealed) for row in rows))
+    def append(self, *rows: dict[str, Any], lasting: bool = True) -> None:
+        """Add a line a row and wait until all are on the disk, if they are to be `lasting` at once.
 
-    def write(self, lines: bytes) -> None:
+        Raises ResourceError, and then none of them is there.
+        """
+        self.write(b"".join(_line(row, sealed=self._sealed) for row in rows), lasting=lasting)
+
+    def write(self, lines: bytes, *, lasting: bool = True) -> None:
         """The same with lines that were made before, by `sealed_lines`."""
         with self._lock:
             try:
                 if os.write(self._file, lines) != len(lines):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(self._file)
+                if lasting:
+                    os.fsync(self._file)
             except OSError as error:
                 self._take_back()
                 raise disk_error(error, self.path) from error
             self._end += len(lines)
+            self._on_disk = self._end if lasting else self._on_disk
+
+    def sync(self) -> None:
+        """Wait until every line that was added before is on the disk; threads that wait together share one fsync.
+
+        Raises ResourceError; what a disk made of the lines is then known when they are read again.
+        """
+        with self._lock:
+            wanted = self._end
+        with self._syncing:
+            if self._on_disk >= wanted:
+                return
+            with self._lock:
+                wanted = self._end
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise disk_error(error, self.path) from error
+            self._on_disk = max(self._on_disk, wanted)
 
     def _take_back(self) -> None:
         try:
@@ -128,6 +152,26 @@ def read_rows(path: Path, parse: Parse[Row], damage: list[Damage] | None = None)
         raise unreadable(error, path) from error
     if bad and damage is not None:
         damage.append(Damage(path, tuple(bad)))
+
+
+def last_rows(path: Path, parse: Parse[Row], most: int) -> list[Row]:
+    """What the last `most` lines of a journal say, as far as they can be read, oldest first; the file's end alone is
+    read for it. Raises ResourceError.
+    """
+    end = b""
+    try:
+        with path.open("rb") as file:
+            start = file.seek(0, os.SEEK_END)
+            while start and end.count(b"\n") <= most:
+                start = max(0, start - (1 << 16))
+                file.seek(start)
+                end = file.read(os.fstat(file.fileno()).st_size - start)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(error, path) from error
+    lines = end.splitlines(keepends=True)[-most:]
+    return [row for line in lines if (row := parse(line)) is not None]
 
 
 def state_of(path: Path) -> tuple[int, int, int] | None:

@@ -110,19 +110,22 @@ def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
 
 
 def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError]:
-    """Look at the pictures that are there before it is said that they are; those of a large run are left to `check`.
+    """Look at the pictures that are there before it is said that they are; those of a large run are left to `check`,
+    all but the last ones.
 
     Those that are damaged come back by their keys, and are told with what comes of them.
     """
-    from ip2pbatch.run.directory.healing import heal
+    from ip2pbatch.run.directory.healing import heal, last_group
     from ip2pbatch.run.sources import heal_sources
 
     done = [edit.key for edit in job.plan.edits if edit.key in run.done]
-    if not done or len(done) > MOST_READ:
+    many = len(done) > MOST_READ
+    if not done:
         return {}
     with voice.busy("looking at the pictures that are there"):
-        damaged = heal(run, done)
-        sources = heal_sources(run, ((strip.photo, strip.edits[0].size) for strip in job.plan.strips))
+        damaged = heal(run, last_group(run) if many else done)
+        strips = () if many else job.plan.strips
+        sources = heal_sources(run, ((strip.photo, strip.edits[0].size) for strip in strips))
     if sources:
         were = "1 photo at model size was" if len(sources) == 1 else f"{len(sources):,} photos at model size were"
         voice.warn(f"{were} damaged on the disk, such as {sources[0].path.name}: made again")

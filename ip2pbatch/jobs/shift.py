@@ -20,6 +20,7 @@ from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.unedited import Broken, Passed
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.run.directory.healing import heal, last_group
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine
@@ -59,6 +60,7 @@ def keep_watch(
             engine = open_engine()
         try:
             with voice.stop() as stop:
+                heal(run, last_group(run))
                 shift = Shift(job, machine, run, engine, voice)
                 shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
         finally:

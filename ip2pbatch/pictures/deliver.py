@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
@@ -85,24 +85,23 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
-    """What was written where. `written` is False where `skip` left somebody's file alone; `sha256` is then theirs."""
+class Prepared:
+    """What is to be written where: `file` is there but for its name. None where `skip` left somebody's file alone;
+    `sha256` is then theirs.
+    """
 
     path: Path
     sha256: str
     gate: float | None
-    written: bool
+    file: Beside | None
     notes: tuple[str, ...] = ()
 
 
-def deliver(
-    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place,
-    announce: Callable[[Path, str], None] = lambda path, sha256: None,
-) -> Delivered:  # fmt: skip
-    """Writes the file for one picture, whole or not at all, below `place.root` and never onto the photo.
-
-    `announce` hears the path and the sha256 just before the file appears there, so that whoever keeps books knows the
-    file for its own even when the process is killed in between.
+def prepare(
+    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place
+) -> Prepared:  # fmt: skip
+    """Writes the file for one picture below `place.root` and never onto the photo, under a temporary name: whoever
+    keeps books notes it for its own before it appears, and has the disk take several at once.
 
     `edited` is the model's uint8 [h, w, 3]. Raises PhotoError where the photo is gone or damaged, the name leads
     outside, or the policy is `error` and a file is there; ResourceError where the disk does not take it.
@@ -116,12 +115,11 @@ def deliver(
     target = _choose(place, source.path, lambda path: file_digest(path) == made()[1])
     if target is None:
         taken = _path(place)
-        return Delivered(taken, file_sha256(taken), None, False)
+        return Prepared(taken, file_sha256(taken), None, None)
     rendered, digest = made()
-    announce(target, digest)
     modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
-    write_atomic(target, rendered.data, root=place.anchor or place.root, modified=modified)
-    return Delivered(target, digest, rendered.gate, True, rendered.notes)
+    file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
+    return Prepared(target, digest, rendered.gate, file, rendered.notes)
 
 
 def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:

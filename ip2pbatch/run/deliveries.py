@@ -10,13 +10,15 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ip2pbatch.disk.atomic import Beside
 from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.settling import ask_for, ask_for_names
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
-from ip2pbatch.pictures.deliver import Conflict, Delivered, DeliverySettings, Place, deliver
+from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
@@ -43,6 +45,15 @@ class Errand:
     @property
     def edit(self) -> Edit:
         return self.strip.edits[self.link - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A file that is written but for its name, the line about it, and what there is to say of it, in plain words."""
+
+    delivery: Delivery
+    file: Beside
+    notes: tuple[str, ...]
 
 
 def shape_digest(settings: DeliverySettings, target: str) -> str:
@@ -78,14 +89,17 @@ class Deliverer:
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
         self._reserved = frozenset(targets.values())
         self._originals = Originals(sizing=run.spec.sizing)
-        self._counting = threading.Lock()
+        self._counting, self._ready = threading.Lock(), set[Ready]()
         self.refused: list[tuple[str, str]] = []
         self.left: list[str] = []
         self.notes: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Let go of the photos in memory."""
+        """Let go of the photos in memory, and of files that did not come to appear."""
         self._originals.clear()
+        for ready in self._ready:
+            ready.file.discard()
+        self._ready.clear()
 
     def sweep(self) -> None:
         """Remove half-written files that a killed process left in the folders of this plan or of earlier ones."""
@@ -109,6 +123,11 @@ class Deliverer:
 
     def deliver(self, errand: Errand) -> Delivery | None:
         """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""
+        ready = self.prepare(errand)
+        return self.place([ready])[0] if ready else None
+
+    def prepare(self, errand: Errand) -> Ready | None:
+        """Write one file but for its name; None where it was refused or its name is taken. Raises ResourceError."""
         try:
             done = self._write(errand)
         except ResourceError:
@@ -124,20 +143,38 @@ class Deliverer:
             log.exception("delivering %s", errand.target)
             self.refused.append((errand.target, f"it could not be delivered: {error or type(error).__name__}"))
             return None
-        if not done.written:
+        if done.file is None:
             self.left.append(errand.target)
             return None
-        delivery = self._stamped(self._row(errand, done.path, done.sha256, done.gate))
-        for note in (*done.notes, *self._numbered(errand, delivery)):
-            log.info("%s: %s", delivery.path, note)
-            with self._counting:
-                self.notes[note] += 1
-        self.run.deliver(delivery)
-        return delivery
+        ready = Ready(self._row(errand, done), done.file, (*done.notes, *self._numbered(errand, done.path)))
+        with self._counting:
+            self._ready.add(ready)
+        return ready
 
-    def _numbered(self, errand: Errand, delivery: Delivery) -> Iterator[str]:
+    def place(self, files: Sequence[Ready]) -> list[Delivery]:
+        """Have these files appear and record them. The disk has their bytes and their announcements before, and their
+        names before they are said to be delivered: it is asked once for each of these, and not once a file.
+
+        Raises ResourceError.
+        """
+        ask_for([ready.file.waiting for ready in files])
+        self.run.announce(*(ready.delivery for ready in files))
+        for ready in files:
+            ready.file.appear()
+        ask_for_names(ready.file.path for ready in files)
+        deliveries = [self._stamped(ready.delivery) for ready in files]
+        self.run.deliver(*deliveries)
+        with self._counting:
+            self._ready.difference_update(files)
+            self.notes.update(note for ready in files for note in ready.notes)
+        for ready in files:
+            for note in ready.notes:
+                log.info("%s: %s", ready.delivery.path, note)
+        return deliveries
+
+    def _numbered(self, errand: Errand, path: Path) -> Iterator[str]:
         """Why a file has not the name that was meant for it."""
-        if delivery.path != errand.target:
+        if path.relative_to(self.run.root).as_posix() != errand.target:
             yield _THEIRS if self._superseded.file(errand.target, errand.strip.photo) else _NUMBERED
 
     def _stamped(self, delivery: Delivery) -> Delivery:
@@ -148,7 +185,7 @@ class Deliverer:
             return delivery
         return replace(delivery, bytes=found.st_size, time=0.0 if clock.pinned() else round(found.st_mtime, 3))
 
-    def _write(self, errand: Errand) -> Delivered:
+    def _write(self, errand: Errand) -> Prepared:
         spec, strip = self.run.spec, errand.strip
         provenance = Provenance.of(
             strip.edits[: errand.link], spec.model, spec.model_digest, approximations=spec.approximations
@@ -156,20 +193,16 @@ class Deliverer:
         place = Place(
             self.run.root, errand.target, self._on_conflict, self._ours(errand), self._reserved, self.run.anchor
         )  # fmt: skip
-
-        def announce(path: Path, sha256: str) -> None:
-            self.run.announce(self._row(errand, path, sha256))
-
         picture = self.run.picture(errand.edit.key)
         try:
-            return deliver(self._originals.at(strip.photo.path), picture, self._settings, provenance, place, announce)
+            return prepare(self._originals.at(strip.photo.path), picture, self._settings, provenance, place)
         finally:
             self._originals.trim()
 
-    def _row(self, errand: Errand, path: Path, sha256: str, gate: float | None = None) -> Delivery:
-        name = path.relative_to(self.run.root).as_posix()
-        share = None if gate is None else round(gate, 3)
-        return Delivery(errand.edit.key, strip_key(errand.strip), name, self._digest(errand), sha256, share)
+    def _row(self, errand: Errand, done: Prepared) -> Delivery:
+        name = done.path.relative_to(self.run.root).as_posix()
+        share = None if done.gate is None else round(done.gate, 3)
+        return Delivery(errand.edit.key, strip_key(errand.strip), name, self._digest(errand), done.sha256, share)
 
     def _digest(self, errand: Errand) -> str:
         return shape_digest(self._settings, errand.target)

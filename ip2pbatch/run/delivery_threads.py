@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from ip2pbatch.run.stop import Flag
 
+_GROUP = 32  # files that one courier has appear together
+_SECONDS = 0.5  # after which those that are ready wait for no others
+
 Errand = TypeVar("Errand")
+Ready = TypeVar("Ready")
 
 
-class Couriers(Generic[Errand]):
-    """Runs errands in threads: those sent while the run goes on first, then the backlog, drawn one by one.
+class Couriers(Generic[Errand, Ready]):
+    """Runs errands in threads: those sent while the run goes on first, then the backlog, drawn one by one. Each is
+    prepared alone; what is ready, None where there is nothing, is placed with what waited behind it and became ready
+    soon after.
 
     An errand that raises stops all couriers; `trouble` is then the reason, and nothing further is begun. `after` is
     called when an errand is done and no longer among those that are `left`.
     """
 
     def __init__(
-        self, run: Callable[[Errand], None], backlog: Iterable[Errand] = (), *, threads: int,
-        after: Callable[[], None] = lambda: None,
+        self, prepare: Callable[[Errand], Ready | None], place: Callable[[list[Ready]], None],
+        backlog: Iterable[Errand] = (), *, threads: int, after: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self._run, self._after = run, after
+        self._prepare, self._place, self._after = prepare, place, after
         self._sent: deque[Errand] = deque()
         self._backlog: deque[Errand] = deque()
         self._under_way = 0
@@ -72,13 +79,14 @@ class Couriers(Generic[Errand]):
             self._over = self._abandoned = True
             self._news.notify_all()
 
-    def _next(self) -> Errand | None:
+    def _next(self, *, wait: bool = True) -> Errand | None:
+        """None at the end, or where there is nothing and nobody would `wait` for it."""
         with self._news:
             while True:
                 if waiting := self._sent or self._backlog:
                     self._under_way += 1
                     return waiting.popleft()
-                if self._over and self._surveyed:
+                if not wait or (self._over and self._surveyed):
                     return None
                 self._news.wait()
 
@@ -94,13 +102,28 @@ class Couriers(Generic[Errand]):
             self._surveyed = True
             self._news.notify_all()
 
-    def _carry(self, errand: Errand) -> None:
-        try:
-            self._run(errand)
-        finally:
+    def _carry(self, first: Errand) -> None:
+        """An errand, and those that wait behind it as long as what is ready need not wait for long."""
+        ready: list[Ready] = []
+        errand: Errand | None = first
+        end = time.monotonic() + _SECONDS
+        while errand is not None:
+            one = self._prepare(errand)
+            if one is None:
+                self._ended(1)
+            else:
+                ready.append(one)
+            full = len(ready) == _GROUP or time.monotonic() > end
+            errand = None if full else self._next(wait=False)
+        if ready:
+            self._place(ready)
+            self._ended(len(ready))
+
+    def _ended(self, errands: int) -> None:
+        for _ in range(errands):
             with self._news:
                 self._under_way -= 1
-        self._after()
+            self._after()
 
     def _work(self, backlog: Iterable[Errand] | None) -> None:
         try:

@@ -22,7 +22,7 @@ from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.calls import Calls, Job
-from ip2pbatch.run.deliveries import Deliverer, Errand
+from ip2pbatch.run.deliveries import Deliverer, Errand, Ready
 from ip2pbatch.run.delivery_threads import Couriers
 from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.ledger import Run
@@ -147,7 +147,7 @@ class _Workshop:
         promised = {key: len(own) for key, own in self._errands.items() if self._schedule.is_waiting(key)}
         self._pace = Pace(options.clock, self._schedule.left, promised, couriers, options.then)
         self._events.started(self._schedule.left, len(done))
-        self._couriers = Couriers(self._deliver, backlog, threads=couriers, after=self._tell_ahead)
+        self._couriers = Couriers(self._prepare, self._place, backlog, threads=couriers, after=self._tell_ahead)
         self._couriers.start()
         log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
 
@@ -170,6 +170,7 @@ class _Workshop:
             self.options.deliver.close()
         log.info("ended after %.1f s: %s", self._seconds(), error or "in order")
         with suppress(ResourceError):
+            self.run.settle()  # or its end could count what a power cut took
             self.run.note(
                 "end", error=str(error or ""), states=dict(_states(self.plan, self.run)), delivered=self._delivered,
                 seconds=round(self._seconds(), 3), busy=self._busy.shares(),
@@ -235,6 +236,7 @@ class _Workshop:
         self._raise_trouble()
         self._couriers.finish(stop.asked)
         self._raise_trouble()
+        self.run.settle()
 
     def summary(self, stop: Stop) -> Summary:
         deliver = self.options.deliver
@@ -279,15 +281,27 @@ class _Workshop:
             log.exception("scoring %s", edit.key)  # a picture without numbers is better than none
             return {}
 
-    def _deliver(self, errand: Errand) -> None:
-        """In a courier thread: one file for the photographer."""
+    def _prepare(self, errand: Errand) -> tuple[Ready, float] | None:
+        """In a courier thread: one file for the photographer but for its name, and the seconds that it took."""
         assert self.options.deliver is not None
         begun = self.options.clock()
-        delivery = self.options.deliver.deliver(errand)
-        self._pace.carried(self.options.clock() - begun)
-        if delivery is not None:
-            with self._counting:
-                self._delivered += 1
+        ready = self.options.deliver.prepare(errand)
+        seconds = self.options.clock() - begun
+        if ready is None:
+            self._pace.carried(seconds)
+            return None
+        return ready, seconds
+
+    def _place(self, files: list[tuple[Ready, float]]) -> None:
+        """In a courier thread: files that are ready appear together."""
+        assert self.options.deliver is not None
+        begun = self.options.clock()
+        deliveries = self.options.deliver.place([ready for ready, _ in files])
+        share = (self.options.clock() - begun) / len(files)
+        with self._counting:
+            self._delivered += len(deliveries)
+        for delivery, (_, seconds) in zip(deliveries, files, strict=True):
+            self._pace.carried(seconds + share)
             self._events.delivered(delivery)
 
     def _fail(self, edit: Edit, status: Status, detail: str, seconds: float = 0.0) -> None:

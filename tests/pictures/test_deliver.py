@@ -15,7 +15,7 @@ from PIL import Image
 
 from ip2pbatch.errors import PhotoError, ResourceError
 from ip2pbatch.pictures import colour, containers, images
-from ip2pbatch.pictures.deliver import DeliverySettings, Place, deliver, render
+from ip2pbatch.pictures.deliver import DeliverySettings, Place, Prepared, prepare, render
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Original
 from ip2pbatch.pictures.sizing import SIZING
@@ -158,9 +158,14 @@ class Desk:
         self.out = tmp_path / "out"
         self.out.mkdir()
 
-    def deliver(self, name: str = "a.png", policy: str = "unique", ours: str | None = None, quality: int = 95):
-        place = Place(self.out, name, policy, ours)  # type: ignore[arg-type]
-        return deliver(Original(self.source), self.edited, DeliverySettings(quality=quality), PROVENANCE, place)
+    def deliver(
+        self, name: str = "a.png", policy: str = "unique", ours: str | None = None, dates: str = "now"
+    ) -> Prepared:
+        place, settings = Place(self.out, name, policy, ours), DeliverySettings(dates=dates)  # type: ignore[arg-type]
+        ready = prepare(Original(self.source), self.edited, settings, PROVENANCE, place)
+        if ready.file:
+            ready.file.appear()
+        return ready
 
 
 @pytest.fixture
@@ -172,7 +177,7 @@ def test_a_file_is_written_in_its_folder_with_its_sha(desk: Desk) -> None:
     done = desk.deliver("day 1/photo_night.png")
     assert done.path == desk.out / "day 1" / "photo_night.png"
     assert done.sha256 == hashlib.sha256(done.path.read_bytes()).hexdigest()
-    assert done.written
+    assert done.file
     assert [p.name for p in desk.out.rglob("*") if p.is_file()] == ["photo_night.png"]
 
 
@@ -191,7 +196,7 @@ def test_our_own_file_is_replaced_under_every_policy(desk: Desk) -> None:
         assert again.path.name == ("a_2.png" if policy == "unique" else "a.png")
     ours = desk.deliver("b.png")
     for policy in ("skip", "error"):
-        assert desk.deliver("b.png", policy, ours.sha256).written
+        assert desk.deliver("b.png", policy, ours.sha256).file
 
 
 def test_our_file_that_somebody_changed_is_theirs(desk: Desk) -> None:
@@ -204,9 +209,9 @@ def test_our_file_that_somebody_changed_is_theirs(desk: Desk) -> None:
 def test_skip_leaves_what_is_there(desk: Desk) -> None:
     (desk.out / "a.png").write_bytes(b"mine")
     done = desk.deliver(policy="skip")
-    assert not done.written
+    assert not done.file
     assert (desk.out / "a.png").read_bytes() == b"mine"
-    assert desk.deliver("b.png", "skip").written
+    assert desk.deliver("b.png", "skip").file
 
 
 def test_error_refuses_and_overwrite_replaces(desk: Desk) -> None:
@@ -214,7 +219,7 @@ def test_error_refuses_and_overwrite_replaces(desk: Desk) -> None:
     with pytest.raises(PhotoError, match="exists"):
         desk.deliver(policy="error")
     assert (desk.out / "a.png").read_bytes() == b"mine"
-    assert desk.deliver(policy="overwrite").written
+    assert desk.deliver(policy="overwrite").file
     assert (desk.out / "a.png").read_bytes() != b"mine"
 
 
@@ -251,16 +256,12 @@ def test_a_linked_folder_or_file_in_the_output_is_not_followed(desk: Desk) -> No
     assert list(elsewhere.iterdir()) == []
 
 
-def test_the_book_keeper_hears_of_a_file_before_it_appears(desk: Desk) -> None:
-    heard: list[tuple[str, bool]] = []
-
-    def announce(path: Path, sha256: str) -> None:
-        heard.append((sha256, path.exists()))
-
-    done = deliver(
-        Original(desk.source), desk.edited, DeliverySettings(), PROVENANCE, Place(desk.out, "a.png"), announce
-    )
-    assert heard == [(done.sha256, False)]
+def test_a_prepared_file_has_no_name_before_it_appears_and_leaves_nothing_where_it_is_discarded(desk: Desk) -> None:
+    ready = prepare(Original(desk.source), desk.edited, DeliverySettings(), PROVENANCE, Place(desk.out, "a.png"))
+    assert ready.file is not None
+    assert not ready.path.exists()
+    ready.file.discard()
+    assert list(desk.out.iterdir()) == []
 
 
 def test_a_photo_that_is_gone_or_damaged_is_said(desk: Desk) -> None:
@@ -309,8 +310,7 @@ def test_colour_is_sampled_as_in_the_photo_where_that_is_asked_for(
 
 def test_a_file_has_the_photo_s_time_where_that_is_asked_for(desk: Desk) -> None:
     os.utime(desk.source, ns=(1_500_000_000_123_456_789, 1_400_000_000_123_456_789))
-    place = Place(desk.out, "a.png")
-    done = deliver(Original(desk.source), desk.edited, DeliverySettings(dates="source"), PROVENANCE, place)
+    done = desk.deliver(dates="source")
     assert done.path.stat().st_mtime_ns == desk.source.stat().st_mtime_ns
-    again = deliver(Original(desk.source), desk.edited, DeliverySettings(), PROVENANCE, Place(desk.out, "b.png"))
+    again = desk.deliver("b.png")
     assert again.path.stat().st_mtime > 1_700_000_000

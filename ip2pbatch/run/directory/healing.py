@@ -6,9 +6,20 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from ip2pbatch.disk.journal import last_rows
+from ip2pbatch.disk.settling import MOST
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import RECORD
+
+
+def last_group(run: Run) -> list[str]:
+    """The done Edits of which a power cut may have taken the pictures, though it left their results: those of the last
+    lines, which the disk took in an order of its own (see disk/settling.py).
+    """
+    records = last_rows(run.layout.results(run.shard), RECORD, MOST)
+    return [key for key in dict.fromkeys(record.edit for record in records) if key in run.done]
 
 
 def heal(run: Run, keys: Sequence[str]) -> dict[str, DamagedError]:

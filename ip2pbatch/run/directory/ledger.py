@@ -27,6 +27,7 @@ from typing import Any
 from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, unreadable, write_atomic
 from ip2pbatch.disk.journal import Damage, Journal, sealed_lines, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
+from ip2pbatch.disk.settling import Settling
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
 from ip2pbatch.plan.edits import Photo, Plan
@@ -123,7 +124,8 @@ def _say(value: object) -> str:
 
 class Run:
     """An open run directory with this process as the one writer of its shard. `commit` and `deliver` may be called
-    from several threads; everything returns only when it is on the disk.
+    from several threads. What returns is written, and no kill takes it; the disk has it within a second (see
+    disk/settling.py), or when `settle` returns.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Run:
             self._read()
             journals = (Journal(of(shard), sealed=True) for of in (layout.results, layout.deliveries, layout.sessions))
             self._results, self._delivered, self._sessions = (held.enter_context(closing(one)) for one in journals)
+            self._settling = held.enter_context(closing(Settling((self._results, self._delivered))))
             held.enter_context(closing(RunLog(layout.log(shard))))
             self._held = held.pop_all()
 
@@ -255,18 +258,28 @@ class Run:
 
     def _record(self, record: Record) -> None:
         with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
-            self._results.append(asdict(record))
+            self._results.append(asdict(record), lasting=False)
             self.records[record.edit] = record
+        self._settling.written()
 
-    def announce(self, delivery: Delivery) -> None:
-        """Record that this file is about to appear, so that it is known for ours whatever happens then."""
-        self._delivered.append({**_row(delivery, self._turn), "begun": True})
+    def announce(self, *deliveries: Delivery) -> None:
+        """Record that these files are about to appear, so that they are known for ours whatever happens then, a power
+        cut too. Couriers that announce at the same time wait for the disk together.
+        """
+        self._delivered.append(*({**_row(one, self._turn), "begun": True} for one in deliveries), lasting=False)
+        self._delivered.sync()
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Record that a file was delivered."""
-        self._delivered.append(_row(delivery, self._turn))
+    def deliver(self, *deliveries: Delivery) -> None:
+        """Record that files were delivered: the disk has them, under these names."""
+        self._delivered.append(*(_row(one, self._turn) for one in deliveries), lasting=False)
         with self._booking:
-            self._books.deliver(delivery)
+            for one in deliveries:
+                self._books.deliver(one)
+        self._settling.written(len(deliveries))
+
+    def settle(self) -> None:
+        """Return when the disk has all that was written. Raises ResourceError."""
+        self._settling.settle()
 
     def picture(self, key: str) -> Pixels:
         """The lossless picture of a done Edit, uint8 [h, w, 3]. Raises DamagedError."""
@@ -303,8 +316,9 @@ class Run:
                     knows = replace(record, digest=record.digest or picture, latent=record.latent or latent)
                     learned.update({key: knows} if knows != record else {})
             if learned:
-                self._results.append(*map(asdict, learned.values()))
+                self._results.append(*map(asdict, learned.values()), lasting=False)
                 self.records.update(learned)
+        self._settling.written(len(learned))
 
     def set_aside(self, key: str, error: DamagedError) -> None:
         """A kept file of this Edit is damaged, as `error` says: what was done with it is to be done again.
@@ -336,16 +350,19 @@ class Run:
 
     def _keep(self, path: Path, data: bytes) -> Kept:
         """Write a file, never outside the run directory that was opened."""
-        write_atomic(path, data, root=self._inside)
+        write_atomic(path, data, root=self._inside, lasting=False)
+        self._settling.files([path])
         return Kept(path, kept.digest_of(data))
 
     def _record_of(self, key: str) -> Record:
         return self.records.get(key) or Record(key, "failed", 0.0)
 
     def close(self) -> None:
-        """Close the files and let go of the lock; safe to call twice."""
-        self._held.close()
-        self._lock.release()
+        """Wait for the disk, close the files and let go of the lock; safe to call twice. Raises ResourceError."""
+        try:
+            self._held.close()
+        finally:
+            self._lock.release()
 
 
 def _anchor(path: Path) -> Anchor:

@@ -417,7 +417,7 @@ def test_what_is_learned_of_an_earlier_picture_is_not_written_over_a_later_one(
         later = threading.Thread(target=lambda: run.commit(key, picture(2), seconds=2))
         append, begun = Journal.append, list[float]()
 
-        def slowly(journal: Journal, *rows: dict[str, Any]) -> None:
+        def slowly(journal: Journal, *rows: dict[str, Any], **how: bool) -> None:
             append(journal, *rows)
             if not begun and rows[0].get("digest") == "aa":
                 begun.append(1)
