@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import MissingError
@@ -10,7 +12,10 @@ from ip2pbatch.jobs.adding import names_beside
 from ip2pbatch.jobs.job import file_names
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.likeness import compare
+from ip2pbatch.pictures.marks import certificates, manifests
+from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.plan.formats import FORMATS
+from ip2pbatch.plan.written.outputs import SIGNER
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.execute import REDO, Options
 
@@ -23,12 +28,15 @@ if TYPE_CHECKING:
     from ip2pbatch.run.directory.lines import Status
 
 
-def options_of(job: Job, run: Run, redo: frozenset[Status] | None = None, *, queue: bool = False) -> Options:
+def options_of(
+    job: Job, run: Run, redo: frozenset[Status] | None = None, *, queue: bool = False, signer: Signer | None = None
+) -> Options:  # fmt: skip
     """How `run_plan` carries the job out. Raises PlanError where two results would have one name."""
-    return Options(deliver=deliverer(job, run, queue=queue), score=_score, redo=REDO if redo is None else redo)
+    deliver = deliverer(job, run, queue=queue, signer=signer)
+    return Options(deliver=deliver, score=_score, redo=REDO if redo is None else redo)
 
 
-def deliverer(job: Job, run: Run, *, queue: bool = False) -> Deliverer:
+def deliverer(job: Job, run: Run, *, queue: bool = False, signer: Signer | None = None) -> Deliverer:
     """What writes the photographer's files of this job, whose photos may come from a `queue`. Raises MissingError."""
     output = job.recipe.output
     kind = FORMATS.get(output.format)
@@ -37,11 +45,33 @@ def deliverer(job: Job, run: Run, *, queue: bool = False) -> Deliverer:
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe)
     run.note("delivery", **dataclasses.asdict(settings))
-    return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue)
+    return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue, signer=signer)
+
+
+def signer_of(recipe: Recipe) -> Signer | None:
+    """What signs this recipe's files, tried once; None where it asks for no signature. To be called before any work.
+
+    Raises MissingError where the library is not installed or a time-stamp authority does not answer, UsageError where
+    certificate or key are missing, wrong, expired or not allowed for C2PA.
+    """
+    written = recipe.output.sign
+    if written is None:
+        return None
+    manifests.refuse_without()
+    who = certificates.identity(written, os.environ.get(SIGNER), datetime.now(UTC))
+    signer = Signer(who, written.timestamp or "")
+    signer.rehearse()
+    return signer
 
 
 def settings_of(recipe: Recipe) -> DeliverySettings:
-    """How this recipe's pictures become files."""
+    """How this recipe's pictures become files. Raises UsageError where they are signed and no certificate is there."""
+    sign = recipe.output.sign
+    return dataclasses.replace(unsigned_settings(recipe), sign=certificates.fingerprint(sign) if sign else "")
+
+
+def unsigned_settings(recipe: Recipe) -> DeliverySettings:
+    """The same of the files before they are signed, if they are."""
     output, metadata = recipe.output, recipe.metadata
     return DeliverySettings(
         output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,

@@ -12,7 +12,7 @@ from ip2pbatch import errors
 from ip2pbatch.errors import ModelError, StaleError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.backends import backend
-from ip2pbatch.jobs.delivering import settings_of
+from ip2pbatch.jobs.delivering import unsigned_settings
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.standing import look
 from ip2pbatch.plan.unedited import Broken
@@ -118,7 +118,9 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
-    output = {"name": job.recipe.output.name, **settings_of(job.recipe).recorded}
+    output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe).recorded}
+    if job.recipe.output.sign is not None:
+        output["sign"] = True  # whoever signs: it takes no certificate to compare a lock
     now = Surroundings(versions(name), job.recipe.safety, output)
     with suppress(ModelError):
         revision, weights = backend(name).files(job.recipe.model, safety=job.recipe.safety)

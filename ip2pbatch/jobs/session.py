@@ -74,9 +74,10 @@ def _made(
     sizing: Sizing | None = None, agree: Agree | None = None,
 ) -> Summary:  # fmt: skip
     """One session that makes and delivers."""
-    from ip2pbatch.jobs.delivering import options_of
+    from ip2pbatch.jobs.delivering import options_of, signer_of
 
     refuse_unready(job.recipe.sheet.metrics, voice)
+    signer = signer_of(job.recipe)
     loading = f"loading {Path(job.recipe.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(
@@ -88,7 +89,7 @@ def _made(
         run.begin_session(job.asked, _invocation(job, spec))
         note_unedited(run, job.scan)
         _heal(job, run, voice, "to be made again")
-        options = dataclasses.replace(options_of(job, run, redo), then=_then(job))
+        options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
         tell_damage(run, voice)
         if len(already_done(job.plan, run)) < len(job.plan.edits):
             advise(job.recipe, voice)
@@ -196,13 +197,14 @@ def deliver_again(
 
 def _delivered(job: Job, voice: Voice) -> tuple[Summary, set[str]]:
     """One session that delivers, and the keys of the Edits that are not made."""
-    from ip2pbatch.jobs.delivering import options_of
+    from ip2pbatch.jobs.delivering import options_of, signer_of
 
     refuse_unready(job.recipe.sheet.metrics, voice)
+    signer = signer_of(job.recipe)
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, _invocation(job, run.spec))
         note_unedited(run, job.scan)
-        options = dataclasses.replace(options_of(job, run), then=_then(job))
+        options = dataclasses.replace(options_of(job, run, signer=signer), then=_then(job))
         tell_damage(run, voice)
         damaged = _heal(job, run, voice, "run the recipe again")
         if options.deliver:

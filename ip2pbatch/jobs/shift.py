@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs import engines
-from ip2pbatch.jobs.delivering import options_of
+from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
@@ -30,6 +30,7 @@ from ip2pbatch.run.stop import Stop
 if TYPE_CHECKING:
     from ip2pbatch.jobs.outcome import Outcome
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.marks.signer import Signer
     from ip2pbatch.run.machine import Machine
 
 _NOTHING = Scan(())
@@ -47,6 +48,7 @@ def keep_watch(
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
     refuse_unready(wanted.sheet.metrics, voice)
+    signer = signer_of(wanted)
     loading = f"loading {Path(wanted.model).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)
@@ -61,7 +63,7 @@ def keep_watch(
         try:
             with voice.stop() as stop:
                 heal(run, last_group(run))
-                shift = Shift(job, machine, run, engine, voice)
+                shift = Shift(job, machine, run, engine, voice, signer)
                 shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
         finally:
             engine.close()
@@ -86,13 +88,15 @@ def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
 class Shift:
     """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there.
 
-    `nothing` is the job before anything came.
+    `nothing` is the job before anything came; a `signer` signs what is delivered.
     """
 
-    def __init__(self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice) -> None:
+    def __init__(
+        self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice, signer: Signer | None = None
+    ) -> None:  # fmt: skip
         self._nothing, self.machine, self.run, self.engine = nothing, machine, run, engine
         self.recipe, self.text = nothing.recipe, nothing.text
-        self._voice = voice
+        self._voice, self._signer = voice, signer
         self._begun = time.monotonic()
         self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
         self._broken: dict[str, Broken] = {}
@@ -182,7 +186,7 @@ class Shift:
         self._begin(plan)
         described = engines.describe(self.engine, self.machine, plan)
         self.run.note("engine", **described, safety=self.recipe.safety)
-        options = options_of(job, self.run, queue=True)
+        options = options_of(job, self.run, queue=True, signer=self._signer)
         tell_damage(self.run, self._voice)
         with self._voice.progress(plan) as events:
             summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)

@@ -13,7 +13,7 @@ from ip2pbatch import errors
 from ip2pbatch.errors import NothingMatchedError, PlanError, ResourceError, UsageError
 from ip2pbatch.jobs import job as jobs
 from ip2pbatch.jobs import locking
-from ip2pbatch.jobs.delivering import settings_of
+from ip2pbatch.jobs.delivering import unsigned_settings
 from ip2pbatch.jobs.remake import Recorded, made_again
 from ip2pbatch.jobs.standing import look
 from ip2pbatch.pictures.deliver import DeliverySettings
@@ -163,6 +163,7 @@ def _refuse_another_recipe(recipe: Path, made: Plan, voice: Voice) -> int:
 
 def _of_run(view: RunView) -> Subject:
     engine, delivery = last_event(view, "engine"), DeliverySettings(**last_event(view, "delivery"))
+    delivery = replace(delivery, sign="")  # what was signed is compared, and nobody's key is asked for
     steps = tuple(engine["steps"]) if "steps" in engine else None
     paths = {}
     for strip in view.strips:
@@ -192,7 +193,7 @@ def _of_lock(path: Path, lock: Lock, voice: Voice, remade: bool) -> Subject:
             path, [difference for difference in found if difference.topic != "versions"], voice,
             "undo the change, or make the pictures and lock them again; --against FOLDER compares a finished run",
         )  # fmt: skip
-        plan, settings = job.whole, settings_of(job.recipe)
+        plan, settings = job.whole, unsigned_settings(job.recipe)
     paths = {(file.photo, file.id, file.link, file.edit): name for name, file in lock.files.items()}
     recorded = Recorded(
         lock.engine.spec, plan, lock.batch.edits, lock.batch.rows, lock.batch.steps, lock.device, lock.versions,

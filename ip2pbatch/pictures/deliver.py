@@ -20,6 +20,7 @@ from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, images, metadata
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
+from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
 from ip2pbatch.plan.formats import FORMATS, by_suffix
@@ -27,13 +28,17 @@ from ip2pbatch.plan.formats import FORMATS, by_suffix
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
-_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg"}  # fields that settings did not always have, as they were
+# Fields that settings did not always have, as they were.
+_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": ""}
 DELIVERY_VERSION = 2  # raise it when the same settings make another file
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
-    """How pictures become files. `digest` changes with anything that would change a file."""
+    """How pictures become files. `digest` changes with anything that would change a file.
+
+    `sign` is the fingerprint of what signs them, "" where nothing does.
+    """
 
     format: str = "same"
     quality: int = 95
@@ -43,6 +48,12 @@ class DeliverySettings:
     chroma: Literal["full", "source"] = "full"
     dates: Literal["now", "source"] = "now"
     raw: Literal["jpeg", "tiff16"] = "jpeg"
+    sign: str = ""
+
+    @property
+    def policy(self) -> Policy:
+        """What the files' metadata may say."""
+        return Policy(self.gps, self.prompt, signed=bool(self.sign))
 
     @property
     def digest(self) -> str:
@@ -88,6 +99,9 @@ class Rendered:
 class Prepared:
     """What is to be written where: `file` is there but for its name. None where `skip` left somebody's file alone;
     `sha256` is then theirs.
+
+    `unsigned` is the sha256 of a signed file as it was before: a signature is never the same again, and what was
+    signed is.
     """
 
     path: Path
@@ -95,31 +109,50 @@ class Prepared:
     gate: float | None
     file: Beside | None
     notes: tuple[str, ...] = ()
+    unsigned: str = ""
 
 
 def prepare(
-    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place
+    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place,
+    signer: Signer | None = None,
 ) -> Prepared:  # fmt: skip
     """Writes the file for one picture below `place.root` and never onto the photo, under a temporary name: whoever
     keeps books notes it for its own before it appears, and has the disk take several at once.
+
+    Register, lift, region, strength, metadata, sign: in this order, each as far as it is asked for, in memory.
 
     `edited` is the model's uint8 [h, w, 3]. Raises PhotoError where the photo is gone or damaged, the name leads
     outside, or the policy is `error` and a file is there; ResourceError where the disk does not take it.
     """
 
     @cache
-    def made() -> tuple[Rendered, str]:
-        rendered = render(source, edited, settings, provenance)
-        return rendered, hashlib.sha256(rendered.data).hexdigest()
+    def made() -> tuple[Rendered, str, str]:
+        rendered, unsigned = render(source, edited, settings, provenance), ""
+        if signer is not None:
+            unsigned = hashlib.sha256(rendered.data).hexdigest()
+            rendered = _signed(rendered, signer, source, provenance, settings.policy)
+        return rendered, hashlib.sha256(rendered.data).hexdigest(), unsigned
 
-    target = _choose(place, source.path, lambda path: file_digest(path) == made()[1])
+    def is_same(path: Path) -> bool:
+        rendered, digest, unsigned = made()
+        return file_digest(path) == digest or bool(unsigned and unsigned_of(path, rendered.format) == unsigned)
+
+    target = _choose(place, source.path, is_same)
     if target is None:
         taken = _path(place)
         return Prepared(taken, file_sha256(taken), None, None)
-    rendered, digest = made()
+    rendered, digest, unsigned = made()
     modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
     file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
-    return Prepared(target, digest, rendered.gate, file, rendered.notes)
+    return Prepared(target, digest, rendered.gate, file, rendered.notes, unsigned)
+
+
+def _signed(
+    rendered: Rendered, signer: Signer, source: Original, provenance: Provenance, policy: Policy
+) -> Rendered:  # fmt: skip
+    parent = Parent(source.path, source.picture.format, source.blocks.c2pa)
+    signed = signer.sign(rendered.data, rendered.format, parent, provenance, policy)
+    return replace(rendered, data=signed.data, notes=(*rendered.notes, *signed.notes))
 
 
 def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:
@@ -141,7 +174,7 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
             raster, pixels=images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc), icc=None
         )
     blocks, notes = metadata.merge(
-        source.blocks, provenance, Policy(settings.gps, settings.prompt), kind,
+        source.blocks, provenance, settings.policy, kind,
         (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
         srgb=unmanaged or not source.managed,
     )  # fmt: skip

@@ -72,10 +72,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What of the photo's metadata is passed on, and whether the instruction is told."""
+    """What of the photo's metadata is passed on, whether the instruction is told, and whether the file is signed."""
 
     gps: Literal["keep", "strip"] = "keep"
     prompt: bool = True
+    signed: bool = False
 
 
 def capture_date(path: Path) -> datetime | None:
@@ -128,7 +129,7 @@ def merge(
     block = _merged_exif(blocks.exif, settings, policy, size, takes.most_exif, srgb=srgb, notes=notes)
     scale = (size[0] / photo[0], size[1] / photo[1])
     packet, extended = _merged_xmp(blocks, provenance, policy, takes, scale, notes)
-    if blocks.c2pa:
+    if blocks.c2pa and not policy.signed:
         notes.append("Content Credentials (C2PA) left out: their signature is of the photo as it was")
     merged = replace(
         blocks, exif=block, xmp=packet, xmp_extended=extended,

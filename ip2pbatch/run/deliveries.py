@@ -19,6 +19,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.settling import ask_for, ask_for_names
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
+from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
@@ -77,17 +78,18 @@ class Deliverer:
 
     `asked` is the plan of which that may be a part: a file of ours that shows what it no longer asks for is replaced.
     In a `queue` of photos, a later one of the same name is another photo, and its file gets a name of its own.
+    A `signer` signs what is delivered.
     `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
     that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
     """
 
     def __init__(
         self, run: Run, asked: Plan, targets: Mapping[tuple[int, int], str], settings: DeliverySettings,
-        on_conflict: Conflict, *, queue: bool = False,
+        on_conflict: Conflict, *, queue: bool = False, signer: Signer | None = None,
     ) -> None:  # fmt: skip
         self._superseded = Superseded(run.layout, asked, queue=queue)
         self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
-        self._reserved = frozenset(targets.values())
+        self._signer, self._reserved = signer, frozenset(targets.values())
         self._originals = Originals(sizing=run.spec.sizing)
         self._counting, self._ready = threading.Lock(), set[Ready]()
         self.refused: list[tuple[str, str]] = []
@@ -195,14 +197,16 @@ class Deliverer:
         )  # fmt: skip
         picture = self.run.picture(errand.edit.key)
         try:
-            return prepare(self._originals.at(strip.photo.path), picture, self._settings, provenance, place)
+            source = self._originals.at(strip.photo.path)
+            return prepare(source, picture, self._settings, provenance, place, self._signer)
         finally:
             self._originals.trim()
 
     def _row(self, errand: Errand, done: Prepared) -> Delivery:
         name = done.path.relative_to(self.run.root).as_posix()
         share = None if done.gate is None else round(done.gate, 3)
-        return Delivery(errand.edit.key, strip_key(errand.strip), name, self._digest(errand), done.sha256, share)
+        key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
+        return Delivery(key, strip, name, settings, done.sha256, share, unsigned=done.unsigned)
 
     def _digest(self, errand: Errand) -> str:
         return shape_digest(self._settings, errand.target)

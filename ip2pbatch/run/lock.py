@@ -79,7 +79,9 @@ class LockedEdit(_Part):
 
 
 class LockedFile(_Part):
-    """One delivered file: link `link` of the recipe's edit `id` on `photo`. `sha256` is of the whole file."""
+    """One delivered file: link `link` of the recipe's edit `id` on `photo`. `sha256` is of the whole file, of one that
+    is signed as it was before: a signature is never the same again.
+    """
 
     photo: str
     id: str
@@ -310,5 +312,7 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
                 )
             yield (
                 delivery.path,
-                LockedFile(photo=strip.photo.name, id=strip.id, link=link, edit=edit.key, sha256=digest),
+                LockedFile(
+                    photo=strip.photo.name, id=strip.id, link=link, edit=edit.key, sha256=delivery.unsigned or digest
+                ),
             )

@@ -76,7 +76,9 @@ class Witness(Protocol):
         ...
 
     def file_sha256(self, case: Case) -> str | None:
-        """Of the delivered file as it is now; None where there is none."""
+        """Of the delivered file as it is now, of a signed one as it was before, if nobody changed it since; None where
+        there is none.
+        """
         ...
 
     def pixels_sha256(self, key: str) -> str | None:
@@ -133,7 +135,8 @@ class RunWitness:
     def file_sha256(self, case: Case) -> str | None:
         place = self._places.get((case.photo, case.id, case.link, case.key))
         delivery = self.view.delivery(*place) if place else None
-        return file_digest(self.view.root / delivery.path) if delivery else None
+        found = file_digest(self.view.root / delivery.path) if delivery else None
+        return delivery.unsigned if delivery and delivery.unsigned and found == delivery.sha256 else found
 
     def pixels_sha256(self, key: str) -> str | None:
         pixels = self.picture(key)

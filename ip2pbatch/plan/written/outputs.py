@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 
@@ -11,11 +12,50 @@ from ip2pbatch.plan.formats import lossy_titles
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
 from ip2pbatch.plan.written.part import RecipePath, Written
 from ip2pbatch.plan.written.template import Template
+from ip2pbatch.plan.written.yaml_source import Mistake
+
+SIGNER = "IP2PBATCH_SIGNER"
+"""The environment variable with a command that signs: bytes on stdin, their signature on stdout."""
 
 
 def _template(name: str) -> str:
     Template.parse(name)
     return name
+
+
+def _no_key(value: Any) -> Any:
+    """A path and not what it should lead to: a recipe is kept with its runs, and a message might show it."""
+    if isinstance(value, str) and "-----BEGIN" in value:
+        raise Mistake("is the text of a file, and should be its path", hint="keep keys out of recipes: key: key.pem")
+    return value
+
+
+def _time_stamper(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        known = False
+    if not known or any(letter.isspace() for letter in address):
+        raise Mistake("is no address of a time-stamp authority", hint="timestamp: http://timestamp.example.com")
+    if parts.username or parts.password:
+        raise Mistake("has a name or a password in it", hint="keep secrets out of recipes: use an authority without")
+    return address
+
+
+PemPath = Annotated[RecipePath, BeforeValidator(_no_key)]
+
+
+class Signing(Written):
+    """With what delivered files are signed as Content Credentials (C2PA). Files are named: no secret is in a recipe."""
+
+    certificate: PemPath = Field(description="PEM: the signer's certificate, then those up to its authority's")
+    key: PemPath | None = Field(
+        default=None, description=f"PEM of its private key; without it the command in ${SIGNER} signs"
+    )
+    timestamp: Annotated[str, Field(max_length=500), AfterValidator(_time_stamper)] | None = Field(
+        default=None, description="address of a time-stamp authority (RFC 3161)"
+    )
 
 
 class Output(Written):
@@ -34,6 +74,7 @@ class Output(Written):
         default="jpeg", description="what `same` makes of camera raw: a JPEG, or a TIFF of 16 bits"
     )
     dates: Literal["now", "source"] = Field(default="now", description="the files' own times: now, or as the photo's")
+    sign: Signing | None = Field(default=None, description="sign the files as Content Credentials (C2PA)")
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")

@@ -106,6 +106,7 @@ class Delivery:
     of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known. `bytes` and `time`,
     in seconds since the epoch, are those of the file when it was written; 0 where they were not noted. `turn` counts
     the openings of the run: what a later one says counts, wherever its line stands. `begun` only announces the file.
+    `unsigned` is the sha256 of a signed file before it was signed, "" of others.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -118,6 +119,7 @@ class Delivery:
     gate: Annotated[float, Field(ge=0, le=1)] | None = None
     bytes: Count = 0
     time: Number = 0.0
+    unsigned: HexOrNone = ""
     turn: Count = field(default=0, compare=False)
     begun: bool = field(default=False, compare=False)
 
@@ -213,6 +215,7 @@ class Delivering(Placed):
     chroma: Literal["full", "source"] = "full"
     dates: Literal["now", "source"] = "now"
     raw: Literal["jpeg", "tiff16"] = "jpeg"
+    sign: HexOrNone = ""
 
 
 @dataclass(frozen=True, slots=True)
