@@ -25,7 +25,7 @@ from runs import SPEC, fork, make_photos
 
 from ip2pbatch.disk.journal import Journal
 from ip2pbatch.engine.fake import FakeEngine
-from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.pictures.deliver import DeliverySettings, Prepared
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.families import ModelDefaults
@@ -142,7 +142,7 @@ def _delivering(field: Field, plan: Plan) -> None:
             path = field.out / errand.target
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            row = asdict(deliverer._row(errand, path, "0" * 64, 0.5)) | {"turn": 1}
+            row = asdict(deliverer._row(errand, Prepared(path, "0" * 64, 0.5, None))) | {"turn": 1}
             rows += [row | {"begun": True}, row]
             if len(rows) == 10_000:
                 journal.append(*rows)
