@@ -11,6 +11,7 @@
     ├── MissingError           6    a device, a library or a provider that is missing
     ├── ResourceError          7    disk full, out of memory at the smallest batch
     ├── LockedError           11    another process writes to this run
+    ├── WorkerError            *    what the last worker process of a run could not go on from; the code of that
     ├── StoppedError     130, 143   a training that a signal ended between two steps, its checkpoint written
     └── PhotoError             -    one photo that cannot be read: a row with a reason, never the end of a run
         └── DamagedError       -    a file that a run kept and that is not as it was written: it is made again
@@ -125,6 +126,14 @@ class LockedError(Ip2pError):
     """Another process is writing to this run."""
 
     exit_code = LOCKED
+
+
+class WorkerError(Ip2pError):
+    """What ended a worker process, by the worker's name; `exit_code` is that of the error that it met."""
+
+    def __init__(self, message: str, exit_code: int, *, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
 
 
 class StoppedError(Ip2pError):

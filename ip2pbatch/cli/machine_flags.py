@@ -19,6 +19,7 @@ from ip2pbatch.run.machine import (
     Provider,
     batch_of,
     device_of,
+    devices_of,
     interval_of,
 )
 
@@ -27,6 +28,9 @@ Name = StrEnum("Name", {name.upper(): name for name in BACKENDS})  # type: ignor
 
 Backend = Annotated[Name, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the first GPU, else cpu")]
+Devices = Annotated[
+    str | None, typer.Option(help="A worker process each: all, cuda:0,cuda:3 or cpu:4.", show_default="one process")
+]
 ProviderFlag = Annotated[
     Provider | None,
     typer.Option("--provider", help="What the onnx backend runs on.", show_default="cuda where it works, else cpu"),
@@ -51,6 +55,7 @@ def machine_of(
     backend: Backend = Name("torch"),
     provider: ProviderFlag = None,
     device: Device = None,
+    devices: Devices = None,
     precision: PrecisionFlag = Precision.AUTO,
     determinism: DeterminismFlag = Determinism.STABLE,
     batch: Batch = None,
@@ -61,7 +66,7 @@ def machine_of(
     """What the flags say. Raises UsageError."""
     return Machine(
         str(backend), device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
-        interval_of(interval), provider,
+        interval_of(interval), provider, devices_of(devices, device),
     )  # fmt: skip
 
 

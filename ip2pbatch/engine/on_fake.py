@@ -23,6 +23,11 @@ def device_name(machine: Machine) -> str:
     return "cpu"
 
 
+def devices() -> Sequence[str]:
+    """The CPU."""
+    return ("cpu",)
+
+
 def libraries() -> Mapping[str, str]:
     """None beside what all backends share."""
     return {}

@@ -116,6 +116,13 @@ def device_name(machine: Machine) -> str:
     return torch_device_name("cpu" if place.provider == "cpu" else f"cuda:{place.device}", place.threads)
 
 
+def devices() -> Sequence[str]:
+    """The GPUs that torch sees, or else the CPU."""
+    from ip2pbatch.engine import on_torch
+
+    return on_torch.devices()
+
+
 def libraries() -> Mapping[str, str]:
     """onnxruntime's version. Raises MissingError."""
     from ip2pbatch.backends.onnx.providers import onnxruntime

@@ -116,6 +116,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def devices() -> Sequence[str]:
+    """The GPUs that torch sees, or else the CPU."""
+    import torch
+
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
+
+
 def libraries() -> Mapping[str, str]:
     """None beside what all backends share, torch among them."""
     return {}

@@ -100,7 +100,7 @@ def run(
     if locked:
         from ip2pbatch.jobs.locking import refuse_stale
 
-        sizing, agree = refuse_stale(Path(recipe), job, machine, voice)
+        sizing, agree = refuse_stale(Path(recipe), job, machine.alone, voice)
     return carry_out(job, machine, voice, fresh=fresh, sizing=sizing, agree=agree)
 
 

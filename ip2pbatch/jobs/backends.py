@@ -39,6 +39,10 @@ class BackendModule(Protocol):
         """The device behind the flags as its maker calls it, and what else its bits hang on."""
         ...
 
+    def devices(self) -> Sequence[str]:
+        """What `--devices all` means here: each GPU that it can use, or else the CPU."""
+        ...
+
     def libraries(self) -> Mapping[str, str]:
         """The versions of what its pictures hang on, beside the libraries that all backends share."""
         ...

@@ -54,14 +54,20 @@ def signer_of(recipe: Recipe) -> Signer | None:
     Raises MissingError where the library is not installed or a time-stamp authority does not answer, UsageError where
     certificate or key are missing, wrong, expired or not allowed for C2PA.
     """
+    signer = untried_signer(recipe)
+    if signer is not None:
+        signer.rehearse()
+    return signer
+
+
+def untried_signer(recipe: Recipe) -> Signer | None:
+    """The same in a further process, where the first has tried."""
     written = recipe.output.sign
     if written is None:
         return None
     manifests.refuse_without()
     who = certificates.identity(written, os.environ.get(SIGNER), datetime.now(UTC))
-    signer = Signer(who, written.timestamp or "")
-    signer.rehearse()
-    return signer
+    return Signer(who, written.timestamp or "")
 
 
 def settings_of(recipe: Recipe) -> DeliverySettings:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ip2pbatch.jobs.backends import backend
 from ip2pbatch.pictures.sizing import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.schedule import padding
+from ip2pbatch.run.devices.wire import Identity
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine, Pending
 from ip2pbatch.run.machine import Machine
+
+if TYPE_CHECKING:
+    from ip2pbatch.jobs.job import Job
+    from ip2pbatch.pictures.sizing import Sizing
+
+_TELLING = 20_000  # edits that a worker is told of when it opens its engine: `auto` settings are decided by as many
 
 
 def choose(
@@ -55,16 +64,62 @@ def describe(engine: EditEngine, machine: Machine, plan: Plan) -> dict[str, obje
     """What a run writes down about the engine at work: Edits a call, row buckets, the share of rows that only fill
     calls of the whole plan, the device's name, the steps in.
     """
+    return described(engine.limits, engine.steps, device_name(machine), plan)
+
+
+def described(limits: Limits, steps: Sequence[str], device: str, plan: Plan) -> dict[str, object]:
+    """The same of an engine that may be in another process."""
     sizes = sorted({edit.size for edit in plan.edits})
-    rows = {f"{width}x{height}": engine.limits.row_bucket((width, height)) for width, height in sizes}
-    share = round(padding(plan, engine.limits), 4)
-    known = {"batch": engine.limits.batch, "rows": rows, "padding": share}
-    return {**known, "device": device_name(machine), "steps": list(engine.steps)}
+    rows = {f"{width}x{height}": limits.row_bucket((width, height)) for width, height in sizes}
+    known = {"batch": limits.batch, "rows": rows, "padding": round(padding(plan, limits), 4)}
+    return {**known, "device": device, "steps": list(steps)}
 
 
 def device_name(machine: Machine) -> str:
     """The device behind a machine's flags as its maker calls it; of a CPU also what its bits hang on."""
     return backend(machine.backend).device_name(machine)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a worker process opens its engine with. `out` is the output folder of the run that it will be of, None where
+    that is begun afresh.
+    """
+
+    model: str
+    machine: Machine
+    safety: bool
+    edits: tuple[Edit, ...]
+    out: Path | None
+    sizing: Sizing | None
+
+    def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
+        spec, open_engine = choose(self.model, self.machine, safety=self.safety, edits=self.edits, note=note)
+        spec = dataclasses.replace(spec, sizing=self.sizing or spec.sizing)
+        if self.out is not None:
+            spec = as_known_in(self.out, self.model, self.machine, spec)
+        devices = tuple(backend(self.machine.backend).devices())
+        return Identity(spec, device_name(self.machine), devices), open_engine
+
+
+def openings(
+    job: Job, machine: Machine, *, fresh: bool = False, sizing: Sizing | None = None
+) -> Callable[[str, int], Opening]:
+    """What each of so many workers opens its engine on a device with; `sizing` is a new run's where a lock says it."""
+
+    def opening(device: str, workers: int) -> Opening:
+        # a worker sees its own GPU alone, and has no other name for it
+        own = dataclasses.replace(machine, devices=(), device=device.partition(":")[0] or None)
+        edits = _telling(job.plan.edits, workers)
+        return Opening(job.recipe.model, own, job.recipe.safety, edits, None if fresh else job.out, sizing)
+
+    return opening
+
+
+def _telling(edits: Sequence[Edit], workers: int) -> tuple[Edit, ...]:
+    """Those that a worker's engine is chosen by: one of each kind, and of all others its share."""
+    kinds = {(edit.size, edit.steps, edit.sampler): edit for edit in edits}
+    return (*kinds.values(), *edits[::workers][:_TELLING])
 
 
 class Idle:

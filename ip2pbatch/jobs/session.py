@@ -27,11 +27,13 @@ from ip2pbatch.run.pace import Then
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.marks.signer import Signer
     from ip2pbatch.pictures.sizing import Sizing
     from ip2pbatch.plan.photos import Scan
     from ip2pbatch.plan.written.recipe import Recipe
+    from ip2pbatch.run.devices.crew import Crew
     from ip2pbatch.run.engine import EditEngine
-    from ip2pbatch.run.execute import Summary
+    from ip2pbatch.run.execute import Options, Summary
     from ip2pbatch.run.machine import Machine
 
 Agree = Callable[[Mapping[str, object]], None]
@@ -74,8 +76,10 @@ def _made(
     sizing: Sizing | None = None, agree: Agree | None = None,
 ) -> Summary:  # fmt: skip
     """One session that makes and delivers."""
-    from ip2pbatch.jobs.delivering import options_of, signer_of
+    from ip2pbatch.jobs.delivering import signer_of
 
+    if machine.devices:
+        return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, sizing=sizing, agree=agree)
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
     loading = f"loading {Path(job.recipe.model).name}"
@@ -86,14 +90,7 @@ def _made(
     spec = dataclasses.replace(spec, sizing=sizing or spec.sizing)
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
-        run.begin_session(job.asked, _invocation(job, spec))
-        note_unedited(run, job.scan)
-        _heal(job, run, voice, "to be made again")
-        options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
-        tell_damage(run, voice)
-        if len(already_done(job.plan, run)) < len(job.plan.edits):
-            advise(job.recipe, voice)
-            _warn_of_disk(job, run, voice)
+        options = _begin(job, run, spec, voice, redo, signer)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
         try:
@@ -101,6 +98,66 @@ def _made(
                 return run_plan(job.plan, run, engine, options, events, stop=stop)
         finally:
             engine.close()
+
+
+def _made_by_workers(
+    job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None, sizing: Sizing | None,
+    agree: Agree | None,
+) -> Summary:  # fmt: skip
+    """The same by a worker process a device of `machine`. Raises WorkerError where none of them can go on."""
+    from ip2pbatch.jobs.delivering import signer_of
+    from ip2pbatch.run.devices.crew import Crew
+    from ip2pbatch.run.devices.foreman import share_out
+
+    refuse_unready(job.recipe.sheet.metrics, voice)
+    signer = signer_of(job.recipe)
+    loading = f"loading {Path(job.recipe.model).name}"
+    with Crew(machine.devices, engines.openings(job, machine, fresh=fresh, sizing=sizing), voice.note) as crew:
+        with voice.busy(loading):
+            spec = crew.open().spec
+        with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
+            options = _begin(job, run, spec, voice, redo, signer)
+            with voice.busy(loading):
+                loaded = _loaded(crew, job, run, options, agree)
+            with voice.progress(job.plan) as events, voice.stop() as stop:
+                if loaded:
+                    return share_out(job.plan, job.asked, run, crew, options, events, stop)
+                # files are due at most, and this process writes them by itself
+                return run_plan(job.plan, run, engines.Idle(), options, events, stop=stop)
+
+
+def _loaded(crew: Crew, job: Job, run: Run, options: Options, agree: Agree | None) -> bool:
+    """Have workers load what they need, if anything is left to make, and write down which engine all of them are."""
+    from ip2pbatch.jobs.delivering import untried_signer
+
+    if _is_made(job, run):
+        return False
+    ready = crew.load(run, options, partial(untried_signer, job.recipe))
+    described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
+    if agree is not None:
+        agree(described)
+    run.note("engine", **described, safety=job.recipe.safety)
+    return True
+
+
+def _begin(
+    job: Job, run: Run, spec: EngineSpec, voice: Voice, redo: frozenset[Status] | None, signer: Signer | None
+) -> Options:
+    """A session of the opened run: looks at what is there, says what a person should know, and how it is carried out.
+
+    Raises PlanError, MissingError.
+    """
+    from ip2pbatch.jobs.delivering import options_of
+
+    run.begin_session(job.asked, _invocation(job, spec))
+    note_unedited(run, job.scan)
+    _heal(job, run, voice, "to be made again")
+    options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
+    tell_damage(run, voice)
+    if len(already_done(job.plan, run)) < len(job.plan.edits):
+        advise(job.recipe, voice)
+        _warn_of_disk(job, run, voice)
+    return options
 
 
 def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
@@ -158,7 +215,7 @@ def _opened(
     """The engine, written down in the run; one that makes nothing where nothing is left to make, unless the run does
     not say any more which engine made it: that is said again, for locks name it.
     """
-    if len(already_done(job.plan, run)) == len(job.plan.edits) and (not run.done or says_engine(run.layout)):
+    if _is_made(job, run):
         return engines.Idle()
     engine = open_engine()
     try:
@@ -170,6 +227,11 @@ def _opened(
         engine.close()
         raise
     return engine
+
+
+def _is_made(job: Job, run: Run) -> bool:
+    """Whether nothing is left to make, and the run still says which engine made it."""
+    return len(already_done(job.plan, run)) == len(job.plan.edits) and (not run.done or says_engine(run.layout))
 
 
 def deliver_again(

@@ -45,6 +45,8 @@ def keep_watch(
 
     A file counts as whole after `settle` seconds without a change. Raises UsageError, RecipeError.
     """
+    if machine.devices:
+        raise UsageError("watch edits in one process", hint="leave out --devices, or run the recipe with it")
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
     refuse_unready(wanted.sheet.metrics, voice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import count
@@ -81,7 +81,7 @@ class Place:
     name: str
     on_conflict: Conflict = "unique"
     ours: str | None = None
-    reserved: Collection[str] = ()
+    reserved: Container[str] = ()
     anchor: Anchor | None = None
 
 

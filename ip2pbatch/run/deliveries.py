@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,6 +79,7 @@ class Deliverer:
     `asked` is the plan of which that may be a part: a file of ours that shows what it no longer asks for is replaced.
     In a `queue` of photos, a later one of the same name is another photo, and its file gets a name of its own.
     A `signer` signs what is delivered.
+    `reserved` are the names of the whole plan, where `targets` are of a part of it.
     `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
     that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
     """
@@ -86,10 +87,11 @@ class Deliverer:
     def __init__(
         self, run: Run, asked: Plan, targets: Mapping[tuple[int, int], str], settings: DeliverySettings,
         on_conflict: Conflict, *, queue: bool = False, signer: Signer | None = None,
+        reserved: Container[str] | None = None,
     ) -> None:  # fmt: skip
         self._superseded = Superseded(run.layout, asked, queue=queue)
-        self.run, self._targets, self._settings, self._on_conflict = run, targets, settings, on_conflict
-        self._signer, self._reserved = signer, frozenset(targets.values())
+        self.run, self.targets, self.settings, self.on_conflict, self.queue = run, targets, settings, on_conflict, queue
+        self._signer, self._reserved = signer, frozenset(targets.values()) if reserved is None else reserved
         self._originals = Originals(sizing=run.spec.sizing)
         self._counting, self._ready = threading.Lock(), set[Ready]()
         self.refused: list[tuple[str, str]] = []
@@ -105,14 +107,14 @@ class Deliverer:
 
     def sweep(self) -> None:
         """Remove half-written files that a killed process left in the folders of this plan or of earlier ones."""
-        names = {*self._reserved, *(delivery.path for delivery in self.run.deliveries.values())}
+        names = {*self.targets.values(), *(delivery.path for delivery in self.run.deliveries.values())}
         self.run.sweep({(self.run.root / name).parent for name in names})
 
     def errands(self, plan: Plan) -> Iterator[Errand]:
         """Every file that `plan` asks for, in its order."""
         for index, strip in enumerate(plan.strips):
             for link in strip.keep:
-                yield Errand(strip, link, self._targets[index, link])
+                yield Errand(strip, link, self.targets[index, link])
 
     def outstanding(self, plan: Plan, done: Collection[str]) -> Iterator[Errand]:
         """The files of done Edits that are due."""
@@ -193,12 +195,12 @@ class Deliverer:
             strip.edits[: errand.link], spec.model, spec.model_digest, approximations=spec.approximations
         )
         place = Place(
-            self.run.root, errand.target, self._on_conflict, self._ours(errand), self._reserved, self.run.anchor
+            self.run.root, errand.target, self.on_conflict, self._ours(errand), self._reserved, self.run.anchor
         )  # fmt: skip
         picture = self.run.picture(errand.edit.key)
         try:
             source = self._originals.at(strip.photo.path)
-            return prepare(source, picture, self._settings, provenance, place, self._signer)
+            return prepare(source, picture, self.settings, provenance, place, self._signer)
         finally:
             self._originals.trim()
 
@@ -209,12 +211,16 @@ class Deliverer:
         return Delivery(key, strip, name, settings, done.sha256, share, unsigned=done.unsigned)
 
     def _digest(self, errand: Errand) -> str:
-        return shape_digest(self._settings, errand.target)
+        return shape_digest(self.settings, errand.target)
+
+    def is_owed(self, strip: Strip, link: int, target: str) -> bool:
+        """Whether this file of a picture that is there is to be written."""
+        return strip.edits[link - 1].key in self.run.done and self._is_due(Errand(strip, link, target))
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
         photo = errand.strip.photo
-        return is_due(last, self.run.root, self._settings, errand.target, photo, self._superseded)
+        return is_due(last, self.run.root, self.settings, errand.target, photo, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""

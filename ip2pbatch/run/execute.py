@@ -172,7 +172,7 @@ class _Workshop:
         with suppress(ResourceError):
             self.run.settle()  # or its end could count what a power cut took
             self.run.note(
-                "end", error=str(error or ""), states=dict(_states(self.plan, self.run)), delivered=self._delivered,
+                "end", error=str(error or ""), states=dict(states_of(self.plan, self.run)), delivered=self._delivered,
                 seconds=round(self._seconds(), 3), busy=self._busy.shares(),
             )  # fmt: skip
 
@@ -241,7 +241,7 @@ class _Workshop:
     def summary(self, stop: Stop) -> Summary:
         deliver = self.options.deliver
         return Summary(
-            states=_states(self.plan, self.run),
+            states=states_of(self.plan, self.run),
             made=self._made,
             delivered=self._delivered,
             undelivered=tuple(deliver.refused) if deliver else (),
@@ -362,7 +362,8 @@ def already_done(plan: Plan, run: Run) -> set[str]:
     return done
 
 
-def _states(plan: Plan, run: Run) -> Counter[str]:
+def states_of(plan: Plan, run: Run) -> Counter[str]:
+    """How many Edits of the plan are in each state."""
     records = run.records
     states = (
         "done" if e.key in run.done else records[e.key].status if e.key in records else "left" for e in plan.edits

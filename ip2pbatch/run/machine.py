@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, TypeVar
 
@@ -61,7 +61,7 @@ class Machine:
 
     `backend` is a name of jobs/backends.py; `batch` is the most Edits a call, or auto; `without` are speed-ups of the
     torch backend that are left out; `interval` is the part of the steps that is guided, as (start, end) of 0…1;
-    `provider` is the onnx backend's.
+    `provider` is the onnx backend's. `devices` have a worker process each, where there are any: "all" is one a GPU.
     """
 
     backend: str = "torch"
@@ -73,19 +73,27 @@ class Machine:
     without: tuple[str, ...] = ()
     interval: tuple[float, float] | None = None
     provider: Provider | None = None
+    devices: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls, *, backend: str = "torch", device: str | None = None, precision: str = "auto", determinism: str = "stable",
         batch: str | int | None = None, compile: str = "auto", without: Sequence[str] = (),
-        guidance_interval: str | None = None, provider: str | None = None,
+        guidance_interval: str | None = None, provider: str | None = None, devices: str | None = None,
     ) -> Machine:  # fmt: skip
         """What the flags of these names say, as texts. Raises UsageError."""
         return cls(
             backend, device_of(device), _named(Precision, precision), _named(Determinism, determinism),
             batch_of(None if batch is None else str(batch)), _named(Compile, compile), tuple(without),
             interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
+            devices_of(devices, device),
         )  # fmt: skip
+
+    @property
+    def alone(self) -> Machine:
+        """The flags of one process, on the first of the devices."""
+        first = next((device for device in self.devices if device != "all"), None)
+        return replace(self, device=self.device or first, devices=())
 
     @property
     def approximations(self) -> tuple[str, ...]:
@@ -121,6 +129,30 @@ def device_of(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
         raise UsageError(f"{text or 'an empty name'} is not a device", hint="use cpu, cuda or cuda:1")
     return text
+
+
+_MOST_WORKERS = 256
+
+
+def devices_of(text: str | None, device: str | None = None) -> tuple[str, ...]:
+    """What `--devices` says: all, or devices such as cuda:0,cuda:3 or cpu:4, which is the CPU four times. Raises
+    UsageError, also beside `--device`.
+    """
+    if text is None:
+        return ()
+    if device is not None:
+        raise UsageError("--device and --devices do not go together", hint="leave out --device")
+    if text.strip() == "all":
+        return ("all",)
+    found: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        count = re.fullmatch(r"cpu:([1-9]\d{0,2})", part)
+        if count is None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", part):
+            raise UsageError(f"{part or 'an empty name'} is not a device", hint="use all, cuda:0,cuda:1 or cpu:2")
+        found += ["cpu"] * int(count[1]) if count else ["cuda:0" if part == "cuda" else part]
+    if len(found) > _MOST_WORKERS:
+        raise UsageError(f"--devices asks for {len(found)} workers", hint=f"at most {_MOST_WORKERS} share a run")
+    return tuple(found)
 
 
 def interval_of(text: str | None) -> tuple[float, float] | None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """What is still to be done: edits to make, files to write (None before the run knows), and about how many seconds
     both together will take, with what follows (None before either has been measured). `then` is what that is, "sheets
-    and report".
+    and report". `rate` is edits a second, 0 before there is one; `workers` say what each process is at, where there are
+    several.
     """
 
     edits: int
     files: int | None
     seconds: float | None
     then: str = ""
+    rate: float = field(default=0.0, compare=False)
+    workers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Pace:
         """What is left, where so many files wait for couriers; None where nobody has counted them yet."""
         with self._counting:
             files = None if waiting is None else waiting + self._files
-            return Ahead(self._edits, files, self._seconds(files), self._then.what)
+            rate = self._made / max(self._clock() - self._begun, 1e-9)
+            return Ahead(self._edits, files, self._seconds(files), self._then.what, rate)
 
     def _seconds(self, files: int | None) -> float | None:
         if files is None or (self._edits and not self._made) or (files and not self._carried):

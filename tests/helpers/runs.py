@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import re
 import signal
@@ -171,6 +172,11 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".ip2pbatch") for part in path.relative_to(folder).parts)
     }
+
+
+def lines_of(journal: Path, field: str) -> list[str]:
+    """A field of every line."""
+    return [json.loads(line)[field] for line in journal.read_text("utf-8").splitlines()]
 
 
 def strays(folder: Path) -> list[Path]:

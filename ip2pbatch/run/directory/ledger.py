@@ -256,11 +256,20 @@ class Run:
         self.done.discard(key)
         return record
 
-    def _record(self, record: Record) -> None:
+    def enter(self, *records: Record) -> None:
+        """Write down what other processes made, whose pictures are there, or could not make."""
+        made = [record for record in records if record.status == "done"]
+        self._settling.files(self.layout.picture(record.edit) for record in made)
+        self._settling.files(self.layout.latent(record.edit) for record in made if record.latent)
+        self._record(*records)
+        for record in records:
+            (self.done.add if record.status == "done" else self.done.discard)(record.edit)
+
+    def _record(self, *records: Record) -> None:
         with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
-            self._results.append(asdict(record), lasting=False)
-            self.records[record.edit] = record
-        self._settling.written()
+            self._results.append(*map(asdict, records), lasting=False)
+            self.records.update({record.edit: record for record in records})
+        self._settling.written(len(records))
 
     def announce(self, *deliveries: Delivery) -> None:
         """Record that these files are about to appear, so that they are known for ours whatever happens then, a power
@@ -316,9 +325,7 @@ class Run:
                     knows = replace(record, digest=record.digest or picture, latent=record.latent or latent)
                     learned.update({key: knows} if knows != record else {})
             if learned:
-                self._results.append(*map(asdict, learned.values()), lasting=False)
-                self.records.update(learned)
-        self._settling.written(len(learned))
+                self._record(*learned.values())
 
     def set_aside(self, key: str, error: DamagedError) -> None:
         """A kept file of this Edit is damaged, as `error` says: what was done with it is to be done again.

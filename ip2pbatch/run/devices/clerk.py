@@ -1,0 +1,141 @@
+"""The one who writes for all workers: their records and deliveries, each group of them with one wait for the disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ip2pbatch.errors import ResourceError
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.run.devices.dealing import Dealer, Group, Victim
+from ip2pbatch.run.devices.wire import Deal, Over, Write
+from ip2pbatch.run.directory.layout import strip_key
+from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import Delivery, Record, Status
+from ip2pbatch.run.events import Events
+from ip2pbatch.run.execute import Summary, states_of
+from ip2pbatch.run.pace import Ahead, Pace, Then
+
+Known = TypeVar("Known")
+
+
+class Clerk:
+    """Keeps the books of `run` for its workers, and counts what they did. Used from one thread."""
+
+    def __init__(
+        self, plan: Plan, run: Run, dealer: Dealer, events: Events, clock: Callable[[], float], then: Then | None = None
+    ) -> None:  # fmt: skip
+        self._plan, self._run, self._dealer, self._events, self._clock = plan, run, dealer, events, clock
+        self._edits = {edit.key: edit for edit in plan.edits}
+        self._files = Counter(strip.edits[link - 1].key for strip in plan.strips for link in strip.keep)
+        self._announced: dict[tuple[str, str], Delivery] = dict(run.announced)
+        self._begun = self._carried = clock()
+        promised = {key: files for key, files in self._files.items() if dealer.is_left(key)}
+        self._pace = Pace(clock, dealer.left, promised, 1, then)
+        self._own: set[str] = set()
+        self._waiting = self._made = self._delivered = self._shrunk = 0
+        self._undelivered: dict[str, str] = {}
+        self._notes: Counter[str] = Counter()
+        self._busy: Counter[str] = Counter()
+        self._seconds = 0.0
+
+    def deal(self, epoch: int, group: Group) -> Deal:
+        """A group with what is known of it: also what a worker that is gone has announced or delivered."""
+        run, plan = self._run, group.plan
+        places = [(strip_key(strip), strip.edits[link - 1].key) for strip in plan.strips for link in strip.keep]
+        records = {edit.key: run.records[edit.key] for edit in plan.edits if edit.key in run.records}
+        return Deal(
+            epoch, group, records, _those(run.deliveries, places), _those(self._announced, places),
+            _those(run.earlier, places),
+        )  # fmt: skip
+
+    def write(self, words: Sequence[Write]) -> ResourceError | None:
+        """Write what workers said at the same time; why the disk did not take it, where it did not."""
+        records = [record for word in words for record in word.records]
+        deliveries = [delivery for word in words for delivery in word.deliveries]
+        try:
+            self._run.enter(*records) if records else None
+            self._deliver(deliveries)
+        except ResourceError as error:
+            return error
+        for record in records:
+            self._tell(record)
+        return None
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        announced = [one for one in deliveries if one.begun]
+        delivered = [one for one in deliveries if not one.begun]
+        if announced:
+            self._run.announce(*announced)
+            self._announced.update({(one.strip, one.edit): one for one in announced})
+        if delivered:
+            self._run.deliver(*delivered)
+        for one in delivered:
+            self._announced.pop((one.strip, one.edit), None)
+            self._count_delivered(one)
+
+    def _count_delivered(self, delivery: Delivery) -> None:
+        now = self._clock()
+        self._pace.carried(now - self._carried)
+        self._carried = now
+        self._delivered += 1
+        self._waiting -= delivery.edit in self._own
+        self._events.delivered(delivery)
+
+    def _tell(self, record: Record) -> None:
+        """Count a record, and tell of it where it is the one that its Edit was waited for with."""
+        if not self._dealer.settle(record.edit):
+            if record.status != "done" and record.edit in self._edits and record.edit in self._own:
+                self._dealer.reopen(record.edit)
+            return
+        if record.status == "done":
+            self._made += 1
+            self._own.add(record.edit)
+            self._waiting += self._files[record.edit]
+        self._pace.ended(record.edit)
+        self._events.finished(self._edits[record.edit], record)
+
+    def give_up(self, victim: Victim) -> None:
+        """A photo that several workers have ended over: a failed row an Edit, and the files that are not there."""
+        for edit in victim.edits:
+            self._fail(edit, "failed", victim.reason)
+        self._undelivered.update(dict.fromkeys(victim.files if not victim.edits else (), victim.reason))
+
+    def _fail(self, edit: Edit, status: Status, reason: str) -> None:
+        self._tell(self._run.fail(edit.key, status, reason))
+
+    def over(self, word: Over) -> None:
+        """A group is done with."""
+        self._undelivered.update(word.undelivered)
+        self._notes.update(word.notes)
+        self._shrunk += word.shrunk
+        self._seconds += word.seconds
+        self._busy.update({work: share * word.seconds for work, share in word.busy.items()})
+        self._waiting = max(0, self._waiting - len(word.undelivered))
+
+    def ahead(self) -> Ahead:
+        """What is left, of edits and of the files of those that were made in this session."""
+        return self._pace.ahead(max(0, self._waiting))
+
+    def summary(self, stopped: int) -> Summary:
+        """How the run ended, as `run_plan` says it."""
+        busy = (
+            {work: round(seconds / self._seconds, 4) for work, seconds in self._busy.items()} if self._seconds else {}
+        )
+        return Summary(
+            states_of(self._plan, self._run), self._made, self._delivered, tuple(self._undelivered.items()),
+            self._shrunk, self._clock() - self._begun, stopped, busy, dict(self._notes),
+        )  # fmt: skip
+
+    def end(self, error: str) -> None:
+        """The last line of the session."""
+        summary = self.summary(0)
+        self._run.note(
+            "end", error=error, states=dict(summary.states), delivered=self._delivered,
+            seconds=round(summary.seconds, 3), busy=dict(summary.busy),
+        )  # fmt: skip
+
+
+def _those(known: Mapping[tuple[str, str], Known], places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Known]:
+    return {place: known[place] for place in places if place in known}

@@ -1,0 +1,264 @@
+"""The processes of a run: a worker a device, what each of them is, and what ends one.
+
+with Crew(devices, opening, note) as crew:
+    identity = crew.open()                   # what all of them are
+    ready = crew.load(load)                  # of the first engine that is there
+    Foreman(crew, …).work()
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Self
+
+from ip2pbatch.errors import UsageError, WorkerError
+from ip2pbatch.pictures.marks.signer import Signer
+from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.devices.wire import Close, Identity, Load, Open, Opened, Opening, Ready, Told, Trouble, unsigned
+from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.execute import Options
+
+ALL = "all"
+LOOK = 0.05  # seconds that are listened before something else is looked at
+_QUIET, _LOST = 15.0, 60.0  # seconds of silence after which a worker is named, and after which it counts as dead
+_WORDS = 256  # that are heard of one worker before the others have their turn
+_DEATHS = 20  # workers of a device that end one after another, and nothing is made: it is the device's fault
+
+log = logging.getLogger("ip2pbatch.run")
+
+
+class Crew:
+    """A worker process for each of `devices`, whose engine `opening` opens there; `note` hears what is worth knowing.
+
+    Used from one thread. At the end of the block no process is left.
+    """
+
+    def __init__(
+        self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None], *,
+        clock: Callable[[], float] = time.monotonic, lost: float = _LOST,
+    ) -> None:  # fmt: skip
+        self._devices, self._opening, self.note = tuple(devices), opening, note
+        self.clock, self._lost = clock, lost
+        self.members: list[Member] = []
+        self.fallen = 0
+        self.trouble: WorkerError | None = None
+        self._identity: Identity | None = None
+        self._load: Load | None = None
+        self._ready: Ready | None = None
+        self._deaths: Counter[str] = Counter()
+        self._looked = clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(now=kind is not None)
+
+    def close(self, *, now: bool = False) -> None:
+        """No process is left; one that is at work may not finish it. Safe to call twice."""
+        for member in self.at_work:
+            member.kill() if now else member.say(Close())
+        for member in self.at_work:
+            member.end()
+
+    @property
+    def at_work(self) -> list[Member]:
+        """Those whose process has not ended."""
+        return [member for member in self.members if member.state != "gone"]
+
+    def open(self) -> Identity:
+        """Start all workers and have each say what it is. Raises WorkerError, and UsageError where two differ."""
+        if self._devices == (ALL,):
+            self._start(ALL, "", 1)
+            self._until_open()
+            self.close()
+            self._devices, self._identity = self.identity.devices, None
+            self.members.clear()
+        for name, device in zip(names_of(self._devices), self._devices, strict=True):
+            self._start(name, device, len(self._devices))
+        self._until_open()
+        return self.identity
+
+    @property
+    def identity(self) -> Identity:
+        """What the first worker is, and all others have to be."""
+        assert self._identity is not None, "the crew is opened first"
+        return self._identity
+
+    def load(self, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned) -> Ready:
+        """Have all workers load their engine, and return when the first has; `signer` makes what signs their files.
+
+        Raises WorkerError where none can.
+        """
+        assert options.deliver is not None, "a run of several processes delivers"
+        self._load = Load.of(run, options.deliver, options, signer, len(self.at_work))
+        for member in self.at_work:
+            self._have_load(member)
+        while self._ready is None:
+            for member, word in self.words():
+                self.hear(member, word)
+            if not self.at_work and self.trouble:
+                raise self.trouble
+        return self._ready
+
+    def words(self, seconds: float = LOOK) -> Iterator[tuple[Member, object]]:
+        """What workers say within so many seconds; the Trouble of one whose process has ended is its last word."""
+        lines = {member.line.connection: member for member in self.at_work}
+        for line in wait(list(lines), seconds):
+            yield from self._words_of(lines[line])  # type: ignore[index]
+        self._look_after()
+
+    def _words_of(self, member: Member) -> Iterator[tuple[Member, object]]:
+        for _ in range(_WORDS):
+            try:
+                word = member.line.hear()
+            except (EOFError, OSError):
+                yield member, member.end()
+                return
+            member.heard, member.silent = self.clock(), False
+            yield member, word
+            if not member.line.connection.poll():
+                return
+
+    def hear(self, member: Member, word: object) -> None:
+        """Answer a word that has nothing to do with groups."""
+        if isinstance(word, Opened):
+            self._opened(member, word)
+        elif isinstance(word, Ready):
+            self._loaded(member, word)
+        elif isinstance(word, Told) and word.event == "said" and member is self.members[0]:
+            self.note(str(word.detail["text"]))
+        elif isinstance(word, Trouble | str):
+            self.fell(member, word)
+
+    def fell(self, member: Member, word: Trouble | str) -> None:
+        """A worker's process has ended, or it says why it cannot go on: it is named, and not replaced."""
+        trouble = word if isinstance(word, Trouble) else Trouble(7, word, _RUN_AGAIN)
+        member.end()
+        self.fallen += 1
+        error = WorkerError(f"{member.name}: {trouble.message}", trouble.code, hint=trouble.hint or _LOG)
+        log.warning("%s goes on without: %s", member.name, trouble.trace or trouble.message)
+        self.trouble = self.trouble or error
+        if self._load is not None and self.at_work:
+            self.note(f"{error}; the others go on without it")
+
+    def died(self, member: Member, reason: str) -> None:
+        """A worker's process has ended in the middle of its work: another one takes its place."""
+        self._deaths[member.name] += 1
+        if self._deaths[member.name] >= _DEATHS:
+            self.fell(member, f"{reason}, as {_DEATHS} workers before it did that made nothing")
+            return
+        member.end()
+        self.fallen += 1
+        self.note(f"{member.name} {reason}: another worker takes its place")
+        self.members.remove(member)
+        self._start(member.name, member.device, len(self._devices))
+
+    def lives(self, member: Member) -> None:
+        """A worker has made something."""
+        self._deaths.pop(member.name, None)
+
+    def _start(self, name: str, device: str, workers: int) -> None:
+        member = Member.start(name, device, environment(device, workers), self.clock)
+        self.members.append(member)
+        member.say(Open(self._opening(device, workers)))
+
+    def _until_open(self) -> None:
+        while any(member.state == "opening" for member in self.members):
+            for member, word in self.words():
+                self.hear(member, word)
+            if self.trouble:
+                raise self.trouble
+
+    def _opened(self, member: Member, word: Opened) -> None:
+        member.state, member.doing = "open", ""
+        self._identity = self._identity or word.identity
+        if why := _unlike(word.identity, self._identity):
+            error = UsageError(
+                f"{member.name} is another engine: {why}", hint="leave it out, or give flags that fit all"
+            )
+            if self._load is None:
+                raise error
+            self.fell(member, Trouble(error.exit_code, str(error), error.hint))
+        elif self._load is not None:
+            self._have_load(member)
+
+    def _have_load(self, member: Member) -> None:
+        assert self._load is not None
+        member.state, member.doing = "loading", "loading"
+        member.say(self._load)
+
+    def _loaded(self, member: Member, word: Ready) -> None:
+        self._ready = self._ready or word
+        if (word.limits, word.steps) != (self._ready.limits, self._ready.steps):
+            why = f"{member.name} makes its calls in another way than the others: last bits of pictures may differ"
+            if self.identity.spec.determinism == "bitwise":
+                self.fell(member, Trouble(2, why, "leave it out, or use --determinism stable"))
+                return
+            self.note(why)
+        member.state, member.doing, member.ready = "idle", "", True
+
+    def _look_after(self) -> None:
+        """Name who is silent, and end who is so for too long: his last word is then heard as any other's."""
+        now = self.clock()
+        if now - self._looked > _QUIET / 3:  # this process was held up itself, as by ^Z
+            for member in self.members:
+                member.heard = now
+        self._looked = now
+        for member in self.at_work:
+            silence = now - member.heard
+            if silence > _QUIET and not member.silent:
+                member.silent = True
+                at = f", at {member.doing}" if member.doing else ""
+                self.note(f"{member.name} has said nothing for {silence:.0f} s{at}")
+            if silence > self._lost and member.state in ("idle", "busy"):
+                member.kill()
+
+
+_RUN_AGAIN = "run again to go on; with fewer workers where memory ran out"
+_LOG = "the run's log says more"
+
+
+def names_of(devices: Sequence[str]) -> list[str]:
+    """How people know the workers: by their device, numbered where several share it."""
+    shared, seen = Counter(devices), Counter[str]()
+    names = []
+    for device in devices:
+        seen[device] += 1
+        names.append(f"{device}-{seen[device]}" if shared[device] > 1 else device)
+    return names
+
+
+def environment(device: str, workers: int) -> dict[str, str]:
+    """What a worker's process finds: its share of the cores, where nobody says how many threads there are to be, and
+    of the GPUs its own alone.
+    """
+    found = {}
+    if "OMP_NUM_THREADS" not in os.environ and workers > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        found["OMP_NUM_THREADS"] = str(max(1, cores // workers))
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        seen = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+        at = int(number or 0)
+        found["CUDA_VISIBLE_DEVICES"] = (seen[at] if at < len(seen) else "-1") if seen else str(at)
+    return found
+
+
+def _unlike(one: Identity, first: Identity) -> str:
+    """In what a worker differs from the first, "" where it does not."""
+    for name in type(first.spec).__dataclass_fields__:
+        mine, theirs = getattr(one.spec, name), getattr(first.spec, name)
+        if mine != theirs:
+            return f"its {name.replace('_', ' ')} is {mine}, not {theirs}"
+    if first.spec.determinism == "bitwise" and one.device != first.device:
+        return f"it is {one.device}, not {first.device}, and bits hang on that"
+    return ""

@@ -1,0 +1,92 @@
+"""The run directory as a worker has it: pictures it writes itself, records and deliveries go to the clerk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.run.devices.wire import Deal, Load
+from ip2pbatch.run.directory.kept import Kept, digest_of
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import Delivery, Record
+from ip2pbatch.run.directory.log import RunLog
+from ip2pbatch.run.directory.reading import Books
+
+Write = Callable[[tuple[Record, ...], tuple[Delivery, ...]], None]
+"""Has the clerk write these, and returns when they are on the disk. Raises ResourceError."""
+
+
+class DistantRun(Run):
+    """A Run that another process holds the lock of. It knows the Edits and files of the group at hand alone.
+
+    `write` is the clerk; `tell` hears what a run notes down.
+    """
+
+    def __init__(self, load: Load, write: Write, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
+        self._write, self._say = write, tell
+        self.complaints = []
+        self._telling, self._booking = threading.RLock(), threading.Lock()
+        self.records, self.done = {}, set()
+        with ExitStack() as held:
+            self.anchor, self._inside = (held.enter_context(closing(Anchor(path))) for path in (load.root, load.folder))
+            held.enter_context(closing(RunLog(self.layout.log(None))))
+            self._held = held.pop_all()
+
+    def take_up(self, deal: Deal) -> None:
+        """Go on with another group."""
+        self.records = dict(deal.records)
+        self.done = {key for key, record in self.records.items() if record.status == "done"}
+        earlier = {place: dict(files) for place, files in deal.earlier.items()}
+        self._books = Books(dict(deal.deliveries), dict(deal.announced), earlier)
+        self.deliveries, self.announced, self.earlier = self._books.delivered, self._books.announced, earlier
+
+    def note(self, event: str, **detail: Any) -> None:
+        """What is noted is the parent's to write; a session ends with it, and not with a group."""
+        if event != "end":
+            self._say(event, detail)
+
+    def sweep(self, folders: Iterable[Path]) -> None:
+        """Nothing: others are at work in them."""
+
+    def announce(self, *deliveries: Delivery) -> None:
+        self._write((), tuple(replace(one, begun=True) for one in deliveries))
+
+    def deliver(self, *deliveries: Delivery) -> None:
+        self._write((), deliveries)
+        with self._booking:
+            for one in deliveries:
+                self._books.deliver(one)
+
+    def _record(self, *records: Record) -> None:
+        with self._telling:
+            self._write(records, ())
+            self.records.update({record.edit: record for record in records})
+
+    def _keep(self, path: Path, data: bytes) -> Kept:
+        """The clerk has the disk take pictures and latents with their records; a photo at model size has none."""
+        write_atomic(path, data, root=self._inside, lasting=path.is_relative_to(self.layout.sources))
+        return Kept(path, digest_of(data))
+
+    def settle(self) -> None:
+        """The clerk's."""
+
+    def close(self) -> None:
+        """Close the files; the lock is the parent's."""
+        self._held.close()
+
+
+class Names:
+    """The names of a plan's files, which the parent knows: it is asked where a name is taken by another file alone."""
+
+    def __init__(self, ask: Callable[[str], bool]) -> None:
+        self._ask = ask
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._ask(name)

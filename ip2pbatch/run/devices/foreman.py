@@ -1,0 +1,172 @@
+"""The parent's loop: who is idle is dealt to, what workers say is written and told, what one leaves is dealt again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.run.devices.clerk import Clerk
+from ip2pbatch.run.devices.crew import Crew
+from ip2pbatch.run.devices.dealing import Dealer
+from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.devices.wire import Ask, Beat, Drain, Over, Reserved, Told, Trouble, Write, Written
+from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.events import Events
+from ip2pbatch.run.execute import Options, Summary, already_done
+from ip2pbatch.run.stop import Stop
+
+_SLOW = 0.5  # of what the others make in the same time, below which a worker is named
+_ENOUGH = 20.0  # seconds of work of a worker and of the others by which that is judged
+
+
+def share_out(
+    plan: Plan, asked: Plan, run: Run, crew: Crew, options: Options, events: Events, stop: Stop
+) -> Summary:  # fmt: skip
+    """What `run_plan` does, by a crew whose engines are loaded; `asked` has all edits of the photos of `plan`.
+
+    Raises WorkerError where no worker can go on.
+    """
+    deliver = options.deliver
+    assert deliver is not None, "a run of several processes delivers"
+    deliver.sweep()
+    done = already_done(plan, run)
+    settled = {key for key, record in run.failed.items() if record.status not in options.redo}
+    for edit in plan.edits:  # parents first: what hangs on one that failed is not tried either
+        if edit.source in settled:
+            settled.add(edit.key)
+    todo = {edit.key for edit in plan.edits} - done - settled
+    dealer = Dealer(plan, asked, deliver.targets, todo, deliver.is_owed)
+    events.started(len(todo), len(done))
+    clerk = Clerk(plan, run, dealer, events, options.clock, options.then)
+    names = frozenset(deliver.targets.values())
+    summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop)
+    if crew.fallen:  # they may have left half-written files
+        run.sweep(run.layout.folders())
+        deliver.sweep()
+    return summary
+
+
+class Foreman:
+    """Has `crew` make what `dealer` has. `is_name` says whether a name is one of the plan's files."""
+
+    def __init__(
+        self, crew: Crew, dealer: Dealer, clerk: Clerk, run: Run, events: Events, is_name: Callable[[str], bool]
+    ) -> None:  # fmt: skip
+        self._crew, self._dealer, self._clerk, self._run = crew, dealer, clerk, run
+        self._events, self._is_name = events, is_name
+        self._epochs = itertools.count(1)
+        self._draining = False
+
+    def work(self, stop: Stop) -> Summary:
+        """Until all is made, or `stop` is asked and what workers are at is written. Raises the WorkerError of the
+        first that could not go on, where none is left and something is.
+        """
+        error: BaseException | None = None
+        try:
+            while self._deal(stop):
+                self._listen()
+            self._crew.close()
+        except BaseException as ended:
+            error = ended
+            raise
+        finally:
+            self._clerk.end(str(error or ""))
+        return self._clerk.summary(stop.exit_code)
+
+    def _deal(self, stop: Stop) -> bool:
+        """Give who is idle something to do; whether anything is still to come."""
+        crew = self._crew
+        if stop.asked.is_set() and not self._draining:
+            self._draining = True
+            for member in crew.at_work:
+                member.say(Drain())
+        while not self._draining and (idle := next((m for m in crew.members if m.state == "idle"), None)):
+            group = self._dealer.deal(len(crew.at_work))
+            if group is None:
+                break
+            idle.deal = self._clerk.deal(next(self._epochs), group)
+            idle.state, idle.begun, idle.doing = "busy", crew.clock(), group.plan.photos[0].name
+            idle.say(idle.deal)
+        if any(member.deal for member in crew.members):
+            return True
+        if self._draining or self._dealer.is_empty:
+            return False
+        if not crew.at_work and crew.trouble:
+            raise crew.trouble
+        return True
+
+    def _listen(self) -> None:
+        """Hear everybody, and write what all of them said with one wait for the disk, before the rest is answered."""
+        heard = list(self._crew.words())
+        writes = [(m, w) for m, w in heard if isinstance(w, Write) and m.deal and w.epoch == m.deal.epoch]
+        trouble = self._clerk.write([word for _, word in writes]) if writes else None
+        for member, written in writes:
+            member.say(Written(written.number, trouble))
+            if any(record.status == "done" for record in written.records):
+                self._crew.lives(member)
+        for member, word in heard:
+            if not isinstance(word, Write):
+                self._hear(member, word)
+        if heard:
+            doing = {member.name: member.doing for member in self._crew.at_work if member.doing}
+            self._events.ahead(replace(self._clerk.ahead(), workers=doing))
+
+    def _hear(self, member: Member, word: object) -> None:
+        if isinstance(word, Beat):
+            member.doing = word.doing or member.doing
+        elif isinstance(word, Over):
+            self._over(member, word)
+        elif isinstance(word, Ask):
+            member.say(Reserved(word.number, self._is_name(word.name)))
+        elif isinstance(word, Trouble | str):
+            self._ended(member, word)
+        elif isinstance(word, Told) and word.event != "said":
+            self._told(member, word)
+        else:
+            self._crew.hear(member, word)
+
+    def _over(self, member: Member, word: Over) -> None:
+        if member.deal is None:
+            return
+        self._clerk.over(word)
+        member.made += len(member.deal.group.plan.edits)
+        member.worked += word.seconds
+        member.state, member.deal, member.doing = "idle", None, ""
+        self._crew.lives(member)
+        self._name_slow(member)
+
+    def _ended(self, member: Member, word: Trouble | str) -> None:
+        """A worker is no more, and what it had is dealt again; one that never worked is not replaced."""
+        deal, member.deal = member.deal, None
+        if isinstance(word, str) and member.ready and not self._draining:
+            self._crew.died(member, word)
+        else:
+            self._crew.fell(member, word)
+        if deal is None or self._draining:
+            return
+        reason = f"{member.name} {word}" if isinstance(word, str) else ""
+        for victim in self._dealer.take_back(deal.group, reason):
+            self._clerk.give_up(victim)
+
+    def _told(self, member: Member, word: Told) -> None:
+        """What a worker notes down, or has to say."""
+        if word.event == "remark":
+            self._events.note(str(word.detail["text"]))
+        elif word.event == "limits":
+            self._events.shrunk(word.detail["limits"])
+        else:
+            self._run.note(word.event, **word.detail, worker=member.name)
+
+    def _name_slow(self, member: Member) -> None:
+        others = [one for one in self._crew.members if one is not member]
+        worked, made = sum(one.worked for one in others), sum(one.made for one in others)
+        if member.slow or member.worked < _ENOUGH or worked < _ENOUGH or not made:
+            return
+        own, theirs = member.made / member.worked, made / worked
+        if own < _SLOW * theirs:
+            member.slow = True
+            self._events.note(
+                f"{member.name} is slow: {own:.2g} edits a second, where a worker beside it makes {theirs:.2g}"
+            )

@@ -1,0 +1,103 @@
+"""A worker as its parent sees it: the process, its line, what it has, and when it was last heard of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from typing import IO, Literal
+
+from ip2pbatch.disk.atomic import disk_error
+from ip2pbatch.run.devices.wire import Deal, Line
+
+_START = "import sys; sys.path[:] = {path!r}; from ip2pbatch.run.devices.worker import main; main({end})"
+_LAST = 4000  # bytes of a worker's last words that are looked at
+_GRACE = 5.0  # seconds that a process may take to end once its line has ended
+
+State = Literal["opening", "open", "loading", "idle", "busy", "gone"]
+
+
+@dataclass(slots=True)
+class Member:
+    """`name` is how people know it, `device` what it works on. `epoch` counts dealings of the whole crew; `made` and
+    `worked` are Edits and seconds of the groups that are done.
+    """
+
+    name: str
+    device: str
+    line: Line
+    process: subprocess.Popen[bytes]
+    words: IO[bytes]
+    heard: float
+    state: State = "opening"
+    ready: bool = False
+    deal: Deal | None = None
+    doing: str = "starting"
+    silent: bool = False
+    slow: bool = False
+    made: int = 0
+    worked: float = 0.0
+    begun: float = field(default=0.0)
+
+    @classmethod
+    def start(cls, name: str, device: str, environment: Mapping[str, str], clock: Callable[[], float]) -> Member:
+        """A new process, with this one's environment but for what `environment` says. Raises ResourceError.
+
+        It runs none of the program that is running now: a script needs no guard, and a notebook none either.
+        """
+        ours, theirs = Pipe()
+        code = _START.format(path=sys.path, end=theirs.fileno())
+        words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, stdout=words, stderr=words,
+                pass_fds=(theirs.fileno(),), env={**os.environ, **environment},
+            )  # fmt: skip
+        except OSError as error:
+            raise disk_error(error, f"the worker for {name}") from error
+        finally:
+            theirs.close()
+        return cls(name, device, Line(ours), process, words, clock())
+
+    def say(self, word: object) -> None:
+        """One that is gone is told nothing: its line says so when it is read."""
+        with suppress(OSError):
+            self.line.say(word)
+
+    def end(self) -> str:
+        """The process has ended, or is made to: how, in words. Safe to call twice."""
+        if self.state != "gone":
+            self.line.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE)
+            self.process.kill()
+            self.process.wait()
+            self.state, self.doing = "gone", ""
+        return _how(self.process.returncode, self._last_words())
+
+    def kill(self) -> None:
+        """At once; a process that is stopped ends too."""
+        self.process.kill()
+
+    def _last_words(self) -> str:
+        """The line in which a process that died said why, "" where it said nothing."""
+        if self.words.closed:
+            return ""
+        size = self.words.seek(0, os.SEEK_END)
+        self.words.seek(max(0, size - _LAST))
+        lines = [line.strip() for line in self.words.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        self.words.close()
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        return (fatal or lines or [""])[-1]
+
+
+def _how(code: int, words: str) -> str:
+    said = f": {words}" if words else ""
+    if code == -9:
+        return f"was killed (signal 9, as the system does where memory runs out){said}"
+    return f"was ended by signal {-code}{said}" if code < 0 else f"ended with code {code}{said}"

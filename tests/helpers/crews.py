@@ -1,0 +1,106 @@
+"""Crews of worker processes on the fake engine, which go wrong on purpose: what is here is imported by the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runs import SPEC, Wrapped
+
+from ip2pbatch.errors import MissingError, ModelError, ResourceError
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.names import output_names
+from ip2pbatch.plan.written.outputs import Output
+from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.devices.crew import Crew
+from ip2pbatch.run.devices.foreman import share_out
+from ip2pbatch.run.devices.wire import Identity
+from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import Invocation
+from ip2pbatch.run.engine import EditEngine
+from ip2pbatch.run.events import Events, Quiet
+from ip2pbatch.run.execute import Options, Summary
+from ip2pbatch.run.stop import Stop
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How the worker on a device goes wrong. `kills` are Edits that end its process, `diary` is a file that notes
+    each Edit before it is made, `wait` are seconds an Edit takes.
+    """
+
+    missing: bool = False
+    unloadable: bool = False
+    another: bool = False
+    cramped: bool = False
+    kills: frozenset[str] = frozenset()
+    broken: bool = False
+    diary: Path | None = None
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class FakeOpening:
+    """Opens the fake engine with the Fault of its device."""
+
+    device: str
+    fault: Fault = field(default_factory=Fault)
+    determinism: str = "stable"
+
+    def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
+        if self.fault.missing:
+            raise MissingError(f"this machine has no {self.device}", hint="leave it out")
+        spec = replace(SPEC, determinism=self.determinism, precision="fp16" if self.fault.another else SPEC.precision)
+        return Identity(spec, self.device, ("cuda:0", "cuda:1")), self._engine
+
+    def _engine(self) -> EditEngine:
+        if self.fault.unloadable:
+            raise ModelError("the weights cannot be read", hint="fetch the model again")
+        return Wrapped(before=self._before, batch=4)
+
+    def _before(self, edits: Sequence[Edit]) -> None:
+        if self.fault.cramped:
+            raise ResourceError("out of memory at the smallest batch", hint="choose a smaller size")
+        if self.fault.broken or self.fault.kills.intersection(edit.key for edit in edits):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault.diary:
+            with self.fault.diary.open("a") as file:
+                file.write("".join(f"{edit.key} {os.getpid()}\n" for edit in edits))
+        time.sleep(self.fault.wait * len(edits))
+
+
+class Heard(Quiet):
+    """What a run told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def by_crew(
+    out: Path, plan: Plan, devices: Sequence[str] = ("cpu", "cpu"), *, fault: Fault = Fault(),
+    faults: dict[str, Fault] | None = None, stop: Stop | None = None, notes: list[str] | None = None,
+    events: Events | None = None, lost: float = 60.0, watching: Callable[[Crew], None] = lambda crew: None,
+) -> Summary:  # fmt: skip
+    """`runs.carry_out` by several processes. Raises what ends a run."""
+    said = [] if notes is None else notes
+
+    def opening(device: str, workers: int) -> FakeOpening:
+        return FakeOpening(device, (faults or {}).get(device, fault))
+
+    with Crew(devices, opening, said.append, lost=lost) as crew:
+        spec = crew.open().spec
+        with open_run(out, spec) as run:
+            run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))
+            names = output_names(plan, Output(folder=out), numbers=run.number(plan.photos))
+            options = Options(deliver=Deliverer(run, plan, names, DeliverySettings(), "unique"))
+            crew.load(run, options)
+            watching(crew)
+            return share_out(plan, plan, run, crew, options, events or Quiet(), stop or Stop())
