@@ -23,6 +23,7 @@ from runs import many
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import images
+from ip2pbatch.pictures.codecs import apart
 from ip2pbatch.pictures.containers import Blocks, Raster, encode, read_blocks
 from ip2pbatch.plan.photo_digests import look
 
@@ -30,7 +31,6 @@ for library in ("pillow_heif", "pillow_jxl", "rawpy"):
     pytest.importorskip(library, reason=f"{library} is not installed")
 
 MIB = 1 << 20
-DEVELOPED = 25  # of so many mutants of a raw file one is developed, which takes a process
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:
@@ -57,10 +57,11 @@ def whole_files(folder: Path) -> dict[str, bytes]:
 
 
 def mutant(chance: random.Random, whole: bytes) -> bytes:
-    """The file with other bytes, a cut, a hole, a part twice, or large numbers near its start."""
+    """The file with other bytes, a cut, a hole, a part twice, or large numbers: near its start, or among its pixels."""
     data = bytearray(whole)
+    reach = chance.choice([700, len(whole)])
     for _ in range(chance.randint(1, 4)):
-        near = min(len(data), 700)
+        near = min(len(data), reach)
         at, way = chance.randrange(near), chance.randrange(5)
         if way == 0:
             for _ in range(chance.randint(1, 16)):
@@ -79,7 +80,10 @@ def mutant(chance: random.Random, whole: bytes) -> bytes:
 
 
 def main(folder: Path, count: int) -> None:
-    """Every mutant looked at, loaded and read; prints how many were pictures and reasons, and the peak in MiB."""
+    """Every mutant looked at, loaded and read.
+
+    Prints how many were pictures and reasons, by how many MiB the peak has grown, and the peak of the decoders'.
+    """
     warnings.simplefilter("ignore")
     chance, files, fates = random.Random(11), whole_files(folder), {"picture": 0, "reason": 0}
     for kind, data in files.items():
@@ -93,14 +97,17 @@ def main(folder: Path, count: int) -> None:
         path.write_bytes(mutant(chance, files[kind]))
         read_blocks(path)
         try:
-            look(path)
-            if kind != "dng" or number // len(files) % DEVELOPED == 0:
-                images.load(path)
+            size = look(path).size
+            height, width = images.load(path).pixels.shape[:2]
+            assert (width, height) == size, f"{kind} {number}: {width} × {height} pixels, said to be {size}"
             fates["picture"] += 1
-        except PhotoError:
+        except PhotoError as error:
             fates["reason"] += 1
+            assert "came to no end" not in str(error), f"{kind} {number}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(fates["picture"], fates["reason"], (peak - before) // 1024)
+    apart.end()
+    decoders = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(fates["picture"], fates["reason"], (peak - before) // 1024, decoders // 1024)
 
 
 def test_damaged_containers_are_pictures_or_reasons(tmp_path: Path) -> None:
@@ -112,7 +119,8 @@ def test_damaged_containers_are_pictures_or_reasons(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=many(280, 3000),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    pictures, reasons, grown = map(int, done.stdout.split()[-3:])
+    pictures, reasons, grown, decoders = map(int, done.stdout.split()[-4:])
     assert pictures + reasons == count
     assert min(pictures, reasons) > count // 20
     assert grown < 400
+    assert decoders < 800
