@@ -26,6 +26,7 @@ _INTEROP_IFD = 0xA005
 _EXIF_VERSION = 0x9000
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_OVERLAP = 1 << 16  # bytes that values may name beyond twice the block
 _EMPTY = b"II*\0\x08\0\0\0" + b"\0\0" + b"\0\0\0\0"
 
 
@@ -211,13 +212,16 @@ class Block:
         """The entries at an offset by tag, and the offset of the next directory."""
         try:
             (count,) = struct.unpack_from(self.order + "H", self.data, offset)
-            entries = {}
+            entries, left = {}, 2 * len(self.data) + _OVERLAP
             for index in range(count):
                 tag, kind, items = struct.unpack_from(self.order + "HHI", self.data, offset + 2 + 12 * index)
                 field = self.data[offset + 10 + 12 * index : offset + 14 + 12 * index]
                 length = _SIZES.get(kind, 0) * items
                 at = struct.unpack(self.order + "I", field)[0] if length > 4 else 0
                 value = self.data[at : at + length] if at else field[:length]
+                left -= len(value)
+                if left < 0:  # a bomb: a small block with values of any sum, each of them copied
+                    raise ExifError("its values lie upon each other")
                 if kind in _SIZES and len(value) == length:  # anything else cannot be carried, nor read by anyone
                     entries[tag] = _Entry(tag, Value(kind, items, value), at, field)
             tail = self.data[offset + 2 + 12 * count : offset + 6 + 12 * count]

@@ -18,6 +18,7 @@ from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, lossless
 from ip2pbatch.pictures.codecs.decoded import Decoded
 from ip2pbatch.pictures.codecs.through_pillow import upright
+from ip2pbatch.pictures.codecs.tiff import has_more_pages
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deep import DeepPixels
 from ip2pbatch.pictures.sizing import Sizing
@@ -34,6 +35,8 @@ _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 
 # Centre-aligned and symmetric, so that shrinking and enlarging moves nothing.
 _KERNELS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+_MOST_PAGES = 1000  # of a TIFF; Pillow takes ever longer to count more
 
 _INKS = {"L": "grey", "CMYK": "CMYK inks"}
 
@@ -286,6 +289,8 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _frame_notes(image: Image.Image) -> list[str]:
     try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.fp and has_more_pages(image.fp, _MOST_PAGES):
+            return [f"only the first of more than {_MOST_PAGES} pictures in the file is used"]
         frames = int(getattr(image, "n_frames", 1))
     except Exception:  # what follows the first one is damaged, which is nobody's loss
         frames = 1

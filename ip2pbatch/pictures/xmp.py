@@ -55,6 +55,7 @@ _STALE = {
 }  # fmt: skip
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_MOST_MARKS = 600_000  # of elements and attributes; brush strokes of Lightroom's masks fill a tenth
 _MAIN_LIMIT = 65_502  # bytes of XMP in one APP1 segment of a JPEG
 
 Element: TypeAlias = Any  # a node of minidom, whose own types say less than DOM's documentation
@@ -228,6 +229,8 @@ def _kind_of_stale(space: str, name: str) -> str | None:
 
 def _parse(data: bytes) -> Element:
     """XML without entities or a document type; XmpError for anything else."""
+    if data.count(b"<") + data.count(b"=") > _MOST_MARKS:
+        raise XmpError("the XMP has more elements than any photo's")
     try:
         return minidom.parseString(data.strip(b"\0 \r\n\t"), forbid_dtd=True)
     except (ExpatError, DefusedXmlException, ValueError, LookupError) as error:

@@ -97,8 +97,8 @@ _CODECS = "ip2pbatch.pictures.codecs"
 _NONE = rb"(?!)"  # no file begins so
 FORMATS: dict[str, Format] = {
     "jpeg": Format(
-        "jpeg", "JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:jpeg_factory",
-        f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header="PIL.JpegImagePlugin:JpegImageFile",
+        "jpeg", "JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), rb"\xff\xd8\xff", f"{_CODECS}.jpeg:open_image",
+        f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header=f"{_CODECS}.jpeg:open_header",
         digest=f"{_CODECS}.jpeg:digest", behind=f"{_CODECS}.jpeg:behind", lossy=True, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
         most_iptc=ANY, most_comment=65_533, extended_xmp=True,
@@ -144,7 +144,7 @@ FORMATS: dict[str, Format] = {
     ),
     # A JPEG by its bytes: only the name promises a second picture, which no file of ours has.
     "mpo": Format(
-        "mpo", "MPO", (".mpo",), _NONE, "PIL.JpegImagePlugin:jpeg_factory", f"{_CODECS}.jpeg:read_blocks",
+        "mpo", "MPO", (".mpo",), _NONE, f"{_CODECS}.jpeg:open_image", f"{_CODECS}.jpeg:read_blocks",
     ),
     "bigtiff": Format(
         "bigtiff", "BigTIFF", (".btf", ".tf8"), rb"II\+\0|MM\0\+", "PIL.TiffImagePlugin:TiffImageFile",

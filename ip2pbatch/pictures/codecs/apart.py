@@ -82,7 +82,7 @@ def _answered(file: IO[bytes], function: str, arguments: tuple[object, ...]) -> 
     if worker is not None:
         with contextlib.suppress(_EndedError):
             told, arrays = worker.ask(file, function, arguments)
-            if told.get("kind") != "memory":
+            if not told.get("short"):  # of memory, which the pictures before may have kept
                 return told, arrays
             worker.end()
     try:
@@ -230,8 +230,8 @@ def _answer(function: str, arguments: list[Any], file: IO[bytes]) -> tuple[dict[
         return {"reason": str(error), "kind": "photo"}, []
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        short = isinstance(error, MemoryError) or "memory" in reason.lower()
-        return {"reason": reason, "kind": "memory" if short else "damage"}, []
+        kind = "memory" if isinstance(error, MemoryError) else "damage"
+        return {"reason": reason, "kind": kind, "short": kind == "memory" or "memory" in reason.lower()}, []
 
 
 def _packed(found: Decoded) -> tuple[dict[str, Any], list[NDArray[Any]]]:

@@ -15,7 +15,7 @@ _INTEROP_IFD = 0xA005
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _PLAIN = range(1, 14)  # types that a plain TIFF has; 64-bit ones are the places of strips, which are not carried
 _MOST_TAGS = 4096
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 64 << 20  # of a directory's values, which may lie upon each other
 
 _Entry = tuple[int, int, bytes]  # type, items, data
 
@@ -48,13 +48,14 @@ def joined(main: bytes, exif: bytes, gps: bytes) -> bytes:
 
 def _directory(data: mmap.mmap, order: str, at: int) -> dict[int, _Entry]:
     (count,) = struct.unpack_from(order + "Q", data, at)
-    entries = {}
+    entries, left = {}, _MOST_BYTES
     for place in range(at + 8, at + 8 + 20 * min(count, _MOST_TAGS), 20):
         tag, kind, items = struct.unpack_from(order + "HHQ", data, place)
         length = _SIZES.get(kind, 0) * items
         start = struct.unpack_from(order + "Q", data, place + 12)[0] if length > 8 else place + 12
-        if kind in _SIZES and length <= _MOST_BYTES and start + length <= len(data):
+        if kind in _SIZES and length <= left and start + length <= len(data):
             entries[tag] = kind, items, data[start : start + length]
+            left -= length
     return entries
 
 

@@ -15,6 +15,11 @@ from ip2pbatch.plan.photo_digests import hash_rest
 _MOST_META = 16 << 20  # bytes of a box that describes the pictures
 _MOST_BLOCK = 64 << 20
 _MOST_ITEMS = 65_535
+_MOST_BOXES = 65_535  # side by side
+_MOST_PARTS = 1 << 18  # extents of all items, and properties that items have
+_MOST_PROPERTIES = 512 << 20  # bytes of these, each as often as an item has it
+_MOST_NOTED = 16  # items that may be the EXIF or the XMP
+_MOST_TIMES = 8  # the file's bytes that items may name together
 _NO_PICTURE = (b"Exif", b"mime", b"uri ")
 _C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _XMP = b"application/rdf+xml"
@@ -166,8 +171,11 @@ def top(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 def inner(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The boxes within one."""
-    at = 0
+    at = count = 0
     while at + 8 <= len(data):
+        count += 1
+        if count > _MOST_BOXES:
+            raise NoPictureError("more boxes than any picture needs")
         length, name = struct.unpack_from(">I4s", data, at)
         head = 8
         if length == 1:
@@ -220,12 +228,17 @@ def _locate(data: bytes, items: dict[int, Item]) -> None:
             raise NoPictureError("its table of places is cut")
         return int.from_bytes(data[at - width : at], "big")
 
+    left = _MOST_PARTS
     for _ in range(min(number(2 if version < 2 else 4), _MOST_ITEMS)):
         item = items.setdefault(number(2 if version < 2 else 4), Item())
         item.in_meta = bool(version and number(2) & 15)
         number(2)
         base = number(widths[2])
-        for _ in range(number(2)):
+        extents = number(2)
+        left -= extents
+        if left < 0:
+            raise NoPictureError("its table of places is not to be believed")
+        for _ in range(extents):
             number(widths[3])
             start = base + number(widths[0])
             item.extents.append((start, number(widths[1])))
@@ -242,12 +255,15 @@ def _describe(data: bytes, items: dict[int, Item]) -> None:
 
 def _associate(data: bytes, items: dict[int, Item], shared: list[tuple[bytes, bytes]]) -> None:
     wide_number, wide_index = data[0] > 0, data[3] & 1
-    at = 8
+    at, left = 8, _MOST_PARTS
     for _ in range(min(struct.unpack_from(">I", data, 4)[0], _MOST_ITEMS)):
         (number,) = struct.unpack_from(">I" if wide_number else ">H", data, at)
         at += 4 if wide_number else 2
         count = data[at]
         at += 1
+        left -= count
+        if left < 0:
+            raise NoPictureError("its table of properties is not to be believed")
         for _ in range(count):
             (index,) = struct.unpack_from(">H" if wide_index else ">B", data, at)
             at += 2 if wide_index else 1
@@ -286,7 +302,8 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     """EXIF and XMP of the main picture, and whether the file is signed."""
     container = read(file)
     exif = xmp = b""
-    for item in container.items.values():
+    noted = [item for item in container.items.values() if item.kind in (b"Exif", b"mime")]
+    for item in noted[:_MOST_NOTED]:
         if item.kind == b"Exif" and not exif:
             found = content(file, container, item)
             start = 4 + int.from_bytes(found[:4], "big")
@@ -296,17 +313,25 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     return Blocks(exif=exif, xmp=xmp, lossless=container.as_rgb, c2pa=_C2PA in container.others, left=container.left)
 
 
+def _check_sums(container: Container, total: int) -> None:
+    """Raises NoPictureError where items together are many times the file, or their properties more than is read."""
+    items = [item for item in container.items.values() if item.kind not in _NO_PICTURE]
+    if sum(length or total for item in items for _, length in item.extents) > _MOST_TIMES * total:
+        raise NoPictureError("its table of places is not to be believed")
+    if sum(len(content) for item in items for _, content in item.properties) > _MOST_PROPERTIES:
+        raise NoPictureError("its table of properties is not to be believed")
+
+
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
     """All that is a picture or part of one, with what is said of it; EXIF and XMP are not."""
     container = read(file)
     into.update(repr((container.primary, sorted(container.references), b"moov" in container.others)).encode())
     total = file.seek(0, 2)
+    _check_sums(container, total)
     for number, item in sorted(container.items.items()):
         if item.kind in _NO_PICTURE:
             continue
         into.update(repr((number, item.kind, item.hidden, item.properties)).encode())
-        if sum(length for _, length in item.extents) > 2 * total:
-            raise NoPictureError("its table of places is not to be believed")
         into.update(content(file, container, item, 2 * total))
     if b"moov" in container.others:  # a film beside the picture, which decoders may take it from
         file.seek(0)

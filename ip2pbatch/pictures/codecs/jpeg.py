@@ -9,6 +9,9 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
+from PIL import JpegImagePlugin
+
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import photoshop
 from ip2pbatch.pictures.codecs.through_pillow import saved
 from ip2pbatch.pictures.containers import Blocks, Raster
@@ -17,11 +20,37 @@ from ip2pbatch.plan.photo_digests import hash_rest
 _XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED_HEAD = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP_HEAD = b"Photoshop 3.0\0"
+_MOST_SEGMENTS, _MOST_EXIF = 10_000, 256  # segments, and those of EXIF
 _SEGMENT = 65_533  # bytes of content in a segment
 _SAMPLINGS = {(1, 1): 0, (2, 1): 1, (2, 2): 2}  # of colour, across and down, as Pillow's writer counts them
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # among the bits of a scan
 _LARGEST_TAIL = 16 << 20  # bytes behind the picture that are looked at
+
+
+def open_image(file: IO[bytes]) -> JpegImagePlugin.JpegImageFile:
+    """Pillow's image, which counts further pictures; PhotoError where there are more segments than any photo has."""
+    _check_segments(file)
+    return JpegImagePlugin.jpeg_factory(file)
+
+
+def open_header(file: IO[bytes]) -> JpegImagePlugin.JpegImageFile:
+    """The same of the first picture alone."""
+    _check_segments(file)
+    return JpegImagePlugin.JpegImageFile(file)
+
+
+def _check_segments(file: IO[bytes]) -> None:
+    """Pillow joins EXIF segment by segment, each time all of it anew. Leaves the file at its start."""
+    file.seek(2)
+    segments = exif = 0
+    while len(head := file.read(10)) == 10 and head[0] == 0xFF and head[1] not in (0xD9, 0xDA):
+        segments += 1
+        exif += head[1] == 0xE1 and head[4:] == b"Exif\0\0"
+        if segments > _MOST_SEGMENTS or exif > _MOST_EXIF:
+            raise PhotoError("has more segments than any photo")
+        file.seek(-9 if head[1] == 0xFF else struct.unpack_from(">H", head, 2)[0] - 8, io.SEEK_CUR)
+    file.seek(0)
 
 
 def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
@@ -43,18 +72,20 @@ def digest(file: IO[bytes], into: hashlib._Hash) -> bytes:
 def read_blocks(file: IO[bytes]) -> Blocks:
     """The APPn segments and the comment; more than one EXIF or Photoshop segment is joined."""
     found: dict[str, bytes] = {}
+    exif: list[bytes] = []
     extended: dict[int, bytes] = {}
-    resources, chroma = b"", (1, 1)
+    resources: list[bytes] = []
+    chroma = (1, 1)
     for marker, data in _segments(file):
         if marker == 0xE1 and data.startswith(b"Exif\0\0"):
-            found["exif"] = found.get("exif", b"") + data[6:]  # some cameras go on in a second segment
+            exif.append(data[6:])  # some cameras go on in a second segment
         elif marker == 0xE1 and data.startswith(_XMP_HEAD):
             found.setdefault("xmp", data[len(_XMP_HEAD) :])
         elif marker == 0xE1 and data.startswith(_EXTENDED_HEAD):
             at = len(_EXTENDED_HEAD) + 32  # after the digest that names the whole
             extended[struct.unpack_from(">I", data, at + 4)[0]] = data[at + 8 :]
         elif marker == 0xED and data.startswith(_PHOTOSHOP_HEAD):
-            resources += data[len(_PHOTOSHOP_HEAD) :]
+            resources.append(data[len(_PHOTOSHOP_HEAD) :])
         elif marker == 0xEB and data[:2] == b"JP" and b"c2pa" in data[:64]:
             found["c2pa"] = data
         elif marker == 0xFE:
@@ -63,9 +94,9 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             found["density"] = data[7:12]
         elif marker in _FRAMES:
             chroma = _chroma(data)
-    iptc, others = photoshop.apart(resources)
+    iptc, others = photoshop.apart(b"".join(resources))
     return Blocks(
-        found.get("exif", b""),
+        b"".join(exif),
         found.get("xmp", b""),
         b"".join(extended[offset] for offset in sorted(extended)),
         iptc,

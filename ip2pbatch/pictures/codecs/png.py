@@ -23,6 +23,7 @@ _XMP_HEAD = b"XML:com.adobe.xmp\0"
 _LARGEST_BLOCK = 64 << 20
 _BLOCK = 1 << 20
 _RAW = b"Raw profile type "
+_MOST_RAW = 10  # that are unpacked: two of each kind
 _RAW_KINDS = (b"exif", b"app1", b"iptc", b"8bim", b"xmp")
 _GREYS = {"L;2": 85, "L;4": 17}  # how Pillow stretches grey of fewer bits than eight
 
@@ -109,15 +110,14 @@ def _raw_kind(data: bytes) -> bytes:
 def _raw_profiles(text: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """{kind: bytes} of such texts: "\n", kind, "\n", length in decimals, "\n", hexadecimals in lines."""
     found: dict[bytes, bytes] = {}
-    for kind, data in text:
-        if (name := _raw_kind(data)) in _RAW_KINDS:
-            try:
-                content = _undumped(kind, data)
-            except (ValueError, IndexError, zlib.error):
-                continue
-            if name == b"app1":
-                name = b"exif" if content.startswith(b"Exif\0\0") else b"xmp"
-            found.setdefault(name, content.removeprefix(b"Exif\0\0").removeprefix(b"http://ns.adobe.com/xap/1.0/\0"))
+    for kind, data in [one for one in text if _raw_kind(one[1]) in _RAW_KINDS][:_MOST_RAW]:
+        try:
+            name, content = _raw_kind(data), _undumped(kind, data)
+        except (ValueError, IndexError, zlib.error):
+            continue
+        if name == b"app1":
+            name = b"exif" if content.startswith(b"Exif\0\0") else b"xmp"
+        found.setdefault(name, content.removeprefix(b"Exif\0\0").removeprefix(b"http://ns.adobe.com/xap/1.0/\0"))
     if b"exif" in found:
         found[b"exif"] = _as_shown(found[b"exif"])
     return found

@@ -44,6 +44,27 @@ def blocks_of(block: Block) -> Blocks:
     )  # fmt: skip
 
 
+def has_more_pages(file: IO[bytes], most: int) -> bool:
+    """Whether a TIFF or BigTIFF has more than so many pages, of which nothing is read but where the next one lies."""
+    file.seek(0)
+    head = file.read(16)
+    big = head[2:4] in (b"+\0", b"\0+")
+    order, code, entry = "<" if head[:2] == b"II" else ">", "Q" if big else "H", 20 if big else 12
+    place = order + ("Q" if big else "I")
+    (at,) = struct.unpack_from(place, head, 8 if big else 4)
+    for _ in range(most + 1):
+        file.seek(at)
+        count = file.read(struct.calcsize(code))
+        if not at or len(count) < struct.calcsize(order + code):
+            return False
+        file.seek(struct.unpack(order + code, count)[0] * entry, 1)
+        following = file.read(struct.calcsize(place))
+        if len(following) < struct.calcsize(place):
+            return False
+        (at,) = struct.unpack(place, following)
+    return True
+
+
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
     """A TIFF: the EXIF block with the pixels' tags added to its main directory, then the strips.
 
