@@ -53,7 +53,7 @@ def read_header(layout: Layout) -> Header:
         raise _unreadable(layout, "is gone") from None
     except OSError as error:
         raise unreadable(error, layout.header) from error
-    header = HEADER(data)
+    header = next(filter(None, map(HEADER, (data, *data.splitlines()))), None)  # a good line counts, as in a journal
     if header is None:
         raise _unreadable(layout, "is damaged")
     if header.format != FORMAT:
