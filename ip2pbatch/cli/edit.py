@@ -35,6 +35,9 @@ Format = Annotated[str | None, typer.Option(help=f"{listed(['same', *written()],
 Quality = Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100, show_default="95")]
 Dates = Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.", show_default="now")]
 Gps = Annotated[str | None, typer.Option(help="keep or strip where a photo was taken.", show_default="keep")]
+RecipeToo = Annotated[
+    Path | None, typer.Option("--recipe", help="Write the recipe that OUT/recipe.yaml is to this file too.")
+]
 Size = Annotated[int | None, typer.Option(help="Long side the model works at, in pixels.", min=64)]
 
 
@@ -58,6 +61,7 @@ def edit(
     machine: Machine = Machine(),
     only: Only = None,
     limit: Limit = None,
+    recipe: RecipeToo = None,
     fresh: Fresh = False,
     as_json: Json = False,
     junit: Junit = None,
@@ -70,6 +74,6 @@ def edit(
     outcome = jobs.edit(
         photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
         model=model, name=name, format=format, quality=quality, dates=dates, gps=gps, machine=machine, only=only,
-        limit=limit, fresh=fresh, voice=Terminal(outlets),
+        limit=limit, recipe=recipe, fresh=fresh, voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))

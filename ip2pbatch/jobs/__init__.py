@@ -14,6 +14,7 @@ it is needed. The modules in here are never called like a function here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,15 +51,18 @@ def edit(
     sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, name: str | None = None,
     format: str | None = None, quality: int | None = None, dates: str | None = None, gps: str | None = None,
     machine: Machine | None = None, only: str | None = None, limit: int | None = None, fresh: bool = False,
-    voice: Voice | None = None,
+    recipe: AnyPath | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
 
     `text` and `image` are the two guidance scales, `size` the long side the model works at; `name`, `format`,
-    `quality`, `dates` and `gps` are a recipe's `output` and `metadata`. Raises UsageError.
+    `quality`, `dates` and `gps` are a recipe's `output` and `metadata`. All that was asked for in the folder lies there
+    as recipe.yaml, and where `recipe` says. Raises UsageError.
     """
+    from ip2pbatch.jobs import adding
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out
+    from ip2pbatch.plan.written.as_text import recipe_text
     from ip2pbatch.plan.written.edit_flags import Flags, recipe_from_flags
     from ip2pbatch.run.directory.lines import RecordedRecipe
 
@@ -68,14 +72,13 @@ def edit(
         tuple(map(Path, paths)), tuple(words), Path(out), _text(text), _text(image), _text(seed), steps, sampler, size,
         model, name, format, quality, dates, gps,
     )  # fmt: skip
-    recipe = recipe_from_flags(flags)
-    recorded = RecordedRecipe(jobs.recipe_text(recipe))
-    job = jobs.make_job(recipe, recorded, jobs.Selection(only=only, limit=limit), fresh=fresh)
-    if not fresh:
-        from ip2pbatch.jobs.adding import added
-
-        job = added(job)
-    return carry_out(job, machine or Machine(), _heard(voice), fresh=fresh)
+    asked, elsewhere, voice = recipe_from_flags(flags), None if recipe is None else Path(recipe), _heard(voice)
+    if elsewhere is not None:
+        adding.refuse_theirs(elsewhere, flags.out)
+    recorded = RecordedRecipe(recipe_text(asked))
+    job = jobs.make_job(asked, recorded, jobs.Selection(only=only, limit=limit), fresh=fresh)
+    job = replace(job if fresh else adding.added(job), leaves=True, elsewhere=elsewhere)
+    return carry_out(job, machine or Machine(), voice, fresh=fresh)
 
 
 def run(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import NothingMatchedError, PlanError, RecipeError, UsageError
+from ip2pbatch.errors import Ip2pError, NothingMatchedError, PlanError, RecipeError, UsageError
 from ip2pbatch.jobs.job import Job, Selection, file_names, make_job, read
 from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import Place
+from ip2pbatch.plan.photos import scan
 from ip2pbatch.plan.together import apart, beside
 from ip2pbatch.plan.unedited import Broken
+from ip2pbatch.plan.written.as_text import recipe_text
 from ip2pbatch.plan.written.recipe import Recipe, parse_recipe
+from ip2pbatch.plan.written.several import one_recipe
 from ip2pbatch.plan.written.yaml_source import read_text
 from ip2pbatch.run.directory.layout import RUN_FOLDER, run_folders
 from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.left_recipe import FIRST, changed_recipe, digests_left, free_place, is_free, leave
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView, read_run
@@ -68,7 +73,7 @@ def jobs_of(what: Path, selection: Selection, voice: Voice, *, fresh: bool = Fal
 def _again(view: RunView, selection: Selection, voice: Voice, *, fresh: bool) -> Iterator[Job]:
     """A job for each of its recipes, but those whose photos are gone or are not selected."""
     recipes = view.sessions[-1].recipes
-    asked = {one: parse_recipe(one.text, Path(one.file or view.root / "recipe.yaml")) for one in recipes}
+    asked = {one: _read_again(one, view.root) for one in recipes}
     gone = list(dict.fromkeys(folder for recipe in asked.values() for folder in _gone(recipe)))
     here = {one: recipe for one, recipe in asked.items() if not any(_gone(recipe))}
     if not here:
@@ -111,14 +116,15 @@ def _recorded(folder: Path) -> RunView:
 
 
 def _going_on(view: RunView) -> str:
-    """Which recipe is read, in one line, and what a person may have taken it for."""
+    """Which recipe is read, in one line, and what a person may have taken it for: one that was changed since."""
     last = view.sessions[-1]
-    if len(last.recipes) > 1:
-        said = f"going on with what {len(last.recipes)} commands asked for in {view.root}"
-    elif last.recipes[0].file:
+    if len(last.recipes) == 1 and last.recipes[0].file:
         said = f"going on with {last.recipes[0].file}{_since(last.recipes[0])}"
     else:
-        said = f"going on with what {_EDIT} asked for in {view.root}"
+        who = _EDIT if len(last.recipes) == 1 else f"{len(last.recipes)} commands"
+        said = f"going on with what {who} asked for in {view.root}"
+        if changed := changed_recipe(view.root):
+            said += f"; {changed} was changed since: give the file to run it as it is now"
     return said + ("; of all photos, where the last command was for some only" if last.partial else "")
 
 
@@ -131,6 +137,10 @@ def _since(recipe: RecordedRecipe) -> str:
     if text.splitlines() == recipe.text.splitlines():
         return ""
     return " as it last ran here; it was changed since: give the file to run it as it is now"
+
+
+def _read_again(recorded: RecordedRecipe, root: Path) -> Recipe:
+    return parse_recipe(recorded.text, Path(recorded.file or root / FIRST))
 
 
 def _gone(recipe: Recipe) -> Iterator[Path]:
@@ -151,6 +161,70 @@ def _all_gone(first: Path, view: RunView) -> PlanError:
         f"the photos that the run in {view.root} was asked for are gone: {first}",
         hint=f"bring them back, or {instead}; a photo that was only moved is not edited again",
     )
+
+
+def refuse_theirs(file: Path, root: Path) -> None:
+    """Raises UsageError where a recipe that is asked for as `file` cannot be written, or would be written over another
+    one than a run in `root` left there.
+    """
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"--recipe: {file.parent} is no folder", hint="create it, or name a file elsewhere")
+    if not is_free(file, digests_left(root)):
+        raise UsageError(f"--recipe: {file} is already there", hint="name another file, or remove it first")
+
+
+def leave_recipe(job: Job, voice: Voice, run: Run) -> None:
+    """Write what the run is asked for as a recipe into the output folder, and to `job.elsewhere` too.
+
+    One that a person changed there is left, and the new one gets a number. Raises ResourceError.
+    """
+    recipe, why = _as_one(job)
+    here, given = free_place(run.root, digests_left(run.root)), recipe.output.folder
+    if here.name != FIRST:
+        voice.warn(f"{run.root / FIRST} is not as it was left there and stays; what is asked now is in {here.name}")
+    leave(run, here, recipe_text(recipe, folder=".", head=_head(job, "this folder", why)))
+    if job.elsewhere is not None and job.elsewhere.resolve() != here.resolve():
+        leave(run, job.elsewhere, recipe_text(recipe, head=_head(job, str(given), why)))
+    if why:
+        voice.note(f"{here} holds what is asked now alone: {why}")
+
+
+def _head(job: Job, where: str, why: str) -> list[str]:
+    several = len(job.recipes) > 1 and not why
+    lines = [f"What {f'{len(job.recipes)} commands' if several else _EDIT} asked for in {where}; it runs as it stands."]
+    if several:
+        lines += ["The settings of delivered files are the last one's."]
+    if why:
+        lines += [f"What was asked for before is not in it: {why}. `ip2pbatch run` of that folder goes on with all."]
+    return [*lines, "Change it as you like: a changed one is not written over."]
+
+
+def _as_one(job: Job) -> tuple[Recipe, str]:
+    """All that the run is asked for as one recipe; else what the job asks alone, and why."""
+    earlier = [one for one in job.recipes if one.text != job.text]
+    if not job.recipes:
+        return job.recipe, "what was asked before is not recorded, as of `watch` or of an earlier version"
+    if not earlier:
+        return job.recipe, ""
+    try:
+        parts = [*(_read_again(one, job.out) for one in earlier), job.recipe]
+        if gone := [folder for part in parts for folder in _gone(part)]:
+            return job.recipe, f"{gone[0]} is gone"
+        one = one_recipe(parts, job.defaults)
+        if _pictures([parse_recipe(recipe_text(one), job.out / FIRST)], job) == _pictures(parts, job):
+            return one, ""
+    except Ip2pError as error:
+        return job.recipe, str(error).rstrip(".")
+    return job.recipe, "one recipe cannot say both"
+
+
+def _pictures(recipes: Sequence[Recipe], job: Job) -> set[tuple[Path, tuple[str, ...], tuple[int, ...]]]:
+    """What recipes ask for, whatever they call it: photo, keys of the links, links that are kept."""
+    plans = (expand(recipe, scan(recipe.photos), job.defaults) for recipe in recipes)
+    return {
+        (strip.photo.path, tuple(edit.key for edit in strip.edits), strip.keep)
+        for plan in plans for strip in plan.strips
+    }  # fmt: skip
 
 
 def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, str]:

@@ -49,8 +49,8 @@ class Job:
 
     `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
     job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `recipes` say all that the run
-    is asked for then. `defaults` fill in what the recipe leaves unsaid; `notes` are what a person should know of the
-    planning.
+    is asked for then; where it `leaves` them as a recipe in the output folder, `elsewhere` is a file for it too.
+    `defaults` fill in what the recipe leaves unsaid; `notes` are what a person should know of the planning.
     """
 
     recipe: Recipe
@@ -64,6 +64,8 @@ class Job:
     notes: tuple[str, ...] = ()
     earlier: Plan | None = None
     recipes: tuple[RecordedRecipe, ...] = ()
+    leaves: bool = False
+    elsewhere: Path | None = None
 
     @property
     def out(self) -> Path:
@@ -149,10 +151,3 @@ def versions(backend: str = "torch") -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """A recipe that came from flags, as a file that asks for the same pictures."""
-    import yaml
-
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

@@ -147,9 +147,12 @@ def _begin(
 
     Raises PlanError, MissingError.
     """
+    from ip2pbatch.jobs.adding import leave_recipe
     from ip2pbatch.jobs.delivering import options_of
 
     run.begin_session(job.asked, _invocation(job, spec))
+    if job.leaves:
+        leave_recipe(job, voice, run)
     note_unedited(run, job.scan)
     _heal(job, run, voice, "to be made again")
     options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))

@@ -36,11 +36,11 @@ def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
         _refuse_unmatched(recipe, scan)
     strips = []
     for photo in scan.photos:
-        size = model_size(photo, recipe.size, defaults)
+        sizes = {size: model_size(photo, size, defaults) for size in {recipe.size, *(spec.size for spec in shared)}}
         specs = shared + [_Spec.of(spec, recipe, defaults) for spec in _own(recipe.edits, own.get(photo.name, ()))]
         for spec in (spec for spec in specs if spec.wants(photo.name)):
             for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain)):
-                strips += [_strip(photo, size, spec, guidance, seeds, edits) for guidance in spec.cells]
+                strips += [_strip(photo, sizes[spec.size], spec, guidance, seeds, edits) for guidance in spec.cells]
     if scan.photos and not strips:
         raise NothingMatchedError("no edit for any of the photos", hint="give the recipe edits, or the CSV a row")
     return Plan(recipe.name, recipe.model, scan.photos, tuple(strips), tuple(edits.values()))
@@ -58,6 +58,7 @@ class _Spec:
     seeds: Seeds
     steps: int
     sampler: str
+    size: Size | None
     wants: Callable[[str], bool]  # by a photo's name
 
     @classmethod
@@ -65,7 +66,7 @@ class _Spec:
         return cls(
             spec.id, spec.chain, spec.keep, spec.carry or "latent", _cells(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
-            spec.sampler or recipe.sampler or defaults.sampler,
+            spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
             matcher(spec.photos) if spec.photos else lambda name: True,
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ File = tuple[str, str, os.stat_result]
 
 # What a camera makes of one shot, the most finished first.
 _SHOT = {"jpeg": 0, "heic": 1, "raw": 2}
+
+# What a run leaves in its output folder beside the files that it delivers.
+_OWN = re.compile(r"sheets|report\.html|recipe(?:-\d+)?\.yaml")
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ESTALE}
 
@@ -153,7 +157,7 @@ class _FolderWalk:
         for entry in entries:
             if entry.name.startswith("."):
                 self.hidden(entry, below)
-            elif not (ran_here and entry.name == "sheets") and not is_litter(entry.name):
+            elif not (ran_here and _OWN.fullmatch(entry.name)) and not is_litter(entry.name):
                 yield entry
 
     def hidden(self, entry: os.DirEntry[str], below: str) -> None:

@@ -18,6 +18,14 @@ def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: pattern.fullmatch(name) is not None
 
 
+def exactly(name: str) -> str:
+    """A glob that matches `name`; alone, unless it is longer than a glob may be."""
+    parts = [f"[{char}]" if char in "[]*?{}" else char for char in name]
+    if sum(map(len, parts)) <= MAX_LENGTH:
+        return "".join(parts)
+    return "".join(parts[:30]) + "**" + "".join(parts[-30:])
+
+
 def translate(glob: str) -> str:
     """The regular expression of one glob, to be matched against a whole name."""
     if len(glob) > MAX_LENGTH:

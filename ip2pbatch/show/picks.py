@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +11,12 @@ from typing import Any
 
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
-from ip2pbatch.plan.globs import MAX_LENGTH
+from ip2pbatch.plan.globs import exactly
+from ip2pbatch.plan.written.as_text import quoted
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
 from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import Cell, today
-
-# JSON is YAML but for these characters, which YAML wants escaped.
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
-
-
-def quoted(text: str) -> str:
-    """`text` as a double-quoted scalar of YAML."""
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +89,7 @@ def pick_of(chain: Sequence[Cell], origin: Origin) -> dict[str, str]:
     except ValueError:  # another drive
         where = str(root)
     return {
-        "folder": where, "prefix": _glob(root.resolve().name), "glob": _glob(name),
+        "folder": where, "prefix": exactly(root.resolve().name), "glob": exactly(name),
         "recipe": _edit(chain, origin.numbers),
     }  # fmt: skip
 
@@ -110,14 +101,6 @@ def _root(cell: Cell) -> tuple[Path, str]:
     if path.parts[-len(parts) :] == parts or unicodedata.normalize("NFC", path.as_posix()).endswith("/" + cell.photo):
         return Path(*path.parts[: -len(parts)]), cell.photo
     return path.parent, unicodedata.normalize("NFC", path.name)
-
-
-def _glob(name: str) -> str:
-    """A glob that matches `name`; alone, unless it is longer than a glob may be."""
-    parts = [f"[{char}]" if char in "[]*?{}" else char for char in name]
-    if sum(map(len, parts)) <= MAX_LENGTH:
-        return "".join(parts)
-    return "".join(parts[:30]) + "**" + "".join(parts[-30:])
 
 
 def _edit(chain: Sequence[Cell], numbers: Sequence[int]) -> str:

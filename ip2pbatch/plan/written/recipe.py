@@ -125,6 +125,7 @@ class EditSpec(Written):
     seeds: Seeds | None = Field(default=None, description="its own seeds")
     steps: Steps | None = Field(default=None, description="its own step count")
     sampler: Sampler | None = Field(default=None, description="its own sampler")
+    size: Size | None = Field(default=None, description="the size the model works at for it")
     photos: Annotated[tuple[str, ...], BeforeValidator(_some), Field(min_length=1)] | None = Field(
         default=None, description="globs of the photos that get it, instead of all"
     )

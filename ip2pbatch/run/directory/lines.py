@@ -219,6 +219,13 @@ class Delivering(Placed):
 
 
 @dataclass(frozen=True, slots=True)
+class LeftRecipe(Placed):
+    """That a session wrote a recipe, of these bytes."""
+
+    sha256: Hex
+
+
+@dataclass(frozen=True, slots=True)
 class Ended(Placed):
     """How a session ended: Edits of its plan in each state, files that it delivered, why where an error ended it."""
 
@@ -240,6 +247,6 @@ class Unreadable(Placed):
 HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Delivery), Shape(Numbered)
 SESSION: Mapping[str, Shape[Any]] = {
     "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
-    "end": Shape(Ended),
+    "recipe": Shape(LeftRecipe), "end": Shape(Ended),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""
