@@ -43,9 +43,10 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """Pixels to be written: RGB [h, w, 3] in the colours of `icc` (sRGB where None), alpha uint8 [h, w] or None.
+    """Pixels to be written: RGB [h, w, 3] or grey [h, w], in the colours of `icc` (sRGB where None), and alpha uint8
+    [h, w] or None.
 
-    Pixels of uint16 are for formats that are `deep` only.
+    Pixels of uint16 are for formats that are `deep` only, grey for those that are `grey`.
     """
 
     pixels: Pixels | DeepPixels

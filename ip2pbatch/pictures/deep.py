@@ -53,15 +53,17 @@ def joined(high: Pixels, low: Pixels) -> DeepPixels:
 
 
 def png(pixels: DeepPixels, alpha: Pixels | None, shell: bytes) -> bytes:
-    """A PNG of 16-bit pixels [h, w, 3] with every other chunk of `shell`, a PNG that Pillow made of eight-bit ones.
+    """A PNG of 16-bit pixels with every other chunk of `shell`, a PNG that Pillow made of eight-bit ones.
 
-    `alpha` [h, w] has eight bits and is stretched. Rows are filtered by Paeth's predictor and deflated in strips.
+    `pixels` are RGB [h, w, 3] or grey [h, w], and `alpha` [h, w] has eight bits and is stretched. Rows are
+    filtered by Paeth's predictor and deflated in strips.
     """
     height, width = pixels.shape[:2]
+    colours = (2 if pixels.ndim == 3 else 0) + (0 if alpha is None else 4)
     parts = [shell[:_SIGNATURE]]
     for kind, content in _chunks(shell):
         if kind == b"IHDR":
-            content = struct.pack(">IIBBBBB", width, height, 16, 2 if alpha is None else 6, 0, 0, 0)
+            content = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
         if kind == b"IDAT":
             continue
         if kind == b"IEND":
@@ -97,6 +99,8 @@ def _stored(pixels: DeepPixels, alpha: Pixels | None) -> NDArray[np.uint8]:
     """[rows, w, bytes of a pixel], the high byte first."""
     if alpha is not None:
         pixels = np.dstack([pixels, alpha.astype(np.uint16) * 257])
+    elif pixels.ndim == 2:
+        pixels = pixels[..., None]
     return np.ascontiguousarray(pixels).astype(">u2").view(np.uint8)
 
 

@@ -17,19 +17,22 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, containers, fullres, images, metadata
+from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
-from ip2pbatch.plan.formats import FORMATS, by_suffix
+from ip2pbatch.plan.formats import FORMATS, Format, by_suffix
 
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
 # Fields that settings did not always have, as they were.
 _LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": ""}
+GREY = "grey converted to sRGB"
+ADDED = "what little colour the model added to a grey photo is left out"
+_ROUNDING = 2  # of 255
 DELIVERY_VERSION = 2  # raise it when the same settings make another file
 
 
@@ -157,34 +160,42 @@ def _signed(
 
 def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
-    photo = source.picture
-    size = (edited.shape[1], edited.shape[0])
-    kind = _kind(source, settings)
+    photo, kind = source.picture, _kind(source, settings)
+    raster, gate, said = _raster(source, edited, settings, FORMATS[kind])
+    blocks, notes = metadata.merge(
+        source.blocks, provenance, settings.policy, kind,
+        (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
+        srgb=raster.icc is None or (photo.icc is not None and not source.managed),
+    )  # fmt: skip
+    blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
+    data = containers.encode(raster, blocks, kind, settings.quality)
+    told = (*photo.notes, *said, *notes, *_read_only(photo, settings), *_coded(photo, blocks, kind))
+    return Rendered(data, kind, gate, told)
+
+
+def _raster(
+    source: Original, edited: Pixels, settings: DeliverySettings, takes: Format
+) -> tuple[Raster, float | None, tuple[str, ...]]:
+    """What the file shows, the share of the photo's detail that came back, and what the format could not hold."""
+    photo, size = source.picture, (edited.shape[1], edited.shape[0])
+    added = grey.added_colour(edited) if photo.grey is not None and takes.grey else None
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
     raster, gate = Raster(own, photo.alpha, photo.icc), None
-    whole = photo.deep if photo.deep is not None and FORMATS[kind].deep else photo.pixels
+    deep = takes.deep if added is None else takes.grey > 8
+    whole = photo.deep if photo.deep is not None and deep else photo.pixels
     if settings.full_resolution == "auto" and not _is_whole(source, edited, whole):
         pixels, gate = fullres.lift(own, source.seen(size), whole)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
-    unmanaged = raster.icc is not None and not FORMATS[kind].profiles
-    if unmanaged:
-        raster = replace(
-            raster, pixels=images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc), icc=None
-        )
-    blocks, notes = metadata.merge(
-        source.blocks, provenance, settings.policy, kind,
-        (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
-        srgb=unmanaged or not source.managed,
-    )  # fmt: skip
-    blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
-    data = containers.encode(raster, blocks, kind, settings.quality)
-    said = (
-        *_lost_bits(photo, raster), *notes, *_read_only(photo, settings), *_converted(kind, unmanaged),
-        *_coded(photo, blocks, kind),
-    )  # fmt: skip
-    return Rendered(data, kind, gate, (*photo.notes, *said))
+    if added is not None:
+        raster = replace(raster, pixels=grey.luma(raster.pixels))
+        if photo.grey and takes.profiles:
+            raster = replace(raster, pixels=grey.from_srgb(raster.pixels, photo.grey), icc=photo.grey)
+    elif raster.icc is not None and not takes.profiles:
+        pixels = images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc)
+        raster = replace(raster, pixels=pixels, icc=None)
+    return raster, gate, (*_lost_bits(photo, raster), *_converted(photo, raster, takes, added))
 
 
 def _kind(source: Original, settings: DeliverySettings) -> str:
@@ -208,13 +219,18 @@ def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
     """What the file has fewer bits of than the photo, whose 16 were at hand."""
     if photo.deep is not None and raster.pixels.dtype == np.uint8:
         yield images.SHALLOW.format(photo.bits)
-    elif photo.deep is not None and photo.alpha is not None:
+    elif photo.deep is not None and photo.alpha is not None and ((photo.alpha > 0) & (photo.alpha < 255)).any():
         yield images.SHALLOW_ALPHA
 
 
-def _converted(kind: str, unmanaged: bool) -> Iterator[str]:
-    if unmanaged:
-        yield f"colours converted to sRGB: {FORMATS[kind].title} is written without a profile"
+def _converted(photo: Picture, raster: Raster, takes: Format, added: float | None) -> Iterator[str]:
+    """What became of the photo's colours; `added` is what the model gave a grey one, None where that shows."""
+    if photo.grey is not None and added is None:
+        yield GREY
+    elif raster.icc is None and (photo.icc or (photo.grey and not grey.is_srgb(photo.grey))):
+        yield f"colours converted to sRGB: {takes.title} is written without a profile"
+    if added is not None and added > _ROUNDING:
+        yield ADDED
 
 
 def _coded(photo: Picture, blocks: Blocks, kind: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin
 from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, deep, exif, lossless
+from ip2pbatch.pictures import colour, deep, exif, grey, lossless
 from ip2pbatch.pictures.codecs.decoded import Decoded
 from ip2pbatch.pictures.codecs.through_pillow import upright
 from ip2pbatch.pictures.codecs.tiff import has_more_pages
@@ -27,6 +27,7 @@ from ip2pbatch.plan.named import named
 from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS, check_size
 
 Pixels = NDArray[np.uint8]
+_Numbers = TypeVar("_Numbers", Pixels, DeepPixels)
 
 SHALLOW = "{} bits a channel reduced to 8"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
@@ -37,8 +38,8 @@ _ONE_WAY = "the colour profile works one way only: converted to sRGB"
 _KERNELS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 _MOST_PAGES = 1000  # of a TIFF; Pillow takes ever longer to count more
-
-_INKS = {"L": "grey", "CMYK": "CMYK inks"}
+_MISFIT = "the colour profile does not fit the pixels"
+_GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Picture:
 
     `pixels` [h, w, 3] are in sRGB, or in the colours of `icc` where that is not None. `alpha` [h, w] is apart, None
     where the file has none. `deep` are the same pixels in 16 bits, where the file has them and own colours were asked
-    for at full size; `bits` are those of a channel in the file. `notes` say what was reduced or ignored on the way in.
+    for at full size; `bits` are those of a channel in the file. `grey` is the profile of a photo of one channel, b""
+    where it has none or one that knows no way back, None of other photos. `notes` say what was reduced or ignored.
     """
 
     pixels: Pixels
@@ -57,6 +59,7 @@ class Picture:
     notes: tuple[str, ...] = ()
     deep: DeepPixels | None = None
     bits: int = 16
+    grey: bytes | None = None
 
 
 def load(
@@ -95,12 +98,20 @@ def _decoded(path: Path, least: tuple[int, int] | None) -> tuple[Picture, int | 
         turn, declared = _by_exif(path)
         turn = 1 if kind.upright else turn
         wide, notes = _is_deep(image), _frame_notes(image)
+        raw = _raw_mode(image)
         with _decoding(path):
             image.load()
-            opaque, alpha = _split_alpha(image)
-            pixels, icc, remarks = _rgb(opaque, image.info.get("icc_profile") or declared)
+            levels = grey.stored(image, raw) if image.mode.startswith("I;16") else None
+            opaque, alpha = _split_alpha(image, levels)
+            profile = image.info.get("icc_profile") or declared
+            pixels, icc, remarks = _rgb(opaque, profile)
     turned = None if alpha is None else _turn(np.asarray(alpha), turn)
     picture = Picture(_turn(pixels, turn), turned, kind.name, icc, (*notes, *remarks))
+    if image.mode in _GREY or raw.startswith("LA"):
+        picture = replace(picture, grey=_grey_profile(profile))
+        if levels is not None:
+            picture = replace(picture, bits=12 if raw.startswith("I;12") else 16)
+            return _greys(picture, _turn(levels, turn), profile), None
     as_stored = opaque.mode == "RGB" and _ONE_WAY not in remarks
     return picture, (turn if as_stored else 0) if wide else None
 
@@ -109,14 +120,31 @@ def _taken(found: Decoded, kind: Format) -> Picture:
     """What a decoder of our own found. More than eight bits are kept in colours that can be written back."""
     wide = found.pixels.dtype == np.uint16
     pixels = (found.pixels >> 8).astype(np.uint8) if wide else found.pixels.astype(np.uint8, copy=False)
-    shallow, icc, remarks = _rgb(Image.fromarray(pixels), found.icc)
-    notes = (*found.notes, *remarks)
-    if wide and _ONE_WAY not in remarks:
-        whole = found.pixels.astype(np.uint16, copy=False)
-        return Picture(shallow, found.alpha, kind.name, icc, notes, whole, found.bits)
-    return Picture(
-        shallow, found.alpha, kind.name, icc, (*notes, SHALLOW.format(found.bits)) if wide else notes, bits=found.bits
-    )
+    shallow, icc, remarks = _rgb(Image.fromarray(pixels[..., 0] if found.grey else pixels), found.icc)
+    picture = Picture(
+        shallow, found.alpha, kind.name, icc, (*found.notes, *remarks), bits=found.bits,
+        grey=_grey_profile(found.icc) if found.grey else None,
+    )  # fmt: skip
+    if not wide:
+        return picture
+    if found.grey:
+        return _greys(picture, found.pixels[..., 0].astype(np.uint16, copy=False), found.icc)
+    if _ONE_WAY in remarks:
+        return replace(picture, notes=(*picture.notes, SHALLOW.format(found.bits)))
+    return replace(picture, deep=found.pixels.astype(np.uint16, copy=False))
+
+
+def _grey_profile(icc: bytes | None) -> bytes:
+    return icc if icc and grey.followed(icc) else b""
+
+
+def _greys(picture: Picture, levels: DeepPixels, icc: bytes | None) -> Picture:
+    """The same with 16 bits of grey [h, w], as sRGB's numbers; with a note where its profile cannot be followed."""
+    if icc and not picture.grey:
+        return _noted(picture, SHALLOW.format(picture.bits))
+    if picture.grey:
+        levels = grey.to_srgb(levels, picture.grey)
+    return replace(picture, deep=np.broadcast_to(levels[..., None], (*levels.shape, 3)))
 
 
 def _deepened(picture: Picture, path: Path, turn: int, *, whole: bool) -> Picture:
@@ -231,22 +259,22 @@ def _decoding(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _turn(pixels: Pixels, turn: int) -> Pixels:
-    return pixels if turn == 1 else np.asarray(upright(Image.fromarray(pixels), turn))
+def _turn(pixels: _Numbers, turn: int) -> _Numbers:
+    return pixels if turn == 1 else cast("_Numbers", np.asarray(upright(Image.fromarray(pixels), turn)))
 
 
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(image: Image.Image, levels: DeepPixels | None) -> tuple[Image.Image, Image.Image | None]:
+    """The image without its alpha, which is apart where it is not opaque; `levels` are those of 16-bit grey."""
     if image.mode in ("F", "I"):
         raise PhotoError(FLOATING)
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if levels is not None:
+        eight = Image.fromarray(((levels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
         clear = image.info.get("transparency")
-        return grey, None if clear is None else Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8))
+        return eight, None if clear is None else Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         whole = image.convert("RGBA")
         alpha = whole.getchannel("A")
-        opaque = whole.convert("RGB")
+        opaque = image.convert("L") if image.mode in ("L", "LA", "La") else whole.convert("RGB")
         return opaque, None if alpha.getextrema() == (255, 255) else alpha
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
         return image, None
@@ -257,7 +285,7 @@ def _rgb(image: Image.Image, icc: bytes | None) -> tuple[Pixels, bytes | None, l
     """The pixels as RGB uint8, the profile they are in now (None for sRGB), and what there is to say about it."""
     if image.mode == "LAB":
         return colour.to_srgb(np.asarray(image), colour.lab_profile(), "LAB"), None, ["Lab colours converted to sRGB"]
-    notes = [f"{_INKS[image.mode]} converted to sRGB"] if image.mode in _INKS else []
+    notes = ["CMYK inks converted to sRGB"] if image.mode == "CMYK" else []
     if icc:
         try:
             return _managed(image, icc, notes)
@@ -270,19 +298,27 @@ def _managed(image: Image.Image, icc: bytes, notes: list[str]) -> tuple[Pixels, 
     pixels = np.asarray(image)
     if image.mode != "RGB":
         if image.mode == "L" and colour.space(icc) != "GRAY":
-            return np.asarray(image.convert("RGB")), None, notes
-        return colour.to_srgb(pixels, icc, image.mode), None, notes
+            fits = colour.is_srgb(icc)  # as good as none, of grey
+            return np.asarray(image.convert("RGB")), None, notes if fits else [*notes, f"{_MISFIT} and is ignored"]
+        one_way = image.mode == "L" and not grey.followed(icc)
+        return colour.to_srgb(pixels, icc, image.mode), None, [*notes, _ONE_WAY] if one_way else notes
     if colour.space(icc) != "RGB":
-        raise colour.ProfileError("the colour profile does not fit the pixels")
+        raise colour.ProfileError(_MISFIT)
     if not colour.reversible(icc):
         return colour.to_srgb(pixels, icc), None, [*notes, _ONE_WAY]
     return pixels, icc, notes
 
 
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores its pixels, as Pillow's decoders call it."""
+    tiles = getattr(image, "tile", [])
+    args = tiles[0][3] if tiles else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than eight bits a channel, which Pillow does not show of colour."""
-    tiles = getattr(image, "tile", [])
-    raw = str(tiles[0][3]) if tiles else ""
+    raw = _raw_mode(image)
     bits = image.tag_v2.get(258, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
     return ";16" in raw or ";16" in image.mode or max(bits, default=8) > 8
 

@@ -37,9 +37,10 @@ class Format:
     only, and `format: same` delivers `written_as` then.
 
     `inside` ("module:function") tells a file that begins as a TIFF does, and has one of the suffixes, from a TIFF.
-    `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel.
-    `lossy`: asks for a quality; `lossless`: is written without loss where the photo is. The rest is what a file takes:
-    pixels a side, bytes of EXIF, of IPTC and Photoshop's resources, and of a comment; PNG's texts; XMP in two parts.
+    `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel;
+    `grey`: as many bits as it holds of grey alone. `lossy`: asks for a quality; `lossless`: is written without loss
+    where the photo is. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's resources,
+    and of a comment; PNG's texts; XMP in two parts.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Format:
     profiles: bool = True
     upright: bool = False
     deep: bool = False
+    grey: int = 0
     lossy: bool = False
     lossless: bool = False
     longest_side: int = ANY
@@ -99,18 +101,18 @@ FORMATS: dict[str, Format] = {
     "jpeg": Format(
         "jpeg", "JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), rb"\xff\xd8\xff", f"{_CODECS}.jpeg:open_image",
         f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header=f"{_CODECS}.jpeg:open_header",
-        digest=f"{_CODECS}.jpeg:digest", behind=f"{_CODECS}.jpeg:behind", lossy=True, longest_side=65_500,
+        digest=f"{_CODECS}.jpeg:digest", behind=f"{_CODECS}.jpeg:behind", lossy=True, grey=8, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
         most_iptc=ANY, most_comment=65_533, extended_xmp=True,
     ),
     "png": Format(
         "png", "PNG", (".png",), rb"\x89PNG\r\n\x1a\n", f"{_CODECS}.png:open_image",
-        f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, most_iptc=ANY,
-        text=True,
+        f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, grey=16,
+        most_iptc=ANY, text=True,
     ),
     "tiff": Format(
         "tiff", "TIFF", (".tif", ".tiff"), rb"II\*\0|MM\0\*", "PIL.TiffImagePlugin:TiffImageFile",
-        f"{_CODECS}.tiff:read_blocks", f"{_CODECS}.tiff:encode", upright=True, deep=True, most_iptc=ANY,
+        f"{_CODECS}.tiff:read_blocks", f"{_CODECS}.tiff:encode", upright=True, deep=True, grey=16, most_iptc=ANY,
     ),
     "webp": Format(
         "webp", "WebP", (".webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile",
@@ -121,7 +123,7 @@ FORMATS: dict[str, Format] = {
         "avif", "AVIF", (".avif", ".avifs"), rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1|miaf).{4}(?:.{4}){0,8}?avi[fs])",
         f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", f"{_CODECS}.avif:encode",
         decoder=f"{_CODECS}.avif:decode", digest=f"{_CODECS}.boxes:digest", upright=True, lossy=True,
-        longest_side=65_535,
+        grey=8, longest_side=65_535,
     ),
     "heic": Format(
         "heic", "HEIC", (".heic", ".heif", ".hif"), rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif[12]|msf1)",
@@ -132,7 +134,7 @@ FORMATS: dict[str, Format] = {
         "jxl", "JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", f"{_CODECS}.jxl:header", f"{_CODECS}.jxl:read_blocks",
         f"{_CODECS}.jxl:encode", decoder=f"{_CODECS}.jxl:decode", needs="pillow_jxl", extra="jxl",
         digest=f"{_CODECS}.jxl:digest", upright=True, lossy=True, lossless=True, longest_side=65_535,
-        profiles=False,
+        grey=8, profiles=False,
     ),
     "raw": Format(
         "raw", "camera raw",

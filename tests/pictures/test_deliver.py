@@ -98,10 +98,11 @@ def test_an_edit_of_a_wide_gamut_photo_has_the_colours_of_the_edit(tmp_path: Pat
     assert psnr(images.load(tmp_path / "out.png").pixels, darker(PHOTO)) > 40
 
 
-def test_a_grey_or_cmyk_photo_comes_back_in_srgb(tmp_path: Path) -> None:
+def test_an_edit_that_gives_a_grey_photo_colours_comes_in_srgb(tmp_path: Path) -> None:
     path = tmp_path / "grey.png"
     Image.fromarray(PHOTO).convert("L").save(path)
-    rendered = render(Original(path), images.load(path, SIZE).pixels, DeliverySettings(), PROVENANCE)
+    edited = (images.load(path, SIZE).pixels * [1, 0.8, 0.6]).astype(np.uint8)
+    rendered = render(Original(path), edited, DeliverySettings(), PROVENANCE)
     assert opened(rendered.data).mode == "RGB"
     assert rendered.notes == ("grey converted to sRGB",)
 

@@ -182,7 +182,8 @@ def test_modes_come_as_rgb_with_alpha_apart(tmp_path: Path, mode: str) -> None:
         assert np.array_equal(picture.alpha[7], np.arange(248))
     if mode in ("L", "LA", "I;16"):
         assert np.array_equal(picture.pixels[..., 1], np.asarray(Image.fromarray(PHOTO).convert("L")))
-    assert any("16 bits" in note for note in picture.notes) == (mode == "I;16")
+    assert (picture.deep is not None) == (mode == "I;16")
+    assert (picture.grey is not None) == (mode in ("1", "L", "LA", "I;16"))
 
 
 def test_an_opaque_alpha_is_no_alpha(tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ def test_sixteen_bits_and_alpha(tmp_path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(deep(grey.tobytes(), 130, 96, jpeg_encode=False))
     found = images.load(path, colours="own")
     assert found.deep is not None
-    assert np.array_equal(found.deep[..., 1], grey)
+    light = grey / 65_535  # the library calls numbers of 16 bits light itself
+    code = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(found.deep[..., 1] - code * 65_535).max() < 1
     alpha = np.tile(np.linspace(0, 255, 130).astype(np.uint8), (96, 1))
     path.write_bytes(encode(Raster(pixels, alpha), Blocks(), "jxl", 95))
     again = images.load(path)

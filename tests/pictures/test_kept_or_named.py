@@ -234,9 +234,10 @@ def test_the_transparent_grey_of_a_png_is_transparent_in_the_result(tmp_path: Pa
     alpha = images.load(path, colours="own").alpha
     assert alpha is not None
     assert ((alpha == 0) == (grey == clear)).all()
-    with Image.open(edited(path)[1]) as found:
-        assert found.mode == "RGBA"
-        assert (np.asarray(found)[..., 3] == alpha).all()
+    made, target = edited(path)
+    assert made.data[25] == 4, "grey with alpha"
+    with Image.open(target) as found:
+        assert (np.asarray(found.getchannel("A")) == alpha).all()
 
 
 def test_a_lossless_webp_stays_lossless(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def decode(file: IO[bytes], function: str, least: tuple[int, int] | None) -> Dec
 
     told, (pixels, *alpha) = _asked(file, function, least)
     icc = told["icc"] and base64.b64decode(told["icc"])
-    return Decoded(pixels, alpha[0] if alpha else None, icc, tuple(told["notes"]), told["bits"])
+    return Decoded(pixels, alpha[0] if alpha else None, icc, tuple(told["notes"]), told["bits"], told["grey"])
 
 
 def ask(file: IO[bytes], function: str) -> Any:
@@ -239,7 +239,7 @@ def _packed(found: Decoded) -> tuple[dict[str, Any], list[NDArray[Any]]]:
 
     arrays = [np.ascontiguousarray(one) for one in (found.pixels, found.alpha) if one is not None]
     icc = found.icc and base64.b64encode(found.icc).decode()
-    value = {"icc": icc, "notes": found.notes, "bits": found.bits}
+    value = {"icc": icc, "notes": found.notes, "bits": found.bits, "grey": found.grey}
     return {"value": value, "arrays": [(str(one.dtype), one.shape) for one in arrays]}, arrays
 
 

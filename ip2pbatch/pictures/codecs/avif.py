@@ -33,25 +33,26 @@ def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
         # Pillow writes here what the boxes say, whatever the EXIF said before.
         turned = upright(image, image.getexif().get(ORIENTATION, 1))
         alpha = np.asarray(turned.getchannel("A")) if turned.mode.endswith("A") else None
-        pixels = np.asarray(turned.convert("RGB"))
+        pixels, grey = np.asarray(turned.convert("RGB")), turned.mode == "L" or container.is_grey
         frames = int(getattr(image, "n_frames", 1))
     icc, notes = container.icc, container.notes()
     if icc is None and container.coded:
-        pixels, icc, more = coded_colour.shown(pixels, *container.coded)
-        notes += more
+        pixels, coded, more = coded_colour.shown(pixels, *container.coded)
+        icc, notes = None if grey else coded, notes + more
     if frames > 1:
         notes += (f"only the first of {frames} pictures in the file is used",)
     if container.depth > 8:
         notes += (f"{container.depth} bits a channel reduced to 8",)
-    return Decoded(pixels, None if alpha is None or alpha.min() == 255 else alpha, icc, notes)
+    return Decoded(pixels, None if alpha is None or alpha.min() == 255 else alpha, icc, notes, grey=grey)
 
 
 def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
-    """A lossy file of full chroma."""
+    """A lossy file, of full chroma or of grey."""
     buffer = io.BytesIO()
     options = {"icc_profile": raster.icc, "xmp": blocks.xmp or None, "exif": _unturned(blocks.exif)}
+    chroma = "4:0:0" if raster.pixels.ndim == 2 else "4:4:4"
     pillow_image(raster).save(
-        buffer, "AVIF", quality=quality, subsampling="4:4:4", speed=8, **{k: v for k, v in options.items() if v}
+        buffer, "AVIF", quality=quality, subsampling=chroma, speed=8, **{k: v for k, v in options.items() if v}
     )
     return buffer.getvalue()
 

@@ -87,6 +87,11 @@ class Container:
         return max(said[5:], default=8) if len(said) > 5 else 8
 
     @property
+    def is_grey(self) -> bool:
+        """Whether the picture is said to have one channel."""
+        return (self.main.said(b"pixi") or b"")[4:5] == b"\1"
+
+    @property
     def icc(self) -> bytes | None:
         """The embedded profile."""
         said = (content for name, content in self.main.properties if name == b"colr")

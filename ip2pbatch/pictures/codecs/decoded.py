@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Decoded:
     """`pixels` RGB [h, w, 3], uint8 or uint16, upright, in the colours of `icc` (sRGB where None).
 
-    `alpha` [h, w] has eight bits, None where there is none; `bits` are those of a channel in the file;
-    `notes` say what was left in it.
+    `alpha` [h, w] has eight bits, None where there is none; `bits` are those of a channel in the file; `grey`: it has
+    one channel, of which there are three here. `notes` say what was left in it.
     """
 
     pixels: Pixels | DeepPixels
@@ -22,6 +22,7 @@ class Decoded:
     icc: bytes | None = None
     notes: tuple[str, ...] = ()
     bits: int = 8
+    grey: bool = False
 
 
 @dataclass(frozen=True, slots=True)

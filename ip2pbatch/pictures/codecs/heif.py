@@ -37,12 +37,13 @@ def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     bits = int(main.info.get("bit_depth", 8))
     if pixels.dtype == np.uint16:
         pixels = pixels | pixels >> bits  # its low bits are empty: white would not be white
+    grey = pixels.ndim == 2 or pixels.shape[2] < 3
     colours, alpha = _channels(pixels)
     icc, notes = container.icc, container.notes()
     if icc is None and container.coded:
-        colours, icc, more = coded_colour.shown(colours, *container.coded)
-        notes += more
-    return Decoded(colours, alpha, icc, notes, bits)
+        colours, coded, more = coded_colour.shown(colours, *container.coded)
+        icc, notes = None if grey else coded, notes + more
+    return Decoded(colours, alpha, icc, notes, bits, grey)
 
 
 def _channels(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:

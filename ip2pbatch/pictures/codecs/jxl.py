@@ -190,7 +190,8 @@ def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     pixels, alpha, bits = _unfolded(data, info.mode, (info.width, info.height))
     if bits == 8 < basics.bits:
         notes = (*notes, f"{basics.bits} bits a channel reduced to 8")
-    return Decoded(pixels, alpha, icc or None, notes, basics.bits if bits == 16 else 8)
+    grey = info.mode[0] in "LI"
+    return Decoded(pixels, alpha, icc or None, notes, basics.bits if bits == 16 else 8, grey)
 
 
 def _rebuilt(data: bytes, turn: int, notes: tuple[str, ...]) -> Decoded:
@@ -201,7 +202,8 @@ def _rebuilt(data: bytes, turn: int, notes: tuple[str, ...]) -> Decoded:
     from ip2pbatch.pictures.codecs.through_pillow import upright
 
     with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
-        return Decoded(np.asarray(upright(image, turn).convert("RGB")), None, image.info.get("icc_profile"), notes)
+        pixels = np.asarray(upright(image, turn).convert("RGB"))
+        return Decoded(pixels, None, image.info.get("icc_profile"), notes, grey=image.mode == "L")
 
 
 def _unfolded(data: bytes, mode: str, size: tuple[int, int]) -> tuple[Pixels, Pixels | None, int]:

@@ -156,7 +156,7 @@ def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
     if raster.pixels.dtype == np.uint16:
         from ip2pbatch.pictures import deep
 
-        shell = encode(Raster(np.zeros((1, 1, 3), np.uint8), None, raster.icc), blocks, quality)
+        shell = encode(Raster(np.zeros((1, 1, *raster.pixels.shape[2:]), np.uint8), None, raster.icc), blocks, quality)
         return deep.png(raster.pixels.astype(np.uint16, copy=False), raster.alpha, shell)
     return saved("PNG", raster, blocks, compress_level=4, pnginfo=_info(blocks))
 

@@ -48,6 +48,6 @@ def pillow_image(raster: Raster, alpha: bool = True) -> Image.Image:
     image = Image.fromarray(np.dstack([raster.pixels, raster.alpha]))
     if alpha:
         return image
-    paper = Image.new("RGB", image.size, "white")
+    paper = Image.new("L" if raster.pixels.ndim == 2 else "RGB", image.size, "white")
     paper.paste(image, mask=image.getchannel("A"))
     return paper

@@ -73,6 +73,8 @@ def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
     import numpy as np
 
     pixels = raster.pixels
+    if grey := pixels.ndim == 2:
+        pixels = pixels[..., None]
     if raster.alpha is not None:
         pixels = np.dstack([pixels, raster.alpha.astype(pixels.dtype) * (1 if pixels.dtype == np.uint8 else 257)])
     height, width, channels = pixels.shape
@@ -83,9 +85,9 @@ def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
     bits = struct.pack(f"{block.order}{channels}H", *[8 * pixels.itemsize] * channels)
     tags: dict[int, Value | None] = {
         0x0100: block.long(width), 0x0101: block.long(height), 0x0102: Value(3, channels, bits),
-        0x0103: block.short(8), 0x0106: block.short(2), 0x0111: block.long(*lengths), 0x0112: block.short(1),
-        0x0115: block.short(channels), 0x0116: block.long(rows), 0x0117: block.long(*lengths), 0x011C: block.short(1),
-        0x013D: block.short(2), 0x0152: block.short(2) if channels == 4 else None,
+        0x0103: block.short(8), 0x0106: block.short(1 if grey else 2), 0x0111: block.long(*lengths),
+        0x0112: block.short(1), 0x0115: block.short(channels), 0x0116: block.long(rows), 0x0117: block.long(*lengths),
+        0x011C: block.short(1), 0x013D: block.short(2), 0x0152: block.short(2) if raster.alpha is not None else None,
     }  # fmt: skip
     for tag, kind, content in (
         (_XMP_TAG, 1, blocks.xmp), (_IPTC_TAG, 1, blocks.iptc), (_PHOTOSHOP_TAG, 1, blocks.photoshop),
