@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ip2pbatch import __version__, errors
-from ip2pbatch.cli import bench, check, console, edit, export, lock, recipes, run, train, watch
+from ip2pbatch.cli import bench, check, console, edit, export, lock, marks, recipes, run, train, watch
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
 from ip2pbatch.cli.apart import libraries_apart
@@ -56,6 +56,7 @@ app.command("check", rich_help_panel=LOOKING)(check.check)
 app.command("deliver", rich_help_panel=LOOKING)(look.deliver)
 app.command("sheet", rich_help_panel=LOOKING)(look.sheet)
 app.command("report", rich_help_panel=LOOKING)(look.report)
+app.command("marks", rich_help_panel=TRUST)(marks.marks)
 app.command("lock", rich_help_panel=TRUST)(lock.lock)
 app.command("verify", rich_help_panel=TRUST)(lock.verify)
 app.command("init", rich_help_panel=RECIPES)(recipes.init)

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.standing import Standing
     from ip2pbatch.jobs.verifying import Verdict
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.marks.marked import Marked
     from ip2pbatch.run.machine import Finding
 
 __all__ = [
-    "Machine", "check", "deliver", "doctor", "edit", "export", "lock", "plan", "report", "retry", "run", "sheet",
-    "status", "verify", "watch",
+    "Machine", "check", "deliver", "doctor", "edit", "export", "lock", "marks", "plan", "report", "retry", "run",
+    "sheet", "status", "trial_certificate", "verify", "watch",
 ]  # fmt: skip
 
 AnyPath = str | PathLike[str]
@@ -184,6 +185,33 @@ def deliver(
     voice = _heard(voice)
     jobs = jobs_of(Path(recipe), _selection(out), voice)
     return deliver_again(jobs, output, {"gps": gps, "prompt": prompt}, voice, tidy=tidy)
+
+
+def marks(what: AnyPath, *, trust: AnyPath | None = None, voice: Voice | None = None) -> Marked:
+    """Which marks a picture, or each one in a folder, carries that say that AI edited it, and whether they hold.
+
+    `trust` is a PEM file with the certificates of authorities whose signers are known. Raises UsageError.
+    """
+    from ip2pbatch.pictures.marks import marked
+
+    folder, trusted = Path(what), marked.trusted_in(None if trust is None else Path(trust))
+    paths, found = marked.files_in(folder), []
+    with _heard(voice).counting("reading", len(paths)) as advance:
+        for path, called in zip(paths, marked.called_in(folder, paths), strict=True):
+            found.append(marked.look(path, called, trusted))
+            advance()
+    return marked.Marked(tuple(found))
+
+
+def trial_certificate(folder: AnyPath) -> tuple[Path, Path, Path]:
+    """Make an authority of your own, a signer's certificate of it, and its key, for trying: their PEM files.
+
+    Raises UsageError where one is there already, MissingError.
+    """
+    from ip2pbatch.pictures.marks import manifests, trial_authority
+
+    manifests.refuse_without()
+    return trial_authority.make(Path(folder))
 
 
 def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None) -> Drawn:

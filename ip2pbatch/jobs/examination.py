@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ip2pbatch.errors import MissingError, ModelError
 from ip2pbatch.jobs.backends import BACKENDS, backend
+from ip2pbatch.pictures.marks import manifests
 from ip2pbatch.plan.families import FAMILIES
 from ip2pbatch.plan.formats import FORMATS
 from ip2pbatch.plan.metrics import named_in, offered
@@ -24,7 +25,8 @@ PACKAGES = (
 def examine(model: str | None = None) -> list[Finding]:
     """Every finding, in the order it is shown; each is something an edit depends on, with `model` where it is named."""
     of_backends = (finding for name in BACKENDS for finding in backend(name).findings())
-    return [*_system(), *_packages(), *_formats(), *_families(), *_metrics(), *of_backends, *_models(), *_model(model)]
+    here = (*_system(), *_packages(), *_formats(), *_signing(), *_families(), *_metrics())
+    return [*here, *of_backends, *_models(), *_model(model)]
 
 
 def _model(name: str | None) -> Iterator[Finding]:
@@ -56,6 +58,14 @@ def _formats() -> Iterator[Finding]:
             continue
         how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered()].title}"
         yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
+
+
+def _signing() -> Iterator[Finding]:
+    if manifests.is_installed():
+        how = f"files can be signed, by c2pa-python {importlib.metadata.version('c2pa-python')}"
+        yield Finding("marks", how, why="`output: {sign: …}` in a recipe; `ip2pbatch marks` reads them")
+    else:
+        yield Finding("marks", "files cannot be signed: its library is not installed", "note", manifests.INSTALL)
 
 
 def _metrics() -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def context(trusted: str = "", *, verify: bool = True) -> Any:
     return c2pa.Context(c2pa.Settings.from_dict(told))
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """What the library says, in a line, without the places in its store."""
     said = " ".join(_PLACE.sub("", str(error)).split())
-    return said.strip(" ,;") or type(error).__name__
+    return said.strip(" ,;") or "it says not why"
