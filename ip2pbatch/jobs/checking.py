@@ -147,7 +147,10 @@ def _deliver(view: RunView, run: Run, faults: Sequence[Fault]) -> dict[Fault, Re
         settings = DeliverySettings(**last_event(view, "delivery"))
     except StaleError:
         return dict.fromkeys(faults, "for the next run")
-    if settings.sign:  # it is the recipe that knows who signs
+    if settings.sign:  # it is the recipe that knows who signs, and a run writes what is not there
+        for fault in faults:
+            with suppress(OSError):
+                (view.root / fault.path).unlink()
         return dict.fromkeys(faults, "for the next run")
     wanted = {fault.path: fault for fault in faults}
     errands = [

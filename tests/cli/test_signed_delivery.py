@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -65,6 +66,13 @@ def test_files_are_signed_once_and_verified_as_they_were_before(command: Command
     said = command("verify", recipe.with_name("recipe.lock.yaml"), "--level", "bitwise", "--against", out)
     assert (said.code, "1 differs of 3" in said.out) == (4, True)
     altered.write_bytes(before[0])
+    times = altered.stat()
+    altered.write_bytes(data)
+    os.utime(altered, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk's doing, and nobody's
+    said = command("check", out, "--repair")
+    assert (said.code, "for the next run" in said.out) == (4, True)
+    assert "1 file delivered" in command("run", recipe, "--backend", "fake").out
+    assert (states(out), command("check", out).code) == (["Valid"] * 3, 0)
     shutil.rmtree(recipe.parent / "keys")  # whoever compares needs nobody's certificate
     assert command("lock", recipe, "--check").code == 0
     assert command("verify", out, "--level", "bitwise").code == 0
