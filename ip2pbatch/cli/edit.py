@@ -10,7 +10,7 @@ import typer
 from ip2pbatch import jobs
 from ip2pbatch.cli import ending
 from ip2pbatch.cli.machine_flags import on_a_machine
-from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, Only
+from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, MaxFailures, Only
 from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.plan.formats import listed, lossy_titles, written
 from ip2pbatch.run.machine import Machine
@@ -63,6 +63,7 @@ def edit(
     limit: Limit = None,
     recipe: RecipeToo = None,
     fresh: Fresh = False,
+    max_failures: MaxFailures = None,
     as_json: Json = False,
     junit: Junit = None,
 ) -> None:
@@ -74,6 +75,6 @@ def edit(
     outcome = jobs.edit(
         photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
         model=model, name=name, format=format, quality=quality, dates=dates, gps=gps, machine=machine, only=only,
-        limit=limit, recipe=recipe, fresh=fresh, voice=Terminal(outlets),
+        limit=limit, recipe=recipe, fresh=fresh, max_failures=max_failures, voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))

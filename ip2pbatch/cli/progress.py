@@ -74,7 +74,8 @@ class Watcher:
         parts = [f"{self._edits - ahead.edits:,} of {count(self._edits, 'edit')}"] if self._edits else []
         if ahead.files is not None and self._files:
             parts.append(f"{self._files - ahead.files:,} of {count(self._files, 'file')}")
-        self._console.print(", ".join([*parts, *filter(None, [self._time(ahead)])]))
+        rate = [f"{ahead.rate:.2g} edits a second"] if ahead.rate and ahead.edits else []
+        self._console.print(", ".join([*parts, *rate, *filter(None, [self._time(ahead)])]) + _each(ahead))
 
     def _time(self, ahead: Ahead) -> str:
         """ "about 3 min with sheets and report", in a bar's room; "" before anything is measured."""
@@ -96,6 +97,12 @@ class Watcher:
 
     def close(self) -> None:
         """Leave the screen as it is."""
+
+
+def _each(ahead: Ahead) -> str:
+    """ "; cuda:0: day1/a.jpg, cuda:1: loading", where several processes are at work."""
+    said = ", ".join(f"{name}: {plain(doing)}" for name, doing in ahead.workers.items())
+    return f"; {said}" if said else ""
 
 
 class _Room:
@@ -143,7 +150,9 @@ class Bar(Watcher):
         total = self._edits + self._files
         self._progress.update(
             self._task, total=total, completed=total - ahead.edits - (ahead.files or 0), counts=" ".join(counts),
-            description=escape(" · ".join(filter(None, [self._time(ahead).removeprefix("about "), self._name]))),
+            description=escape(
+                " · ".join(filter(None, [self._time(ahead).removeprefix("about "), _each(ahead)[2:] or self._name]))
+            ),
         )  # fmt: skip
 
     def close(self) -> None:

@@ -27,6 +27,9 @@ ShardFlag = Annotated[str | None, typer.Option("--shard", help="Only part k of n
 Locked = Annotated[bool, typer.Option("--locked", help="Exit 4 where anything differs from RECIPE.lock.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, people's text on stderr.")]
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file: a test case an edit.")]
+MaxFailures = Annotated[
+    str | None, typer.Option(metavar="N|N%", help="End early where more edits fail, or more than this share of them.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start another run beside the old one; nothing is deleted.")]
 
 
@@ -40,6 +43,7 @@ def run(
     machine: Machine = Machine(),
     fresh: Fresh = False,
     locked: Locked = False,
+    max_failures: MaxFailures = None,
     as_json: Json = False,
     junit: Junit = None,
 ) -> None:
@@ -51,7 +55,7 @@ def run(
     with outlets.telling_stale():
         outcome = jobs.run(
             recipe, out=out, only=only, limit=limit, shard=shard, machine=machine, fresh=fresh, locked=locked,
-            voice=Terminal(outlets),
+            max_failures=max_failures, voice=Terminal(outlets),
         )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))
 
@@ -62,6 +66,7 @@ def retry(
     out: Out = None,
     only: Only = None,
     machine: Machine = Machine(),
+    max_failures: MaxFailures = None,
     as_json: Json = False,
     junit: Junit = None,
 ) -> None:
@@ -70,5 +75,7 @@ def retry(
 
     outlets = Outlets(as_json, junit)
     outlets.check()
-    outcome = jobs.retry(recipe, out=out, only=only, machine=machine, voice=Terminal(outlets))
+    outcome = jobs.retry(
+        recipe, out=out, only=only, machine=machine, max_failures=max_failures, voice=Terminal(outlets)
+    )
     raise typer.Exit(ending.show(outcome, outlets))

@@ -52,7 +52,7 @@ def edit(
     sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, name: str | None = None,
     format: str | None = None, quality: int | None = None, dates: str | None = None, gps: str | None = None,
     machine: Machine | None = None, only: str | None = None, limit: int | None = None, fresh: bool = False,
-    recipe: AnyPath | None = None, voice: Voice | None = None,
+    recipe: AnyPath | None = None, max_failures: str | int | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
 
@@ -77,7 +77,7 @@ def edit(
     if elsewhere is not None:
         adding.refuse_theirs(elsewhere, flags.out)
     recorded = RecordedRecipe(recipe_text(asked))
-    job = jobs.make_job(asked, recorded, jobs.Selection(only=only, limit=limit), fresh=fresh)
+    job = jobs.make_job(asked, recorded, _selection(None, only, limit, None, max_failures), fresh=fresh)
     job = replace(job if fresh else adding.added(job), leaves=True, elsewhere=elsewhere)
     return carry_out(job, machine or Machine(), voice, fresh=fresh)
 
@@ -85,17 +85,19 @@ def edit(
 def run(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
     shard: str | None = None, machine: Machine | None = None, fresh: bool = False, locked: bool = False,
-    voice: Voice | None = None,
+    max_failures: str | int | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Make every picture a recipe asks for that is not made yet; call it again to go on. An output folder in its place
     goes on with what its run was last asked for.
 
-    `shard` is a part such as "2/8"; `locked` refuses where anything differs from the recipe's lock.
+    `shard` is a part such as "2/8"; `locked` refuses where anything differs from the recipe's lock; where more edits
+    fail than `max_failures`, or than that share of them ("5%"), it ends early.
     """
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out, carry_out_each
 
-    voice, machine, selection = _heard(voice), machine or Machine(), _selection(out, only, limit, shard)
+    voice, machine = _heard(voice), machine or Machine()
+    selection = _selection(out, only, limit, shard, max_failures)
     if Path(recipe).is_dir() and not locked:
         from ip2pbatch.jobs.adding import jobs_of
 
@@ -110,7 +112,7 @@ def run(
 
 def retry(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, machine: Machine | None = None,
-    voice: Voice | None = None,
+    max_failures: str | int | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Try the failed, nan and flagged pictures of a recipe again, and whatever is left; an output folder in its place
     is of what its run was last asked for.
@@ -120,7 +122,8 @@ def retry(
 
     voice = _heard(voice)
     redo = frozenset[Literal["failed", "skipped", "nan", "flagged"]]({"failed", "skipped", "nan", "flagged"})
-    return carry_out_each(jobs_of(Path(recipe), _selection(out, only), voice), machine or Machine(), voice, redo=redo)
+    selection = _selection(out, only, max_failures=max_failures)
+    return carry_out_each(jobs_of(Path(recipe), selection, voice), machine or Machine(), voice, redo=redo)
 
 
 def watch(
@@ -288,13 +291,16 @@ def _heard(voice: Voice | None) -> Voice:
 
 
 def _selection(
-    out: AnyPath | None = None, only: str | None = None, limit: int | None = None, shard: str | None = None
+    out: AnyPath | None = None, only: str | None = None, limit: int | None = None, shard: str | None = None,
+    max_failures: str | int | None = None,
 ) -> Selection:  # fmt: skip
     from ip2pbatch.jobs.job import Selection
     from ip2pbatch.plan.written.addresses import refuse_addresses
+    from ip2pbatch.run.patience import Allowance
 
     refuse_addresses([] if out is None else ["--out", str(out)])
-    return Selection(None if out is None else Path(out), only, limit, shard)
+    allowed = None if max_failures is None else Allowance.parse(str(max_failures))
+    return Selection(None if out is None else Path(out), only, limit, shard, allowed)
 
 
 def _text(numbers: Numbers | None) -> str | None:

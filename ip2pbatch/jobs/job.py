@@ -21,6 +21,7 @@ from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.kept_defaults import differences, kept_defaults
 from ip2pbatch.run.directory.lines import RecordedRecipe
+from ip2pbatch.run.patience import Allowance
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
@@ -30,12 +31,13 @@ DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The flags that say where, and which part: none of them changes a picture."""
+    """The flags that say where, which part, and how many edits may fail: none of them changes a picture."""
 
     out: Path | None = None
     only: str | None = None
     limit: int | None = None
     shard: str | None = None
+    allowed: Allowance | None = None
 
     @property
     def partial(self) -> bool:

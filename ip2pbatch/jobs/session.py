@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.execute import already_done, run_plan
 from ip2pbatch.run.pace import Then
+from ip2pbatch.run.patience import Patience
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.written.recipe import Recipe
     from ip2pbatch.run.devices.crew import Crew
     from ip2pbatch.run.engine import EditEngine
+    from ip2pbatch.run.events import Events
     from ip2pbatch.run.execute import Options, Summary
     from ip2pbatch.run.machine import Machine
+    from ip2pbatch.run.stop import Stop
 
 Agree = Callable[[Mapping[str, object]], None]
 """Hears what an engine is, as the run notes it, and raises where it must not make this run's pictures."""
@@ -94,7 +97,7 @@ def _made(
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, agree)
         try:
-            with voice.progress(job.plan) as events, voice.stop() as stop:
+            with _heard(job, voice) as (events, stop):
                 return run_plan(job.plan, run, engine, options, events, stop=stop)
         finally:
             engine.close()
@@ -119,11 +122,19 @@ def _made_by_workers(
             options = _begin(job, run, spec, voice, redo, signer)
             with voice.busy(loading):
                 loaded = _loaded(crew, job, run, options, agree)
-            with voice.progress(job.plan) as events, voice.stop() as stop:
+            with _heard(job, voice) as (events, stop):
                 if loaded:
                     return share_out(job.plan, job.asked, run, crew, options, events, stop)
                 # files are due at most, and this process writes them by itself
                 return run_plan(job.plan, run, engines.Idle(), options, events, stop=stop)
+
+
+@contextmanager
+def _heard(job: Job, voice: Voice) -> Iterator[tuple[Events, Stop]]:
+    """What hears of a session, and what may stop it: a signal, a voice, or too many failures."""
+    allowed = job.selection.allowed
+    with voice.progress(job.plan) as events, voice.stop() as stop:
+        yield events if allowed is None else Patience(events, stop, allowed), stop
 
 
 def _loaded(crew: Crew, job: Job, run: Run, options: Options, agree: Agree | None) -> bool:

@@ -327,7 +327,7 @@ class _Workshop:
 
     def _why_skipped(self, edit: Edit) -> str:
         parent = self._edits[edit.source]
-        return f"not tried: it starts from “{parent.instruction}”, which is {self.run.records[parent.key].status}"
+        return not_tried(parent, self.run.records[parent.key].status)
 
     def _raise_trouble(self) -> None:
         trouble = self._trouble or self._couriers.trouble
@@ -336,6 +336,11 @@ class _Workshop:
 
     def _seconds(self) -> float:
         return self.options.clock() - self._begun
+
+
+def not_tried(parent: Edit, status: Status) -> str:
+    """Why a link after `parent` was not tried."""
+    return f"not tried: it starts from “{parent.instruction}”, which is {status}"
 
 
 def judge(result: Result, source: Source) -> tuple[Status, str]:

@@ -39,7 +39,7 @@ class Fault:
     another: bool = False
     cramped: bool = False
     kills: frozenset[str] = frozenset()
-    broken: bool = False
+    determinism: str = "stable"
     diary: Path | None = None
     wait: float = 0.0
 
@@ -50,12 +50,13 @@ class FakeOpening:
 
     device: str
     fault: Fault = field(default_factory=Fault)
-    determinism: str = "stable"
 
     def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
         if self.fault.missing:
             raise MissingError(f"this machine has no {self.device}", hint="leave it out")
-        spec = replace(SPEC, determinism=self.determinism, precision="fp16" if self.fault.another else SPEC.precision)
+        spec = replace(
+            SPEC, determinism=self.fault.determinism, precision="fp16" if self.fault.another else SPEC.precision
+        )
         return Identity(spec, self.device, ("cuda:0", "cuda:1")), self._engine
 
     def _engine(self) -> EditEngine:
@@ -66,7 +67,7 @@ class FakeOpening:
     def _before(self, edits: Sequence[Edit]) -> None:
         if self.fault.cramped:
             raise ResourceError("out of memory at the smallest batch", hint="choose a smaller size")
-        if self.fault.broken or self.fault.kills.intersection(edit.key for edit in edits):
+        if self.fault.kills.intersection(edit.key for edit in edits):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault.diary:
             with self.fault.diary.open("a") as file:
@@ -74,20 +75,11 @@ class FakeOpening:
         time.sleep(self.fault.wait * len(edits))
 
 
-class Heard(Quiet):
-    """What a run told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def by_crew(
     out: Path, plan: Plan, devices: Sequence[str] = ("cpu", "cpu"), *, fault: Fault = Fault(),
     faults: dict[str, Fault] | None = None, stop: Stop | None = None, notes: list[str] | None = None,
-    events: Events | None = None, lost: float = 60.0, watching: Callable[[Crew], None] = lambda crew: None,
+    events: Events | None = None, quiet: float = 15.0, lost: float = 60.0,
+    watching: Callable[[Crew], None] = lambda crew: None,
 ) -> Summary:  # fmt: skip
     """`runs.carry_out` by several processes. Raises what ends a run."""
     said = [] if notes is None else notes
@@ -95,7 +87,7 @@ def by_crew(
     def opening(device: str, workers: int) -> FakeOpening:
         return FakeOpening(device, (faults or {}).get(device, fault))
 
-    with Crew(devices, opening, said.append, lost=lost) as crew:
+    with Crew(devices, opening, said.append, quiet=quiet, lost=lost) as crew:
         spec = crew.open().spec
         with open_run(out, spec) as run:
             run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))

@@ -14,7 +14,7 @@ from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery, Record, Status
 from ip2pbatch.run.events import Events
-from ip2pbatch.run.execute import Summary, states_of
+from ip2pbatch.run.execute import Summary, not_tried, states_of
 from ip2pbatch.run.pace import Ahead, Pace, Then
 
 Known = TypeVar("Known")
@@ -98,8 +98,12 @@ class Clerk:
 
     def give_up(self, victim: Victim) -> None:
         """A photo that several workers have ended over: a failed row an Edit, and the files that are not there."""
+        own = {edit.key: edit for edit in victim.edits}
         for edit in victim.edits:
-            self._fail(edit, "failed", victim.reason)
+            if parent := own.get(edit.source):
+                self._fail(edit, "skipped", not_tried(parent, "failed"))
+            else:
+                self._fail(edit, "failed", victim.reason)
         self._undelivered.update(dict.fromkeys(victim.files if not victim.edits else (), victim.reason))
 
     def _fail(self, edit: Edit, status: Status, reason: str) -> None:

@@ -13,15 +13,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
-from ip2pbatch.errors import UsageError, WorkerError
+from ip2pbatch.errors import RESOURCES, USAGE, UsageError, WorkerError
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.devices.wire import Close, Identity, Load, Open, Opened, Opening, Ready, Told, Trouble, unsigned
 from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.execute import Options
 
 ALL = "all"
@@ -41,10 +43,10 @@ class Crew:
 
     def __init__(
         self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None], *,
-        clock: Callable[[], float] = time.monotonic, lost: float = _LOST,
+        clock: Callable[[], float] = time.monotonic, quiet: float = _QUIET, lost: float = _LOST,
     ) -> None:  # fmt: skip
         self._devices, self._opening, self.note = tuple(devices), opening, note
-        self.clock, self._lost = clock, lost
+        self.clock, self._quiet, self._lost = clock, quiet, lost
         self.members: list[Member] = []
         self.fallen = 0
         self.trouble: WorkerError | None = None
@@ -125,7 +127,7 @@ class Crew:
                 return
             member.heard, member.silent = self.clock(), False
             yield member, word
-            if not member.line.connection.poll():
+            if member.state == "gone" or not member.line.connection.poll():
                 return
 
     def hear(self, member: Member, word: object) -> None:
@@ -141,7 +143,7 @@ class Crew:
 
     def fell(self, member: Member, word: Trouble | str) -> None:
         """A worker's process has ended, or it says why it cannot go on: it is named, and not replaced."""
-        trouble = word if isinstance(word, Trouble) else Trouble(7, word, _RUN_AGAIN)
+        trouble = word if isinstance(word, Trouble) else Trouble(RESOURCES, word, _RUN_AGAIN)
         member.end()
         self.fallen += 1
         error = WorkerError(f"{member.name}: {trouble.message}", trouble.code, hint=trouble.hint or _LOG)
@@ -177,17 +179,17 @@ class Crew:
                 self.hear(member, word)
             if self.trouble:
                 raise self.trouble
+        self._identity = self.members[0].identity
+        for member in self.members:
+            if why := _unlike(member, self.identity):
+                raise UsageError(why, hint=_FIT)
 
     def _opened(self, member: Member, word: Opened) -> None:
-        member.state, member.doing = "open", ""
-        self._identity = self._identity or word.identity
-        if why := _unlike(word.identity, self._identity):
-            error = UsageError(
-                f"{member.name} is another engine: {why}", hint="leave it out, or give flags that fit all"
-            )
-            if self._load is None:
-                raise error
-            self.fell(member, Trouble(error.exit_code, str(error), error.hint))
+        member.identity, member.state, member.doing = word.identity, "open", ""
+        if self._identity is None:  # it is known when all have spoken
+            return
+        if why := _unlike(member, self._identity):
+            self.fell(member, Trouble(USAGE, why, _FIT))
         elif self._load is not None:
             self._have_load(member)
 
@@ -201,7 +203,7 @@ class Crew:
         if (word.limits, word.steps) != (self._ready.limits, self._ready.steps):
             why = f"{member.name} makes its calls in another way than the others: last bits of pictures may differ"
             if self.identity.spec.determinism == "bitwise":
-                self.fell(member, Trouble(2, why, "leave it out, or use --determinism stable"))
+                self.fell(member, Trouble(USAGE, why, "leave it out, or use --determinism stable"))
                 return
             self.note(why)
         member.state, member.doing, member.ready = "idle", "", True
@@ -209,22 +211,24 @@ class Crew:
     def _look_after(self) -> None:
         """Name who is silent, and end who is so for too long: his last word is then heard as any other's."""
         now = self.clock()
-        if now - self._looked > _QUIET / 3:  # this process was held up itself, as by ^Z
+        if now - self._looked > self._quiet / 3:  # this process was held up itself, as by ^Z
             for member in self.members:
                 member.heard = now
         self._looked = now
         for member in self.at_work:
             silence = now - member.heard
-            if silence > _QUIET and not member.silent:
+            if silence > self._quiet and not member.silent:
                 member.silent = True
                 at = f", at {member.doing}" if member.doing else ""
                 self.note(f"{member.name} has said nothing for {silence:.0f} s{at}")
-            if silence > self._lost and member.state in ("idle", "busy"):
+            if silence > self._lost and member.ready and not member.why:
+                member.why = f"was silent for {silence:.0f} s and was ended"
                 member.kill()
 
 
 _RUN_AGAIN = "run again to go on; with fewer workers where memory ran out"
 _LOG = "the run's log says more"
+_FIT = "leave it out, or give flags that fit all"
 
 
 def names_of(devices: Sequence[str]) -> list[str]:
@@ -253,12 +257,15 @@ def environment(device: str, workers: int) -> dict[str, str]:
     return found
 
 
-def _unlike(one: Identity, first: Identity) -> str:
-    """In what a worker differs from the first, "" where it does not."""
-    for name in type(first.spec).__dataclass_fields__:
-        mine, theirs = getattr(one.spec, name), getattr(first.spec, name)
+def _unlike(member: Member, first: Identity) -> str:
+    """In what a worker is not what the first is, "" where it is that."""
+    own = member.identity
+    assert own is not None, "it has said what it is"
+    what = f"{member.name} is another engine"
+    for name in (part.name for part in fields(EngineSpec)):
+        mine, theirs = getattr(own.spec, name), getattr(first.spec, name)
         if mine != theirs:
-            return f"its {name.replace('_', ' ')} is {mine}, not {theirs}"
-    if first.spec.determinism == "bitwise" and one.device != first.device:
-        return f"it is {one.device}, not {first.device}, and bits hang on that"
+            return f"{what}: its {name.replace('_', ' ')} is {mine}, not {theirs}"
+    if first.spec.determinism == "bitwise" and own.device != first.device:
+        return f"{what}: it is {own.device}, not {first.device}, and bits hang on that"
     return ""

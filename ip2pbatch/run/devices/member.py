@@ -13,7 +13,7 @@ from multiprocessing import Pipe
 from typing import IO, Literal
 
 from ip2pbatch.disk.atomic import disk_error
-from ip2pbatch.run.devices.wire import Deal, Line
+from ip2pbatch.run.devices.wire import Deal, Identity, Line
 
 _START = "import sys; sys.path[:] = {path!r}; from ip2pbatch.run.devices.worker import main; main({end})"
 _LAST = 4000  # bytes of a worker's last words that are looked at
@@ -35,10 +35,12 @@ class Member:
     words: IO[bytes]
     heard: float
     state: State = "opening"
+    identity: Identity | None = None
     ready: bool = False
     deal: Deal | None = None
     doing: str = "starting"
     silent: bool = False
+    why: str = ""
     slow: bool = False
     made: int = 0
     worked: float = 0.0
@@ -78,7 +80,8 @@ class Member:
             self.process.kill()
             self.process.wait()
             self.state, self.doing = "gone", ""
-        return _how(self.process.returncode, self._last_words())
+        words = self._last_words()
+        return self.why or _how(self.process.returncode, words)
 
     def kill(self) -> None:
         """At once; a process that is stopped ends too."""
