@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import exactly
-from ip2pbatch.plan.written.as_text import quoted
+from ip2pbatch.plan.written.as_text import flow, quoted
+from ip2pbatch.plan.written.outputs import Metadata, Output
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
 from ip2pbatch.plan.written.yaml_source import parse_yaml
 from ip2pbatch.run.directory.view import RunView
@@ -23,7 +24,8 @@ from ip2pbatch.show.cells import Cell, today
 class Origin:
     """What the recipe of a run said, as far as a recipe of some of its cells needs it.
 
-    `numbers` are those that photos' own seeds were made from; `folder` is where the new recipe will be saved.
+    `numbers` are those that photos' own seeds were made from; `folder` is where the report lies, `run` the run's own
+    output folder. `settings` are lines of what files are delivered and whether the checker runs.
     """
 
     name: str
@@ -31,26 +33,26 @@ class Origin:
     size: str
     folder: Path
     numbers: tuple[int, ...] = (DEFAULT_SEED,)
+    settings: tuple[str, ...] = ('output: {folder: "picked"}',)
+    sizes: bool = False
+    run: Path | None = None
 
     def head(self) -> str:
         """The first lines of the new recipe."""
         lines = [
-            f"# Picked from a report of {today()}. With `folder: .` it would reuse what that run has made.",
+            f"# Picked from a report of {today()}. With the output folder {quoted(str(self.run or self.folder))}",
+            "# it would reuse what that run has made.",
             f"name: {quoted(f'{self.name}, picked'[:200])}",
             f"model: {quoted(self.model)}",
             f"size: {self.size}",
-            "output: {folder: picked}",
+            *self.settings,
         ]
         return "\n".join(lines)
 
 
 def origin_of(view: RunView, folder: Path) -> Origin:
     """The Origin of a run; where its recipe's text cannot be read, what its pictures tell."""
-    try:
-        recipe, _ = parse_yaml(view.sessions[-1].recipe if view.sessions else "", view.layout.folder)
-    except RecipeError:  # an older version took it
-        recipe = None
-    written = recipe if isinstance(recipe, dict) else {}
+    written = _parsed(view.sessions[-1].recipe if view.sessions else "", view)
     longest = max((max(edit.size) for edit in view.plan.edits), default=512)
     size = _size(written.get("size")) or f"{{long_side: {longest}}}"
     specs = written.get("edits")
@@ -59,7 +61,34 @@ def origin_of(view: RunView, folder: Path) -> Origin:
         *(s.get("seeds") for s in (specs if isinstance(specs, list) else []) if isinstance(s, dict)),
     ]
     numbers = dict.fromkeys([DEFAULT_SEED, *(number for given in seeds for number in _per_photo(given))])
-    return Origin(view.plan.name, view.plan.model, size, folder, tuple(numbers))
+    recorded = view.sessions[-1].recipes if view.sessions else ()
+    base = Path(recorded[-1].file).parent if recorded and recorded[-1].file else view.root.absolute()
+    sizes = len({_size(_parsed(one.text, view).get("size")) for one in recorded}) > 1
+    return Origin(
+        view.plan.name, view.plan.model, size, folder, tuple(numbers), _settings(written, base), sizes,
+        view.root.absolute(),
+    )  # fmt: skip
+
+
+def _parsed(text: str, view: RunView) -> dict[str, Any]:
+    """What a recipe said; nothing where only an older version took it."""
+    try:
+        recipe, _ = parse_yaml(text, view.layout.folder)
+    except RecipeError:
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _settings(written: dict[str, Any], base: Path) -> tuple[str, ...]:
+    """The lines of `output`, for another folder, `metadata` and `safety`; paths in them become absolute."""
+    parts: dict[str, dict[str, Any]] = {"output": {}, "metadata": {}}
+    for name, part in (("output", Output), ("metadata", Metadata)):
+        with suppress(ValueError):
+            told = part.model_validate(written.get(name, {}), context=base)
+            parts[name] = told.model_dump(mode="json", exclude_defaults=True)
+    lines = [f"output: {flow(parts['output'] | {'folder': 'picked'})}"]
+    lines += [f"metadata: {flow(parts['metadata'])}"] if parts["metadata"] else []
+    return (*lines, *(["safety: off"] if str(written.get("safety")).lower() in ("off", "false", "no") else []))
 
 
 def _size(written: Any) -> str:
@@ -80,17 +109,14 @@ def _per_photo(written: Any) -> list[int]:
 def pick_of(chain: Sequence[Cell], origin: Origin) -> dict[str, str]:
     """What the report's script needs to write the last cell of `chain` (its links so far, in order) into a recipe.
 
-    `folder` and `glob` find its photo, `prefix` is what photo names begin with where there are several folders,
-    `recipe` are the keys of its edit.
+    `folder` (absolute, for the recipe may be saved anywhere) and `glob` find its photo, `prefix` is what photo names
+    begin with where there are several folders, `recipe` are the keys of its edit.
     """
     root, name = _root(chain[-1])
-    try:
-        where = os.path.relpath(root, origin.folder)
-    except ValueError:  # another drive
-        where = str(root)
+    size = f", size: {{long_side: {max(chain[-1].size)}}}" if origin.sizes else ""
     return {
-        "folder": where, "prefix": exactly(root.resolve().name), "glob": exactly(name),
-        "recipe": _edit(chain, origin.numbers),
+        "folder": str(root.absolute()), "prefix": exactly(root.resolve().name), "glob": exactly(name),
+        "recipe": _edit(chain, origin.numbers) + size,
     }  # fmt: skip
 
 

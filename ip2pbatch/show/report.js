@@ -225,6 +225,9 @@
       at(folders, cell.folder, new Set()).add(cell.glob);
       at(edits, cell.recipe, { id: cell.edit, photos: new Set() }).photos.add(several ? `${cell.prefix}/${cell.glob}` : cell.glob);
     }
+    // A photo is named with its folder where it gets every edit that is picked, else with its edits.
+    const photos = [...folders.values()].reduce((sum, names) => sum + names.size, 0);
+    const alike = [...edits.values()].every((edit) => edit.photos.size === photos);
     const list = (set) => `[${[...set].map(quote).join(", ")}]`;
     const taken = new Set();
     const unique = (id) => {
@@ -234,9 +237,13 @@
       return name;
     };
     const lines = [data.head, "photos:"];
-    folders.forEach((names, folder) => lines.push(`  - {folder: ${quote(folder)}, include: ${list(names)}}`));
+    folders.forEach((names, folder) => {
+      lines.push(`  - {folder: ${quote(folder)}, ${alike ? `include: ${list(names)}` : "pairs: both"}}`);
+    });
     lines.push("edits:");
-    edits.forEach(({ id, photos }, body) => lines.push(`  - {id: ${quote(unique(id))}, ${body}, photos: ${list(photos)}}`));
+    edits.forEach((edit, body) => {
+      lines.push(`  - {id: ${quote(unique(edit.id))}, ${body}${alike ? "" : `, photos: ${list(edit.photos)}`}}`);
+    });
     return `${lines.join("\n")}\n`;
   }
 

@@ -204,6 +204,29 @@ def test_the_head_of_a_picked_recipe_has_the_runs_own_size(view: RunView) -> Non
     assert origin_of(unreadable, view.root).size == f"{{long_side: {max(max(e.size) for e in view.plan.edits)}}}"
 
 
+def test_a_picked_recipe_keeps_how_files_are_delivered_and_whether_the_checker_runs(view: RunView) -> None:
+    text = "output: {folder: out, format: png, name: '{stem}'}\nmetadata: {gps: strip}\nsafety: off"
+    other = replace(view, sessions=(replace(view.sessions[0], recipe=text),))
+    head = origin_of(other, view.root).head()
+    for line in (
+        'output: {folder: "picked", name: "{stem}", format: "png"}',
+        'metadata: {gps: "strip"}',
+        "safety: off",
+    ):
+        assert line in head.splitlines()
+
+
+def test_picks_of_edits_at_several_sizes_say_theirs(command: CommandLine, tmp_path: Path) -> None:
+    Image.new("RGB", (128, 96), (200, 90, 30)).save(tmp_path / "a.jpg")
+    for words, size in (("make it winter", "96"), ("make it dark", "128")):
+        flags = ["-i", words, "--size", size, "--backend", "fake", "--model", "tiny", "-o", tmp_path / "out"]
+        assert command("edit", tmp_path / "a.jpg", *flags).code == 0
+    text = (tmp_path / "out/report.html").read_text("utf-8")
+    assert sorted(set(re.findall(r"size: {long_side: \d+}\"", text))) == [
+        'size: {long_side: 128}"', 'size: {long_side: 96}"'
+    ]  # fmt: skip
+
+
 def test_photos_that_could_not_be_read_head_the_page(command: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (64, 48), (200, 90, 30)).save(tmp_path / "in" / "good.jpg")

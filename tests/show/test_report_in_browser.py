@@ -164,7 +164,7 @@ def test_two_edits_of_a_photo_are_compared_with_each_other(page: Browser) -> Non
     assert other == page.js("return document.querySelector('figure[data-cell=\"2\"] img').src")
 
 
-def test_picked_cells_make_a_recipe_of_just_those(page: Browser, view: RunView) -> None:
+def test_picked_cells_make_a_recipe_of_just_those(page: Browser, view: RunView, tmp_path: Path) -> None:
     wanted = [0, 3, 7, 12, 22]  # a single, two of a grid, a whole chain; and one of the other photo's grid
     for number in wanted:
         page.click(f"figcaption [data-pick='{number}']")
@@ -173,12 +173,30 @@ def test_picked_cells_make_a_recipe_of_just_those(page: Browser, view: RunView) 
     text = page.js("return document.querySelector('#yaml').value")
     assert page.js("return document.querySelector('#yaml').selectionEnd") == len(text)
 
-    (view.root / "picked.yaml").write_text(text, encoding="utf-8")
-    plan = plan_of(view.root / "picked.yaml")
+    assert picked(text, tmp_path) == keys_of(view, wanted)
+    assert text.count('"b.jpg"') == 1
 
-    cells = [edit for strip in view.strips for edit in strip.edits]
-    delivered = {strip.edits[link - 1].key for strip in plan.strips for link in strip.keep}
-    assert delivered == {cells[number].key for number in wanted}
+
+def test_a_photo_is_named_once_with_all_that_is_picked_of_it(page: Browser, view: RunView, tmp_path: Path) -> None:
+    wanted = [0, 3, 7]
+    for number in wanted:
+        page.click(f"figcaption [data-pick='{number}']")
+    page.click("#recipe")
+    text = page.js("return document.querySelector('#yaml').value")
+    assert picked(text, tmp_path) == keys_of(view, wanted)
+    assert text.count("a.jpg") == 1
+
+
+def picked(text: str, folder: Path) -> set[str]:
+    """What a recipe asks for that is saved in `folder`."""
+    (folder / "picked.yaml").write_text(text, encoding="utf-8")
+    plan = plan_of(folder / "picked.yaml")
+    return {strip.edits[link - 1].key for strip in plan.strips for link in strip.keep}
+
+
+def keys_of(view: RunView, cells: list[int]) -> set[str]:
+    edits = [edit for strip in view.strips for edit in strip.edits]
+    return {edits[number].key for number in cells}
 
 
 def test_a_link_within_a_chain_is_picked_with_those_before_it(page: Browser, view: RunView) -> None:
