@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shlex
 import shutil
 import subprocess
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from runs import many
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.pictures import images
 from ip2pbatch.pictures.deliver import DeliverySettings, Place, Prepared, prepare, render
-from ip2pbatch.pictures.metadata import Provenance
+from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
 from ip2pbatch.plan.formats import FORMATS
 
@@ -28,8 +30,8 @@ c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")
 
 from signers import KEYS, SERVER, made  # noqa: E402 (it needs what comes with c2pa-python)
 
-from ip2pbatch.pictures.marks import certificates  # noqa: E402
-from ip2pbatch.pictures.marks.signer import Signer  # noqa: E402
+from ip2pbatch.pictures.marks import certificates, credentials  # noqa: E402
+from ip2pbatch.pictures.marks.signer import Parent, Signer  # noqa: E402
 
 PHOTO = skimage.data.coffee()[:96, :144]
 PROVENANCE = Provenance(
@@ -136,6 +138,50 @@ def test_one_byte_altered_is_seen_by_another_process(tmp_path: Path, signer: Sig
         check=True,
     )
     assert said.stdout.strip() == "['Valid', 'Invalid']"
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_one_bit_altered_anywhere_beside_the_statement_is_seen(tmp_path: Path, signer: Signer, kind: str) -> None:
+    signed, plain = (path.read_bytes() for path in pair(tmp_path, signer, kind))
+    store = signed.find(b"jumb") - 100
+    beside = [at for at in range(len(signed)) if not store <= at < store + len(signed) - len(plain) + 200]
+    draw = random.Random(kind)
+    for at in draw.sample(beside, many(4, 400)):
+        data = bytearray(signed)
+        data[at] ^= 1 << draw.randrange(8)
+        (tmp_path / "altered").write_bytes(data)
+        # A length that is another one hides what follows it, as if nobody had signed.
+        assert credentials.read(tmp_path / "altered", kind).state in ("altered", "missing"), at
+
+
+def test_damaged_files_are_read_and_edited_without_a_crash(tmp_path: Path, signer: Signer) -> None:
+    """Photos are anybody's: their credentials are read in this process."""
+    whole = {kind: pair(tmp_path, signer, kind)[0].read_bytes() for kind in WRITTEN}
+    draw, plain = random.Random(16), photo(tmp_path / "plain.jpg").read_bytes()
+    for trial in range(many(40, 5000)):
+        kind = draw.choice(WRITTEN)
+        data = mutated(bytearray(whole[kind]), draw)
+        path = tmp_path / "mutant"
+        path.write_bytes(data)
+        found = credentials.read(path, kind)
+        assert found.state in ("unknown signer", "altered", "invalid", "missing"), trial
+        signed = signer.sign(plain, "jpeg", Parent(path, kind, signed=True), PROVENANCE, Policy())
+        assert c2pa.Reader("jpeg", io.BytesIO(signed.data)).get_validation_state() == "Valid", trial
+
+
+def mutated(data: bytearray, draw: random.Random) -> bytes:
+    """Bits, numbers or the length of a file changed, or a piece of it twice."""
+    at, way = draw.randrange(len(data) - 4), draw.randrange(4)
+    if way == 0:
+        for _ in range(draw.randint(1, 8)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+    elif way == 1:
+        del data[at:]
+    elif way == 2:
+        data[at : at + 4] = draw.choice([b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", b"\0\0\0\1"])
+    else:
+        data[at:at] = data[draw.randrange(len(data)) :][: draw.randint(1, 400)]
+    return bytes(data)
 
 
 def test_the_photos_own_credentials_stay_in_the_chain(tmp_path: Path, signer: Signer) -> None:
