@@ -195,7 +195,8 @@ def _raster(
     elif raster.icc is not None and not takes.profiles:
         pixels = images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc)
         raster = replace(raster, pixels=pixels, icc=None)
-    return raster, gate, (*_lost_bits(photo, raster), *_converted(photo, raster, takes, added))
+    said = *_lost_bits(photo, raster), *_flattened(photo, takes), *_converted(photo, raster, takes, added)
+    return raster, gate, said
 
 
 def _kind(source: Original, settings: DeliverySettings) -> str:
@@ -221,6 +222,11 @@ def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
         yield images.SHALLOW.format(photo.bits)
     elif photo.deep is not None and photo.alpha is not None and ((photo.alpha > 0) & (photo.alpha < 255)).any():
         yield images.SHALLOW_ALPHA
+
+
+def _flattened(photo: Picture, takes: Format) -> Iterator[str]:
+    if photo.alpha is not None and not takes.alpha:
+        yield f"transparency laid on white: {takes.title} has none"
 
 
 def _converted(photo: Picture, raster: Raster, takes: Format, added: float | None) -> Iterator[str]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from fractions import Fraction
 from mmap import mmap
 from typing import NamedTuple
 
 # Tags of the main directory and of the Exif directory that this project reads or writes.
 ORIENTATION = 0x0112
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 SOFTWARE = 0x0131
 EXIF_IFD = 0x8769
 GPS_IFD = 0x8825
 DATE_TIME_ORIGINAL = 0x9003
 DATE_TIME_DIGITIZED = 0x9004
+MAKER_NOTE = 0x927C
 USER_COMMENT = 0x9286
 COLOR_SPACE = 0xA001
 PIXEL_X = 0xA002
@@ -93,6 +96,10 @@ class Block:
     def short(self, number: int) -> Value:
         return Value(3, 1, struct.pack(self.order + "H", number))
 
+    def rational(self, number: float) -> Value:
+        top, bottom = Fraction(number).limit_denominator(10_000).as_integer_ratio()
+        return Value(5, 1, struct.pack(self.order + "II", top, bottom))
+
     def long(self, *numbers: int) -> Value:
         return Value(4, len(numbers), struct.pack(f"{self.order}{len(numbers)}I", *numbers))
 
@@ -150,10 +157,13 @@ class Block:
                     _zero(data, entry.offset, len(entry.value.data) if entry.offset else 0)
         return data
 
-    def compacted(self, without: Collection[int]) -> bytes:
-        """The block alone, out of a TIFF file: every directory with its values, but for these tags of the main one."""
+    def compacted(self, without: Collection[int], without_exif: Collection[int] = ()) -> bytes:
+        """The block alone, out of a TIFF file: every directory with its values, but for these tags of the main one and
+        of Exif's.
+        """
         data = bytearray(self.data[:8])
         exif, root = dict(self._values(self._exif)), dict(self._values(self._root))
+        exif = {tag: value for tag, value in exif.items() if tag not in without_exif}
         for directory, tag in ((exif, _INTEROP_IFD), (root, GPS_IFD)):
             if pointer := directory.pop(tag, None):
                 inner = dict(self._values(self._directory(self._number(pointer))[0]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 from ip2pbatch import __version__
 from ip2pbatch.pictures import exif, photoshop, xmp
+from ip2pbatch.pictures.codecs import png
 from ip2pbatch.pictures.containers import Blocks, read_blocks
 from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.edits import Edit
@@ -19,6 +21,8 @@ from ip2pbatch.plan.formats import FORMATS, Format
 
 # https://cv.iptc.org/newscodes/digitalsourcetype: a photograph edited using generative AI.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+_PARAMETERS, _THUMBNAIL = b"parameters\0", b"Thumb::"  # how such texts of a PNG begin
+_MOST_TOLD = 6  # names of such texts
 SOFTWARE = f"ip2pbatch {__version__}"
 
 
@@ -126,11 +130,14 @@ def merge(
     notes: list[str] = []
     takes = FORMATS[kind]
     settings = provenance.settings(prompt=policy.prompt)
-    block = _merged_exif(blocks.exif, settings, policy, size, takes.most_exif, srgb=srgb, notes=notes)
+    own = blocks.exif if takes.resolution else _with_resolution(blocks.exif, blocks.dpi)
+    block = _merged_exif(own, settings, policy, size, takes.most_exif, srgb=srgb, notes=notes)
     scale = (size[0] / photo[0], size[1] / photo[1])
     packet, extended = _merged_xmp(blocks, provenance, policy, takes, scale, notes)
     if blocks.c2pa and not policy.signed:
         notes.append("Content Credentials (C2PA) left out: their signature is of the photo as it was")
+    if not takes.text:
+        notes.extend(_left_texts(blocks.text))
     merged = replace(
         blocks, exif=block, xmp=packet, xmp_extended=extended,
         text=_png_text(blocks.text, settings) if takes.text else (),
@@ -178,10 +185,30 @@ def _merged_exif(
                     [] if told else ["settings left out of EXIF, which the photo's own fills: they are in XMP"]
                 )
                 return found
+        if block.get_exif(exif.MAKER_NOTE):
+            block = exif.Block(block.compacted((), (exif.MAKER_NOTE,)))
+            if len(found := block.rewritten(*_changes(block, settings, size, srgb), strip_gps=strip)) <= most:
+                notes.append("maker notes left out: with them EXIF has more than 64 KB")
+                return found
         notes.append("EXIF of more than 64 KB left out")
     except exif.ExifError as error:
         notes.append(f"damaged EXIF left out: {error}")
     return exif.Block().rewritten(*_changes(exif.Block(), settings, size, srgb))
+
+
+def _with_resolution(data: bytes, dpi: tuple[float, float]) -> bytes:
+    """EXIF that says the resolution where it does not, for a file that has no other place for it."""
+    try:
+        block = exif.Block(data)
+    except exif.ExifError:
+        return data
+    if min(dpi) <= 0 or block.get(exif.X_RESOLUTION):
+        return data
+    told: dict[int, exif.Value | None] = {
+        exif.X_RESOLUTION: block.rational(dpi[0]), exif.Y_RESOLUTION: block.rational(dpi[1]),
+        exif.RESOLUTION_UNIT: block.short(2),
+    }  # fmt: skip
+    return block.rewritten(told, {})
 
 
 def _changes(
@@ -213,7 +240,7 @@ def _old_comment(block: exif.Block) -> str:
     else:
         text = data[8:].decode("ascii", "replace") if data[:8] == b"ASCII\0\0\0" else ""
     text = text.replace("\0", "").strip()
-    return "" if "Version: ip2pbatch" in text else text
+    return "" if _is_ours(text) else text
 
 
 def _merged_xmp(
@@ -266,7 +293,25 @@ def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> d
 
 
 def _png_text(chunks: Sequence[tuple[bytes, bytes]], settings: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The photo's own texts but for thumbnails, and `parameters` with our settings."""
-    dropped = (b"parameters\0", b"Thumb::")
-    kept = [(kind, data) for kind, data in chunks if not data.startswith(dropped)]
-    return (*kept, (b"iTXt", b"parameters\0\0\0\0\0" + settings.encode("utf-8", "replace")))
+    """The photo's own texts but for thumbnails, and `parameters` with our settings behind those of others."""
+    kept = [(kind, data) for kind, data in chunks if not data.startswith((_PARAMETERS, _THUMBNAIL))]
+    earlier = [png.text_of(kind, data) for kind, data in chunks if data.startswith(_PARAMETERS)]
+    told = "\n".join([*(text for text in earlier if not _is_ours(text)), settings])
+    return (*kept, (b"iTXt", _PARAMETERS + b"\0\0\0\0" + told.encode("utf-8", "replace")))
+
+
+def _left_texts(chunks: Sequence[tuple[bytes, bytes]]) -> Iterator[str]:
+    """That a PNG's texts have no place in the file, by their keywords."""
+    names = dict.fromkeys(
+        data.partition(b"\0")[0] for kind, data in chunks
+        if not data.startswith(_THUMBNAIL) and not (data.startswith(_PARAMETERS) and _is_ours(png.text_of(kind, data)))
+    )  # fmt: skip
+    told = [re.sub(r"[^ -~]", "?", name.decode("latin-1")) for name in names]
+    if told:
+        more = f" and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        yield f"the PNG's texts left out: {', '.join(told[:_MOST_TOLD])}{more}"
+
+
+def _is_ours(text: str) -> bool:
+    """Whether an earlier delivery wrote it."""
+    return "Version: ip2pbatch" in text

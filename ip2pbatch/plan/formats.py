@@ -40,7 +40,7 @@ class Format:
     `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel;
     `grey`: as many bits as it holds of grey alone. `lossy`: asks for a quality; `lossless`: is written without loss
     where the photo is. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's resources,
-    and of a comment; PNG's texts; XMP in two parts.
+    and of a comment; a resolution that is not EXIF's; alpha; PNG's texts; XMP in two parts.
     """
 
     name: str
@@ -68,6 +68,8 @@ class Format:
     most_exif: int = ANY
     most_iptc: int = 0
     most_comment: int = 0
+    resolution: bool = False
+    alpha: bool = True
     text: bool = False
     extended_xmp: bool = False
 
@@ -103,12 +105,12 @@ FORMATS: dict[str, Format] = {
         f"{_CODECS}.jpeg:read_blocks", f"{_CODECS}.jpeg:encode", header=f"{_CODECS}.jpeg:open_header",
         digest=f"{_CODECS}.jpeg:digest", behind=f"{_CODECS}.jpeg:behind", lossy=True, grey=8, longest_side=65_500,
         most_exif=65_527,  # a segment, less its header
-        most_iptc=ANY, most_comment=65_533, extended_xmp=True,
+        most_iptc=ANY, most_comment=65_533, extended_xmp=True, resolution=True, alpha=False,
     ),
     "png": Format(
         "png", "PNG", (".png",), rb"\x89PNG\r\n\x1a\n", f"{_CODECS}.png:open_image",
         f"{_CODECS}.png:read_blocks", f"{_CODECS}.png:encode", digest=f"{_CODECS}.png:digest", deep=True, grey=16,
-        most_iptc=ANY, text=True,
+        most_iptc=ANY, text=True, resolution=True,
     ),
     "tiff": Format(
         "tiff", "TIFF", (".tif", ".tiff"), rb"II\*\0|MM\0\*", "PIL.TiffImagePlugin:TiffImageFile",

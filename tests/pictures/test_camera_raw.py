@@ -70,7 +70,8 @@ def test_a_camera_is_told_from_a_tiff_by_more_than_its_head(tmp_path: Path, pixe
 
 def test_metadata_comes_along_without_what_describes_a_mosaic(tmp_path: Path, pixels: np.ndarray) -> None:
     block = Block(read_blocks(write_dng(tmp_path / "a.dng", pixels)).exif)
-    assert [block.text(block.get(tag)) for tag in (271, 33432)] == ["Maker", "Copyright holder"]
+    texts = [block.text(block.get(tag)) for tag in (271, 33432, 50708)]
+    assert texts == ["Maker", "Copyright holder", "Maker Model One"]
     assert not any(block.get(tag) for tag in (50706, 50721, 33422, 273))
 
 

@@ -323,3 +323,39 @@ def test_a_damaged_sidecar_is_named_and_does_no_harm(tmp_path: Path) -> None:
     for content in (b"<x", bytes(range(256)), b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'):
         path.with_name("photo.xmp").write_bytes(content)
         assert edited(path)[0].notes == ("the sidecar photo.xmp, which is damaged, left out",)
+
+
+def test_segments_that_only_their_maker_reads_are_named(tmp_path: Path) -> None:
+    path = jpeg(
+        tmp_path / "photo.jpg", (0xE6, b"GoPro\0\1\2"), (0xE1, b"FLIR\0\1"), (0xE4, b"\1\2"), (0xEC, b"Ducky\0\1")
+    )
+    made, _ = edited(path)
+    named = [note for note in made.notes if note.startswith("segment")]
+    assert named == ["segment APP6 (GoPro) left out", "segment APP1 (FLIR) left out", "segment APP4 left out"]
+
+
+def test_maker_notes_give_way_before_all_of_exif(tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png", exif=b"Exif\0\0" + camera_s(65_000 + 512))
+    made, target = edited(tmp_path / "photo.png", format="jpeg")
+    block = exif.Block(containers.read_blocks(target).exif)
+    assert "maker notes left out: with them EXIF has more than 64 KB" in made.notes
+    assert block.text(block.get(0x0110)) == "Model One"
+    assert block.text(block.get_exif(exif.DATE_TIME_ORIGINAL)) == "2019:08:07 06:05:04"
+    assert block.get(exif.GPS_IFD)
+    assert not block.get_exif(exif.MAKER_NOTE)
+
+
+def test_texts_of_a_png_stay_or_are_named(tmp_path: Path) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("parameters", "a cat\nSteps: 9", zip=True)
+    texts.add_text("Title", "Cat")
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png", pnginfo=texts)
+    _, target = edited(tmp_path / "photo.png")
+    again, _ = edited(target)
+    for data in (target.read_bytes(), again.data):
+        target.write_bytes(data)
+        with Image.open(target) as image:
+            image.load()
+            assert (image.text["Title"], image.text["parameters"].count("Version: ip2pbatch")) == ("Cat", 1)
+    made, _ = edited(tmp_path / "photo.png", format="jpeg")
+    assert "the PNG's texts left out: parameters, Title" in made.notes

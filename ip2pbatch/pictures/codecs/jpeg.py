@@ -24,6 +24,8 @@ _MOST_SEGMENTS, _MOST_EXIF = 10_000, 256  # segments, and those of EXIF
 _SEGMENT = 65_533  # bytes of content in a segment
 _SAMPLINGS = {(1, 1): 0, (2, 1): 1, (2, 2): 2}  # of colour, across and down, as Pillow's writer counts them
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+# Segments about this file's bytes: thumbnails, profiles, further pictures, how it was coded, signatures.
+_TECHNICAL = (b"JFIF", b"JFXX", b"ICC_PROFILE", b"MPF\0", b"Adobe", b"Ducky", b"JP")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # among the bits of a scan
 _LARGEST_TAIL = 16 << 20  # bytes behind the picture that are looked at
 
@@ -75,6 +77,7 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     exif: list[bytes] = []
     extended: dict[int, bytes] = {}
     resources: list[bytes] = []
+    left: dict[str, None] = {}
     chroma = (1, 1)
     for marker, data in _segments(file):
         if marker == 0xE1 and data.startswith(b"Exif\0\0"):
@@ -94,6 +97,8 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             found["density"] = data[7:12]
         elif marker in _FRAMES:
             chroma = _chroma(data)
+        elif 0xE0 <= marker <= 0xEF and not data.startswith(_TECHNICAL):
+            left[_called(marker, data)] = None
     iptc, others = photoshop.apart(b"".join(resources))
     return Blocks(
         b"".join(exif),
@@ -105,7 +110,14 @@ def read_blocks(file: IO[bytes]) -> Blocks:
         dpi=_density(found.get("density", b"")),
         chroma=chroma,
         c2pa="c2pa" in found,
+        left=tuple(left),
     )
+
+
+def _called(marker: int, data: bytes) -> str:
+    """A segment that only its maker's programs read, by the name with which it begins."""
+    name = re.match(rb"[ -~]{2,24}", data)
+    return f"segment APP{marker & 15}" + (f" ({name[0].decode().strip()})" if name else "")
 
 
 def _segments(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:

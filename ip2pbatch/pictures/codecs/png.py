@@ -129,7 +129,7 @@ def _undumped(kind: bytes, data: bytes) -> bytes:
         text = zlib.decompressobj().decompress(text[1:], _LARGEST_BLOCK)
     elif kind == b"iTXt":
         text = _international_text(data)
-    _, length, dump = text.split(maxsplit=2)
+    _, length, dump = text.lstrip(b"\n").split(b"\n", 2)  # the first line may be "iptc" or "IPTC profile"
     return bytes.fromhex(dump.decode("ascii"))[: int(length)]
 
 
@@ -140,6 +140,19 @@ def _as_shown(block: bytes) -> bytes:
         return found.in_place({exif_block.ORIENTATION: found.short(1)}, {})
     except exif_block.ExifError:
         return block
+
+
+def text_of(kind: bytes, data: bytes) -> str:
+    """What a textual chunk says, "" where it is damaged."""
+    try:
+        if kind == b"iTXt":
+            return _international_text(data).decode("utf-8", "replace")
+        text = data.partition(b"\0")[2]
+        if kind == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _LARGEST_BLOCK)
+        return text.decode("latin-1")
+    except (zlib.error, IndexError):
+        return ""
 
 
 def _international_text(data: bytes) -> bytes:

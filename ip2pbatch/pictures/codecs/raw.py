@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 _MAKE, _DNG_VERSION = 0x010F, 0xC612
 _MOST_TAGS = 1000
-# Tags that describe a mosaic of sensor values, which a finished picture is not.
-_MOSAIC = (*range(0x828D, 0x8290), 0x9216, 0x9217, *range(0xC612, 0xC7F0), *range(0xCD2D, 0xCD50))
+# Tags that describe a mosaic of sensor values, which a finished picture is not; those of the camera, its lens and the
+# first file's name stand among them in a DNG.
+_CAMERA = (0xC614, 0xC615, 0xC62F, 0xC630, 0xC68B)
+_MOSAIC = {*range(0x828D, 0x8290), 0x9216, 0x9217, *range(0xC612, 0xC7F0), *range(0xCD2D, 0xCD50)} - {*_CAMERA}
+_PRIVATE = 0xC634
 _TIFF = {b"II": b"II*\0", b"MM": b"MM\0*"}
 
 
@@ -110,7 +113,9 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         # Olympus and Panasonic write other numbers where a TIFF has 42.
         found = tiff.blocks_of(Block(whole if head[:4] in _TIFF.values() else _TIFF[head[:2]] + whole[4:]))
-    return replace(found, exif=Block(found.exif).compacted(_MOSAIC)) if found.exif else found
+    block = Block(found.exif)
+    left = ("the DNG's private data (maker notes)",) if block.get(_PRIVATE) else ()
+    return replace(found, exif=block.compacted(_MOSAIC), left=(*found.left, *left))
 
 
 def _of_preview(file: IO[bytes]) -> Blocks:
