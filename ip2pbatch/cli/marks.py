@@ -25,7 +25,10 @@ _COLOURS = {"valid": "green", "present": "green", "unknown signer": "yellow", "n
 
 
 def marks(
-    what: Annotated[Path | None, typer.Argument(help="A picture, or a folder of them.", show_default=False)] = None,
+    what: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE|FOLDER", help="A picture, or a folder of them.", show_default=False),
+    ] = None,
     as_json: Json = False,
     trust: Annotated[
         Path | None, typer.Option(help="A PEM file with certificates of authorities: their signers are known.")

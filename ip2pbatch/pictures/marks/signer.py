@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _AGENT = {"name": "ip2pbatch", "version": __version__}
 _MODEL, _UNSIGNED = "ip2pbatch.model", "ip2pbatch.unsigned"
-_WHERE = re.compile(r"gps(latitude|longitude|position|coordinates)|latitude|longitude", re.IGNORECASE)
+# As EXIF, IPTC and schema.org call it where a photo was taken.
+_WHERE = re.compile(
+    r"gps(position|coordinates|dest)|latitude|longitude|location(created|shown)|contentlocation|c2pa\.location", re.I
+)
 _UNREADABLE = "Content Credentials (C2PA) of the photo left out of the new ones: they are damaged"
 _TELL_WHERE = "Content Credentials (C2PA) of the photo left out of the new ones: they say where it was taken"
 
@@ -59,7 +62,7 @@ class Signer:
     def sign(self, data: bytes, kind: str, parent: Parent, provenance: Provenance, policy: Policy) -> Signed:
         """A file of the format `kind`, signed. Raises PhotoError; UsageError where a command of the user's fails."""
         told = _edited(provenance, policy, hashlib.sha256(data).hexdigest())
-        if parent.signed and policy.gps == "strip" and _tells_where(parent):
+        if policy.gps == "strip" and _tells_where(parent):
             return Signed(self._signed(_builder(_named(told, parent, provenance)), data, kind), (_TELL_WHERE,))
         builder = _builder_with(told, parent) or _builder(_named(told, parent, provenance))
         found = self._signed(builder, data, kind)
