@@ -40,7 +40,7 @@ def deliverer(job: Job, run: Run, *, queue: bool = False, signer: Signer | None 
     """What writes the photographer's files of this job, whose photos may come from a `queue`. Raises MissingError."""
     output = job.recipe.output
     kind = FORMATS.get(output.format)
-    if kind is not None and (missing := kind.missing()):
+    if kind is not None and (missing := kind.unwritten()):
         raise MissingError(f"{kind.title} cannot be written: its library is not installed", hint=missing)
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe)

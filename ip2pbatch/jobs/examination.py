@@ -56,7 +56,9 @@ def _formats() -> Iterator[Finding]:
         if missing := one.missing():
             yield Finding(f"format {one.title}", "not read: its library is not installed", "note", missing)
             continue
-        how = "read and written" if one.encode else f"read; delivered as {FORMATS[one.delivered()].title}"
+        how = "read and written" if one.written else f"read; delivered as {FORMATS[one.delivered()].title}"
+        if one.encode and (line := one.unwritten()):
+            how += f"; written after {line}"
         yield Finding(f"format {one.title}", how, why=" ".join(one.suffixes))
 
 

@@ -195,7 +195,7 @@ def _raster(
     elif raster.icc is not None and not takes.profiles:
         pixels = images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc)
         raster = replace(raster, pixels=pixels, icc=None)
-    said = *_lost_bits(photo, raster), *_flattened(photo, takes), *_converted(photo, raster, takes, added)
+    said = *_lost_bits(photo, raster, takes), *_flattened(photo, takes), *_converted(photo, raster, takes, added)
     return raster, gate, said
 
 
@@ -204,7 +204,7 @@ def _kind(source: Original, settings: DeliverySettings) -> str:
     if settings.format != "same":
         return settings.format
     promised = by_suffix(source.path.suffix)
-    own = promised if promised is not None and not promised.encode else FORMATS[source.picture.format]
+    own = promised if promised is not None and not promised.written else FORMATS[source.picture.format]
     return own.delivered(settings.raw)
 
 
@@ -216,10 +216,11 @@ def _is_whole(source: Original, edited: Pixels, whole: NDArray[Any]) -> bool:
     return source.sizing != "bicubic" and whole.shape == edited.shape and whole.dtype == edited.dtype
 
 
-def _lost_bits(photo: Picture, raster: Raster) -> Iterator[str]:
+def _lost_bits(photo: Picture, raster: Raster, takes: Format) -> Iterator[str]:
     """What the file has fewer bits of than the photo, whose 16 were at hand."""
-    if photo.deep is not None and raster.pixels.dtype == np.uint8:
-        yield images.SHALLOW.format(photo.bits)
+    bits = 8 if raster.pixels.dtype == np.uint8 else takes.bits
+    if photo.deep is not None and bits < photo.bits:
+        yield images.SHALLOW.format(photo.bits, bits)
     elif photo.deep is not None and photo.alpha is not None and ((photo.alpha > 0) & (photo.alpha < 255)).any():
         yield images.SHALLOW_ALPHA
 
@@ -249,8 +250,9 @@ def _coded(photo: Picture, blocks: Blocks, kind: str) -> Iterator[str]:
 def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:
     """That `same` could not be had, where the photo's format is one that is not written."""
     own = FORMATS[photo.format]
-    if settings.format == "same" and not own.encode:
-        yield f"{own.title} is read only: delivered as {FORMATS[own.delivered(settings.raw)].title}"
+    if settings.format == "same" and not own.written:
+        why = f"written with an extra ({own.unwritten()})" if own.encode else "read only"
+        yield f"{own.title} is {why}: delivered as {FORMATS[own.delivered(settings.raw)].title}"
 
 
 def _choose(place: Place, source: Path, is_same: Callable[[Path], bool]) -> Path | None:

@@ -29,7 +29,7 @@ from ip2pbatch.plan.photo_digests import FLOATING, MAX_PIXELS, check_size
 Pixels = NDArray[np.uint8]
 _Numbers = TypeVar("_Numbers", Pixels, DeepPixels)
 
-SHALLOW = "{} bits a channel reduced to 8"
+SHALLOW = "{} bits a channel reduced to {}"
 SHALLOW_ALPHA = "16 bits of the alpha channel reduced to 8"
 _CLEAR_COLOUR = "one colour of 16 bits that the file calls transparent is not"
 _ONE_WAY = "the colour profile works one way only: converted to sRGB"
@@ -130,7 +130,7 @@ def _taken(found: Decoded, kind: Format) -> Picture:
     if found.grey:
         return _greys(picture, found.pixels[..., 0].astype(np.uint16, copy=False), found.icc)
     if _ONE_WAY in remarks:
-        return replace(picture, notes=(*picture.notes, SHALLOW.format(found.bits)))
+        return replace(picture, notes=(*picture.notes, SHALLOW.format(found.bits, 8)))
     return replace(picture, deep=found.pixels.astype(np.uint16, copy=False))
 
 
@@ -141,7 +141,7 @@ def _grey_profile(icc: bytes | None) -> bytes:
 def _greys(picture: Picture, levels: DeepPixels, icc: bytes | None) -> Picture:
     """The same with 16 bits of grey [h, w], as sRGB's numbers; with a note where its profile cannot be followed."""
     if icc and not picture.grey:
-        return _noted(picture, SHALLOW.format(picture.bits))
+        return _noted(picture, SHALLOW.format(picture.bits, 8))
     if picture.grey:
         levels = grey.to_srgb(levels, picture.grey)
     return replace(picture, deep=np.broadcast_to(levels[..., None], (*levels.shape, 3)))
@@ -153,7 +153,7 @@ def _deepened(picture: Picture, path: Path, turn: int, *, whole: bool) -> Pictur
         return _noted(picture, "16 bits a channel, of which the model sees 8")
     low = _low_bytes(path, turn) if turn else None
     return (
-        _noted(picture, SHALLOW.format(picture.bits))
+        _noted(picture, SHALLOW.format(picture.bits, 8))
         if low is None
         else replace(picture, deep=deep.joined(picture.pixels, low))
     )

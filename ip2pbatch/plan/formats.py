@@ -30,17 +30,18 @@ class Format:
     `digest(file, hash) -> bytes` feeds the hash with what the pixels depend on, from the file's start, and returns
     EXIF that the opener did not find. `decoder(file, least) -> Decoded` reads pixels in the opener's stead, which is
     then for the header; a picture of `least` (width, height) is enough for who asks, where it is not None. `needs` is
-    the library without which nothing is read, and `extra` what brings it.
+    the library without which nothing is read, `writer` that without which nothing is written, `extra` what brings it.
 
     `blocks(file) -> Blocks` reads metadata, and `behind(file) -> words` looks for what follows the picture, which takes
-    reading all of it; `encode(raster, blocks, quality) -> bytes` makes a whole file. A format without `encode` is read
-    only, and `format: same` delivers `written_as` then.
+    reading all of it; `encode(raster, blocks, quality) -> bytes` makes a whole file. Where a format is not `written`,
+    `format: same` delivers `written_as`.
 
     `inside` ("module:function") tells a file that begins as a TIFF does, and has one of the suffixes, from a TIFF.
-    `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds 16 bits a channel;
-    `grey`: as many bits as it holds of grey alone. `lossy`: asks for a quality; `lossless`: is written without loss
-    where the photo is. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and Photoshop's resources,
-    and of a comment; a resolution that is not EXIF's; alpha; PNG's texts; XMP in two parts.
+    `profiles`: a file of ours embeds them. `upright`: the opener turns by EXIF itself. `deep`: holds more than 8 bits a
+    channel, at most `bits`; `grey`: as many as it holds of grey alone. `lossy`: asks for a quality; `lossless`: is
+    written without loss where the photo is. The rest is what a file takes: pixels a side, bytes of EXIF, of IPTC and
+    Photoshop's resources, and of a comment; a resolution that is not EXIF's; alpha; PNG's texts;
+    XMP in two parts.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Format:
     header: str = ""
     decoder: str = ""
     needs: str = ""
+    writer: str = ""
     extra: str = ""
     inside: str = ""
     digest: str = "ip2pbatch.plan.photo_digests:hash_rest"
@@ -61,6 +63,7 @@ class Format:
     profiles: bool = True
     upright: bool = False
     deep: bool = False
+    bits: int = 16
     grey: int = 0
     lossy: bool = False
     lossless: bool = False
@@ -83,9 +86,22 @@ class Format:
 
     def missing(self) -> str | None:
         """What to type where the library is not there that the format needs."""
-        if not self.needs or find_spec(self.needs):
+        return self._line_for(self.needs)
+
+    @property
+    def written(self) -> bool:
+        """Whether files are delivered in it here."""
+        return bool(self.encode) and self.unwritten() is None
+
+    def unwritten(self) -> str | None:
+        """What to type where the library is not there that writing needs."""
+        return self._line_for(self.writer) or self.missing()
+
+    def _line_for(self, library: str) -> str | None:
+        if not library or find_spec(library):
             return None
-        return f"pip install 'ip2pbatch[{self.extra}]'" if self.extra else f"pip install {self.needs.replace('_', '-')}"
+        own = bool(self.extra) and library == (self.writer or self.needs)
+        return f"pip install 'ip2pbatch[{self.extra}]'" if own else f"pip install {library.replace('_', '-')}"
 
     def delivered(self, raw: str = "jpeg") -> str:
         """The name of the format that a photo of this one is delivered in where nothing else is asked for.
@@ -94,7 +110,7 @@ class Format:
         """
         if self.name == "raw" and raw == "tiff16":
             return "tiff"
-        return self.name if self.encode else self.written_as
+        return self.name if self.written else self.written_as
 
 
 _CODECS = "ip2pbatch.pictures.codecs"
@@ -129,8 +145,10 @@ FORMATS: dict[str, Format] = {
     ),
     "heic": Format(
         "heic", "HEIC", (".heic", ".heif", ".hif"), rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif[12]|msf1)",
-        f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", decoder=f"{_CODECS}.heif:decode", needs="pi_heif",
-        digest=f"{_CODECS}.boxes:digest", upright=True,
+        f"{_CODECS}.heif:header", f"{_CODECS}.boxes:read_blocks", f"{_CODECS}.heif:encode",
+        decoder=f"{_CODECS}.heif:decode", needs="pi_heif", writer="pillow_heif", extra="heic",
+        digest=f"{_CODECS}.boxes:digest", upright=True, deep=True, bits=10, grey=10, lossy=True, lossless=True,
+        longest_side=16_384,
     ),
     "jxl": Format(
         "jxl", "JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", f"{_CODECS}.jxl:header", f"{_CODECS}.jxl:read_blocks",
@@ -190,7 +208,7 @@ def suffixes() -> tuple[str, ...]:
 
 
 def written() -> tuple[str, ...]:
-    """The names of the formats that are delivered."""
+    """The names of the formats that are delivered, some with an extra."""
     return tuple(one.name for one in FORMATS.values() if one.encode)
 
 

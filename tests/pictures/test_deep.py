@@ -153,7 +153,7 @@ def test_a_photo_on_its_side_is_turned_in_all_its_bits(tmp_path: Path) -> None:
 def test_eight_bits_are_said_where_the_file_has_no_more(tmp_path: Path, settings: DeliverySettings) -> None:
     path = saved(tmp_path, "tiff")
     rendered = render(Original(path), images.load(path, SIZE).pixels, settings, PROVENANCE)
-    assert images.SHALLOW.format(16) in rendered.notes
+    assert images.SHALLOW.format(16, 8) in rendered.notes
     assert images.SHALLOW_ALPHA not in rendered.notes, "said once"
 
 
@@ -163,4 +163,4 @@ def test_premultiplied_colour_is_reduced_and_said(tmp_path: Path) -> None:
     tifffile.imwrite(path, opaque, photometric="rgb", extrasamples=["assocalpha"])
     rendered = render(Original(path), images.load(path, SIZE).pixels, DeliverySettings(), PROVENANCE)
     assert tifffile.imread(io.BytesIO(rendered.data)).dtype == np.uint8
-    assert rendered.notes == (images.SHALLOW.format(16),)
+    assert rendered.notes == (images.SHALLOW.format(16, 8),)

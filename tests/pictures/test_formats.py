@@ -72,7 +72,7 @@ def test_formats_that_a_line_adds(shoot: Path) -> None:
     enum = json.loads(schema.out)["$defs"]["Output"]["properties"]["format"]["enum"]
     assert enum == ["same", *written(), "ppm"]
     assert "**/*.pnm" in schema.out
-    assert "same, jpeg, png, tiff, webp, avif, jxl or ppm" in " ".join(help_.out.replace("│", " ").split())
+    assert "same, jpeg, png, tiff, webp, avif, heic, jxl or ppm" in " ".join(help_.out.replace("│", " ").split())
     found = {one["topic"]: (one["value"], one["why"]) for one in json.loads(doctor.out)}
     assert found["format PPM"] == ("read and written", ".ppm .pnm")
     assert found["format BMP"] == ("read; delivered as TIFF", ".bmp")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -12,12 +14,15 @@ import numpy as np
 import pytest
 from command import CommandLine
 from PIL import Image
+from test_metadata import PROVENANCE, needs_exiftool
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, images
 from ip2pbatch.pictures.codecs import boxes, coded_colour
 from ip2pbatch.pictures.containers import read_blocks
+from ip2pbatch.pictures.deliver import DeliverySettings, Rendered, render
 from ip2pbatch.pictures.exif import Block
+from ip2pbatch.pictures.originals import Original
 from ip2pbatch.plan.photo_digests import look
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
@@ -193,7 +198,11 @@ def test_a_heic_without_its_reader_says_what_to_install(
         images.load(path)
 
 
-def test_a_folder_of_a_phones_files(command: CommandLine, tmp_path: Path, pixels: Pixels) -> None:
+def test_a_folder_of_a_phones_files_without_what_writes_heic(
+    command: CommandLine, tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("ip2pbatch.plan.formats.find_spec", lambda name: None if name == "pillow_heif" else found(name))
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     heic(folder / "a.heic", pixels)
@@ -204,7 +213,14 @@ def test_a_folder_of_a_phones_files(command: CommandLine, tmp_path: Path, pixels
     assert said.code == 3
     words = " ".join((said.out + said.err).split())
     assert "broken.heic: " in words
-    assert "HEIC is read only: delivered as JPEG" in words
+    assert "HEIC is written with an extra (pip install 'ip2pbatch[heic]'): delivered as JPEG (2 files)" in words
+    refused = command(
+        "edit", folder / "a.heic", "-i", "make it winter", "-o", out / "b", "--format", "heic", "--backend", "fake"
+    )
+    assert refused.code == 6
+    assert "hint: pip install 'ip2pbatch[heic]'" in refused.err
+    topics = {one["topic"]: one["value"] for one in json.loads(command("doctor", "--json").out)}
+    assert topics["format HEIC"] == "read; delivered as JPEG; written after pip install 'ip2pbatch[heic]'"
     made = {path.name: kind_of(path) for path in out.iterdir() if path.suffix in (".jpg", ".avif")}
     assert made == {
         "a_make-it-winter.jpg": "JPEG", "b_make-it-winter.avif": "AVIF", "renamed_make-it-winter.jpg": "JPEG"
@@ -215,6 +231,57 @@ def test_a_folder_of_a_phones_files(command: CommandLine, tmp_path: Path, pixels
     assert b"compositeWithTrainedAlgorithmicMedia" in blocks.xmp
     picture = images.load(result, colours="own")
     assert (picture.pixels.shape, picture.icc) == ((128, 96, 3), colour.adobe_rgb())
+
+
+def edited(path: Path, **settings: str) -> tuple[Rendered, Path]:
+    """The edited file of a photo, and where it lies."""
+    shown = images.load(path).pixels
+    small = images.load(path, (shown.shape[1] // 2, shown.shape[0] // 2)).pixels
+    made = render(Original(path), (small * 0.8).astype(np.uint8), DeliverySettings(**settings), PROVENANCE)
+    target = path.with_name(f"made-{path.stem}.{made.format}")
+    target.write_bytes(made.data)
+    return made, target
+
+
+@needs_exiftool
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_heic_comes_back_as_one(tmp_path: Path, pixels: Pixels, turn: int) -> None:
+    path = tmp_path / "a.heic"
+    with path.open("wb") as file:
+        image = Image.fromarray(pixels)
+        image.encoderinfo = {"quality": 95, "exif": exif(turn), "icc_profile": colour.adobe_rgb()}  # type: ignore[attr-defined]
+        pillow_heif.as_plugin._save_heif(image, file, path.name)
+    made, target = edited(path)
+    assert (made.format, made.notes) == ("heic", ())
+    before, after = (images.load(one, colours="own") for one in (path, target))
+    assert before.icc == after.icc == colour.adobe_rgb()
+    assert np.abs(after.pixels - 0.8 * before.pixels).mean() < 2
+    found = subprocess.run(["exiftool", "-j", "-G1", "-n", target], capture_output=True, check=True).stdout
+    said = json.loads(found)[0]
+    assert (said["IFD0:Make"], said["IFD0:Orientation"]) == ("Maker", 1)
+    assert said["XMP-iptcExt:DigitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
+    assert not [name for name in said if "Rotation" in name or "Warning" in name]
+
+
+def test_bits_loss_alpha_and_chroma_of_a_heic_are_its_photo_s(tmp_path: Path, pixels: Pixels) -> None:
+    deep = pixels.astype(np.uint16) * 257
+    made, target = edited(heic(tmp_path / "ten.heic", deep, "RGB;16", bit_depth=10))
+    assert (images.load(target, colours="own").bits, made.notes) == (10, ())
+    made, _ = edited(heic(tmp_path / "twelve.heic", deep, "RGB;16", bit_depth=12))
+    assert made.notes == ("12 bits a channel reduced to 10",)
+    exact = heic(tmp_path / "exact.heic", pixels, quality=-1, matrix_coefficients=0)
+    assert read_blocks(exact).lossless
+    _, target = edited(exact)
+    png = edited(exact, format="png")[1]
+    assert np.array_equal(images.load(target).pixels, images.load(png).pixels)
+    alpha = np.tile(np.linspace(0, 255, 128).astype(np.uint8), (96, 1))
+    found = images.load(edited(heic(tmp_path / "alpha.heic", np.dstack([pixels, alpha]), "RGBA"))[1]).alpha
+    assert found is not None
+    assert np.abs(found.astype(int) - alpha).mean() < 2
+    half = heic(tmp_path / "half.heic", pixels, chroma=420)
+    assert [read_blocks(edited(half, chroma=one)[1]).chroma for one in ("full", "source")] == [(1, 1), (2, 2)]
+    grey = heic(tmp_path / "grey.heic", np.ascontiguousarray(pixels[..., 1]), "L")
+    assert images.load(edited(grey)[1]).grey == b""
 
 
 def test_an_avif_bomb_is_refused_by_its_header(tmp_path: Path, pixels: Pixels) -> None:

@@ -107,6 +107,13 @@ class Container:
         return None
 
     @property
+    def chroma(self) -> tuple[int, int]:
+        """How many pixels of HEVC share one sample of colour, across and down (14496-15, 8.3.3.1)."""
+        said = (one.said(b"hvcC") for one in (self.main, *self.items.values()))  # of a grid its tiles say it
+        found = next((content for content in said if content), b"")
+        return {1: (2, 2), 2: (2, 1)}.get(found[16] & 3, (1, 1)) if len(found) > 16 else (1, 1)
+
+    @property
     def as_rgb(self) -> bool:
         """Whether red, green and blue are coded as they are (matrix 0 of H.273), as encoders do to lose nothing."""
         said = (content for name, content in self.main.properties if name == b"colr")
@@ -315,7 +322,10 @@ def read_blocks(file: IO[bytes]) -> Blocks:
             exif = found[start:].removeprefix(b"Exif\0\0")
         elif item.kind == b"mime" and item.content_type == _XMP and not xmp:
             xmp = content(file, container, item)
-    return Blocks(exif=exif, xmp=xmp, lossless=container.as_rgb, c2pa=_C2PA in container.others, left=container.left)
+    return Blocks(
+        exif=exif, xmp=xmp, lossless=container.as_rgb, chroma=container.chroma, c2pa=_C2PA in container.others,
+        left=container.left,
+    )  # fmt: skip
 
 
 def _check_sums(container: Container, total: int) -> None:

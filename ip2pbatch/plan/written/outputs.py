@@ -68,7 +68,7 @@ class Output(Written):
     format: OutputFormat = Field(default="same", description="same: as the photo")
     quality: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=95, description=f"of {lossy_titles()}")
     chroma: Literal["full", "source"] = Field(
-        default="full", description="colour of a JPEG: full, or sampled as in the photo (smaller)"
+        default="full", description="colour of a JPEG or HEIC: full, or sampled as in the photo (smaller)"
     )
     raw: Literal["jpeg", "tiff16"] = Field(
         default="jpeg", description="what `same` makes of camera raw: a JPEG, or a TIFF of 16 bits"
