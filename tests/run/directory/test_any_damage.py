@@ -228,7 +228,7 @@ class Trial:
         """
         said = self.say("run", "--backend", "fake")
         while said.code == 7:  # of two, one is named at a time
-            named = [path for path in self._damaged if (path.is_symlink() or path.is_dir()) and path.name in said.err]
+            named = {path for path in self._damaged if (path.is_symlink() or path.is_dir()) and path.name in said.err}
             assert named, self
             for path in named:
                 path.unlink() if path.is_symlink() else shutil.rmtree(path)
