@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 from test_metadata import PROVENANCE, edited_like, needs_exiftool, tags
 
@@ -359,3 +360,33 @@ def test_texts_of_a_png_stay_or_are_named(tmp_path: Path) -> None:
             assert (image.text["Title"], image.text["parameters"].count("Version: ip2pbatch")) == ("Cat", 1)
     made, _ = edited(tmp_path / "photo.png", format="jpeg")
     assert "the PNG's texts left out: parameters, Title" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("chunks", "named"),
+    [
+        ({b"gAMA": struct.pack(">I", 45_455)}, None), ({b"gAMA": struct.pack(">I", 100_000)}, "the PNG's own gamma"),
+        ({b"gAMA": struct.pack(">I", 100_000), b"sRGB": b"\0"}, None), ({b"cICP": b"\1\r\0\1"}, None),
+        ({b"cICP": b"\t\x10\0\1"}, "colours by numbers (cICP)"),
+    ],
+)  # fmt: skip
+def test_colours_of_a_png_that_are_not_looked_at_are_named(
+    tmp_path: Path, chunks: dict[bytes, bytes], named: str | None
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    data = path.read_bytes()
+    more = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    )
+    path.write_bytes(data[:33] + more + data[33:])
+    assert edited(path)[0].notes == ((f"{named} left out",) if named else ())
+
+
+def test_pictures_in_subdirectories_of_a_tiff_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(PHOTO, photometric="rgb", subifds=1, metadata=None)
+        writer.write(PHOTO[::2, ::2], photometric="rgb", metadata=None)
+    assert "pictures in SubIFDs left out" in edited(path)[0].notes

@@ -25,6 +25,8 @@ _BLOCK = 1 << 20
 _RAW = b"Raw profile type "
 _MOST_RAW = 10  # that are unpacked: two of each kind
 _RAW_KINDS = (b"exif", b"app1", b"iptc", b"8bim", b"xmp")
+_COLOURS = (b"iCCP", b"sRGB", b"gAMA", b"cICP")
+_GAMMA = struct.pack(">I", 45_455)  # what sRGB's curve is written as
 _GREYS = {"L;2": 85, "L;4": 17}  # how Pillow stretches grey of fewer bits than eight
 
 # Texts and profiles of more than a megabyte are common: workflows, scanner profiles. Pillow's bound on the sum of a
@@ -73,10 +75,14 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     """The chunks before and after the pixels."""
     exif, xmp, dpi, c2pa = b"", b"", (0.0, 0.0), False
     text: list[tuple[bytes, bytes]] = []
+    colours: dict[bytes, bytes] = {}
     file.read(8)
     while len(head := file.read(8)) == 8:
         (length,), kind = struct.unpack(">I", head[:4]), head[4:]
         c2pa |= kind == b"caBX"
+        if kind in _COLOURS and length < _BLOCK:
+            colours[kind] = file.read(length)
+            file.seek(-length, io.SEEK_CUR)
         if kind not in (b"eXIf", b"iTXt", b"tEXt", b"zTXt", b"pHYs") or length > _LARGEST_BLOCK:
             file.seek(length + 4, io.SEEK_CUR)
             continue
@@ -98,7 +104,20 @@ def read_blocks(file: IO[bytes]) -> Blocks:
     return Blocks(
         exif=exif or raw.get(b"exif", b""), xmp=xmp or raw.get(b"xmp", b""), iptc=iptc, photoshop=others,
         text=tuple(one for one in text if _raw_kind(one[1]) not in _RAW_KINDS), dpi=dpi, c2pa=c2pa,
+        left=_left_colours(colours),
     )  # fmt: skip
+
+
+def _left_colours(chunks: dict[bytes, bytes]) -> tuple[str, ...]:
+    """Colours that are said by numbers, are not sRGB's, and are not looked at: few viewers do."""
+    if b"iCCP" in chunks:
+        return ()
+    left = []
+    if chunks.get(b"cICP", b"\1\r")[:2] not in (b"\1\r", b"\1\1"):
+        left.append("colours by numbers (cICP)")
+    if b"sRGB" not in chunks and abs(int.from_bytes(chunks.get(b"gAMA", _GAMMA)) - int.from_bytes(_GAMMA)) > 1000:
+        left.append("the PNG's own gamma")
+    return tuple(left)
 
 
 def _raw_kind(data: bytes) -> bytes:

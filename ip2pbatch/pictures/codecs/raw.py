@@ -114,8 +114,10 @@ def read_blocks(file: IO[bytes]) -> Blocks:
         # Olympus and Panasonic write other numbers where a TIFF has 42.
         found = tiff.blocks_of(Block(whole if head[:4] in _TIFF.values() else _TIFF[head[:2]] + whole[4:]))
     block = Block(found.exif)
-    left = ("the DNG's private data (maker notes)",) if block.get(_PRIVATE) else ()
-    return replace(found, exif=block.compacted(_MOSAIC), left=(*found.left, *left))
+    left = [one for one in found.left if one != tiff.SUB_PICTURES]  # they are the raw values and previews of them
+    if block.get(_PRIVATE):
+        left.append("the DNG's private data (maker notes)")
+    return replace(found, exif=block.compacted(_MOSAIC), left=tuple(left))
 
 
 def _of_preview(file: IO[bytes]) -> Blocks:

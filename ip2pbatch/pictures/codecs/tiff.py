@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _XMP_TAG, _IPTC_TAG, _ICC_TAG, _C2PA_TAG = 700, 33723, 34675, 52545
 _PHOTOSHOP_TAG, _LAYERS_TAG = 34377, 37724
+SUB_PICTURES = "pictures in SubIFDs"
+_LEFT = {_LAYERS_TAG: "Photoshop layers", 0x014A: SUB_PICTURES}
 # Of a TIFF's main directory: how and where its pixels lie, and blocks that are carried apart from EXIF.
 _STRUCTURE = (
     *range(0x00FE, 0x0108), 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x0118, 0x0119, 0x011C, 0x0120, 0x0121, 0x0122,
@@ -40,7 +42,7 @@ def blocks_of(block: Block) -> Blocks:
     return Blocks(
         block.compacted(_STRUCTURE), xmp, iptc=iptc or inner, photoshop=others,
         c2pa=block.get(_C2PA_TAG) is not None,
-        left=("Photoshop layers",) if block.get(_LAYERS_TAG) else (),
+        left=tuple(called for tag, called in _LEFT.items() if block.get(tag)),
     )  # fmt: skip
 
 
