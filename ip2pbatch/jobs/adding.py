@@ -228,13 +228,16 @@ def _pictures(recipes: Sequence[Recipe], job: Job) -> set[tuple[Path, tuple[str,
 
 
 def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, str]:
-    """The names of a job that adds: where an earlier picture has one, the axis in which they differ is appended."""
+    """The names of a job that adds: where an earlier picture has one, the axis in which they differ is appended, and a
+    picture that was delivered with such a name keeps it.
+    """
     if job.earlier is None:
         return targets
     own = {place for strip in job.plan.strips for place in places(strip)}
     before = (place for strip in job.asked.strips for place in places(strip) if place not in own)
     taken = {run.deliveries[place].path for place in before if place in run.deliveries}
-    if not taken.intersection(targets.values()):
+    had = {place: run.deliveries[place].path for place in own if place in run.deliveries}
+    if not taken.intersection(targets.values()) and set(had.values()) <= set(targets.values()):
         return targets
     longer: dict[tuple[str, str], str] = {}
     with suppress(PlanError):  # they differ in what no name says, as a chain's carry: then a number tells them apart
@@ -242,8 +245,9 @@ def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, s
         found = file_names(replace(job, plan=job.asked, whole=job.asked), numbers)
         longer = {place: found[at] for at, place in _places(job.asked)}
     return {
-        at: longer.get(place, targets[at]) if targets[at] in taken else targets[at] for at, place in _places(job.plan)
-    }
+        at: longer.get(place, targets[at]) if targets[at] in taken or had.get(place) == longer.get(place, "") else
+        targets[at] for at, place in _places(job.plan)
+    }  # fmt: skip
 
 
 def _places(plan: Plan) -> Iterator[tuple[Place, tuple[str, str]]]:

@@ -94,6 +94,17 @@ def test_several_edits_go_on_together_each_as_it_was_asked(command: CommandLine,
     assert command("retry", out, "--only", "nobody", *FAKE).code == 5
 
 
+def test_what_two_commands_asked_for_keeps_one_name(command: CommandLine, shoot: Path) -> None:
+    out, photo = shoot / "out", shoot / "photos/one.jpg"
+    edit(command, photo, "make it winter", out, "--text", "5,7.5")
+    before = files(out)
+    edit(command, photo, "make it winter", out, "--text", "5")
+    assert "0 edits made, 0 files delivered" in command("run", out, *FAKE).out
+    assert files(out) == before
+    edit(command, photo, "make it winter", out, "--text", "5", "--format", "png")
+    assert files(out) - before == {"one_make-it-winter.png"}
+
+
 def test_a_recipe_run_again_is_alone_what_the_folder_is_asked_for(command: CommandLine, recipe: Path) -> None:
     out = recipe.parent / "out"
     assert command("run", recipe, *FAKE).code == 0
