@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -159,7 +159,7 @@ class Bar(Watcher):
         self._progress.stop()
 
 
-def watch(console: Console, strips: tuple[Strip, ...], *, terminal: bool) -> Watcher:
+def watch(console: Console, strips: Sequence[Strip], *, terminal: bool) -> Watcher:
     """The Watcher that fits: a bar where a person watches a terminal."""
     names = {edit.key: (strip.photo.name, edit.instruction) for strip in strips for edit in strip.edits}
     return Bar(console, names) if terminal else Watcher(console, names)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from ip2pbatch.disk.atomic import disk_error, replacing, unreadable
 
@@ -137,17 +137,30 @@ def read_rows(path: Path, parse: Parse[Row], damage: list[Damage] | None = None)
     A torn last line is being written, or was when the power went: it is passed over. Any other line that `parse` cannot
     read is passed over too, and told in `damage` at the end. Raises ResourceError where the file itself cannot be read.
     """
-    bad: list[int] = []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                row = parse(line)
-                if row is not None:
-                    yield row
-                elif line.endswith(b"\n") and not line.isspace():
-                    bad.append(number)
+            for _, row in rows_of(file, path, parse, damage):
+                yield row
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise unreadable(error, path) from error
+
+
+def rows_of(
+    file: BinaryIO, path: Path, parse: Parse[Row], damage: list[Damage] | None = None
+) -> Iterator[tuple[int, Row]]:  # fmt: skip
+    """The same of a file that is open, `path`: each row with the place in bytes at which its line begins."""
+    bad: list[int] = []
+    at = 0
+    try:
+        for number, line in enumerate(file, start=1):
+            row = parse(line)
+            if row is not None:
+                yield at, row
+            elif line.endswith(b"\n") and not line.isspace():
+                bad.append(number)
+            at += len(line)
     except OSError as error:
         raise unreadable(error, path) from error
     if bad and damage is not None:

@@ -76,7 +76,7 @@ def measure(
             advance()
     for caption, pictures in failed.items():
         voice.warn(f"{caption} could not be measured of {_pictures(pictures)}; the log says why")
-    return dataclasses.replace(view, records={**view.records, **found}), tuple(found.values())
+    return dataclasses.replace(view, records=view.records.plus(found)), tuple(found.values())
 
 
 def _unmeasured(view: RunView, metrics: Sequence[Metric]) -> Iterator[_Unmeasured]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.outputs import Sheet
 from ip2pbatch.plan.written.recipe import load_recipe
 from ip2pbatch.plan.written.yaml_source import parse_yaml
+from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.renamed import leftovers
-from ip2pbatch.run.directory.standing_files import Look
-from ip2pbatch.run.directory.superseded import looks, superseded
+from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.superseded import superseded
 from ip2pbatch.run.directory.view import RunView, read_run
 
 if TYPE_CHECKING:
@@ -121,43 +125,53 @@ def look(root: Path, voice: Voice | None) -> RunView:
 def standing(view: RunView) -> Standing:
     """How the run of `view` stands."""
     last = view.sessions[-1] if view.sessions else None
-    files, old = looks(view), superseded(view)
+    seen, old = _Seen(view), superseded(view)
     return Standing(
         run=str(view.root), name=view.plan.name, model=view.spec.model, backend=view.spec.backend,
         precision=view.spec.precision, photos=len(view.photos), edits=view.counts(),
-        delivered=sum(map(len, files.values())),
-        deleted=tuple(files[Look.GONE]), changed=tuple(files[Look.CHANGED]), touched=tuple(files[Look.TOUCHED]),
+        delivered=seen.delivered, deleted=tuple(seen.files[Look.GONE]), changed=tuple(seen.files[Look.CHANGED]),
+        touched=tuple(seen.files[Look.TOUCHED]),
         superseded=tuple(sorted(old[Look.SAME] + old[Look.TOUCHED])), superseded_changed=tuple(old[Look.CHANGED]),
-        detail_kept=_detail_kept(view), leftovers=tuple(leftovers(view)), unfinished=_unfinished(view),
-        broken=view.broken, passed=view.passed, unread=_unread(view), sessions=len(view.sessions),
+        detail_kept=seen.detail_kept, leftovers=tuple(leftovers(view)), unfinished=tuple(seen.unfinished.values()),
+        broken=view.broken, passed=view.passed, unread=seen.unread, sessions=len(view.sessions),
         last=last.started if last else None,
         complaints=tuple(view.complaints),
     )  # fmt: skip
 
 
-def _unread(view: RunView) -> dict[str, str]:
-    """By instruction the words that the text encoder had no room for, of pictures that are there."""
-    records = ((edit.instruction, view.record(edit.key)) for edit in view.plan.edits)
-    return {words: record.unread for words, record in records if record is not None and record.unread}
+class _Seen:
+    """What is seen in one walk through the strips of a run, which may be millions: what came of their Edits, and how
+    many files are `delivered`, with the paths of those that are not as they were.
+    """
 
+    def __init__(self, view: RunView) -> None:
+        self.unfinished: dict[str, Unfinished] = {}
+        self.unread: dict[str, str] = {}
+        self.delivered, self.files = 0, {look: list[str]() for look in Look if look is not Look.SAME}
+        self._shares, self._least = array("d"), (math.inf, "")
+        for strip in view.strips:
+            for edit in strip.edits:
+                if (record := view.records.with_detail(edit.key)) is not None:
+                    self._hear(strip.photo.name, edit.instruction, record)
+            for _, edit in view.kept(strip):
+                if (file := view.delivery(strip, edit)) is not None:
+                    self._look(view.root, file)
 
-def _unfinished(view: RunView) -> tuple[Unfinished, ...]:
-    rows = {}
-    for strip in view.strips:
-        for edit in strip.edits:
-            record = view.record(edit.key)
-            if record is not None and record.status != "done":
-                rows[edit.key] = Unfinished(strip.photo.name, edit.instruction, record.status, record.detail)
-    return tuple(rows.values())
+    @property
+    def detail_kept(self) -> DetailKept | None:
+        """None where no file says it."""
+        return DetailKept(round(float(np.median(self._shares)), 3), *self._least) if self._shares else None
 
+    def _hear(self, photo: str, instruction: str, record: Record) -> None:
+        if record.status != "done":
+            self.unfinished[record.edit] = Unfinished(photo, instruction, record.status, record.detail)
+        elif record.unread:
+            self.unread[instruction] = record.unread
 
-def _detail_kept(view: RunView) -> DetailKept | None:
-    kept = {
-        delivery.path: delivery.gate
-        for strip in view.strips for _, edit in view.kept(strip)
-        if (delivery := view.delivery(strip, edit)) is not None and delivery.gate is not None
-    }  # fmt: skip
-    if not kept:
-        return None
-    least = min(kept, key=lambda path: (kept[path], path))
-    return DetailKept(round(median(kept.values()), 3), kept[least], least)
+    def _look(self, root: Path, file: Delivery) -> None:
+        self.delivered += 1
+        if (how := look_at(root, file)) is not Look.SAME:
+            self.files[how].append(file.path)
+        if file.gate is not None:
+            self._shares.append(file.gate)
+            self._least = min(self._least, (file.gate, file.path))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 KEY_VERSION = 1
 
@@ -77,13 +75,16 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All pictures a recipe asks for: `edits` are unique, parents before children, shared chain prefixes once."""
+    """All pictures a recipe asks for: `edits` are unique, parents before children, shared chain prefixes once.
+
+    Those of a large plan that is read from a run are made when they are asked for: go through them once, in order.
+    """
 
     name: str
     model: str
-    photos: tuple[Photo, ...]
-    strips: tuple[Strip, ...]
-    edits: tuple[Edit, ...]
+    photos: Sequence[Photo]
+    strips: Sequence[Strip]
+    edits: Sequence[Edit]
 
     @property
     def latents(self) -> set[str]:

@@ -235,7 +235,7 @@ class Deliverer:
         begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
         if begun is not None and file_digest(self.run.root / begun.path) == begun.sha256:
             return begun.sha256
-        earlier = self.run.earlier.get(place, {}).get(errand.target)
+        earlier = self.run.deliveries.earlier(place).get(errand.target)
         if earlier is not None and file_digest(self.run.root / errand.target) == earlier:
             return earlier
         if (last is None or last.path != errand.target) and (shown := self._earlier(errand)) is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, overload
 
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
@@ -20,6 +23,7 @@ from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+_FEW = 20_000  # cells that are held in memory
 State = Literal["done", "failed", "nan", "flagged", "skipped", "damaged", "missing"]
 STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "damaged", "missing")
 
@@ -78,7 +82,7 @@ class Gallery:
     name: str
     model: str
     backend: str
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     passed: tuple[Passed, ...] = ()
 
@@ -86,12 +90,40 @@ class Gallery:
 def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
     taught = taught_by(view.spec.model) if view.spec.backend != "fake" else None
-    cells = (
-        _cell(view, strip, edit, link, taught)
-        for strip in view.strips
-        for link, edit in enumerate(strip.edits, start=1)
-    )
-    return Gallery(view.plan.name, view.spec.model, view.spec.backend, tuple(cells), view.broken, view.passed)
+    cells = _Cells(view, taught)
+    few = tuple(cells) if len(cells) <= _FEW else cells
+    return Gallery(view.plan.name, view.spec.model, view.spec.backend, few, view.broken, view.passed)
+
+
+class _Cells(Sequence[Cell]):
+    """The cells of a run, each made when it is asked for: go through them once, in order."""
+
+    def __init__(self, view: RunView, taught: Taught | None) -> None:
+        self._view, self._taught = view, taught
+        links = (len(strip.edits) for strip in view.strips)
+        self._starts = array("Q", itertools.accumulate(links, initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, at: int) -> Cell: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Cell]: ...
+    def __getitem__(self, at: int | slice) -> Cell | Sequence[Cell]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        number = bisect.bisect_right(self._starts, at) - 1
+        strip, link = self._view.strips[number], at - self._starts[number]
+        return _cell(self._view, strip, strip.edits[link], link + 1, self._taught)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return (
+            _cell(self._view, strip, edit, link, self._taught)
+            for strip in self._view.strips for link, edit in enumerate(strip.edits, start=1)
+        )  # fmt: skip
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:
@@ -136,14 +168,16 @@ def grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return groups
 
 
-def strips_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+def strips_of(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
     """The cells of each strip, links in order. Links may differ in seed and guidance: only their order tells."""
-    strips: list[list[Cell]] = []
+    strip: list[Cell] = []
     for cell in cells:
-        if cell.link == 1 or not strips:
-            strips.append([])
-        strips[-1].append(cell)
-    return strips
+        if cell.link == 1 and strip:
+            yield strip
+            strip = []
+        strip.append(cell)
+    if strip:
+        yield strip
 
 
 def totals(cells: Iterable[Cell]) -> str:

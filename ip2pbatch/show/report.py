@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +32,7 @@ from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
-from ip2pbatch.show.cells import STATES, Cell, Gallery, aligned, gallery, grouped, number, strips_of, today
+from ip2pbatch.show.cells import STATES, Cell, Gallery, State, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 
 # Up to so many pictures lie inside the page; more lie in a folder beside it.
@@ -65,25 +67,51 @@ def write_report(view: RunView, path: Path, counting: Counting = uncounted) -> P
 def draw_report(gallery: Gallery, path: Path, origin: Origin, counting: Counting = uncounted) -> Path:
     """`write_report` for cells that are already at hand; `origin` heads the recipes that picks are copied to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = chosen(gallery.cells)
-    pictures = _pictures(cells, path, counting)
-    page = _render(gallery, cells, pictures, origin)
+    seen = _Seen(gallery.cells)
+    pictures = _pictures(seen.shown, path, counting)
+    page = _render(gallery, seen, pictures, origin)
     write_atomic(path, page.encode("utf-8", "replace"))
     return path
 
 
 def chosen(cells: Sequence[Cell]) -> Sequence[Cell]:
     """All cells, or where they are too many, whole strips up to MOST_CELLS in the recipe's order."""
-    if len(cells) <= MOST_CELLS:
-        return cells
-    strips = strips_of(cells)
-    calm = [all(cell.state == "done" and not cell.mark for cell in strip) for strip in strips]
-    room, kept = MOST_CELLS, set()
-    for at in sorted(range(len(strips)), key=lambda at: calm[at]):
-        if len(strips[at]) <= room:
-            kept.add(at)
-            room -= len(strips[at])
-    return [cell for at, strip in enumerate(strips) if at in kept for cell in strip]
+    return _Seen(cells).shown
+
+
+class _Seen:
+    """What is seen in one walk through all cells, which may be millions: their states and settings, and those that
+    are `shown`.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.states, self.steps, self.samplers = Counter[State](), set[int](), set[str]()
+        photos, calm, lengths = set[int](), bytearray(), array("Q")
+        for strip in strips_of(cells):
+            self.states.update(cell.state for cell in strip)
+            self.steps.update(cell.steps for cell in strip)
+            self.samplers.update(cell.sampler for cell in strip)
+            photos.add(hash(strip[0].photo))
+            calm.append(all(cell.state == "done" and not cell.mark for cell in strip))
+            lengths.append(len(strip))
+        self.photos, self.left_out = len(photos), 0
+        self.shown = cells
+        if len(cells) > MOST_CELLS:
+            kept = _fitting(calm, lengths)
+            starts = array("Q", itertools.accumulate(lengths, initial=0))
+            self.shown = [cells[at] for strip in kept for at in range(starts[strip], starts[strip + 1])]
+            self.left_out = len(cells) - len(self.shown)
+
+
+def _fitting(calm: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """The strips that a page has room for, those before others that are not all done and well."""
+    room, kept = MOST_CELLS, list[int]()
+    for wanted in (False, True):
+        for at, length in enumerate(lengths):
+            if bool(calm[at]) == wanted and length <= room:
+                kept.append(at)
+                room -= length
+    return sorted(kept)
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -139,7 +167,8 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Shown], origin: Origin) -> str:
+def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Kept, Shown], origin: Origin) -> str:
+    cells = seen.shown
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -149,7 +178,6 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Sho
     metrics = [m for m in captioned if any(m in cell.metrics for cell in cells)]
     cards = _cards(cells, pictures, metrics)
     photos = _photos(cells, cards, pictures)
-    counts = Counter(cell.state for cell in gallery.cells)
     return environment.get_template(
         "report.html"
     ).render(
@@ -158,15 +186,15 @@ def _render(gallery: Gallery, cells: Sequence[Cell], pictures: Mapping[Kept, Sho
         style=Markup(style),  # our own files, and nothing else, enter the page unescaped
         script=Markup(script),
         data=Markup(_json({"head": origin.head(), "cells": _data(cells, cards, photos, origin)})),
-        facts=_facts(gallery),
-        totals=[(state, counts[state]) for state in STATES if counts[state]],
+        facts=_facts(gallery, seen),
+        totals=[(state, seen.states[state]) for state in STATES if seen.states[state]],
         marked=sum(bool(cell.mark) for cell in cells),
         instructions=list(dict.fromkeys(cell.instruction for cell in cells)),
         photos=photos,
         cells=cards,
         columns=[*COLUMNS, *((m, captioned[m]) for m in metrics), ("seconds", "Seconds")],
         note=_meanings(metrics) if metrics else "",
-        left_out=len(gallery.cells) - len(cells),
+        left_out=seen.left_out,
         unreadable=sorted(gallery.unreadable.items())[:MOST_UNREADABLE],
         date=today(),
     )
@@ -201,12 +229,10 @@ def _json(value: object) -> str:
     return text
 
 
-def _facts(gallery: Gallery) -> list[tuple[str, str]]:
-    steps = sorted({cell.steps for cell in gallery.cells})
-    samplers = sorted({cell.sampler for cell in gallery.cells})
+def _facts(gallery: Gallery, seen: _Seen) -> list[tuple[str, str]]:
     return [
-        ("model", gallery.model), ("backend", gallery.backend), ("steps", ", ".join(map(str, steps))),
-        ("sampler", ", ".join(samplers)), ("photos", str(len({cell.photo for cell in gallery.cells}))),
+        ("model", gallery.model), ("backend", gallery.backend), ("steps", ", ".join(map(str, sorted(seen.steps)))),
+        ("sampler", ", ".join(sorted(seen.samplers))), ("photos", str(seen.photos)),
         ("made", today()),
     ]  # fmt: skip
 

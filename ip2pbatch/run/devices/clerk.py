@@ -47,7 +47,7 @@ class Clerk:
         records = {edit.key: run.records[edit.key] for edit in plan.edits if edit.key in run.records}
         return Deal(
             epoch, group, records, _those(run.deliveries, places), _those(self._announced, places),
-            _those(run.earlier, places),
+            {place: earlier for place in places if (earlier := run.deliveries.earlier(place))},
         )  # fmt: skip
 
     def write(self, words: Sequence[Write]) -> ResourceError | None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.run.devices.wire import Deal, Load
+from ip2pbatch.run.directory.books import Delivered
 from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.log import RunLog
-from ip2pbatch.run.directory.reading import Books
+from ip2pbatch.run.directory.records import Done, Records
 
 Write = Callable[[tuple[Record, ...], tuple[Delivery, ...]], None]
 """Has the clerk write these, and returns when they are on the disk. Raises ResourceError."""
@@ -33,7 +34,8 @@ class DistantRun(Run):
         self._write, self._say = write, tell
         self.complaints = []
         self._telling, self._booking = threading.RLock(), threading.Lock()
-        self.records, self.done = {}, set()
+        self.records = Records.held({})
+        self.done = Done(self.records)
         with ExitStack() as held:
             self.anchor, self._inside = (held.enter_context(closing(Anchor(path))) for path in (load.root, load.folder))
             held.enter_context(closing(RunLog(self.layout.log(None))))
@@ -41,11 +43,9 @@ class DistantRun(Run):
 
     def take_up(self, deal: Deal) -> None:
         """Go on with another group."""
-        self.records = dict(deal.records)
-        self.done = {key for key, record in self.records.items() if record.status == "done"}
-        earlier = {place: dict(files) for place, files in deal.earlier.items()}
-        self._books = Books(dict(deal.deliveries), dict(deal.announced), earlier)
-        self.deliveries, self.announced, self.earlier = self._books.delivered, self._books.announced, earlier
+        self.records = Records.held(deal.records)
+        self.done = Done(self.records)
+        self.deliveries, self.announced = Delivered.held(deal.deliveries.values(), deal.earlier), dict(deal.announced)
 
     def note(self, event: str, **detail: Any) -> None:
         """What is noted is the parent's to write; a session ends with it, and not with a group."""
@@ -62,7 +62,7 @@ class DistantRun(Run):
         self._write((), deliveries)
         with self._booking:
             for one in deliveries:
-                self._books.deliver(one)
+                self.deliveries.add(one)
 
     def _record(self, *records: Record) -> None:
         with self._telling:

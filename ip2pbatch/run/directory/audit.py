@@ -13,7 +13,6 @@ from ip2pbatch.errors import DamagedError
 from ip2pbatch.run.directory.gaps import gaps
 from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.lines import Delivery, Record
-from ip2pbatch.run.directory.reading import last_deliveries
 from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView
@@ -64,7 +63,7 @@ def readings(view: RunView) -> list[Reading]:
     found += [partial(_kept, view, "source", path, "", "") for path in sorted(view.layout.sources.glob("??/*.png"))]
     asked = [place for strip in view.strips for place in places(strip)]
     wanted = {view.deliveries[place].path for place in asked if place in view.deliveries}
-    for file in last_deliveries(view.layout).values():
+    for file in view.deliveries.files():
         found.append(partial(_delivered, view, file, file.path in wanted))
     return found
 

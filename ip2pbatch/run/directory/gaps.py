@@ -11,7 +11,7 @@ from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import DELIVERY, RECORD
-from ip2pbatch.run.directory.reading import pictures_on_disk
+from ip2pbatch.run.directory.records import pictures_on_disk
 from ip2pbatch.run.directory.sessions import Session, sessions_in
 from ip2pbatch.run.directory.stored_plans import load_plan
 from ip2pbatch.run.directory.superseded import places
@@ -54,7 +54,7 @@ def gaps(view: RunView) -> Iterator[tuple[str, str]]:
         others = frozenset[str]().union(*(other.recorded for other in parts if other is not part))
         if not part.sessions and (part.recorded | part.delivered) - others:
             yield layout.sessions(part.shard).name, "it has lost its sessions: what was asked for, and when"
-    orphans = (pictures_on_disk(layout).keys() & {edit.key for edit in view.plan.edits}) - known
+    orphans = ({key for key, _ in pictures_on_disk(layout)} & {edit.key for edit in view.plan.edits}) - known
     if len(orphans) > _UNRECORDED and not lost:
         yield layout.results(None).name, f"{len(orphans):,} pictures are kept of which it has no result"
     if number := len(_unnumbered(view)):

@@ -34,12 +34,14 @@ from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
+from ip2pbatch.run.directory.books import read_books
 from ip2pbatch.run.directory.header import FORMAT, UnreadableHeaderError, read_header, remembered_header, write_header
 from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Header, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
-from ip2pbatch.run.directory.reading import Books, read_numbers, read_records
+from ip2pbatch.run.directory.photo_numbers import read_numbers
+from ip2pbatch.run.directory.records import Done, read_records
 from ip2pbatch.run.directory.sessions import next_line
 from ip2pbatch.run.directory.stored_plans import store_plan
 
@@ -148,13 +150,18 @@ class Run:
         """What is there, after what killed processes left half-written is gone; damaged lines are set aside."""
         layout, shard, damage = self.layout, self.shard, list[Damage]()
         self.sweep(layout.folders())
-        self.records = read_records(layout, damage)
-        self._books = books = Books.of(layout, damage)
-        self.deliveries, self.announced, self.earlier = books.delivered, books.announced, books.earlier
-        self._turn = books.turn + 1
-        self._session, self._row = next_line(layout.sessions(shard), damage)
-        self._heal(damage, (layout.results(shard), layout.deliveries(shard), layout.sessions(shard)))
-        self.done = {key for key, record in self.records.items() if record.status == "done"}
+        self._look(damage)
+        if damage:
+            del self.records, self.deliveries, self.done  # which hold the files open that are mended now
+            self._heal(damage, (layout.results(shard), layout.deliveries(shard), layout.sessions(shard)))
+            self._look([])
+
+    def _look(self, damage: list[Damage]) -> None:
+        self.records = read_records(self.layout, damage)
+        self.done = Done(self.records)
+        books = read_books(self.layout, damage)
+        self.deliveries, self.announced, self._turn = books.delivered, books.announced, books.turn + 1
+        self._session, self._row = next_line(self.layout.sessions(self.shard), damage)
 
     def __enter__(self) -> Run:
         return self
@@ -167,7 +174,7 @@ class Run:
     @property
     def failed(self) -> dict[str, Record]:
         """The Edits that were tried and have no picture, with their last Record."""
-        return {key: record for key, record in self.records.items() if record.status != "done"}
+        return {record.edit: record for record in self.records.failed()}
 
     def begin_session(self, plan: Plan, invocation: Invocation) -> None:
         """Note that a command starts on `plan`; the plan itself is kept, so that sheets need nothing else.
@@ -238,7 +245,6 @@ class Run:
         numbers = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         record = Record(key, "done", round(seconds, 4), detail, numbers, len(picture), digest, known)
         self._record(record)
-        self.done.add(key)
         return record
 
     def measured(self, key: str, numbers: Mapping[str, float]) -> None:
@@ -253,7 +259,6 @@ class Run:
         old = self.records.get(key)
         if old is None or (old.status, old.detail) != (status, detail):
             self._record(record)
-        self.done.discard(key)
         return record
 
     def enter(self, *records: Record) -> None:
@@ -262,8 +267,6 @@ class Run:
         self._settling.files(self.layout.picture(record.edit) for record in made)
         self._settling.files(self.layout.latent(record.edit) for record in made if record.latent)
         self._record(*records)
-        for record in records:
-            (self.done.add if record.status == "done" else self.done.discard)(record.edit)
 
     def _record(self, *records: Record) -> None:
         with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
@@ -283,7 +286,7 @@ class Run:
         self._delivered.append(*(_row(one, self._turn) for one in deliveries), lasting=False)
         with self._booking:
             for one in deliveries:
-                self._books.deliver(one)
+                self.deliveries.add(one)
         self._settling.written(len(deliveries))
 
     def settle(self) -> None:

@@ -25,7 +25,7 @@ _LARGE = 1e12  # what no number in a run directory reaches: seconds, metrics, co
 
 
 def _below(path: str) -> str:
-    if "\0" in path or path.startswith("/") or ".." in PurePosixPath(path).parts:
+    if "\0" in path or path.startswith("/") or (".." in path and ".." in PurePosixPath(path).parts):
         raise ValueError("it leads outside the output folder")
     return path
 

@@ -7,11 +7,9 @@ its new name, and the earlier file stays: somebody may have linked to it or sent
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
-from ip2pbatch.run.directory.reading import delivery_rows
 from ip2pbatch.run.directory.superseded import restorable
 from ip2pbatch.run.directory.view import RunView
 
@@ -21,9 +19,8 @@ def leftovers(view: RunView) -> list[str]:
 
     Paths are relative to the output folder, with forward slashes. A file that somebody changed is theirs.
     """
-    now = {delivery.path for delivery in view.deliveries.values()}
-    earlier = {path: sha256 for path, sha256 in _delivered(view) if path not in now}
-    return sorted(path for path, sha256 in earlier.items() if file_digest(view.root / path) == sha256)
+    behind = view.deliveries.left_behind()
+    return sorted(row.path for row in behind if file_digest(view.root / row.path) == row.sha256)
 
 
 def tidy(view: RunView) -> list[str]:
@@ -39,10 +36,3 @@ def tidy(view: RunView) -> list[str]:
                 path.unlink()
                 gone.append(name)
     return gone
-
-
-def _delivered(view: RunView) -> Iterator[tuple[str, str]]:
-    """(path, sha256) of everything that was ever delivered of a picture that has a delivery now, oldest first."""
-    for row in delivery_rows(view.layout):
-        if not row.begun and (row.strip, row.edit) in view.deliveries:
-            yield row.path, row.sha256

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.row_index import Rows
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout
 
+Thing = TypeVar("Thing")
 FORMAT = 1
+_LARGE = 16 << 20  # bytes of a plan that is not held in memory, some sixty thousand edits
 _NAME = 32  # hex digits of the digest that are a plan's name
 
 
@@ -40,6 +44,8 @@ def load_plan(path: Path) -> Plan | None:
     """
     if (file_digest(path) or "")[:_NAME] != path.stem:
         return None
+    if path.stat().st_size > _LARGE:
+        return _read_on_demand(path)
     with path.open("rb") as file:
         rows: Iterator[Any] = map(json.loads, file)
         header = next(rows)
@@ -47,6 +53,50 @@ def load_plan(path: Path) -> Plan | None:
         edits = tuple(_edit(next(rows)) for _ in range(header["edits"]))
         strips = tuple(_strip(row, photos, edits) for row in rows)
     return Plan(header["name"], header["model"], photos, strips, edits)
+
+
+def _read_on_demand(path: Path) -> Plan:
+    """A plan that would take much memory: eight bytes a line, and what is asked for is read again and again."""
+    of_photos, of_edits, of_strips = Rows(), Rows(), Rows()  # a file each, for they are read side by side
+    places = of_photos.places(path)
+    for rows in (of_edits, of_strips):
+        rows.open(path)
+    header = json.loads(of_photos.line(places[0]))
+    first, then = 1 + header["photos"], 1 + header["photos"] + header["edits"]
+    photos = _OnDemand(of_photos, places[1:first], _photo)
+    edits = _OnDemand(of_edits, places[first:then], _edit)
+    strips = _OnDemand(of_strips, places[then:], lambda row: _strip(row, photos, edits))
+    return Plan(header["name"], header["model"], photos, strips, edits)
+
+
+class _OnDemand(Sequence[Thing]):
+    """What some lines say, each made when it is asked for; the last one is kept, for many ask for it again."""
+
+    def __init__(self, rows: Rows, places: array[int], make: Callable[[Any], Thing]) -> None:
+        self._rows, self._places, self._make = rows, places, make
+        self._last: tuple[int, Thing] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> Thing: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Thing]: ...
+    def __getitem__(self, at: int | slice) -> Thing | Sequence[Thing]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        place, last = self._places[at], self._last
+        if last is None or last[0] != place:
+            last = self._last = place, self._make(json.loads(self._rows.line(place)))
+        return last[1]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _lines(plan: Plan) -> Iterator[bytes]:
@@ -80,6 +130,6 @@ def _edit(row: Any) -> Edit:
     return Edit(key, source, instruction, Guidance(text, image), seed, steps, sampler, (width, height), carry)
 
 
-def _strip(row: Any, photos: tuple[Photo, ...], edits: tuple[Edit, ...]) -> Strip:
+def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
     photo, name, text, image, seed, links, keep = row
     return Strip(photos[photo], name, Guidance(text, image), seed, tuple(edits[link] for link in links), tuple(keep))

@@ -13,14 +13,12 @@ from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.plan.edits import Photo, Plan, Strip
+from ip2pbatch.run.directory.books import Delivered, Place, read_books
 from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.lines import Delivery
-from ip2pbatch.run.directory.reading import last_deliveries
 from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.stored_plans import load_plan
 from ip2pbatch.run.directory.view import RunView
-
-Place = tuple[str, str]  # strip key, edit key
 
 
 class Superseded:
@@ -36,7 +34,7 @@ class Superseded:
     def file(self, target: str, photo: Photo) -> Delivery | None:
         """What was delivered last as `target`, where it was an earlier picture of this photo for the same recipe."""
         with self._lock:
-            last = self._files.get(target)
+            last = self._files.under(target)
             if last is None or self._asker(photo, self._asked) not in self._askers[last.strip]:
                 return None
             return None if (last.strip, last.edit) in self._wanted(photo.name) else last
@@ -55,8 +53,8 @@ class Superseded:
         return {place for strip in self._strips[photo] for place in places(strip)}
 
     @cached_property
-    def _files(self) -> dict[str, Delivery]:
-        return last_deliveries(self._layout)
+    def _files(self) -> Delivered:
+        return read_books(self._layout).delivered
 
     @cached_property
     def _strips(self) -> dict[str, list[Strip]]:
@@ -110,21 +108,10 @@ def restorable(view: RunView) -> dict[str, str]:
 def _unasked(view: RunView) -> Iterator[Delivery]:
     if view.complaints or not view.strips:
         return
-    wanted = {place for strip in view.strips for place in places(strip)}
-    yield from (file for file in last_deliveries(view.layout).values() if (file.strip, file.edit) not in wanted)
+    yield from view.deliveries.unasked(place for strip in view.strips for place in places(strip))
 
 
 def _plans(layout: Layout) -> Iterator[Plan]:
     """What was ever asked for."""
     stored = map(load_plan, sorted((layout.folder / "plans").glob("*.jsonl")))
     return (plan for plan in stored if plan is not None)
-
-
-def looks(view: RunView) -> dict[Look, list[str]]:
-    """How the delivered files stand that the run is asked for: paths by Look."""
-    found: dict[Look, list[str]] = {look: [] for look in Look}
-    for strip in view.strips:
-        for _, edit in view.kept(strip):
-            if (file := view.delivery(strip, edit)) is not None:
-                found[look_at(view.root, file)].append(file.path)
-    return found

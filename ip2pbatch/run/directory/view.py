@@ -21,11 +21,13 @@ from ip2pbatch.disk.journal import Damage
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.plan.unedited import Passed
+from ip2pbatch.run.directory.books import Delivered, read_books
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
-from ip2pbatch.run.directory.reading import read_deliveries, read_numbers, read_records
+from ip2pbatch.run.directory.photo_numbers import read_numbers
+from ip2pbatch.run.directory.records import Records, read_records
 from ip2pbatch.run.directory.sessions import Session, read_sessions
 from ip2pbatch.run.directory.stored_plans import load_plan
 
@@ -45,19 +47,19 @@ class RunView:
     spec: EngineSpec
     sessions: tuple[Session, ...]
     plan: Plan
-    records: Mapping[str, Record]
-    deliveries: Mapping[tuple[str, str], Delivery]
+    records: Records
+    deliveries: Delivered
     numbers: Mapping[str, int]
     complaints: tuple[str, ...] = field(default=())
     lost: tuple[Record, ...] = field(default=())
     damaged: Mapping[Path, str] = field(default_factory=dict)
 
     @property
-    def strips(self) -> tuple[Strip, ...]:
+    def strips(self) -> Sequence[Strip]:
         return self.plan.strips
 
     @property
-    def photos(self) -> tuple[Photo, ...]:
+    def photos(self) -> Sequence[Photo]:
         return self.plan.photos
 
     @property
@@ -126,7 +128,7 @@ class RunView:
 
     def counts(self) -> dict[str, int]:
         """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left."""
-        states = Counter(record.status if (record := self.records.get(e.key)) else "left" for e in self.plan.edits)
+        states = Counter(self.records.status(edit.key) or "left" for edit in self.plan.edits)
         return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
 
 
@@ -148,7 +150,7 @@ def read_run(root: Path) -> RunView:
         sessions=sessions,
         plan=plan,
         records=records,
-        deliveries=read_deliveries(layout, damage),
+        deliveries=read_books(layout, damage).delivered,
         numbers=read_numbers(layout, damage),
         complaints=(*map(str, damage), *unplanned),
         lost=tuple(one for one in lost if one.edit not in records),

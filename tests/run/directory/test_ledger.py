@@ -27,7 +27,7 @@ from ip2pbatch.run.directory import ledger
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation
-from ip2pbatch.run.directory.reading import read_numbers
+from ip2pbatch.run.directory.photo_numbers import read_numbers
 from ip2pbatch.run.directory.view import read_run
 
 SPEC = EngineSpec("tiny", "a1b2", "fake", "cpu", "float32", "stable")
@@ -413,7 +413,7 @@ def test_what_is_learned_of_an_earlier_picture_is_not_written_over_a_later_one(
     with open_run(tmp_path, SPEC) as run:
         begin(run, plan)
         run.commit(key, picture(1), seconds=1)
-        run.records[key] = replace(run.records[key], digest="")  # as an earlier version left it
+        run.records.update({key: replace(run.records[key], digest="")})  # as an earlier version left it
         later = threading.Thread(target=lambda: run.commit(key, picture(2), seconds=2))
         append, begun = Journal.append, list[float]()
 

@@ -1,0 +1,121 @@
+"""Where the rows of large journals stand, so that a row is read when it is asked for and not held: some 30 bytes each.
+
+    rows, places, hashes = Rows(), array("Q"), array("Q")
+    for place, row in rows.read(path, parse):     # once through, and what is wanted of each is noted
+        places.append(place)
+        hashes.append(row_hash(row.key))
+    numbers = Index(numbers_of(hashes)).of(row_hash("a"))     # of the rows with that key, in their order
+    line = rows.line(places[numbers[-1]])
+
+Keys are known by 64 bits of Python's own hash, which is another one in every process: of ten million keys two share
+theirs once in some hundred thousand runs. Whoever reads a row sees whose it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ip2pbatch.disk.atomic import unreadable
+from ip2pbatch.disk.journal import Damage, Parse, rows_of
+
+Row = TypeVar("Row")
+Numbers = NDArray[Any]
+
+_FILE = 44  # bits of a place that say where in its file a line begins; those above them say in which file
+_BLOCK = 1 << 14  # bytes that are read at once: what stands beside a row is mostly asked for next
+
+
+def row_hash(key: Hashable) -> int:
+    """64 bits of a key."""
+    return hash(key) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def numbers_of(values: array[int]) -> Numbers:
+    """An array of the same numbers, which shares their memory."""
+    return np.frombuffer(values, np.dtype(f"u{values.itemsize}")) if values else np.empty(0, f"u{values.itemsize}")
+
+
+class Rows:
+    """The lines of some files, each by its place. Files stay open, so that a line is found where it was although
+    another process puts a mended file in the place of its own. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[BinaryIO] = []
+        self._reading = threading.Lock()
+
+    def read(self, path: Path, parse: Parse[Row], damage: list[Damage] | None = None) -> Iterator[tuple[int, Row]]:
+        """What the lines of one more file say, as `read_rows` does, each with its place."""
+        first = self.open(path)
+        if first is not None:
+            for at, row in rows_of(self._files[-1], path, parse, damage):
+                yield first + at, row
+
+    def places(self, path: Path) -> array[int]:
+        """Where each line of one more file stands, whatever is in it; none where it does not exist."""
+        first, places = self.open(path), array("Q")
+        if first is not None:
+            for line in self._files[-1]:
+                places.append(first)
+                first += len(line)
+        return places
+
+    def open(self, path: Path) -> int | None:
+        """One more file; the place of its first line, None where it does not exist."""
+        try:
+            self._files.append(path.open("rb", buffering=_BLOCK))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(error, path) from error
+        return (len(self._files) - 1) << _FILE
+
+    def line(self, place: int) -> bytes:
+        """The line that begins there."""
+        file = self._files[place >> _FILE]
+        with self._reading:
+            file.seek(place & ((1 << _FILE) - 1))
+            return file.readline()
+
+    def __del__(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+class Index:
+    """The numbers of rows by the hash of a key of theirs: twelve bytes a row."""
+
+    def __init__(self, hashes: Numbers) -> None:
+        order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[order]
+        self._order = order.astype(np.uint32) if len(order) < 1 << 32 else order
+
+    def of(self, value: int) -> Numbers:
+        """The numbers of the rows with this hash, ascending."""
+        wanted = np.uint64(value)
+        first = int(self._hashes.searchsorted(wanted))
+        end = first
+        while end < len(self._hashes) and self._hashes[end] == wanted:
+            end += 1
+        return self._order[first:end]
+
+    def last(self) -> NDArray[np.bool_]:
+        """Whether each row is the last one with its hash."""
+        ends = np.ones(len(self._hashes), np.bool_)
+        ends[:-1] = self._hashes[1:] != self._hashes[:-1]
+        found = np.empty(len(ends), np.bool_)
+        found[self._order] = ends
+        return found
+
+    def without(self, values: Numbers) -> NDArray[np.bool_]:
+        """Whether the hash of each row is none of these."""
+        found = np.empty(len(self._hashes), np.bool_)
+        found[self._order] = np.isin(self._hashes, values, invert=True)
+        return found

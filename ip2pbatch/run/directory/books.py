@@ -1,0 +1,222 @@
+"""What was delivered as which file, all shards together: the places of the lines, and what this process added."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ip2pbatch.disk.journal import Damage
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, numbers_of, row_hash
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.lines import DELIVERY, Delivery
+
+Place = tuple[str, str]
+"""A strip's key and an Edit's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What was delivered, what was announced and never confirmed, for a process was killed there, and the last turn."""
+
+    delivered: Delivered
+    announced: dict[Place, Delivery]
+    turn: int
+
+
+def read_books(layout: Layout, damage: list[Damage] | None = None) -> Books:
+    """What the journals say in the order of their turns: `turn` counts the openings of the run, and what a later one
+    says counts, wherever its line stands.
+    """
+    rows = Rows()
+    places, by_place, by_path, turns, begun = (array(kind) for kind in "QQQQB")
+    for path in sorted(layout.folder.glob("deliveries*.jsonl")):
+        for at, row in rows.read(path, DELIVERY, damage):
+            places.append(at)
+            by_place.append(row_hash((row.strip, row.edit)))
+            by_path.append(row_hash(row.path))
+            turns.append(row.turn)
+            begun.append(row.begun)
+    order = np.argsort(numbers_of(turns), kind="stable")
+    columns = _Columns(rows, *(numbers_of(column)[order] for column in (places, by_place, by_path, begun)))
+    return Books(Delivered(columns.confirmed()), columns.announced(), max(turns, default=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Lines about files in their order: where they stand, hashes of place and path, whether they only announce."""
+
+    rows: Rows
+    at: Numbers
+    places: Numbers
+    paths: Numbers
+    begun: Numbers
+
+    def confirmed(self) -> _Columns:
+        told = self.begun == 0
+        return _Columns(self.rows, self.at[told], self.places[told], self.paths[told], self.begun[:0])
+
+    def announced(self) -> dict[Place, Delivery]:
+        """Of the places whose last line announces, heard line by line with what else was delivered as their files."""
+        last = Index(self.places).last() & (self.begun == 1)
+        own = np.isin(self.places, self.places[last])
+        others = np.isin(self.paths, self.paths[own]) & (self.begun == 0)
+        heard = _Heard()
+        for number in np.flatnonzero(own | others):
+            heard.hear(_row_at(self.rows, self.at[number]))
+        return heard.announced
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The books of few files, line by line."""
+
+    delivered: dict[Place, Delivery] = field(default_factory=dict)
+    announced: dict[Place, Delivery] = field(default_factory=dict)
+    holders: dict[str, Place] = field(default_factory=dict)
+
+    def hear(self, row: Delivery) -> None:
+        place = row.strip, row.edit
+        last = self.delivered.get(place)
+        if row.begun:
+            if last is None or (last.turn, last.path, last.sha256) != (row.turn, row.path, row.sha256):
+                self.announced[place] = row
+            return
+        self.announced.pop(place, None)
+        before = self.holders.get(row.path, place)
+        if before != place and before in self.delivered and self.delivered[before].path == row.path:
+            del self.delivered[before]
+        self.holders[row.path] = place
+        self.delivered[place] = row
+
+
+class Delivered(Mapping[Place, Delivery]):
+    """What was delivered last of every (strip key, edit key), as long as no other picture took its place."""
+
+    def __init__(self, told: _Columns) -> None:
+        self._rows, self._at = told.rows, told.at
+        self._by_place, self._by_path = Index(told.places), Index(told.paths)
+        self._newer: dict[Place, Delivery | None] = {}
+        self._earlier: Mapping[Place, dict[str, str]] = {}
+        self._holders: dict[str, Place] = {}
+        self._more = 0
+
+    @classmethod
+    def held(cls, files: Iterable[Delivery], earlier: Mapping[Place, Mapping[str, str]]) -> Delivered:
+        """Few files, of which another process read the lines, and what their pictures had as `earlier` ones."""
+        none = np.empty(0, np.uint64)
+        delivered = cls(_Columns(Rows(), none, none, none, none))
+        delivered._earlier = {place: dict(found) for place, found in earlier.items()}
+        for file in files:
+            delivered.add(file)
+        return delivered
+
+    def add(self, delivery: Delivery) -> None:
+        """A file was delivered: what was under its path before is not there any more."""
+        place = delivery.strip, delivery.edit
+        before = self._holders.get(delivery.path)
+        if before is None and (known := self._under(delivery.path)) is not None:
+            before = known.strip, known.edit
+        if before is not None and before != place and (last := self.get(before)) and last.path == delivery.path:
+            self._newer[before] = None
+            self._more -= 1
+        self._more += place not in self
+        self._holders[delivery.path] = place
+        self._newer[place] = delivery
+
+    def __getitem__(self, place: Place) -> Delivery:
+        if place in self._newer:
+            newer = self._newer[place]
+            if newer is None:
+                raise KeyError(place)
+            return newer
+        found = self._by_place.of(row_hash(place))
+        if len(found):
+            row = self._row(found[-1])
+            if (row.strip, row.edit) == place and self._by_path.of(row_hash(row.path))[-1] == found[-1]:
+                return row
+        raise KeyError(place)
+
+    def __iter__(self) -> Iterator[Place]:
+        return ((row.strip, row.edit) for row in self.values())
+
+    def values(self) -> ValuesView[Delivery]:
+        """Oldest first, then those that are newer."""
+        return _Values(self)
+
+    def in_order(self) -> Iterator[Delivery]:
+        """The same, one by one."""
+        for number in np.flatnonzero(self._standing()):
+            row = self._row(number)
+            if (row.strip, row.edit) not in self._newer:
+                yield row
+        yield from filter(None, self._newer.values())
+
+    def __len__(self) -> int:
+        return int(self._standing().sum()) + self._more
+
+    def _standing(self) -> NDArray[np.bool_]:
+        return self._by_place.last() & self._by_path.last()
+
+    def earlier(self, place: Place) -> dict[str, str]:
+        """The sha256, by path, of the files that a picture had before it was delivered under another name, unless
+        another picture took their place before that.
+        """
+        if place in self._earlier:
+            return self._earlier[place]
+        numbers, found = self._by_place.of(row_hash(place)), dict[str, str]()
+        for number, later in itertools.pairwise(numbers):
+            row = self._row(number)
+            if self._row(later).path != row.path:
+                others = self._by_path.of(row_hash(row.path))
+                if not np.any((others > number) & (others < later)):
+                    found[row.path] = row.sha256
+        return found
+
+    def under(self, path: str) -> Delivery | None:
+        """What was delivered last as this file."""
+        place = self._holders.get(path)
+        return self._under(path) if place is None else self._newer[place]
+
+    def _under(self, path: str) -> Delivery | None:
+        found = self._by_path.of(row_hash(path))
+        row = self._row(found[-1]) if len(found) else None
+        return row if row is not None and row.path == path else None
+
+    def files(self) -> Iterator[Delivery]:
+        """What was delivered last under each path, whatever of, as the journals say it."""
+        return map(self._row, np.flatnonzero(self._by_path.last()))
+
+    def unasked(self, asked: Iterable[Place]) -> Iterator[Delivery]:
+        """Those of them that are of none of the places that are `asked` for."""
+        wanted = array("Q", map(row_hash, asked))
+        others = self._by_path.last() & self._by_place.without(numbers_of(wanted))
+        return map(self._row, np.flatnonzero(others))
+
+    def left_behind(self) -> Iterator[Delivery]:
+        """The lines about files whose pictures were delivered again elsewhere: the last one of each path."""
+        others = self._by_path.last() & ~self._by_place.last()
+        return (row for row in map(self._row, np.flatnonzero(others)) if (row.strip, row.edit) in self)
+
+    def _row(self, number: int | np.integer[Any]) -> Delivery:
+        return _row_at(self._rows, self._at[number])
+
+
+def _row_at(rows: Rows, at: int | np.integer[Any]) -> Delivery:
+    row = DELIVERY(rows.line(int(at)))
+    assert row is not None, "it was read before"
+    return row
+
+
+class _Values(ValuesView[Delivery]):
+    def __init__(self, delivered: Delivered) -> None:
+        super().__init__(delivered)
+        self._delivered = delivered
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return self._delivered.in_order()

@@ -1,0 +1,268 @@
+"""What became of every Edit, by its key: the places of the Records in the journals, and what this process added."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ip2pbatch.disk.journal import Damage
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, numbers_of, row_hash
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.lines import RECORD, Record, Status
+
+S = TypeVar("S")
+_STATUSES: tuple[Status, ...] = ("done", "failed", "nan", "flagged", "skipped")
+_DONE, _STATUS, _DETAIL = 0, 7, 8  # the number of done and all numbers' bits; what is added where a line has a detail
+
+
+class Records(Mapping[str, Record]):
+    """The Record of every Edit that was tried: read from its journal when it is asked for, held where it is newer."""
+
+    def __init__(self, rows: Rows, hashes: Numbers, places: Numbers, statuses: Numbers) -> None:
+        self._rows, self._index, self._places, self._statuses = rows, Index(hashes), places, statuses
+        self._newer: dict[str, Record] = {}
+        self._more = 0
+
+    @classmethod
+    def held(cls, records: Mapping[str, Record]) -> Records:
+        """Few Records, of which another process read the lines."""
+        held = cls(Rows(), *_NONE)
+        held.update(records)
+        return held
+
+    def update(self, newer: Mapping[str, Record]) -> None:
+        """These are what became of their Edits now."""
+        self._more += sum(key not in self for key in newer)
+        self._newer.update(newer)
+
+    def plus(self, newer: Mapping[str, Record]) -> Records:
+        """The same with these, and nothing of this changes."""
+        other = copy(self)
+        other._newer = dict(self._newer)
+        other.update(newer)
+        return other
+
+    def status(self, key: str) -> Status | None:
+        """The status of a Record alone, which need not be read for it; None where there is none."""
+        if (newer := self._newer.get(key)) is not None:
+            return newer.status
+        found = self._index.of(row_hash(key))
+        return _STATUSES[self._statuses[found[-1]] & _STATUS] if len(found) else None
+
+    def with_detail(self, key: str) -> Record | None:
+        """The Record, where it says more than that the Edit is done; others need not be read for it."""
+        if key not in self._newer:
+            found = self._index.of(row_hash(key))
+            if not len(found) or self._statuses[found[-1]] == _DONE:
+                return None
+        record = self[key]
+        return record if record.detail or record.status != "done" else None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.status(key) is not None
+
+    def __getitem__(self, key: str) -> Record:
+        if (newer := self._newer.get(key)) is not None:
+            return newer
+        for number in self._index.of(row_hash(key)):
+            record = self._read(number)
+            if record.edit == key:
+                return record
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (record.edit for record in self.values())
+
+    def values(self) -> ValuesView[Record]:
+        """As they stand in the journals; those that are newer last, if they are of other Edits."""
+        return _Values(self)
+
+    def in_order(self) -> Iterator[Record]:
+        """The same, one by one."""
+        older = set()
+        for number in range(len(self._places)):
+            record = self._read(number)
+            if (newer := self._newer.get(record.edit)) is not None:
+                older.add(record.edit)
+            yield newer or record
+        yield from (record for key, record in self._newer.items() if key not in older)
+
+    def failed(self) -> Iterator[Record]:
+        """Those that are not done; no other is read."""
+        for number in np.flatnonzero(self._statuses & _STATUS != _DONE):
+            record = self._read(number)
+            if record.edit not in self._newer:
+                yield record
+        yield from (record for record in self._newer.values() if record.status != "done")
+
+    def __len__(self) -> int:
+        return len(self._places) + self._more
+
+    def _read(self, number: int | np.integer[Any]) -> Record:
+        return _record_at(self._rows, self._places[number])
+
+
+class _Values(ValuesView[Record]):
+    def __init__(self, records: Records) -> None:
+        super().__init__(records)
+        self._records = records
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._records.in_order()
+
+
+class Done(Set[str]):
+    """The keys of the Edits that are done."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._records.status(key) == "done"
+
+    def __iter__(self) -> Iterator[str]:
+        return (record.edit for record in self._records.values() if record.status == "done")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[S]) -> Set[S]:
+        return set(keys)
+
+
+def read_records(layout: Layout, damage: list[Damage] | None = None, lost: list[Record] | None = None) -> Records:
+    """The last Record of every Edit, all shards together; where two differ, the one that is done counts.
+    Numbers of one picture are joined: they may be measured later than it is made, and by another process.
+
+    A done Edit whose picture is gone, or is not as large as it was written, is as if it had never been made; it is
+    added to `lost`.
+    """
+    rows, whole = Rows(), _Sizes(layout)
+    parts = [_read(rows, path, whole, damage) for path in sorted(layout.folder.glob("results*.jsonl"))]
+    if lost is not None:
+        lost += [record for part in parts for record in part.gone(rows)]
+    kept = [part.there() for part in parts]
+    if len(kept) < 2:
+        return Records(rows, *(kept[0] if kept else _NONE))
+    return _joined(rows, kept)
+
+
+_Columns = tuple[Numbers, Numbers, Numbers]
+"""Hashes of keys, places of lines, numbers of statuses."""
+_NONE: _Columns = np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one journal says last of each Edit, and whether a picture that it calls done is there."""
+
+    hashes: Numbers
+    places: Numbers
+    statuses: Numbers
+    whole: Numbers
+
+    def gone(self, rows: Rows) -> Iterator[Record]:
+        for place in self.places[(self.statuses & _STATUS == _DONE) & ~self.whole]:
+            yield _record_at(rows, place)
+
+    def there(self) -> _Columns:
+        kept = (self.statuses & _STATUS != _DONE) | self.whole
+        return self.hashes[kept], self.places[kept], self.statuses[kept]
+
+
+def _read(rows: Rows, path: Path, whole: _Sizes, damage: list[Damage] | None) -> _Part:
+    """A later line counts more than an earlier one, unless that alone is of a picture that is there."""
+    hashes, places, sizes, statuses = array("Q"), array("Q"), array("Q"), array("B")
+    for place, record in rows.read(path, RECORD, damage):
+        hashes.append(row_hash(record.edit))
+        places.append(place)
+        sizes.append(record.bytes)
+        statuses.append(_STATUSES.index(record.status) | (_DETAIL if record.detail else 0))
+    keys, codes = numbers_of(hashes), numbers_of(statuses)
+    there = (codes & _STATUS == _DONE) & whole.are(keys, numbers_of(sizes))
+    order = np.lexsort((there, keys))
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = keys[order][1:] != keys[order][:-1]
+    chosen = np.sort(order[last])
+    return _Part(keys[chosen], numbers_of(places)[chosen], codes[chosen], there[chosen])
+
+
+class _Sizes:
+    """The size in bytes of every lossless picture in a run: one pass over the folders, no file is opened."""
+
+    def __init__(self, layout: Layout) -> None:
+        hashes, sizes = array("Q"), array("Q")
+        for key, size in pictures_on_disk(layout):
+            hashes.append(row_hash(key))
+            sizes.append(size)
+        order = np.argsort(numbers_of(hashes))
+        self._hashes, self._sizes = numbers_of(hashes)[order], numbers_of(sizes)[order]
+
+    def are(self, hashes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
+        """Whether the pictures with these hashes are there in these sizes."""
+        if not len(self._hashes):
+            return np.zeros(len(hashes), np.bool_)
+        at = np.minimum(self._hashes.searchsorted(hashes), len(self._hashes) - 1)
+        found: NDArray[np.bool_] = (self._hashes[at] == hashes) & (self._sizes[at] == sizes)
+        return found
+
+
+def _joined(rows: Rows, parts: Sequence[_Columns]) -> Records:
+    """What several journals say. Where a second one speaks of an Edit, both lines are read."""
+    hashes, found, statuses = (np.concatenate(column) for column in zip(*parts, strict=True))
+    twice = np.unique(hashes[~Index(hashes).last()])
+    several = np.isin(hashes, twice)
+    newer: dict[str, Record] = {}
+    for place in found[several]:
+        record = _record_at(rows, place)
+        known = newer.get(record.edit)
+        if known is not None and known.status == record.status == "done" and known.digest == record.digest:
+            newer[record.edit] = replace(known, metrics=record.metrics | known.metrics)
+        elif _says_more(record, known):
+            newer[record.edit] = record
+    records = Records(rows, hashes[~several], found[~several], statuses[~several])
+    records.update(newer)
+    return records
+
+
+def _says_more(record: Record, other: Record | None) -> bool:
+    """Whether a shard's last word on an Edit counts more than another shard's."""
+    if other is None or other.status != "done":
+        return True
+    return record.status == "done" and bool(record.digest) and not other.digest
+
+
+def _record_at(rows: Rows, place: int | np.integer[Any]) -> Record:
+    record = RECORD(rows.line(int(place)))
+    assert record is not None, "it was read before"
+    return record
+
+
+def pictures_on_disk(layout: Layout) -> Iterator[tuple[str, int]]:
+    """Key and size in bytes of every lossless picture in a run: one pass over the folders, no file is opened."""
+    for folder in _listing(layout.edits):
+        for entry in _listing(Path(folder.path)):
+            if entry.name.endswith(".png"):
+                with suppress(OSError):  # a link that leads nowhere is no picture
+                    yield entry.name[:-4], entry.stat().st_size
+
+
+def _listing(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
