@@ -234,7 +234,9 @@ def _converted(photo: Picture, raster: Raster, takes: Format, added: float | Non
     """What became of the photo's colours; `added` is what the model gave a grey one, None where that shows."""
     if photo.grey is not None and added is None:
         yield GREY
-    elif raster.icc is None and (photo.icc or (photo.grey and not grey.is_srgb(photo.grey))):
+    elif raster.icc is None and (
+        (photo.icc and not colour.is_srgb(photo.icc)) or (photo.grey and not grey.is_srgb(photo.grey))
+    ):
         yield f"colours converted to sRGB: {takes.title} is written without a profile"
     if added is not None and added > _ROUNDING:
         yield ADDED

@@ -16,7 +16,7 @@ from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.opening import open_file
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, deep, exif, grey, lossless
-from ip2pbatch.pictures.codecs.decoded import Decoded
+from ip2pbatch.pictures.codecs.decoded import SEVERAL, Decoded
 from ip2pbatch.pictures.codecs.through_pillow import upright
 from ip2pbatch.pictures.codecs.tiff import has_more_pages
 from ip2pbatch.pictures.containers import read_blocks
@@ -326,9 +326,9 @@ def _is_deep(image: Image.Image) -> bool:
 def _frame_notes(image: Image.Image) -> list[str]:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.fp and has_more_pages(image.fp, _MOST_PAGES):
-            return [f"only the first of more than {_MOST_PAGES} pictures in the file is used"]
+            return [SEVERAL]
         frames = int(getattr(image, "n_frames", 1))
     except Exception:  # what follows the first one is damaged, which is nobody's loss
         frames = 1
-    notes = [f"only the first of {frames} pictures in the file is used"] if frames > 1 else []
+    notes = [SEVERAL] if frames > 1 else []
     return [*notes, _CLEAR_COLOUR] if "deep_transparency" in image.info else notes

@@ -19,6 +19,7 @@ from test_metadata import PROVENANCE, needs_exiftool
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, images
 from ip2pbatch.pictures.codecs import boxes, coded_colour
+from ip2pbatch.pictures.codecs.decoded import SEVERAL
 from ip2pbatch.pictures.containers import read_blocks
 from ip2pbatch.pictures.deliver import DeliverySettings, Rendered, render
 from ip2pbatch.pictures.exif import Block
@@ -162,7 +163,16 @@ def test_of_several_pictures_the_main_one_is_taken_and_the_others_are_named(tmp_
     several.save(path, quality=95, chroma=444, primary_index=1)
     found = images.load(path)
     assert near(found.pixels, pixels)
-    assert found.notes == ("only the main one of 2 pictures in the file is used",)
+    assert found.notes == ("only the main one of several pictures in the file is used",)
+
+
+def test_however_many_pictures_a_sequence_has_the_note_is_one(tmp_path: Path, pixels: Pixels) -> None:
+    image = Image.fromarray(pixels)
+    for name, more in (("a.avif", 1), ("b.avif", 2), ("c.webp", 1), ("d.gif", 2), ("e.png", 1), ("f.tif", 2)):
+        others = [Image.fromarray(pixels // (2 + number)) for number in range(more)]
+        image.save(tmp_path / name, save_all=True, append_images=others, duration=100)
+        assert images.load(tmp_path / name).notes == (SEVERAL,)
+        assert read_blocks(tmp_path / name).left == ()
 
 
 def test_what_is_left_out_is_named_by_its_kind() -> None:

@@ -230,7 +230,7 @@ def test_only_the_first_page_is_used_and_said(tmp_path: Path) -> None:
     pages = [Image.fromarray(PHOTO), Image.new("RGB", (9, 9))]
     picture = saved(tmp_path, pages[0], "tif", save_all=True, append_images=pages[1:])
     assert np.array_equal(picture.pixels, PHOTO)
-    assert picture.notes == ("only the first of 2 pictures in the file is used",)
+    assert picture.notes == ("only the first of several pictures in the file is used",)
 
 
 SPACES = {

@@ -8,7 +8,7 @@ from typing import IO
 from PIL import AvifImagePlugin
 
 from ip2pbatch.pictures.codecs import apart, boxes
-from ip2pbatch.pictures.codecs.decoded import Decoded
+from ip2pbatch.pictures.codecs.decoded import SEVERAL, Decoded
 from ip2pbatch.pictures.codecs.through_pillow import pillow_image, upright
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.exif import ORIENTATION, Block
@@ -40,7 +40,7 @@ def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
         pixels, coded, more = coded_colour.shown(pixels, *container.coded)
         icc, notes = None if grey else coded, notes + more
     if frames > 1:
-        notes += (f"only the first of {frames} pictures in the file is used",)
+        notes += (SEVERAL,)
     if container.depth > 8:
         notes += (f"{container.depth} bits a channel reduced to 8",)
     return Decoded(pixels, None if alpha is None or alpha.min() == 255 else alpha, icc, notes, grey=grey)

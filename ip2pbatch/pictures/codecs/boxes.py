@@ -127,14 +127,13 @@ class Container:
         found = {
             "HDR gain map": any(b"hdrgainmap" in one for one in said) or b"tmap" in kinds,
             "depth map": any(b"depth" in one or b"disparity" in one for one in said),
-            "video": b"moov" in self.others,
+            "video": b"moov" in self.others and self.main.kind != b"av01",  # AVIF's are pictures, which are told
         }
         return tuple(name for name, there in found.items() if there)
 
     def notes(self) -> tuple[str, ...]:
         """That other pictures in the file are not used."""
-        pictures = self._pictures()
-        return (f"only the main one of {pictures} pictures in the file is used",) if pictures > 1 else ()
+        return ("only the main one of several pictures in the file is used",) if self._pictures() > 1 else ()
 
     def _pictures(self) -> int:
         """Pictures a person would see: no tiles, thumbnails, or parts of others."""

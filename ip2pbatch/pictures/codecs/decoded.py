@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ip2pbatch.pictures.deep import DeepPixels, Pixels
 
+SEVERAL = "only the first of several pictures in the file is used"  # without their number: one note for all files
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:

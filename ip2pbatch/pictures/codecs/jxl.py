@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures.codecs import apart
 from ip2pbatch.pictures.codecs.boxes import top
-from ip2pbatch.pictures.codecs.decoded import Decoded, Header
+from ip2pbatch.pictures.codecs.decoded import SEVERAL, Decoded, Header
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.plan.named import named
 from ip2pbatch.plan.photo_digests import FLOATING, hash_rest
@@ -184,7 +184,7 @@ def decoded(file: IO[bytes], least: tuple[int, int] | None) -> Decoded:
     apart.room_for(*basics.size)
     file.seek(0)
     is_jpeg, info, data, icc, _ = named("pillow_jxl:Decoder")(num_threads=-1)(file.read())
-    notes = ("only the first picture of an animation is used",) if basics.moves else ()
+    notes = (SEVERAL,) if basics.moves else ()
     if is_jpeg:
         return _rebuilt(data, basics.turn, notes)
     pixels, alpha, bits = _unfolded(data, info.mode, (info.width, info.height))
