@@ -37,7 +37,8 @@ def recipe_text(recipe: Recipe, *, folder: str | None = None, head: Sequence[str
 
     `folder` is written for the output folder, as "." where the file is to lie in it.
     """
-    data = recipe.model_dump(mode="json", exclude_defaults=True) | {"edits": [*map(_edit, recipe.edits)]}
+    data = {"name": recipe.name} | recipe.model_dump(mode="json", exclude_defaults=True)  # a file's name is its default
+    data["edits"] = [*map(_edit, recipe.edits)]
     data["output"] = {"folder": folder or str(recipe.output.folder)} | _without(data.get("output", {}), "folder")
     lines = [f"# {line}" for line in head]
     for key, value in data.items():

@@ -36,6 +36,11 @@ def test_any_words_come_back_from_the_text_of_a_recipe(words: str, name: str, fo
     assert recipe_of(recipe_text(recipe), Path("/elsewhere")) == recipe
 
 
+def test_a_recipe_without_a_name_is_not_called_as_its_file(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({"photos": ["/p"], "edits": ["a", "b"]}, context=tmp_path)
+    assert recipe_of(recipe_text(recipe), tmp_path).name == recipe.name == "edits"
+
+
 def test_every_setting_comes_back_from_the_text_of_a_recipe(tmp_path: Path) -> None:
     text = """
 name: "1e5"
