@@ -121,12 +121,12 @@ def jpeg(segments: bytes) -> bytes:
     return whole[:2] + segments + whole[2:]
 
 
-def exif_in_300_000_segments() -> bytes:
-    return jpeg(segment(0xE1, b"Exif\0\0" + tiff([])) + segment(0xE1, b"Exif\0\0..") * 300_000)
+def exif_in_100_000_segments() -> bytes:
+    return jpeg(segment(0xE1, b"Exif\0\0" + tiff([])) + segment(0xE1, b"Exif\0\0..") * 100_000)
 
 
-def photoshop_s_block_in_300_000_segments() -> bytes:
-    return jpeg(segment(0xED, b"Photoshop 3.0\0") * 300_000)
+def photoshop_s_block_in_100_000_segments() -> bytes:
+    return jpeg(segment(0xED, b"Photoshop 3.0\0") * 100_000)
 
 
 def exif_whose_values_lie_upon_each_other() -> bytes:
@@ -161,8 +161,8 @@ REFUSED = {
     items_that_are_all_of_the_file: ("heic", "table of places is not to be believed"),
     exif_items_that_are_all_of_the_file: ("heic", "damaged or cut off"),
     a_large_profile_a_million_times: ("heic", "table of properties is not to be believed"),
-    exif_in_300_000_segments: ("jpg", "more segments than any photo"),
-    photoshop_s_block_in_300_000_segments: ("jpg", "more segments than any photo"),
+    exif_in_100_000_segments: ("jpg", "more segments than any photo"),
+    photoshop_s_block_in_100_000_segments: ("jpg", "more segments than any photo"),
     raw_profiles_of_zeros: ("png", "more than 64 MB of texts and profiles"),
 }
 READ = {

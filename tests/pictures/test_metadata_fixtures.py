@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("exiftool") is None, reason="exiftool is not installed (apt-get install libimage-exiftool-perl)"
 )
 OTHERS = ("all.jpg", "all.png", "all.dng", "all.heic", "text.png", "dpi.jpg", "alpha.png")
-INTO = ("jpeg", "png", "tiff", "webp", "avif", "jxl")
+INTO = ("jpeg", "png", "tiff", "webp", "avif", "jxl", "heic")
 # What describes a file's own bytes, in exiftool's groups and tags.
 GROUPS = (
     "SourceFile", "System", "File", "ExifTool", "Composite", "QuickTime", "Meta", "HEIC", "RIFF", "JXL", "Main",
