@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.errors import MissingError
 from ip2pbatch.jobs.backends import backend
 from ip2pbatch.pictures.sizing import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
@@ -82,10 +83,11 @@ def device_name(machine: Machine) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a worker process opens its engine with. `out` is the output folder of the run that it will be of, None where
-    that is begun afresh.
+    """What a worker process opens its engine with on `device`. `out` is the output folder of the run that it will be
+    of, None where that is begun afresh.
     """
 
+    device: str
     model: str
     machine: Machine
     safety: bool
@@ -94,11 +96,13 @@ class Opening:
     sizing: Sizing | None
 
     def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
+        devices = tuple(backend(self.machine.backend).devices())
+        if self.device.startswith("cuda") and devices == ("cpu",):
+            raise MissingError(f"this machine has no {self.device}", hint="`ip2pbatch doctor` lists its GPUs")
         spec, open_engine = choose(self.model, self.machine, safety=self.safety, edits=self.edits, note=note)
         spec = dataclasses.replace(spec, sizing=self.sizing or spec.sizing)
         if self.out is not None:
             spec = as_known_in(self.out, self.model, self.machine, spec)
-        devices = tuple(backend(self.machine.backend).devices())
         return Identity(spec, device_name(self.machine), devices), open_engine
 
 
@@ -111,7 +115,7 @@ def openings(
         # a worker sees its own GPU alone, and has no other name for it
         own = dataclasses.replace(machine, devices=(), device=device.partition(":")[0] or None)
         edits = _telling(job.plan.edits, workers)
-        return Opening(job.recipe.model, own, job.recipe.safety, edits, None if fresh else job.out, sizing)
+        return Opening(device, job.recipe.model, own, job.recipe.safety, edits, None if fresh else job.out, sizing)
 
     return opening
 

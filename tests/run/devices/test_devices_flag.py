@@ -1,0 +1,71 @@
+"""`--devices` as a person types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command import CommandLine
+from runs import digests
+
+from ip2pbatch.errors import UsageError
+from ip2pbatch.jobs.engines import Opening
+from ip2pbatch.run.devices.crew import environment, names_of
+from ip2pbatch.run.machine import Machine, devices_of
+
+
+def test_devices_are_all_or_a_list_in_which_the_cpu_may_stand_for_several() -> None:
+    assert devices_of(None) == ()
+    assert devices_of("all") == ("all",)
+    assert devices_of("cuda, cuda:3") == ("cuda:0", "cuda:3")
+    assert devices_of("cpu:3,cuda:1") == ("cpu", "cpu", "cpu", "cuda:1")
+    for text in ("", "gpu", "cpu:0", "cpu:", "cuda:0,", "all,cpu", "cpu:1000"):
+        with pytest.raises(UsageError, match="is not a device"):
+            devices_of(text)
+    with pytest.raises(UsageError, match="asks for 300 workers"):
+        devices_of("cpu:300")
+    assert names_of(["cpu", "cuda:1", "cpu"]) == ["cpu-1", "cuda:1", "cpu-2"]
+
+
+def test_a_worker_has_its_share_of_the_cores_and_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8), raising=False)
+    assert environment("cpu", 4) == {"OMP_NUM_THREADS": "2"}
+    assert environment("cuda:1", 16) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "1"}
+    assert environment("cpu", 1) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5e2a")
+    assert environment("cuda:1", 2) == {"CUDA_VISIBLE_DEVICES": "GPU-5e2a"}
+    assert environment("cuda:2", 2) == {"CUDA_VISIBLE_DEVICES": "-1"}
+
+
+def test_flags_that_do_not_fit_together_are_a_mistake(command: CommandLine, shoot: Path) -> None:
+    flags = ("edit", shoot / "photos", "-i", "x", "-o", shoot / "out", "--backend", "fake")
+    said = command(*flags, "--devices", "cpu:2", "--device", "cpu")
+    assert (said.code, "--device and --devices do not go together" in said.err) == (2, True)
+    assert command(*flags, "--devices", "tpu").code == 2
+    recipe = shoot / "r.yaml"
+    recipe.write_text("photos: photos\nedits: [make it winter]\noutput: {folder: out}\n")
+    said = command("watch", shoot / "photos", recipe, "--backend", "fake", "--devices", "cpu:2")
+    assert (said.code, "watch edits in one process" in said.err) == (2, True)
+    assert not (shoot / "out").exists()
+
+
+def test_a_gpu_that_is_not_there_is_missing_by_its_name() -> None:
+    opening = Opening("cuda:7", "tiny", Machine("fake", "cuda"), True, (), None, None)
+    with pytest.raises(Exception, match="this machine has no cuda:7") as caught:
+        opening(lambda text: None)
+    assert caught.value.exit_code == 6  # type: ignore[attr-defined]
+
+
+def test_a_worker_makes_the_files_of_a_command_and_the_next_one_adds_to_them(command: CommandLine, shoot: Path) -> None:
+    edit = ("edit", shoot / "photos", "-i", "make it winter", "--backend", "fake")
+    assert command(*edit, "-o", shoot / "one").code == 0
+    said = command(*edit, "-o", shoot / "two", "--devices", "cpu")
+    assert said.code == 0
+    photos = {name: digest for name, digest in digests(shoot / "one").items() if name.endswith(".jpg")}
+    assert {name: digest for name, digest in digests(shoot / "two").items() if name.endswith(".jpg")} == photos
+    assert len(photos) > 1
+    assert "all" in said.out.splitlines()[-1]
+    assert "0 edits made" in command("run", shoot / "two", "--backend", "fake").out
