@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def forecast(job: Job) -> Forecast:
     """
     plan, view = job.plan, _view(job.out)
     names = file_names(job, _numbers(view, job) if view else None)
-    done = {key for key, record in view.records.items() if record.status == "done"} if view else set()
+    done: Set[str] = view.done if view else set()
     left = [edit for edit in plan.edits if edit.key not in done]
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
@@ -108,7 +108,7 @@ def _numbers(view: RunView, job: Job) -> dict[str, int]:
     return {**view.numbers, **given}
 
 
-def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: set[str]) -> int:
+def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[str]) -> int:
     """How many files a run would write: of edits that are left, and those due of edits that are done."""
     from ip2pbatch.jobs.delivering import settings_of
     from ip2pbatch.run.deliveries import is_due

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
@@ -24,22 +24,28 @@ class Schedule:
     never handed out.
     """
 
-    def __init__(self, plan: Plan, done: Collection[str], failed: Collection[str], limits: Limits) -> None:
+    def __init__(self, plan: Plan, done: Container[str], failed: Collection[str], limits: Limits) -> None:
         self._limits = limits
-        self._edits = {edit.key: edit for edit in plan.edits}
-        self._place = {key: place for place, key in enumerate(self._edits)}
+        self._at, self._waiting = _of_use(plan, done)
+        self._place = {edit.key: place for place, edit in self._at.items()}
         self._children: dict[str, list[str]] = defaultdict(list)
-        for edit in plan.edits:
+        for edit in self._at.values():
             if edit.carry is not None:
                 self._children[edit.source].append(edit.key)
-        self._waiting = {key for key in self._edits if key not in done}
         self._running: set[str] = set()
         self.skipped = tuple(edit for key in failed if key in self._waiting for edit in self._drop(key))
-        self._keys = list(self._edits)
         self._ready: dict[_Kind, list[int]] = defaultdict(list)
-        for place, edit in enumerate(plan.edits):  # in ascending order, which is a heap
+        for place, edit in self._at.items():  # in ascending order, which is a heap
             if edit.key in self._waiting and (edit.carry is None or edit.source in done):
                 self._ready[_kind(edit)].append(place)
+
+    def knows(self, key: str) -> bool:
+        """Whether an Edit is to be made, or could have to be made once more for one that is."""
+        return key in self._place
+
+    def edit(self, key: str) -> Edit:
+        """One of those."""
+        return self._at[self._place[key]]
 
     @property
     def left(self) -> int:
@@ -74,7 +80,7 @@ class Schedule:
             return []
         queue = self._ready[min(heads)[1]]
         places = _first(queue, min(most or self._limits.batch, self._limits.batch))
-        edits = [self._edits[self._keys[place]] for place in places]
+        edits = [self._at[place] for place in places]
         if len(edits) == len(queue) and not self._limits.overlaps:
             return edits  # the end of a run needs the same calls in one batch or in two, and shares more in one
         return fill_calls(edits, self._limits.row_bucket(edits[0].size), fewest=self._limits.overlaps)
@@ -82,14 +88,14 @@ class Schedule:
     def ahead(self, edits: int) -> list[Edit]:
         """The next `edits` ready Edits in the plan's order, whatever their kind: sources worth loading early."""
         places = heapq.nsmallest(edits, (place for queue in self._ready.values() for place in _first(queue, edits)))
-        return [self._edits[self._keys[place]] for place in places]
+        return [self._at[place] for place in places]
 
     def finish(self, key: str) -> None:
         """`key` is made: its children become ready."""
         self._leave(key)
         for child in self._children[key]:
             if child in self._waiting and child not in self._running:
-                heapq.heappush(self._ready[_kind(self._edits[child])], self._place[child])
+                heapq.heappush(self._ready[_kind(self.edit(child))], self._place[child])
 
     def begin_again(self, edit: Edit) -> None:
         """What `edit`, which was taken, starts from is gone: its source is made once more, and then it."""
@@ -100,7 +106,7 @@ class Schedule:
             if child in self._waiting:
                 self._unqueue(child)
         self._waiting.add(edit.source)
-        heapq.heappush(self._ready[_kind(self._edits[edit.source])], self._place[edit.source])
+        heapq.heappush(self._ready[_kind(self.edit(edit.source))], self._place[edit.source])
 
     def is_waiting(self, key: str) -> bool:
         """Whether an Edit is still to be made; those handed out are until they are reported."""
@@ -118,7 +124,7 @@ class Schedule:
         while parents:
             children = [child for parent in parents for child in self._children[parent] if child in self._waiting]
             self._waiting.difference_update(children)
-            dropped += [self._edits[child] for child in children]
+            dropped += [self.edit(child) for child in children]
             parents = children
         return dropped
 
@@ -130,10 +136,27 @@ class Schedule:
             self._unqueue(key)
 
     def _unqueue(self, key: str) -> None:
-        queue = self._ready[_kind(self._edits[key])]
+        queue = self._ready[_kind(self.edit(key))]
         if self._place[key] in queue:
             queue.remove(self._place[key])
             heapq.heapify(queue)
+
+
+def _of_use(plan: Plan, done: Container[str]) -> tuple[dict[int, Edit], set[str]]:
+    """The Edits that are not done and all that these descend from, by their places in the plan; the keys of the former.
+
+    What is done is not held for its own sake: of a long run that goes on it is nearly all.
+    """
+    found, sources, waiting = list[tuple[int, Edit]](), set[str](), set[str]()
+    for place, edit in zip(range(len(plan.edits) - 1, -1, -1), reversed(plan.edits), strict=True):
+        if edit.key not in done:
+            waiting.add(edit.key)
+        elif edit.key not in sources:
+            continue
+        found.append((place, edit))
+        if edit.carry is not None:
+            sources.add(edit.source)
+    return dict(reversed(found)), waiting
 
 
 def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> list[Edit]:

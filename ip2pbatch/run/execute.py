@@ -11,11 +11,12 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from ip2pbatch import errors
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
@@ -124,24 +125,26 @@ class _Workshop:
         self._made = self._delivered = 0
         self._again: set[str] = set()
         self.calls = Calls(engine, run, self._events, stop, self._busy, options.clock, self._unmade)
-        self._edits = {edit.key: edit for edit in plan.edits}
-        self._origin = {edit.key: strip.photo.digest for strip in plan.strips for edit in strip.edits}
         self._latents = plan.latents
-        loaders = options.loaders or engine.limits.helpers
-        self._sources = Sources(run, plan.photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
         self._room = threading.BoundedSemaphore(_UNWRITTEN)
         self._writers = ThreadPoolExecutor(options.writers, thread_name_prefix="write")
-        self._errands: dict[str, list[Errand]] = defaultdict(list)
         done = already_done(plan, run)
-        settled = [key for key, record in run.failed.items() if record.status not in options.redo]
+        settled = [record.edit for record in run.records.failed() if record.status not in options.redo]
         self._schedule = Schedule(plan, done, settled, engine.limits)
+        strips = [strip for strip in plan.strips if any(self._schedule.knows(edit.key) for edit in strip.edits)]
+        self._origin = {edit.key: strip.photo.digest for strip in strips for edit in strip.edits}
+        photos = dict.fromkeys(strip.photo for strip in strips)
+        loaders = options.loaders or engine.limits.helpers
+        self._sources = Sources(run, photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
+        self._errands: dict[str, list[Errand]] = defaultdict(list)
         for edit in self._schedule.skipped:
             self.run.fail(edit.key, "skipped", self._why_skipped(edit))
         backlog: Iterator[Errand] = iter(())
         if options.deliver:
             options.deliver.sweep()
             for errand in options.deliver.errands(plan):
-                self._errands[errand.edit.key].append(errand)
+                if self._schedule.knows(errand.edit.key):
+                    self._errands[errand.edit.key].append(errand)
             backlog = options.deliver.outstanding(plan, done)
         couriers = options.couriers or engine.limits.helpers
         promised = {key: len(own) for key, own in self._errands.items() if self._schedule.is_waiting(key)}
@@ -326,7 +329,7 @@ class _Workshop:
         self._fail(edit, "failed", detail)
 
     def _why_skipped(self, edit: Edit) -> str:
-        parent = self._edits[edit.source]
+        parent = self._schedule.edit(edit.source)
         return not_tried(parent, self.run.records[parent.key].status)
 
     def _raise_trouble(self) -> None:
@@ -358,19 +361,35 @@ def judge(result: Result, source: Source) -> tuple[Status, str]:
     return "done", ""
 
 
-def already_done(plan: Plan, run: Run) -> set[str]:
+class _AlreadyDone(Set[str]):
+    """Of the keys of a plan's Edits those that need no engine, held as the others: most often they are few."""
+
+    def __init__(self, plan: Plan, run: Run) -> None:
+        self._plan, self._run = plan, run
+        missing = self._missing = {edit.key for edit in plan.edits if edit.key not in run.done}
+        for edit in reversed(plan.edits) if missing else ():  # children first: one made again may ask for its parent's
+            if edit.carry == "latent" and edit.key in missing and not run.has_latent(edit.source):
+                missing.add(edit.source)
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self._missing and key in self._run.done
+
+    def __iter__(self) -> Iterator[str]:
+        return (edit.key for edit in self._plan.edits if edit.key in self)
+
+    def __len__(self) -> int:
+        return len(self._plan.edits) - len(self._missing)
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[Any]) -> set[Any]:
+        return set(keys)
+
+
+def already_done(plan: Plan, run: Run) -> Set[str]:
     """The keys of `plan` that need no engine: done, and with the latent that a link still to be made starts from."""
-    done = {edit.key for edit in plan.edits if edit.key in run.done}
-    for edit in reversed(plan.edits):  # children first: an Edit made again may ask for its own parent's latent
-        if edit.carry == "latent" and edit.key not in done and not run.has_latent(edit.source):
-            done.discard(edit.source)
-    return done
+    return _AlreadyDone(plan, run)
 
 
 def states_of(plan: Plan, run: Run) -> Counter[str]:
     """How many Edits of the plan are in each state."""
-    records = run.records
-    states = (
-        "done" if e.key in run.done else records[e.key].status if e.key in records else "left" for e in plan.edits
-    )
-    return Counter(states)
+    return Counter(run.records.status(edit.key) or "left" for edit in plan.edits)

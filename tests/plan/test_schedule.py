@@ -173,3 +173,21 @@ def test_a_child_waits_until_its_parent_is_reported() -> None:
     assert schedule.take() == [links[0]]
     assert schedule.take() == []
     assert schedule.left == 2
+
+
+def test_only_what_is_left_and_what_it_starts_from_is_held() -> None:
+    chains = [chain(name, 4) for name in "abc"]
+    plan = plan_of(*chains)
+    done = {edit.key for edit in plan.edits} - {chains[1][2].key, chains[1][3].key}
+    schedule = Schedule(plan, done, (), Limits(batch=4))
+    assert {edit.key for edit in plan.edits if schedule.knows(edit.key)} == {edit.key for edit in chains[1]}
+    assert schedule.take() == [chains[1][2]]
+    schedule.begin_again(chains[1][2])  # what it starts from is gone, and what that starts from, too
+    assert schedule.take() == [chains[1][1]]
+    schedule.begin_again(chains[1][1])
+    order = []
+    while batch := schedule.take():
+        order += batch
+        for edit in batch:
+            schedule.finish(edit.key)
+    assert order == chains[1]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from ip2pbatch.disk.atomic import write_whole
+from ip2pbatch.disk.atomic import disk_error, replacing
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.row_index import Rows
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip
@@ -34,7 +34,12 @@ def store_plan(layout: Layout, plan: Plan) -> str:
     name = digest.hexdigest()[:_NAME]
     path = layout.plan(name)
     if (file_digest(path) or "")[:_NAME] != name:
-        write_whole(path, b"".join(_lines(plan)))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.writelines(_lines(plan))
+        except OSError as error:
+            raise disk_error(error, path) from error
     return name
 
 

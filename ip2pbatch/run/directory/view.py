@@ -27,7 +27,7 @@ from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
 from ip2pbatch.run.directory.photo_numbers import read_numbers
-from ip2pbatch.run.directory.records import Records, read_records
+from ip2pbatch.run.directory.records import Done, Records, read_records
 from ip2pbatch.run.directory.sessions import Session, read_sessions
 from ip2pbatch.run.directory.stored_plans import load_plan
 
@@ -78,6 +78,11 @@ class RunView:
                 if event["event"] == "passed":
                     return tuple(map(Passed.of, event["kinds"]))
         return ()
+
+    @property
+    def done(self) -> Done:
+        """The keys of the Edits that are done."""
+        return Done(self.records)
 
     def record(self, key: str) -> Record | None:
         """What became of an Edit; None where it was not yet tried, or its picture is gone."""
