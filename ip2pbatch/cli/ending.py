@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -56,9 +57,10 @@ def _notes(outcome: Outcome) -> None:
     for text, files in summary.notes.items():
         console.note(f"{text} ({count(files, 'file')})")
     if earlier := outcome.earlier:
+        what = shlex.quote(str(outcome.folder)) if outcome.job.recipes else "RECIPE"
         console.note(
             f"still there under older names: {count(len(earlier), 'file')} delivered before, such as {earlier[0]}; "
-            "`ip2pbatch deliver RECIPE --tidy` removes such files"
+            f"`ip2pbatch deliver {what} --tidy` removes such files"
         )
 
 

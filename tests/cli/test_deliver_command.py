@@ -44,6 +44,7 @@ def test_files_that_now_have_another_name_are_told_and_removed_only_when_asked(
     said = command("run", recipe, "--backend", "fake")
     assert said.code == 0
     assert "still there under older names: 3 files delivered before, such as day2/two_make-it-winter.jpg" in said.err
+    assert f"`ip2pbatch deliver {out} --tidy` removes such files" in said.err.replace("\n", " ")
     assert len(files(out)) == 9
     assert json.loads(command("status", out, "--json").out)["leftovers"] == sorted(before)
     (out / "one_make-it-winter.jpg").write_bytes(b"retouched by hand")
