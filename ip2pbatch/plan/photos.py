@@ -82,7 +82,7 @@ def scan(
         files = [file for file in files if wanted(file[1], file[2])]
         unread = [one for one in [*unread, *twins] if _is_whole(one, wanted)]
     elif not files and not unread:
-        raise _nothing(folders, walk.passed)
+        raise _nothing(folders, walk)
     elif twins:
         raise PlanError(twins[0].reason, hint="rename one of them, or exclude it")
     photos, broken = _look_at(files, memory, walk.passed)
@@ -107,10 +107,11 @@ def _is_whole(broken: Broken, wanted: Callable[[str, os.stat_result], bool]) -> 
         return False
 
 
-def _nothing(folders: Sequence[PhotoFolder], passed: Tally) -> NothingMatchedError:
-    kinds = "; ".join(map(str, passed.kinds()[:3]))
+def _nothing(folders: Sequence[PhotoFolder], walk: Walk) -> NothingMatchedError:
+    kinds = "; ".join(map(str, walk.passed.kinds()[:3]))
+    why = [*walk.notes(), *([f"passed over: {kinds}"] if kinds else [])]
     where = ", ".join(str(folder.folder) for folder in folders)
-    return NothingMatchedError(f"no photo in {where}", hint=f"passed over: {kinds}" if kinds else None)
+    return NothingMatchedError(f"no photo in {where}", hint="; ".join(why) or "it is empty, or its filters leave none")
 
 
 def _look_at(files: Sequence[File], memory: Memory | None, passed: Tally) -> tuple[tuple[Photo, ...], list[Broken]]:

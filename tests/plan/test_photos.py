@@ -400,3 +400,13 @@ def test_a_remembered_folder_is_read_at_once(tmp_path: Path, memory: Memory) -> 
     started = time.process_time()
     assert len(look_at(tmp_path / "p", memory=memory).photos) == 2000
     assert time.process_time() - started < 0.6
+
+
+def test_a_folder_of_nothing_but_links_says_so(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"a photo")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    with pytest.raises(NothingMatchedError, match="no photo in") as stop:
+        scan([PhotoFolder(folder=tmp_path / "photos")])
+    assert "1 link leads out of the photos' folder" in (stop.value.hint or "")
