@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.directory.lines import Delivery, Record
-from ip2pbatch.run.engine import Preview
 from ip2pbatch.run.pace import Ahead
+
+if TYPE_CHECKING:
+    from ip2pbatch.run.engine import Preview
 
 
 class Events(Protocol):
