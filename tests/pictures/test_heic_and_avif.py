@@ -18,9 +18,9 @@ from test_metadata import PROVENANCE, needs_exiftool
 
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, images
-from ip2pbatch.pictures.codecs import boxes, coded_colour
+from ip2pbatch.pictures.codecs import boxes, coded_colour, heif
 from ip2pbatch.pictures.codecs.decoded import SEVERAL
-from ip2pbatch.pictures.containers import read_blocks
+from ip2pbatch.pictures.containers import Blocks, Raster, encode, read_blocks
 from ip2pbatch.pictures.deliver import DeliverySettings, Rendered, render
 from ip2pbatch.pictures.exif import Block
 from ip2pbatch.pictures.originals import Original
@@ -292,6 +292,19 @@ def test_bits_loss_alpha_and_chroma_of_a_heic_are_its_photo_s(tmp_path: Path, pi
     assert [read_blocks(edited(half, chroma=one)[1]).chroma for one in ("full", "source")] == [(1, 1), (2, 2)]
     grey = heic(tmp_path / "grey.heic", np.ascontiguousarray(pixels[..., 1]), "L")
     assert images.load(edited(grey)[1]).grey == b""
+
+
+def test_a_large_heic_is_tiled_because_readers_show_sixteen_megabytes_at_most(
+    tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = np.tile(pixels[:64], (1, 9, 1))
+    data = encode(Raster(wide), Blocks(lossless=True), "heic", 95)
+    assert boxes.read(io.BytesIO(data)).main.kind == b"grid"
+    (tmp_path / "wide.heic").write_bytes(data)
+    assert np.array_equal(images.load(tmp_path / "wide.heic").pixels, wide)
+    monkeypatch.setattr(heif, "_MOST_ALPHA", 1000)
+    with pytest.raises(PhotoError, match="16 MB only"):
+        encode(Raster(pixels, pixels[..., 0]), Blocks(), "heic", 95)
 
 
 def test_an_avif_bomb_is_refused_by_its_header(tmp_path: Path, pixels: Pixels) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from typing import IO, TYPE_CHECKING, Any
 
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures.codecs import apart, boxes
 from ip2pbatch.pictures.codecs.decoded import Decoded, Header
 from ip2pbatch.pictures.containers import Blocks, Raster
@@ -69,6 +70,9 @@ def _channels(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
 _BITS = 10  # of a channel where there are more than eight: what viewers of HEIC show
 # Measured on two megapixels: a third of the usual preset's time, 4 % more bytes, the same error.
 _PRESET = "ultrafast"
+# Readers (libde265) show no picture of more than 16 MB, which 24 megapixels need. Tiles stay below it, as a phone's do;
+# what has alpha is never tiled.
+_TILE, _MOST_ALPHA = 1024, 1 << 24
 _CHROMA = {(2, 1): "422", (2, 2): "420"}
 
 
@@ -82,8 +86,10 @@ def encode(raster: Raster, blocks: Blocks, quality: int) -> bytes:
         mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes(), buffer, bit_depth=_BITS,
         quality=-1 if blocks.lossless else quality, enc_params={"preset": _PRESET},
         chroma="444" if blocks.lossless else _CHROMA.get(blocks.chroma, "444"), exif=blocks.exif or None,
-        xmp=blocks.xmp or None, **_colours(raster, blocks.lossless),
+        xmp=blocks.xmp or None, tile_size=_TILE, **_colours(raster, blocks.lossless),
     )  # fmt: skip
+    if raster.alpha is not None and buffer.tell() > _MOST_ALPHA:
+        raise PhotoError("a HEIC with transparency is read up to 16 MB only", hint="use format: png")
     return buffer.getvalue()
 
 
