@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from command import CommandLine
-from runs import digests
+from runs import digests, lines_of, many
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.jobs.engines import Opening
@@ -69,3 +72,26 @@ def test_a_worker_makes_the_files_of_a_command_and_the_next_one_adds_to_them(com
     assert len(photos) > 1
     assert "all" in said.out.splitlines()[-1]
     assert "0 edits made" in command("run", shoot / "two", "--backend", "fake").out
+
+
+@pytest.mark.skipif(many(1, 0) == 1, reason="of the soak: eight processes load torch")
+@pytest.mark.parametrize("determinism", ["stable", "bitwise"])
+def test_the_embedded_model_makes_the_same_bits_in_two_workers(shoot: Path, determinism: str) -> None:
+    """Each of them with as many threads as the one process has: bits hang on that."""
+    recipe = shoot / "r.yaml"
+    recipe.write_text(
+        "photos: photos\nedits: [make it winter, {id: two, chain: [make it a painting, make it blue]}]\n"
+        "size: {long_side: 128}\nsteps: 4\nmodel: tiny\noutput: {folder: out}\n"
+    )
+    for out, devices in (("one", ()), ("two", ("--devices", "cpu,cpu"))):
+        flags = ["run", str(recipe), "-o", str(shoot / out), "--determinism", determinism, *devices]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-m", "ip2pbatch", *flags], env=env, check=True, capture_output=True)
+    keys = lines_of(shoot / "one/.ip2pbatch/results.jsonl", "edit")
+    assert sorted(lines_of(shoot / "two/.ip2pbatch/results.jsonl", "edit")) == sorted(keys)
+    for kept in ("edits", "sources"):
+        one, two = (digests(shoot / out / ".ip2pbatch" / kept) for out in ("one", "two"))
+        assert one == two
+    files = [{n: d for n, d in digests(shoot / out).items() if n.endswith(".jpg")} for out in ("one", "two")]
+    assert files[0] == files[1]
+    assert files[0]
