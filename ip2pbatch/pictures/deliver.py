@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata
+from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, sidecars, xmp
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
 # Fields that settings did not always have, as they were.
-_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": ""}
+_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none"}
 GREY = "grey converted to sRGB"
 ADDED = "what little colour the model added to a grey photo is left out"
 _ROUNDING = 2  # of 255
@@ -52,6 +52,7 @@ class DeliverySettings:
     dates: Literal["now", "source"] = "now"
     raw: Literal["jpeg", "tiff16"] = "jpeg"
     sign: str = ""
+    sidecar: Literal["none", "copy"] = "none"
 
     @property
     def policy(self) -> Policy:
@@ -104,7 +105,7 @@ class Prepared:
     `sha256` is then theirs.
 
     `unsigned` is the sha256 of a signed file as it was before: a signature is never the same again, and what was
-    signed is.
+    signed is. `sidecar` is what is to be put beside the file, and where.
     """
 
     path: Path
@@ -113,6 +114,7 @@ class Prepared:
     file: Beside | None
     notes: tuple[str, ...] = ()
     unsigned: str = ""
+    sidecar: tuple[Path, bytes] | None = None
 
 
 def prepare(
@@ -147,7 +149,22 @@ def prepare(
     rendered, digest, unsigned = made()
     modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
     file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
-    return Prepared(target, digest, rendered.gate, file, rendered.notes, unsigned)
+    sidecar, said = _sidecar(source.path, target, settings, provenance) if settings.sidecar == "copy" else (None, ())
+    return Prepared(target, digest, rendered.gate, file, (*rendered.notes, *said), unsigned, sidecar)
+
+
+def _sidecar(
+    photo: Path, target: Path, settings: DeliverySettings, provenance: Provenance
+) -> tuple[tuple[Path, bytes] | None, tuple[str, ...]]:
+    """What is to be put beside a file, and where, and what that leaves out; a damaged sidecar was named before."""
+    found = sidecars.find(photo)
+    if found is None:
+        return None, ()
+    try:
+        data, said = metadata.sidecar(found[1], provenance, settings.policy)
+    except (xmp.XmpError, RecursionError):
+        return None, ()
+    return (sidecars.named_as(found[0], photo, target), data), said
 
 
 def _signed(

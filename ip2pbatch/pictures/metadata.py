@@ -260,6 +260,18 @@ def _merged_xmp(
         return packet.tobytes(), b""
 
 
+def sidecar(found: bytes, provenance: Provenance, policy: Policy) -> tuple[bytes, tuple[str, ...]]:
+    """A photo's sidecar as that of its edit, marked as that is, and what it leaves out, in plain words.
+
+    Raises XmpError, RecursionError.
+    """
+    packet = xmp.Packet(found)
+    developed = packet.undeveloped()
+    packet.clean(strip_gps=policy.gps == "strip")
+    packet.put(_properties(provenance, packet, policy))
+    return packet.tobytes(), ("how the photo was developed left out of the sidecar",) if developed else ()
+
+
 def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> dict[tuple[str, str], xmp.Property]:
     """IPTC Photo Metadata 2025.1's fields for AI, XMP's for origin, and the settings in our own namespace."""
     parent = packet.get(xmp.MM, "DocumentID") or f"sha256:{provenance.source}"

@@ -1,9 +1,12 @@
-"""A photo's sidecar: XMP in a file beside it, as Lightroom, darktable and digiKam write it. Read, never written to."""
+"""A photo's sidecar: XMP in a file beside it, as Lightroom, darktable and digiKam write it. Read, never written to; an
+edit gets one of its own where that is asked for.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,22 +39,43 @@ def beside(photo: Path) -> Iterator[Path]:
         yield photo.with_name(name)
 
 
+def find(photo: Path) -> tuple[Path, bytes] | None:
+    """The sidecar of a photo and what is in it."""
+    for path in beside(photo):
+        with suppress(OSError), open_file(path) as file:
+            return path, file.read(_LARGEST)
+    return None
+
+
+def is_readable(photo: Path) -> bool:
+    """Whether a photo has a sidecar that is XMP."""
+    found = find(photo)
+    if found is None:
+        return False
+    try:
+        xmp.Packet(found[1])
+    except (xmp.XmpError, RecursionError):
+        return False
+    return True
+
+
+def named_as(sidecar: Path, photo: Path, file: Path) -> Path:
+    """The sidecar of `file`, under the kind of name that the photo's has: whose program reads one finds the other."""
+    return file.with_name(f"{file.name if sidecar.stem == photo.name else file.stem}{sidecar.suffix}")
+
+
 def completed(blocks: Blocks, photo: Path) -> Blocks:
     """The photo's blocks with what its sidecar says and it does not: rating, keywords, creator, copyright, caption.
 
     A sidecar that cannot be read is named in `left`.
     """
-    for path in beside(photo):
-        try:
-            with open_file(path) as file:
-                found = file.read(_LARGEST)
-        except OSError:
-            continue
-        try:
-            return replace(blocks, xmp=_joined(blocks, xmp.Packet(found)))
-        except (xmp.XmpError, RecursionError):
-            return replace(blocks, left=(*blocks.left, f"the sidecar {path.name}, which is damaged,"))
-    return blocks
+    sidecar = find(photo)
+    if sidecar is None:
+        return blocks
+    try:
+        return replace(blocks, xmp=_joined(blocks, xmp.Packet(sidecar[1])))
+    except (xmp.XmpError, RecursionError):
+        return replace(blocks, left=(*blocks.left, f"the sidecar {sidecar[0].name}, which is damaged,"))
 
 
 def _joined(blocks: Blocks, sidecar: xmp.Packet) -> bytes:

@@ -48,6 +48,10 @@ _STALE_SPACES = {
     "http://ns.adobe.com/xap/1.0/g/img/": "",
     OURS: "",
 }
+_DEVELOPING = (
+    "http://ns.adobe.com/camera-raw-settings/1.0/", "http://ns.adobe.com/camera-raw-saved-settings/1.0/",
+    "http://ns.adobe.com/camera-raw-defaults/1.0/", "http://darktable.sf.net/",
+)  # fmt: skip
 _VIDEO_NAMES = ("MotionPhoto", "MicroVideo")  # how Google's camera says that a video follows
 _STALE = {
     (TIFF, "Orientation"), (TIFF, "ImageWidth"), (TIFF, "ImageLength"),
@@ -128,6 +132,14 @@ class Packet:
         if strip_gps:
             self._drop(lambda space, name: space == EXIF and name.startswith("GPS"))
         return tuple(gone)
+
+    def undeveloped(self) -> bool:
+        """Drops how Camera Raw, Lightroom or darktable developed the photo: they would do it to the edit once more.
+        Whether there was anything.
+        """
+        before = len(self.tobytes())
+        self._drop(lambda space, _: space in _DEVELOPING)
+        return len(self.tobytes()) != before
 
     def enlarge(self, factor: tuple[float, float]) -> None:
         """A panorama's figures in pixels (https://developers.google.com/streetview/spherical-metadata), for a picture

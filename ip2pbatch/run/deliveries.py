@@ -14,10 +14,11 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ip2pbatch.disk.atomic import Beside
+from ip2pbatch.disk.atomic import Beside, write_atomic
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.settling import ask_for, ask_for_names
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
+from ip2pbatch.pictures import sidecars
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.metadata import Provenance
@@ -32,6 +33,9 @@ from ip2pbatch.run.directory.superseded import Superseded
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 _THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
+_SIDECAR = "a sidecar of the name that its own would have lies beside a file already, and was left as it is"
+Sidecar = tuple[Path, bytes]
+"""Where one is to be, and what is in it."""
 log = logging.getLogger("ip2pbatch.run")
 
 
@@ -55,6 +59,7 @@ class Ready:
     delivery: Delivery
     file: Beside
     notes: tuple[str, ...]
+    sidecar: Sidecar | None = None
 
 
 def shape_digest(settings: DeliverySettings, target: str) -> str:
@@ -70,7 +75,16 @@ def is_due(
     """
     if last is None or last.settings != shape_digest(settings, target) or not (root / last.path).is_file():
         return True
+    if settings.sidecar == "copy" and _lacks_sidecar(last, root, photo):
+        return True
     return last.path != target and superseded.replaceable(root, target, photo) is not None
+
+
+def _lacks_sidecar(last: Delivery, root: Path, photo: Photo) -> bool:
+    """Whether none lies beside a file that had one, or whose photo has one by now."""
+    if any(path.is_file() for path in sidecars.beside(root / last.path)):
+        return False
+    return bool(last.sidecar) or sidecars.is_readable(photo.path)
 
 
 class Deliverer:
@@ -94,6 +108,7 @@ class Deliverer:
         self._signer, self._reserved = signer, frozenset(targets.values()) if reserved is None else reserved
         self._originals = Originals(sizing=run.spec.sizing)
         self._counting, self._ready = threading.Lock(), set[Ready]()
+        self._sidecars = dict[Path, Path]()
         self.refused: list[tuple[str, str]] = []
         self.left: list[str] = []
         self.notes: Counter[str] = Counter()
@@ -150,7 +165,9 @@ class Deliverer:
         if done.file is None:
             self.left.append(errand.target)
             return None
-        ready = Ready(self._row(errand, done), done.file, (*done.notes, *self._numbered(errand, done.path)))
+        sidecar, said = self._free(errand, done.sidecar, done.path) if done.sidecar else (None, ())
+        row, notes = self._row(errand, done, sidecar), (*done.notes, *self._numbered(errand, done.path), *said)
+        ready = Ready(row, done.file, notes, sidecar)
         with self._counting:
             self._ready.add(ready)
         return ready
@@ -161,7 +178,10 @@ class Deliverer:
 
         Raises ResourceError.
         """
-        ask_for([ready.file.waiting for ready in files])
+        beside = [ready.sidecar for ready in files if ready.sidecar]
+        for path, data in beside:  # before the file: where a kill comes between, the same is written again
+            write_atomic(path, data, root=self.run.anchor or self.run.root, lasting=False)
+        ask_for([*(path for path, _ in beside), *(ready.file.waiting for ready in files)])
         self.run.announce(*(ready.delivery for ready in files))
         for ready in files:
             ready.file.appear()
@@ -204,11 +224,25 @@ class Deliverer:
         finally:
             self._originals.trim()
 
-    def _row(self, errand: Errand, done: Prepared) -> Delivery:
+    def _free(self, errand: Errand, sidecar: Sidecar, file: Path) -> tuple[Sidecar | None, tuple[str, ...]]:
+        """A file's sidecar, unless one that is not ours, or that a program changed since, has its name."""
+        path, data = sidecar
+        last = self.run.deliveries.under(file.relative_to(self.run.root).as_posix())
+        begun = self.run.announced.get((strip_key(errand.strip), errand.edit.key))
+        ours = {hashlib.sha256(data).hexdigest(), *(row.sidecar for row in (last, begun) if row)}
+        if (path.exists() or path.is_symlink()) and file_digest(path) not in ours:
+            return None, (_SIDECAR,)
+        with self._counting:
+            if self._sidecars.setdefault(path, file) != file:
+                return None, (_SIDECAR,)
+        return sidecar, ()
+
+    def _row(self, errand: Errand, done: Prepared, sidecar: Sidecar | None) -> Delivery:
         name = done.path.relative_to(self.run.root).as_posix()
         share = None if done.gate is None else round(done.gate, 3)
         key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
-        return Delivery(key, strip, name, settings, done.sha256, share, unsigned=done.unsigned)
+        beside = hashlib.sha256(sidecar[1]).hexdigest() if sidecar else ""
+        return Delivery(key, strip, name, settings, done.sha256, share, unsigned=done.unsigned, sidecar=beside)
 
     def _digest(self, errand: Errand) -> str:
         return shape_digest(self.settings, errand.target)

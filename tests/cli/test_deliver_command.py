@@ -128,3 +128,51 @@ def test_what_a_file_could_not_hold_is_told_once_with_a_count(command: CommandLi
     assert "16 bits" not in said.err
     said = command("deliver", recipe, "--format", "jpeg")
     assert "note: 16 bits a channel reduced to 8 (2 files)" in said.err
+
+
+SIDECAR = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/"
+ xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/" xmlns:my="http://example.com/mine/"
+ xmp:Rating="4" my:job="17" exif:GPSLatitude="46,30.0N" crs:Exposure2012="+1.00"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize(
+    ("photo_s", "file_s"), [("one.xmp", "one_make-it-winter.xmp"), ("one.jpg.XMP", "one_make-it-winter.jpg.XMP")]
+)
+def test_a_sidecar_comes_along_where_that_is_asked_for(
+    command: CommandLine, recipe: Path, photo_s: str, file_s: str
+) -> None:
+    """Under the kind of name that the photo's has, and without how it was developed; nobody's is replaced."""
+    out, photos = recipe.parent / "out", recipe.parent / "photos"
+    (photos / photo_s).write_text(SIDECAR, encoding="utf-8")
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert not (out / file_s).exists()
+    recipe.write_text(RECIPE.replace("out}", "out, sidecar: copy}\nmetadata: {gps: strip}"))
+    said = command("deliver", recipe)
+    assert (said.code, "how the photo was developed left out of the sidecar" in said.err) == (0, True)
+    found = (out / file_s).read_text(encoding="utf-8")
+    assert all(text in found for text in ("Rating", "my:job", "compositeWithTrainedAlgorithmicMedia"))
+    assert not any(text in found for text in ("Exposure2012", "46,30"))
+    assert [path.name for path in out.rglob("*") if path.suffix.lower() == ".xmp"] == [file_s]
+    assert (photos / photo_s).read_text(encoding="utf-8") == SIDECAR
+    assert "0 files delivered" in command("deliver", recipe).out
+    (out / file_s).unlink()
+    assert "1 file delivered" in command("deliver", recipe).out
+    assert (out / file_s).read_text(encoding="utf-8") == found
+
+    (out / file_s).write_text("rated by somebody since")
+    recipe.write_text(recipe.read_text().replace("copy}", "copy, quality: 80}"))
+    said = command("deliver", recipe)
+    assert (said.code, "lies beside a file already" in said.err) == (0, True)
+    assert (out / file_s).read_text() == "rated by somebody since"
+
+    (out / file_s).unlink()
+    assert "1 file delivered" in command("deliver", recipe).out
+    assert (out / file_s).is_file()
+    (photos / "day2" / "two.xmp").write_text("<damaged")
+    assert "0 files delivered" in command("deliver", recipe).out
+    recipe.write_text(recipe.read_text().replace("text: 5", "text: [5, 7.5]"))
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("deliver", recipe, "--tidy").code == 0
+    assert not (out / file_s).exists(), "it goes with its file"
+    assert len([path for path in out.rglob("*") if path.suffix.lower() == ".xmp"]) == 2

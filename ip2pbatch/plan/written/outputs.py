@@ -74,6 +74,9 @@ class Output(Written):
         default="jpeg", description="what `same` makes of camera raw: a JPEG, or a TIFF of 16 bits"
     )
     dates: Literal["now", "source"] = Field(default="now", description="the files' own times: now, or as the photo's")
+    sidecar: Literal["none", "copy"] = Field(
+        default="none", description="copy: a photo's sidecar comes along beside its files, but for how it was developed"
+    )
     sign: Signing | None = Field(default=None, description="sign the files as Content Credentials (C2PA)")
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)

@@ -106,7 +106,8 @@ class Delivery:
     of the photo's own fine detail that came back at full size, 0 to 1; None where it is not known. `bytes` and `time`,
     in seconds since the epoch, are those of the file when it was written; 0 where they were not noted. `turn` counts
     the openings of the run: what a later one says counts, wherever its line stands. `begun` only announces the file.
-    `unsigned` is the sha256 of a signed file before it was signed, "" of others.
+    `unsigned` is the sha256 of a signed file before it was signed, "" of others; `sidecar` that of the sidecar that was
+    put beside the file, "" where none was.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -120,6 +121,7 @@ class Delivery:
     bytes: Count = 0
     time: Number = 0.0
     unsigned: HexOrNone = ""
+    sidecar: HexOrNone = ""
     turn: Count = field(default=0, compare=False)
     begun: bool = field(default=False, compare=False)
 
@@ -216,6 +218,7 @@ class Delivering(Placed):
     dates: Literal["now", "source"] = "now"
     raw: Literal["jpeg", "tiff16"] = "jpeg"
     sign: HexOrNone = ""
+    sidecar: Literal["none", "copy"] = "none"
 
 
 @dataclass(frozen=True, slots=True)

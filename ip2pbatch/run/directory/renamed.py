@@ -10,6 +10,7 @@ import contextlib
 from pathlib import Path
 
 from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.pictures.sidecars import beside
 from ip2pbatch.run.directory.superseded import restorable
 from ip2pbatch.run.directory.view import RunView
 
@@ -35,4 +36,14 @@ def tidy(view: RunView) -> list[str]:
             with contextlib.suppress(OSError):
                 path.unlink()
                 gone.append(name)
+                _tidy_sidecar(view, name)
     return gone
+
+
+def _tidy_sidecar(view: RunView, name: str) -> None:
+    """That of a file that is gone now goes with it, as long as it is as it was written."""
+    file = view.deliveries.under(name)
+    ours = file.sidecar if file is not None else ""
+    for path in beside(view.root / name) if ours else ():
+        if file_digest(path) == ours:
+            path.unlink()
