@@ -117,5 +117,5 @@ class Index:
     def without(self, values: Numbers) -> NDArray[np.bool_]:
         """Whether the hash of each row is none of these."""
         found = np.empty(len(self._hashes), np.bool_)
-        found[self._order] = np.isin(self._hashes, values, invert=True)
+        found[self._order] = np.isin(self._hashes, values, invert=True, kind="sort")
         return found

@@ -224,7 +224,7 @@ def _joined(rows: Rows, parts: Sequence[_Columns]) -> Records:
     """What several journals say. Where a second one speaks of an Edit, both lines are read."""
     hashes, found, statuses = (np.concatenate(column) for column in zip(*parts, strict=True))
     twice = np.unique(hashes[~Index(hashes).last()])
-    several = np.isin(hashes, twice)
+    several = np.isin(hashes, twice, kind="sort")
     newer: dict[str, Record] = {}
     for place in found[several]:
         record = _record_at(rows, place)
