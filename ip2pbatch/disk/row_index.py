@@ -42,6 +42,13 @@ def numbers_of(values: array[int]) -> Numbers:
     return np.frombuffer(values, np.dtype(f"u{values.itemsize}")) if values else np.empty(0, f"u{values.itemsize}")
 
 
+def among(hashes: Numbers, wanted: Numbers) -> NDArray[np.bool_]:
+    """Whether each is one of those that are `wanted`. By sorting: numpy's other way, which 2.0 takes of itself, counts
+    in a table as large as the numbers, and 64 bits are too many for it.
+    """
+    return np.isin(hashes, wanted, kind="sort")
+
+
 class Rows:
     """The lines of some files, each by its place. Files stay open, so that a line is found where it was although
     another process puts a mended file in the place of its own. Safe to use from several threads.
@@ -117,5 +124,5 @@ class Index:
     def without(self, values: Numbers) -> NDArray[np.bool_]:
         """Whether the hash of each row is none of these."""
         found = np.empty(len(self._hashes), np.bool_)
-        found[self._order] = np.isin(self._hashes, values, invert=True, kind="sort")
+        found[self._order] = ~among(self._hashes, values)
         return found

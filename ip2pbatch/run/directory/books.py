@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import DELIVERY, Delivery
 
@@ -64,8 +64,8 @@ class _Columns:
     def announced(self) -> dict[Place, Delivery]:
         """Of the places whose last line announces, heard line by line with what else was delivered as their files."""
         last = Index(self.places).last() & (self.begun == 1)
-        own = np.isin(self.places, self.places[last], kind="sort")
-        others = np.isin(self.paths, self.paths[own], kind="sort") & (self.begun == 0)
+        own = among(self.places, self.places[last])
+        others = among(self.paths, self.paths[own]) & (self.begun == 0)
         heard = _Heard()
         for number in np.flatnonzero(own | others):
             heard.hear(_row_at(self.rows, self.at[number]))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import RECORD, Record, Status
 
@@ -224,7 +224,7 @@ def _joined(rows: Rows, parts: Sequence[_Columns]) -> Records:
     """What several journals say. Where a second one speaks of an Edit, both lines are read."""
     hashes, found, statuses = (np.concatenate(column) for column in zip(*parts, strict=True))
     twice = np.unique(hashes[~Index(hashes).last()])
-    several = np.isin(hashes, twice, kind="sort")
+    several = among(hashes, twice)
     newer: dict[str, Record] = {}
     for place in found[several]:
         record = _record_at(rows, place)
