@@ -23,6 +23,7 @@ from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.formats import FORMATS, Format, by_suffix
 
 Pixels = NDArray[np.uint8]
@@ -114,7 +115,7 @@ class Prepared:
     file: Beside | None
     notes: tuple[str, ...] = ()
     unsigned: str = ""
-    sidecar: tuple[Path, bytes] | None = None
+    sidecar: Sidecar | None = None
 
 
 def prepare(
@@ -155,7 +156,7 @@ def prepare(
 
 def _sidecar(
     photo: Path, target: Path, settings: DeliverySettings, provenance: Provenance
-) -> tuple[tuple[Path, bytes] | None, tuple[str, ...]]:
+) -> tuple[Sidecar | None, tuple[str, ...]]:
     """What is to be put beside a file, and where, and what that leaves out; a damaged sidecar was named before."""
     found = sidecars.find(photo)
     if found is None:

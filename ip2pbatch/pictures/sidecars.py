@@ -14,6 +14,8 @@ from ip2pbatch.disk.opening import open_file
 from ip2pbatch.pictures import exif, xmp
 from ip2pbatch.pictures.containers import Blocks
 
+Sidecar = tuple[Path, bytes]
+"""Where one lies or is to lie, and what is in it."""
 _LARGEST = 16 << 20  # bytes; edits of darktable fill a few hundred thousand
 _DC = "http://purl.org/dc/elements/1.1/"
 _RIGHTS = "http://ns.adobe.com/xap/1.0/rights/"
@@ -39,7 +41,7 @@ def beside(photo: Path) -> Iterator[Path]:
         yield photo.with_name(name)
 
 
-def find(photo: Path) -> tuple[Path, bytes] | None:
+def find(photo: Path) -> Sidecar | None:
     """The sidecar of a photo and what is in it."""
     for path in beside(photo):
         with suppress(OSError), open_file(path) as file:

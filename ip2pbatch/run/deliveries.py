@@ -23,6 +23,7 @@ from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepar
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
+from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import strip_key
@@ -34,8 +35,6 @@ from ip2pbatch.run.directory.superseded import Superseded
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 _THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
 _SIDECAR = "a sidecar of the name that its own would have lies beside a file already, and was left as it is"
-Sidecar = tuple[Path, bytes]
-"""Where one is to be, and what is in it."""
 log = logging.getLogger("ip2pbatch.run")
 
 
