@@ -103,3 +103,10 @@ def test_processes_end_with_the_one_that_they_work_for(file: IO[bytes]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("a decoder outlived its run")
+
+
+def test_a_decoder_that_is_called_here_leaves_this_process_its_memory() -> None:
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    apart.room_for(96, 128)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

@@ -36,6 +36,7 @@ _BLOCK = 1 << 20
 _PROGRAM = "from ip2pbatch.pictures.codecs.apart import main; main()"
 
 _idle: list[_Worker] = []
+_apart = threading.Event()  # set in the other process, whose memory alone may be limited
 _room = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))
 
 
@@ -63,9 +64,13 @@ def end() -> None:
 
 
 def room_for(width: int, height: int) -> None:
-    """In the other process: memory for a picture of so many pixels. Raises PhotoError for more than any photo has."""
+    """In the other process: memory for a picture of so many pixels, and in any other nothing but the look at the size.
+
+    Raises PhotoError for more than any photo has.
+    """
     check_size(width, height)
-    _limit(_MEMORY + _MEMORY_OF_A_PIXEL * width * height)
+    if _apart.is_set():
+        _limit(_MEMORY + _MEMORY_OF_A_PIXEL * width * height)
 
 
 def _asked(file: IO[bytes], function: str, *arguments: object) -> tuple[Any, list[NDArray[Any]]]:
@@ -202,6 +207,7 @@ class _Worker:
 
 def main() -> None:
     """The other process: it answers until nobody asks any more."""
+    _apart.set()
     _on_its_own()
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what libraries print must not stand among pixels
