@@ -144,6 +144,7 @@ def in_child(work: Callable[[], int]) -> int:
     code = 99
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run leaves that as it is
         code = work()
     except BaseException as error:
         os.write(2, f"child: {error!r}\n".encode())

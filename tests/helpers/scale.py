@@ -93,6 +93,8 @@ def measure(work: Callable[[], object], seconds: float = 7200) -> Cost:
         try:
             work()
             code = 0
+        except BaseException as error:
+            os.write(2, f"stage: {error!r}\n".encode())
         finally:
             os._exit(code)
     _, status, usage = os.wait4(child, 0)
@@ -142,7 +144,7 @@ def _delivering(field: Field, plan: Plan) -> None:
             path = field.out / errand.target
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            row = asdict(deliverer._row(errand, Prepared(path, "0" * 64, 0.5, None))) | {"turn": 1}
+            row = asdict(deliverer._row(errand, Prepared(path, "0" * 64, 0.5, None), None)) | {"turn": 1}
             rows += [row | {"begun": True}, row]
             if len(rows) == 10_000:
                 journal.append(*rows)

@@ -149,6 +149,7 @@ class Asking:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), {number})
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process has inherited
 sys.meta_path.insert(0, Asking())
 sys.argv = ["ip2pbatch", "report", "nowhere.yaml"]
 from ip2pbatch.__main__ import main
