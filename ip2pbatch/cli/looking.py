@@ -114,6 +114,8 @@ def _show(found: Standing) -> None:
     states = [f"[{_COLOURS[state]}]{number} {state}[/]" for state, number in found.edits.items() if number]
     delivered = count(found.delivered, "file")
     out.print(f"{count(found.photos, 'photo')}, edits: {', '.join(states) or 'none'}; {delivered} delivered")
+    if len(found.devices) > 1:
+        out.print(f"made on {escape(' and '.join(found.devices))}")
     if kept := found.detail_kept:
         out.print(
             f"the photos' own fine detail in these files: {kept.median:.0%} (median), "

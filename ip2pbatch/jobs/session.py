@@ -147,7 +147,8 @@ def _loaded(crew: Crew, job: Job, run: Run, options: Options, agree: Agree | Non
     described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
     if agree is not None:
         agree(described)
-    run.note("engine", **described, safety=job.recipe.safety)
+    mixed = {"devices": crew.mixed} if crew.mixed else {}
+    run.note("engine", **described, **mixed, safety=job.recipe.safety)
     return True
 
 

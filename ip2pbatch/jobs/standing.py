@@ -21,6 +21,7 @@ from ip2pbatch.run.directory.renamed import leftovers
 from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import superseded
 from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.run.lock import devices_of, events_of
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
@@ -49,7 +50,8 @@ class DetailKept:
 class Standing:
     """What of a run is done, failed or left. `edits` counts by state, `broken` are photos that cannot be read, with
     the reason, `passed` what else lay in their folders by kind, `unread` what of an instruction no picture heard of,
-    `leftovers` files that an earlier delivery left under other names.
+    `leftovers` files that an earlier delivery left under other names, `devices` what pictures were made on, as their
+    makers call them.
 
     Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
     `superseded` ones are still there and show what the run is no longer asked for; `superseded_changed` ones were
@@ -76,6 +78,7 @@ class Standing:
     passed: tuple[Passed, ...]
     unread: Mapping[str, str]
     sessions: int
+    devices: tuple[str, ...]
     last: str | None
     complaints: tuple[str, ...]
 
@@ -134,6 +137,7 @@ def standing(view: RunView) -> Standing:
         superseded=tuple(sorted(old[Look.SAME] + old[Look.TOUCHED])), superseded_changed=tuple(old[Look.CHANGED]),
         detail_kept=seen.detail_kept, leftovers=tuple(leftovers(view)), unfinished=tuple(seen.unfinished.values()),
         broken=view.broken, passed=view.passed, unread=seen.unread, sessions=len(view.sessions),
+        devices=tuple(dict.fromkeys(name for event in events_of(view, "engine") for name in devices_of(event))),
         last=last.started if last else None,
         complaints=tuple(view.complaints),
     )  # fmt: skip

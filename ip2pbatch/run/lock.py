@@ -237,11 +237,10 @@ def caveats(view: RunView) -> list[str]:
         elif last not in seen:
             (made,) = seen
             said.append(f"files may have been delivered with {name} {last}; the pictures were made with {made}")
-    events = [event for session in view.sessions for event in session.events]
-    if any(event["event"] == "shrunk" for event in events):
+    if events_of(view, "shrunk"):
         said.append("memory ran out on the way, so not every picture was made in the run's batch shape")
-    engines = [event for event in events if event["event"] == "engine"]
-    devices = dict.fromkeys(event["device"] for event in engines)
+    engines = events_of(view, "engine")
+    devices = dict.fromkeys(name for event in engines for name in devices_of(event))
     if len(devices) > 1:
         said.append(f"the run was made on {' and '.join(devices)}; the last counts")
     rows: dict[str, set[int]] = {}
@@ -254,6 +253,16 @@ def caveats(view: RunView) -> list[str]:
     if len(steps) > 1:
         said.append(f"the run was made with other speed-ups in other sessions ({'; '.join(steps)}); the last counts")
     return said
+
+
+def events_of(view: RunView, kind: str) -> list[Mapping[str, Any]]:
+    """What sessions noted of a kind, oldest first."""
+    return [event for session in view.sessions for event in session.events if event["event"] == kind]
+
+
+def devices_of(event: Mapping[str, Any]) -> tuple[str, ...]:
+    """The devices of a session that opened an engine, as it noted them: of several workers there may be others."""
+    return (event["device"], *event.get("devices", {}).values())
 
 
 def _refuse_unfinished(view: RunView, plan: Plan) -> None:

@@ -37,7 +37,8 @@ class Cell:
 
     `link` counts from 1 to `links`; `kept` says whether the link is delivered. `picture` is the model-size picture,
     `source` the photo's at that size, `original` the photo itself and `delivered` the finished file: None where there
-    is none. `mark` is a plain verdict on the picture with what to try.
+    is none. `mark` is a plain verdict on the picture with what to try; `device` is what made it, where a run had
+    several.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Cell:
     delivered: Path | None = None
     mark: str = ""
     seconds: float = 0.0
+    device: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -140,7 +142,8 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         mark="; ".join(_marks(record, edit, taught)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit),
-        seconds=record.seconds if record else 0.0, metrics=record.metrics | detail if record and not damaged else {},
+        seconds=record.seconds if record else 0.0, device=record.device if record else "",
+        metrics=record.metrics | detail if record and not damaged else {},
     )  # fmt: skip
 
 

@@ -280,7 +280,7 @@ def _data(
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
             "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
             "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
-            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *numbers, took])),
+            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip
     return data

@@ -124,7 +124,7 @@ def filling(field: Field) -> None:
         except FileNotFoundError:
             path.parent.mkdir(parents=True)
             path.write_bytes(data)
-        rows.append(asdict(Record(edit.key, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(data))))
+        rows.append(Record(edit.key, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(data)).as_row())
         if len(rows) == 10_000:
             journal.append(*rows)
             rows.clear()

@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
@@ -94,6 +94,12 @@ class Crew:
         """What the first worker is, and all others have to be."""
         assert self._identity is not None, "the crew is opened first"
         return self._identity
+
+    @property
+    def mixed(self) -> dict[str, str]:
+        """The devices by their workers' names, where they are not all the same; empty where they are."""
+        found = {one.name: one.identity.device for one in self.members if one.identity is not None}
+        return found if len(set(found.values())) > 1 else {}
 
     def load(self, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned) -> Ready:
         """Have all workers load their engine, and return when the first has; `signer` makes what signs their files.
@@ -195,8 +201,9 @@ class Crew:
 
     def _have_load(self, member: Member) -> None:
         assert self._load is not None
+        assert member.identity is not None, "it has said what it is"
         member.state, member.doing = "loading", "loading"
-        member.say(self._load)
+        member.say(replace(self._load, device=member.identity.device if self.mixed else ""))
 
     def _loaded(self, member: Member, word: Ready) -> None:
         self._ready = self._ready or word

@@ -31,6 +31,7 @@ class DistantRun(Run):
 
     def __init__(self, load: Load, write: Write, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
+        self.device = load.device
         self._write, self._say = write, tell
         self.complaints = []
         self._telling, self._booking = threading.RLock(), threading.Lock()

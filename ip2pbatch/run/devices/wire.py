@@ -60,7 +60,7 @@ class Open:
 @dataclass(frozen=True, slots=True)
 class Load:
     """The run to work for, whose directory is `folder`, and how, beside how many others. `signer` makes what signs
-    files: a key is read where it is used.
+    files: a key is read where it is used. `device` is noted with each picture, "" where all have the same.
     """
 
     root: Path
@@ -73,6 +73,7 @@ class Load:
     score: Score | None
     signer: Callable[[], Signer | None]
     workers: int
+    device: str = ""
 
     @classmethod
     def of(

@@ -130,6 +130,8 @@ class Run:
     disk/settling.py), or when `settle` returns.
     """
 
+    device = ""  # noted with each picture
+
     def __init__(
         self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
     ) -> None:  # fmt: skip
@@ -243,7 +245,7 @@ class Run:
         picture = lossless.encode(image)
         digest = self._keep(self.layout.picture(key), picture).digest
         numbers = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
-        record = Record(key, "done", round(seconds, 4), detail, numbers, len(picture), digest, known)
+        record = Record(key, "done", round(seconds, 4), detail, numbers, len(picture), digest, known, self.device)
         self._record(record)
         return record
 
@@ -270,7 +272,7 @@ class Run:
 
     def _record(self, *records: Record) -> None:
         with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
-            self._results.append(*map(asdict, records), lasting=False)
+            self._results.append(*(record.as_row() for record in records), lasting=False)
             self.records.update({record.edit: record for record in records})
         self._settling.written(len(records))
 

@@ -7,7 +7,7 @@ nothing (see disk/shapes.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,6 +79,7 @@ class Record:
 
     `bytes` is the size of the picture's file, by which an opened run knows that it is whole; `digest` is that file's
     (see kept.py), and `latent` the digest of the latent beside it. "" where there is none, or none was recorded yet.
+    `device` is what made it, as its maker calls it, where a run had devices of several names; "" elsewhere.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -91,6 +92,14 @@ class Record:
     bytes: Count = 0
     digest: HexOrNone = ""
     latent: HexOrNone = ""
+    device: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Its line; most name no device."""
+        row = asdict(self)
+        if not self.device:
+            del row["device"]
+        return row
 
     @property
     def unread(self) -> str:
@@ -195,7 +204,10 @@ class Began(Placed):
 
 @dataclass(frozen=True, slots=True)
 class Engine(Placed):
-    """Which engine a session opened: Edits a call, row buckets by size, the share of padding, device, steps."""
+    """Which engine a session opened: Edits a call, row buckets by size, the share of padding, device, steps.
+
+    `devices` are those of several workers by the worker's name, where they are not the same; `device` is the first.
+    """
 
     batch: Count
     rows: dict[str, Count]
@@ -203,6 +215,7 @@ class Engine(Placed):
     safety: bool
     padding: Number | None = None
     steps: tuple[str, ...] | None = None
+    devices: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

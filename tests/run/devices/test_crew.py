@@ -18,10 +18,16 @@ from runs import SPEC, carry_out, digests, exit_of, in_child, lines_of, make_pho
 
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.errors import UsageError, WorkerError
+from ip2pbatch.jobs.standing import standing
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.directory.ledger import open_run
+from ip2pbatch.run.directory.lines import Invocation
+from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.lock import caveats
 from ip2pbatch.run.stop import Stop
+from ip2pbatch.show.cells import gallery
+from ip2pbatch.show.report import write_report
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="workers are given a line as POSIX passes descriptors")
 soaked = pytest.mark.skipif(many(1, 0) == 1, reason="of the soak: a worker takes half a second of a core to start")
@@ -93,6 +99,22 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost_or_twice(
     assert_whole(out, plan, alone)
     begun = len(diary.read_text().splitlines())
     assert begun - len(plan.edits) <= len(killed) * (32 + 4)
+
+
+def test_a_record_names_its_device_where_there_are_several(tmp_path: Path, plan: Plan) -> None:
+    out = tmp_path / "out"
+    assert by_crew(out, plan, ["cuda:0", "cuda:1"], fault=Fault(wait=0.02)).exit_code == 0
+    with open_run(out, SPEC) as run:
+        assert {record.device for record in run.records.values()} == {"cuda:0", "cuda:1"}
+        run.begin_session(plan, Invocation("2026-01-02T00:00:00Z", "run"))
+        run.note("engine", batch=4, rows={}, device="cuda:0", safety=True, devices={"a": "cuda:0", "b": "cuda:1"})
+    view = read_run(out)
+    assert standing(view).as_json()["devices"] == ("cuda:0", "cuda:1")
+    assert caveats(view) == ["the run was made on cuda:0 and cuda:1; the last counts"]
+    assert {cell.device for cell in gallery(view).cells} == {"cuda:0", "cuda:1"}
+    assert " · cuda:1" in write_report(view, out / "report.html").read_text("utf-8")
+    assert by_crew(tmp_path / "alike", plan, ["cuda:0"]).exit_code == 0
+    assert "device" not in (tmp_path / "alike/.ip2pbatch/results.jsonl").read_text()
 
 
 def test_a_photo_that_three_workers_end_over_is_a_failed_row(tmp_path: Path, plan: Plan) -> None:
