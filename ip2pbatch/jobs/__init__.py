@@ -102,12 +102,12 @@ def run(
         from ip2pbatch.jobs.adding import jobs_of
 
         return carry_out_each(jobs_of(Path(recipe), selection, voice, fresh=fresh), machine, voice, fresh=fresh)
-    job, sizing, agree = jobs.read(Path(recipe), selection, fresh=fresh), None, None
+    job, held = jobs.read(Path(recipe), selection, fresh=fresh), None
     if locked:
         from ip2pbatch.jobs.locking import refuse_stale
 
-        sizing, agree = refuse_stale(Path(recipe), job, machine.alone, voice)
-    return carry_out(job, machine, voice, fresh=fresh, sizing=sizing, agree=agree)
+        held = refuse_stale(Path(recipe), job, machine, voice)
+    return carry_out(job, machine, voice, fresh=fresh, locked=held)
 
 
 def retry(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import MissingError
+from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.jobs.backends import backend
+from ip2pbatch.jobs.job import versions
 from ip2pbatch.pictures.sizing import SIZING
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
@@ -17,9 +18,12 @@ from ip2pbatch.plan.schedule import padding
 from ip2pbatch.run.devices.wire import Identity
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
+from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import EngineSpec
+from ip2pbatch.run.directory.sessions import read_sessions
 from ip2pbatch.run.engine import EditEngine, Pending
 from ip2pbatch.run.machine import Machine
+from ip2pbatch.run.stale import other_bits
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
@@ -59,6 +63,20 @@ def as_known_in(out: Path, model: str, machine: Machine, spec: EngineSpec) -> En
     if known == spec.model_digest or not backend(machine.backend).is_known_as(model, known):
         return spec
     return dataclasses.replace(spec, model_digest=known)
+
+
+def refuse_other_bits(run: Run, device: str) -> None:
+    """Raises UsageError where a `bitwise` run has pictures that were made on another device than `device`, by another
+    number of a CPU's threads, or with other libraries: theirs would be other bits.
+    """
+    if run.spec.determinism != "bitwise" or not run.done:
+        return
+    if found := list(other_bits(read_sessions(run.layout), device, versions(run.spec.backend))):
+        said = "; ".join(one.text for one in found)
+        raise UsageError(
+            f"this run is bitwise, and bits hang on what is not as it was: {said}",
+            hint="use the same settings, another --out, or --fresh to start a run beside it",
+        )
 
 
 def describe(engine: EditEngine, machine: Machine, plan: Plan) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from ip2pbatch.jobs.standing import look
 from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, Surroundings, caveats, lock_path, make_lock, read_lock, write_lock
-from ip2pbatch.run.stale import Difference, other_shape, stale, unknown
+from ip2pbatch.run.stale import Difference, other_engine, other_shape, stale, unknown
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.sizing import Sizing
     from ip2pbatch.plan.edits import Plan
+    from ip2pbatch.run.directory.lines import EngineSpec
     from ip2pbatch.run.machine import Machine
 
 
@@ -77,25 +78,40 @@ def check(job: Job, recipe: Path, voice: Voice) -> Locked:
     return Locked(lock_path(recipe), made, tuple(found), job.scan.broken)
 
 
-def refuse_stale(
-    recipe: Path, job: Job, machine: Machine, voice: Voice
-) -> tuple[Sizing, Callable[[Mapping[str, Any]], None]]:
-    """For a run that has to be as locked: raises StaleLockError where anything differs from the lock.
+class AsLocked:
+    """Holds a run to the lock in `path`. What of it is known before an engine is there has been compared already."""
 
-    Gives back how the lock's photos were sized, and what does the same with what `engines.describe` says of the opened
-    engine: before that, rows that are measured and speed-ups that do not apply are not known.
+    def __init__(self, path: Path, lock: Lock, voice: Voice) -> None:
+        self._path, self._lock, self._voice = path, lock, voice
+        self.sizing: Sizing = lock.engine.sizing
+
+    def hold(self, spec: EngineSpec, device: str) -> None:
+        """Raises StaleLockError where an engine of this identity, on this device, is not the lock's."""
+        refuse(self._path, list(other_engine(self._lock, spec, device)), self._voice, _UNDO)
+
+    def hold_opened(self, engine: Mapping[str, Any]) -> None:
+        """The same of what `engines.describe` says of an opened engine: before that, rows that are measured and
+        speed-ups that do not apply are not known.
+        """
+        found = other_shape(self._lock, engine["rows"], engine["steps"])
+        refuse(self._path, list(found), self._voice, _UNDO)
+
+
+_UNDO = "run without --locked, look, and lock again; or undo the change"
+
+
+def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> AsLocked:
+    """For a run that has to be as locked: raises StaleLockError where anything differs from the lock, and gives back
+    what holds the engine to it. The engine of workers is known to them alone.
     """
     path = lock_path(recipe)
     made = read_lock(path)
-    spec, _ = engines.choose(job.recipe.model, machine, safety=job.recipe.safety, note=voice.note)
-    now = replace(surroundings(job, machine.backend), spec=spec, device=engines.device_name(machine))
-    hint = "run without --locked, look, and lock again; or undo the change"
-    refuse(path, differences(made, job.whole, now, voice), voice, hint)
-
-    def agree(engine: Mapping[str, Any]) -> None:
-        refuse(path, list(other_shape(made, engine["rows"], engine["steps"])), voice, hint)
-
-    return made.engine.sizing, agree
+    now = surroundings(job, machine.backend)
+    if not machine.devices:
+        spec, _ = engines.choose(job.recipe.model, machine, safety=job.recipe.safety, note=voice.note)
+        now = replace(now, spec=spec, device=engines.device_name(machine))
+    refuse(path, differences(made, job.whole, now, voice), voice, _UNDO)
+    return AsLocked(path, made, voice)
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:

@@ -27,9 +27,9 @@ from ip2pbatch.run.pace import Then
 from ip2pbatch.run.patience import Patience
 
 if TYPE_CHECKING:
+    from ip2pbatch.jobs.locking import AsLocked
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.marks.signer import Signer
-    from ip2pbatch.pictures.sizing import Sizing
     from ip2pbatch.plan.photos import Scan
     from ip2pbatch.plan.written.recipe import Recipe
     from ip2pbatch.run.devices.crew import Crew
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from ip2pbatch.run.execute import Options, Summary
     from ip2pbatch.run.machine import Machine
     from ip2pbatch.run.stop import Stop
-
-Agree = Callable[[Mapping[str, object]], None]
-"""Hears what an engine is, as the run notes it, and raises where it must not make this run's pictures."""
 
 MOST_CELLS = 4000
 """Drawn at the end of a run; above it sheets take minutes and are drawn when asked for."""
@@ -53,13 +50,12 @@ MOST_READ = 4000
 
 def carry_out(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool = False, redo: frozenset[Status] | None = None,
-    sizing: Sizing | None = None, agree: Agree | None = None,
+    locked: AsLocked | None = None,
 ) -> Outcome:  # fmt: skip
-    """Make every picture of the job that is missing, deliver it, draw sheets and report.
-
-    `sizing` is how a new run sizes photos where a lock says it.
+    """Make every picture of the job that is missing, deliver it, draw sheets and report: where it is `locked`, as it
+    was, or StaleLockError is raised.
     """
-    return ended(job, _made(job, machine, voice, fresh=fresh, redo=redo, sizing=sizing, agree=agree), voice)
+    return ended(job, _made(job, machine, voice, fresh=fresh, redo=redo, locked=locked), voice)
 
 
 def carry_out_each(
@@ -76,13 +72,13 @@ def carry_out_each(
 
 def _made(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None,
-    sizing: Sizing | None = None, agree: Agree | None = None,
+    locked: AsLocked | None = None,
 ) -> Summary:  # fmt: skip
     """One session that makes and delivers."""
     from ip2pbatch.jobs.delivering import signer_of
 
     if machine.devices:
-        return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, sizing=sizing, agree=agree)
+        return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, locked=locked)
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
     loading = f"loading {Path(job.recipe.model).name}"
@@ -90,12 +86,12 @@ def _made(
         spec, open_engine = engines.choose(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
         )
-    spec = dataclasses.replace(spec, sizing=sizing or spec.sizing)
+    spec = dataclasses.replace(spec, sizing=locked.sizing if locked else spec.sizing)
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
-        options = _begin(job, run, spec, voice, redo, signer)
+        options = _begin(job, run, engines.device_name(machine), voice, redo, signer)
         with voice.busy(loading):
-            engine = _opened(open_engine, machine, job, run, agree)
+            engine = _opened(open_engine, machine, job, run, locked)
         try:
             with _heard(job, voice) as (events, stop):
                 return run_plan(job.plan, run, engine, options, events, stop=stop)
@@ -104,8 +100,8 @@ def _made(
 
 
 def _made_by_workers(
-    job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None, sizing: Sizing | None,
-    agree: Agree | None,
+    job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None,
+    locked: AsLocked | None,
 ) -> Summary:  # fmt: skip
     """The same by a worker process a device of `machine`. Raises WorkerError where none of them can go on."""
     from ip2pbatch.jobs.delivering import signer_of
@@ -115,13 +111,16 @@ def _made_by_workers(
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
     loading = f"loading {Path(job.recipe.model).name}"
+    sizing = locked.sizing if locked else None
     with Crew(machine.devices, engines.openings(job, machine, fresh=fresh, sizing=sizing), voice.note) as crew:
         with voice.busy(loading):
-            spec = crew.open().spec
-        with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
-            options = _begin(job, run, spec, voice, redo, signer)
+            found = crew.open()
+        if locked:
+            locked.hold(found.spec, found.device)
+        with open_run(job.out, found.spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
+            options = _begin(job, run, found.device, voice, redo, signer)
             with voice.busy(loading):
-                loaded = _loaded(crew, job, run, options, agree)
+                loaded = _loaded(crew, job, run, options, locked)
             with _heard(job, voice) as (events, stop):
                 if loaded:
                     return share_out(job.plan, job.asked, run, crew, options, events, stop)
@@ -137,7 +136,7 @@ def _heard(job: Job, voice: Voice) -> Iterator[tuple[Events, Stop]]:
         yield events if allowed is None else Patience(events, stop, allowed), stop
 
 
-def _loaded(crew: Crew, job: Job, run: Run, options: Options, agree: Agree | None) -> bool:
+def _loaded(crew: Crew, job: Job, run: Run, options: Options, locked: AsLocked | None) -> bool:
     """Have workers load what they need, if anything is left to make, and write down which engine all of them are."""
     from ip2pbatch.jobs.delivering import untried_signer
 
@@ -145,28 +144,30 @@ def _loaded(crew: Crew, job: Job, run: Run, options: Options, agree: Agree | Non
         return False
     ready = crew.load(run, options, partial(untried_signer, job.recipe))
     described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
-    if agree is not None:
-        agree(described)
+    if locked:
+        locked.hold_opened(described)
     mixed = {"devices": crew.mixed} if crew.mixed else {}
     run.note("engine", **described, **mixed, safety=job.recipe.safety)
     return True
 
 
 def _begin(
-    job: Job, run: Run, spec: EngineSpec, voice: Voice, redo: frozenset[Status] | None, signer: Signer | None
+    job: Job, run: Run, device: str, voice: Voice, redo: frozenset[Status] | None, signer: Signer | None
 ) -> Options:
     """A session of the opened run: looks at what is there, says what a person should know, and how it is carried out.
 
-    Raises PlanError, MissingError.
+    Raises PlanError, MissingError, and UsageError where pictures are left that a bitwise run cannot have of `device`.
     """
     from ip2pbatch.jobs.adding import leave_recipe
     from ip2pbatch.jobs.delivering import options_of
 
-    run.begin_session(job.asked, _invocation(job, spec))
+    _heal(job, run, voice, "to be made again")
+    if run.spec.determinism == "bitwise" and not _is_made(job, run):
+        engines.refuse_other_bits(run, device)
+    run.begin_session(job.asked, _invocation(job, run.spec))
     if job.leaves:
         leave_recipe(job, voice, run)
     note_unedited(run, job.scan)
-    _heal(job, run, voice, "to be made again")
     options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
     tell_damage(run, voice)
     if len(already_done(job.plan, run)) < len(job.plan.edits):
@@ -225,7 +226,7 @@ def note_unedited(run: Run, found: Scan) -> None:
 
 
 def _opened(
-    open_engine: Callable[[], EditEngine], machine: Machine, job: Job, run: Run, agree: Agree | None
+    open_engine: Callable[[], EditEngine], machine: Machine, job: Job, run: Run, locked: AsLocked | None
 ) -> EditEngine:
     """The engine, written down in the run; one that makes nothing where nothing is left to make, unless the run does
     not say any more which engine made it: that is said again, for locks name it.
@@ -235,8 +236,8 @@ def _opened(
     engine = open_engine()
     try:
         described = engines.describe(engine, machine, job.plan)
-        if agree is not None:
-            agree(described)
+        if locked:
+            locked.hold_opened(described)
         run.note("engine", **described, safety=job.recipe.safety)
     except BaseException:
         engine.close()

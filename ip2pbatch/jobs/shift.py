@@ -60,6 +60,7 @@ def keep_watch(
     job = Job(wanted, text, _NOTHING, nothing, nothing, nothing, Selection(), defaults, notes)
     advise(wanted, voice)
     with open_run(wanted.output.folder, spec, defaults=defaults) as run:
+        engines.refuse_other_bits(run, engines.device_name(machine))
         with voice.busy(loading):
             engine = open_engine()
         try:

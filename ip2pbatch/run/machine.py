@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeVar
 
@@ -88,12 +88,6 @@ class Machine:
             interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
             devices_of(devices, device),
         )  # fmt: skip
-
-    @property
-    def alone(self) -> Machine:
-        """The flags of one process, on the first of the devices."""
-        first = next((device for device in self.devices if device != "all"), None)
-        return replace(self, device=self.device or first, devices=())
 
     @property
     def approximations(self) -> tuple[str, ...]:

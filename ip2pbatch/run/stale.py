@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.run.directory.lines import EngineSpec
+from ip2pbatch.run.directory.sessions import Session
 from ip2pbatch.run.lock import Lock, Surroundings
 
 _SHOWN = 5  # names in one line about many
 _CHECKER = ("safety_checker/", "feature_extractor/")
+_NO_ARITHMETIC = ("ip2pbatch", "python")  # versions: this program's own go on with each other's runs
 _THREADS = re.compile(r", \d+ threads$")
 
 
@@ -40,7 +43,7 @@ def stale(lock: Lock, plan: Plan, now: Surroundings) -> list[Difference]:
         *_fields("recipe", "output ", lock.output, now.output),
         *_fields("recipe", "", {"safety": lock.safety}, {"safety": now.safety}),
         *_model(lock, plan, now),
-        *_engine(lock, now),
+        *other_engine(lock, now.spec, now.device),
         *_fields("versions", "", {n: v for n, v in lock.versions.items() if n not in unknown(lock, now)}, now.versions),
     ]
 
@@ -120,14 +123,15 @@ def _model(lock: Lock, plan: Plan, now: Surroundings) -> Iterator[Difference]:
             yield Difference("model", f"other files: {_some(names)}")
 
 
-def _engine(lock: Lock, now: Surroundings) -> Iterator[Difference]:
-    if now.spec is not None:
+def other_engine(lock: Lock, spec: EngineSpec | None, device: str | None) -> Iterator[Difference]:
+    """What of an engine's identity, and of the device it is on, is not as it was locked, as far as they are known."""
+    if spec is not None:
         names = ("backend", "provider", "precision", "determinism", "approximations")
-        old, new = asdict(lock.engine.spec), asdict(now.spec)
+        old, new = asdict(lock.engine.spec), asdict(spec)
         yield from _fields("engine", "", {n: old[n] for n in names}, {n: new[n] for n in names})
     exactly = lock.engine.determinism == "bitwise"
-    if now.device is not None and _device(now.device, exactly) != _device(lock.device, exactly):
-        yield Difference("engine", f"device is {now.device}, was {lock.device}")
+    if device is not None and _device(device, exactly) != _device(lock.device, exactly):
+        yield Difference("engine", f"device is {device}, was {lock.device}")
 
 
 def other_shape(lock: Lock, rows: Mapping[str, int], steps: Sequence[str]) -> Iterator[Difference]:
@@ -144,6 +148,22 @@ def other_shape(lock: Lock, rows: Mapping[str, int], steps: Sequence[str]) -> It
         yield Difference("engine", f"speed-ups are left out: {_some(sorted(old - new))}")
     if new - old:
         yield Difference("engine", f"speed-ups are in that were not: {_some(sorted(new - old))}")
+
+
+def other_bits(sessions: Sequence[Session], device: str, versions: Mapping[str, str]) -> Iterator[Difference]:
+    """What the bits of a run's pictures hang on and is not as when the last of them were made: the device, with a CPU's
+    threads, and libraries. What the run does not say is not compared.
+    """
+    for session in reversed(sessions):
+        for event in reversed(session.events):
+            if event["event"] == "engine":
+                exactly = bool(_THREADS.search(device)) == bool(_THREADS.search(event["device"]))
+                if _device(device, exactly) != _device(event["device"], exactly):
+                    yield Difference("engine", f"device is {device}, was {event['device']}")
+                both = [name for name in session.versions if name in versions and name not in _NO_ARITHMETIC]
+                old, new = ({name: known[name] for name in both} for known in (session.versions, versions))
+                yield from _fields("versions", "", old, new)
+                return
 
 
 def _device(name: str, exactly: bool) -> str:

@@ -60,6 +60,30 @@ def test_a_run_goes_on_from_its_folder_wherever_recipe_and_folder_lie(
     assert "three_make-it-winter.png" in files(moved)
 
 
+@pytest.mark.parametrize("devices", [(), ("--devices", "cpu")], ids=["one", "workers"])
+def test_a_bitwise_run_goes_on_only_where_its_bits_are_the_same(
+    command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]
+) -> None:
+    run = ("run", recipe, *FAKE, "--determinism", "bitwise")
+    sessions = recipe.parent / "out/.ip2pbatch/sessions.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr("ip2pbatch.engine.on_fake.device_name", lambda machine: "a CPU, 2 threads")
+        assert command(*run, "--limit", "1").code == 0
+        patched.setattr("ip2pbatch.engine.on_fake.device_name", lambda machine: "a CPU, 1 threads")
+        patched.setattr("ip2pbatch.jobs.engines.versions", lambda backend: {"numpy": "1.0.0", "python": "4.0"})
+        assert command(*run, "--limit", "1").code == 0  # nothing is left to make
+        before = sessions.read_bytes()
+        said = command(*run)
+        assert said.code == 2
+        assert "device is a CPU, 1 threads, was a CPU, 2 threads; numpy is 1.0.0, was" in said.err.replace("\n", " ")
+        assert "python" not in said.err
+        assert command("watch", recipe.parent / "photos", recipe, *FAKE, "--determinism", "bitwise").code == 2
+    said = command(*run, *devices)
+    assert (said.code, "device is cpu, was a CPU, 2 threads" in said.err.replace("\n", " ")) == (2, True)
+    assert "--fresh to start a run beside it" in said.err.replace("\n", " ")
+    assert sessions.read_bytes() == before
+
+
 def test_a_changed_recipe_is_told_and_the_run_goes_on_with_what_was_asked(command: CommandLine, recipe: Path) -> None:
     out = recipe.parent / "out"
     assert command("run", recipe, *FAKE).code == 0

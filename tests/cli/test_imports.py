@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import many
 
 HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "scipy", "skimage", "huggingface_hub", "numpy")
 READERS = ("yaml", "pydantic")  # a tenth of a second, which only reading a recipe is worth
@@ -63,6 +64,19 @@ def test_help_loads_nothing_that_reads_recipes(argument: str, tmp_path: Path) ->
     loaded, code, said = loaded_by([argument], tmp_path, (*HEAVY, *READERS))
     assert code == 0, said
     assert loaded == set()
+
+
+@pytest.mark.skipif(many(1, 0) == 1, reason="of the soak: three processes load torch")
+@pytest.mark.parametrize("flags", [[], ["--locked"]], ids=" ".join)
+def test_the_parent_of_workers_loads_no_torch(flags: list[str], shoot: Path) -> None:
+    (shoot / "recipe.yaml").write_text(RECIPE + "size: {long_side: 64}\nsteps: 1\n")
+    assert loaded_by(["run", "recipe.yaml"], shoot)[1] == 0
+    assert loaded_by(["lock", "recipe.yaml"], shoot)[1] == 0
+    (shoot / "out/.ip2pbatch/results.jsonl").unlink()
+    loaded, code, said = loaded_by(["run", "recipe.yaml", *flags, "--devices", "cpu"], shoot)
+    assert code == 0, said
+    assert "1 edit to make" in said
+    assert loaded & {"torch", "diffusers", "transformers", "onnxruntime"} == set()
 
 
 def test_importing_the_package_touches_nothing(tmp_path: Path) -> None:

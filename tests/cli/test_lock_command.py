@@ -109,6 +109,15 @@ def test_check_and_locked_name_what_is_stale_and_change_nothing(command: Command
     assert lock.read_bytes() == before
 
 
+def test_workers_are_held_to_the_lock_that_their_parent_compares_without_an_engine(
+    command: CommandLine, locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ip2pbatch.jobs.engines.choose", lambda *_, **__: pytest.fail("the parent chose an engine"))
+    assert command("run", locked, *FAKE, "--locked", "--devices", "cpu").code == 0
+    said = command("run", locked, *FAKE, "--locked", "--devices", "cpu", "--determinism", "bitwise")
+    assert (said.code, "engine: determinism is bitwise, was stable" in said.err) == (4, True)
+
+
 def test_another_version_is_stale(command: CommandLine, locked: Path) -> None:
     lock = locked.with_name("recipe.lock.yaml")
     written = yaml.safe_load(lock.read_text())["versions"]["numpy"]
