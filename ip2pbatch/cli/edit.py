@@ -34,6 +34,10 @@ Name = Annotated[str | None, typer.Option(help="The name template.", show_defaul
 Format = Annotated[str | None, typer.Option(help=f"{listed(['same', *written()], 'or')}.", show_default="same")]
 Quality = Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100, show_default="95")]
 Dates = Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.", show_default="now")]
+Strength = Annotated[
+    float | None,
+    typer.Option(help="How much of the edits is delivered: 0 is the photo, 1 the edit.", show_default="1"),
+]
 Gps = Annotated[str | None, typer.Option(help="keep or strip where a photo was taken.", show_default="keep")]
 RecipeToo = Annotated[
     Path | None, typer.Option("--recipe", help="Write the recipe that OUT/recipe.yaml is to this file too.")
@@ -57,6 +61,7 @@ def edit(
     format: Format = None,
     quality: Quality = None,
     dates: Dates = None,
+    strength: Strength = None,
     gps: Gps = None,
     machine: Machine = Machine(),
     only: Only = None,
@@ -74,7 +79,8 @@ def edit(
     outlets.check()
     outcome = jobs.edit(
         photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
-        model=model, name=name, format=format, quality=quality, dates=dates, gps=gps, machine=machine, only=only,
-        limit=limit, recipe=recipe, fresh=fresh, max_failures=max_failures, voice=Terminal(outlets),
+        model=model, name=name, format=format, quality=quality, dates=dates, strength=strength, gps=gps,
+        machine=machine, only=only, limit=limit, recipe=recipe, fresh=fresh, max_failures=max_failures,
+        voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))

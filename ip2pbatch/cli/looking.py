@@ -53,6 +53,9 @@ def deliver(
     full_resolution: Annotated[str | None, typer.Option(help="auto or off.")] = None,
     name: Annotated[str | None, typer.Option(help="The name template.")] = None,
     dates: Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of the edits is delivered: 0 is the photo, 1 the edit.")
+    ] = None,
     gps: Annotated[str | None, typer.Option(help="keep or strip.")] = None,
     prompt: Annotated[bool | None, typer.Option(help="Write instruction and scales into the file.")] = None,
     tidy: Annotated[
@@ -69,7 +72,7 @@ def deliver(
 
     outcome = jobs.deliver(
         recipe, out=out, format=format, quality=quality, full_resolution=full_resolution, name=name, dates=dates,
-        gps=gps, prompt=prompt, tidy=tidy, voice=Terminal(),
+        strength=strength, gps=gps, prompt=prompt, tidy=tidy, voice=Terminal(),
     )  # fmt: skip
     if outcome.unmade:
         console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")

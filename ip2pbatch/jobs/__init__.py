@@ -51,14 +51,15 @@ def edit(
     text: Numbers | None = None, image: Numbers | None = None, seed: Numbers | None = None, steps: int | None = None,
     sampler: str | None = None, size: int | None = None, model: str = DEFAULT_MODEL, name: str | None = None,
     format: str | None = None, quality: int | None = None, dates: str | None = None, gps: str | None = None,
+    strength: float | None = None,
     machine: Machine | None = None, only: str | None = None, limit: int | None = None, fresh: bool = False,
     recipe: AnyPath | None = None, max_failures: str | int | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
 
     `text` and `image` are the two guidance scales, `size` the long side the model works at; `name`, `format`,
-    `quality`, `dates` and `gps` are a recipe's `output` and `metadata`. All that was asked for in the folder lies there
-    as recipe.yaml, and where `recipe` says. Raises UsageError.
+    `quality`, `dates`, `strength` and `gps` are a recipe's `output` and `metadata`. All that was asked for in the
+    folder lies there as recipe.yaml, and where `recipe` says. Raises UsageError.
     """
     from ip2pbatch.jobs import adding
     from ip2pbatch.jobs import job as jobs
@@ -71,7 +72,7 @@ def edit(
     words = [instructions] if isinstance(instructions, str) else instructions
     flags = Flags(
         tuple(map(Path, paths)), tuple(words), Path(out), _text(text), _text(image), _text(seed), steps, sampler, size,
-        model, name, format, quality, dates, gps,
+        model, name, format, quality, dates, gps, strength,
     )  # fmt: skip
     asked, elsewhere, voice = recipe_from_flags(flags), None if recipe is None else Path(recipe), _heard(voice)
     if elsewhere is not None:
@@ -171,7 +172,7 @@ def check(run: AnyPath, *, repair: bool = False, voice: Voice | None = None) -> 
 def deliver(
     recipe: AnyPath, *, out: AnyPath | None = None, format: str | None = None, quality: int | None = None,
     full_resolution: str | None = None, name: str | None = None, dates: str | None = None, gps: str | None = None,
-    prompt: bool | None = None, tidy: bool = False, voice: Voice | None = None,
+    strength: float | None = None, prompt: bool | None = None, tidy: bool = False, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Write the files of a finished run again, with other settings and without the model; by its recipe or its output
     folder.
@@ -184,6 +185,7 @@ def deliver(
 
     output = {
         "format": format, "quality": quality, "full_resolution": full_resolution, "name": name, "dates": dates,
+        "strength": strength,
     }  # fmt: skip
     voice = _heard(voice)
     jobs = jobs_of(Path(recipe), _selection(out), voice)

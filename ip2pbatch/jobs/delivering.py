@@ -81,7 +81,7 @@ def unsigned_settings(recipe: Recipe) -> DeliverySettings:
     output, metadata = recipe.output, recipe.metadata
     return DeliverySettings(
         output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,
-        chroma=output.chroma, dates=output.dates, raw=output.raw, sidecar=output.sidecar,
+        chroma=output.chroma, dates=output.dates, raw=output.raw, sidecar=output.sidecar, strength=output.strength,
     )  # fmt: skip
 
 

@@ -263,6 +263,8 @@ def deliver_again(
     unmade: set[str] = set()
     for job in jobs:
         job = dataclasses.replace(job, recipe=change_output(job.recipe, output, metadata))
+        if output.get("strength") is not None and any(strip.strength is not None for strip in job.plan.strips):
+            voice.note("edits that have a strength of their own in the recipe keep it")
         summary, left = _delivered(job, voice)
         done.append((job, summary))
         unmade |= left

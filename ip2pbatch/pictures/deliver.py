@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, sidecars, xmp
+from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, sidecars, xmp
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
 from ip2pbatch.pictures.sidecars import Sidecar
+from ip2pbatch.plan.edits import Strip
 from ip2pbatch.plan.formats import FORMATS, Format, by_suffix
 
 Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
 # Fields that settings did not always have, as they were.
-_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none"}
+_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none", "strength": 1.0}
 GREY = "grey converted to sRGB"
 ADDED = "what little colour the model added to a grey photo is left out"
 _ROUNDING = 2  # of 255
@@ -41,7 +42,8 @@ DELIVERY_VERSION = 2  # raise it when the same settings make another file
 class DeliverySettings:
     """How pictures become files. `digest` changes with anything that would change a file.
 
-    `sign` is the fingerprint of what signs them, "" where nothing does.
+    `sign` is the fingerprint of what signs them, "" where nothing does. `strength` is how much of an edit is delivered:
+    0 is the photo, 1 the edit.
     """
 
     format: str = "same"
@@ -54,6 +56,11 @@ class DeliverySettings:
     raw: Literal["jpeg", "tiff16"] = "jpeg"
     sign: str = ""
     sidecar: Literal["none", "copy"] = "none"
+    strength: float = 1.0
+
+    def of(self, strip: Strip) -> DeliverySettings:
+        """The same for the files of a strip, whose edit may have a strength of its own."""
+        return self if strip.strength is None else replace(self, strength=strip.strength)
 
     @property
     def policy(self) -> Policy:
@@ -67,7 +74,7 @@ class DeliverySettings:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def recorded(self) -> dict[str, str | int | bool]:
+    def recorded(self) -> dict[str, str | float | bool]:
         """The fields for locks and digests: those that came later only where they are set, so that older ones hold."""
         return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
 
@@ -196,7 +203,7 @@ def _raster(
 ) -> tuple[Raster, float | None, tuple[str, ...]]:
     """What the file shows, the share of the photo's detail that came back, and what the format could not hold."""
     photo, size = source.picture, (edited.shape[1], edited.shape[0])
-    added = grey.added_colour(edited) if photo.grey is not None and takes.grey else None
+    added = _added(edited, settings.strength) if photo.grey is not None and takes.grey else None
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
     raster, gate = Raster(own, photo.alpha, photo.icc), None
     deep = takes.deep if added is None else takes.grey > 8
@@ -206,6 +213,9 @@ def _raster(
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
+    if settings.strength < 1:
+        shown = whole if settings.full_resolution == "auto" else source.seen(size)
+        raster = replace(raster, pixels=mixing.mix(shown, raster.pixels, settings.strength, raster.icc))
     if added is not None:
         raster = replace(raster, pixels=grey.luma(raster.pixels))
         if photo.grey and takes.profiles:
@@ -215,6 +225,11 @@ def _raster(
         raster = replace(raster, pixels=pixels, icc=None)
     said = *_lost_bits(photo, raster, takes), *_flattened(photo, takes), *_converted(photo, raster, takes, added)
     return raster, gate, said
+
+
+def _added(edited: Pixels, strength: float) -> float | None:
+    """What colour the model gave a grey photo and the file leaves out; None where it shows."""
+    return grey.added_colour(edited) if strength else 0.0
 
 
 def _kind(source: Original, settings: DeliverySettings) -> str:

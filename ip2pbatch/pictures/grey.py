@@ -66,7 +66,7 @@ def from_srgb(levels: AnyPixels, icc: bytes) -> AnyPixels:
         return levels
     size = int(np.iinfo(levels.dtype).max) + 1
     numbers = np.linspace(0, 1, _LEVELS)
-    found = np.interp(_srgb_light(np.linspace(0, 1, size)), _light(icc), numbers)
+    found = np.interp(srgb_light(np.linspace(0, 1, size)), _light(icc), numbers)
     return cast("AnyPixels", _table(found, levels.dtype)[levels])
 
 
@@ -92,18 +92,21 @@ def _table(values: Floats, depth: Any) -> NDArray[Any]:
 @lru_cache(maxsize=4)
 def _light(icc: bytes) -> Floats:
     """The light, 0 to 1, of 65,536 numbers, which never falls. Raises ValueError or struct.error for other profiles."""
-    light = _curve(icc)
+    light = curve(icc)
     rising = np.maximum.accumulate(light)
     if (rising - light).max() > _UNEVEN:
         raise ValueError("a curve that falls")
     return np.asarray(rising)
 
 
-def _curve(icc: bytes) -> Floats:
-    """The profile's grayTRC (ICC.1:2022, 10.6 and 10.18)."""
+def curve(icc: bytes, tag: bytes = b"kTRC") -> Floats:
+    """The light of 65,536 numbers by a profile's curve (ICC.1:2022, 10.6 and 10.18): grayTRC, or one of RGB.
+
+    Raises ValueError or struct.error where there is none that is known.
+    """
     count = struct.unpack_from(">I", icc, 128)[0]
     tags = (struct.unpack_from(">4sII", icc, 132 + 12 * number) for number in range(min(count, 100)))
-    start = next((start for name, start, _ in tags if name == b"kTRC"), None)
+    start = next((start for name, start, _ in tags if name == tag), None)
     if start is None:
         raise ValueError("no curve")
     numbers = np.linspace(0, 1, _LEVELS)
@@ -136,8 +139,8 @@ def _formula(icc: bytes, start: int, x: Floats) -> Floats:
     return np.asarray(np.where(x >= d, power + (e if kind == 4 else 0), c * x + (f if kind == 4 else 0)))
 
 
-def _srgb_light(code: Floats) -> Floats:
-    """IEC 61966-2-1."""
+def srgb_light(code: Floats) -> Floats:
+    """Numbers of sRGB from 0 to 1 → light (IEC 61966-2-1)."""
     return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
 
 

@@ -47,19 +47,23 @@ class Provenance:
     model_digest: str = ""
     approximations: tuple[str, ...] = ()
     family: str = family_of(None).called
+    strength: float = 1.0
 
     @classmethod
     def of(
-        cls, chain: Sequence[Edit], model: str, model_digest: str = "", approximations: tuple[str, ...] = ()
-    ) -> Provenance:
-        """Of the last edit of a chain, given from its first link on. Of a model's folder only its own name is told."""
+        cls, chain: Sequence[Edit], model: str, model_digest: str = "", approximations: tuple[str, ...] = (),
+        strength: float = 1.0,
+    ) -> Provenance:  # fmt: skip
+        """Of the last edit of a chain, given from its first link on, delivered at `strength`. Of a model's folder only
+        its own name is told.
+        """
         first, last = chain[0], chain[-1]
         family = family_of(model_folder(model)).called
         model = Path(model).name if Path(model).is_absolute() or model.startswith(".") else model
         return cls(
             last.key, first.source, tuple(edit.instruction for edit in chain), last.guidance.text, last.guidance.image,
             last.seed, last.steps, last.sampler, last.size, model, model_digest, approximations,
-            family,
+            family, strength,
         )  # fmt: skip
 
     def settings(self, *, prompt: bool) -> str:
@@ -69,6 +73,7 @@ class Provenance:
             f"Image CFG scale: {self.image:g}", f"Seed: {self.seed}", f"Size: {self.size[0]}x{self.size[1]}",
             *([f"Model hash: {self.model_digest[:12]}"] if self.model_digest else []), f"Model: {self.model}",
             *([f"Approximations: {' '.join(self.approximations)}"] if self.approximations else []),
+            *([f"Strength: {self.strength:g}"] if self.strength < 1 else []),
             f"Edit: {self.key}", f"Version: {SOFTWARE}",
         ]  # fmt: skip
         return ("; then ".join(self.instructions) + "\n" if prompt else "") + ", ".join(values)
@@ -296,6 +301,8 @@ def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> d
     }
     if provenance.model_digest:
         values[xmp.OURS, "modelDigest"] = provenance.model_digest
+    if provenance.strength < 1:
+        values[xmp.OURS, "strength"] = f"{provenance.strength:g}"
     if provenance.approximations:
         values[xmp.OURS, "approximations"] = provenance.approximations
     if policy.prompt:

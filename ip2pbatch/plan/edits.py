@@ -62,7 +62,8 @@ class Strip:
     """One photo through one chain at one guidance and seed: a row on a sheet. A lone edit is a chain of one.
 
     `id` is the edit's name in the recipe (it fills `{edit}` in file names). `edits` are the links in order;
-    `keep` are the links that are delivered, counted from 1.
+    `keep` are the links that are delivered, counted from 1, `strength` how much of them is (0 to 1; None is the
+    delivery's own). The model makes the same pictures whatever that is.
     """
 
     photo: Photo
@@ -71,6 +72,7 @@ class Strip:
     seed: int
     edits: tuple[Edit, ...]
     keep: tuple[int, ...]
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class _Spec:
     sampler: str
     size: Size | None
     wants: Callable[[str], bool]  # by a photo's name
+    strength: float | None
 
     @classmethod
     def of(cls, spec: EditSpec, recipe: Recipe, defaults: ModelDefaults) -> _Spec:
@@ -67,7 +68,7 @@ class _Spec:
             spec.id, spec.chain, spec.keep, spec.carry or "latent", _cells(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
-            matcher(spec.photos) if spec.photos else lambda name: True,
+            matcher(spec.photos) if spec.photos else lambda name: True, spec.strength,
         )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def _strip(
             steps=spec.steps, sampler=spec.sampler, size=size, carry=spec.carry if links else None,
         )  # fmt: skip
         links.append(edits.setdefault(edit.key, edit))
-    return Strip(photo, spec.id, guidance, seeds[0], tuple(links), spec.keep)
+    return Strip(photo, spec.id, guidance, seeds[0], tuple(links), spec.keep, spec.strength)
 
 
 def _refuse_unmatched(recipe: Recipe, scan: Scan) -> None:

@@ -209,9 +209,9 @@ class Deliverer:
         return replace(delivery, bytes=found.st_size, time=0.0 if clock.pinned() else round(found.st_mtime, 3))
 
     def _write(self, errand: Errand) -> Prepared:
-        spec, strip = self.run.spec, errand.strip
+        spec, strip, settings = self.run.spec, errand.strip, self.settings.of(errand.strip)
         provenance = Provenance.of(
-            strip.edits[: errand.link], spec.model, spec.model_digest, approximations=spec.approximations
+            strip.edits[: errand.link], spec.model, spec.model_digest, spec.approximations, settings.strength
         )
         place = Place(
             self.run.root, errand.target, self.on_conflict, self._ours(errand), self._reserved, self.run.anchor
@@ -219,7 +219,7 @@ class Deliverer:
         picture = self.run.picture(errand.edit.key)
         try:
             source = self._originals.at(strip.photo.path)
-            return prepare(source, picture, self.settings, provenance, place, self._signer)
+            return prepare(source, picture, settings, provenance, place, self._signer)
         finally:
             self._originals.trim()
 
@@ -240,11 +240,13 @@ class Deliverer:
         name = done.path.relative_to(self.run.root).as_posix()
         share = None if done.gate is None else round(done.gate, 3)
         key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
-        beside = hashlib.sha256(sidecar[1]).hexdigest() if sidecar else ""
-        return Delivery(key, strip, name, settings, done.sha256, share, unsigned=done.unsigned, sidecar=beside)
+        beside, at = hashlib.sha256(sidecar[1]).hexdigest() if sidecar else "", self.settings.of(errand.strip).strength
+        return Delivery(
+            key, strip, name, settings, done.sha256, share, unsigned=done.unsigned, sidecar=beside, strength=at
+        )
 
     def _digest(self, errand: Errand) -> str:
-        return shape_digest(self.settings, errand.target)
+        return shape_digest(self.settings.of(errand.strip), errand.target)
 
     def is_owed(self, strip: Strip, link: int, target: str) -> bool:
         """Whether this file of a picture that is there is to be written."""
@@ -252,8 +254,8 @@ class Deliverer:
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
-        photo = errand.strip.photo
-        return is_due(last, self.run.root, self.settings, errand.target, photo, self._superseded)
+        photo, settings = errand.strip.photo, self.settings.of(errand.strip)
+        return is_due(last, self.run.root, settings, errand.target, photo, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""

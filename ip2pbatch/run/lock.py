@@ -80,7 +80,7 @@ class LockedEdit(_Part):
 
 class LockedFile(_Part):
     """One delivered file: link `link` of the recipe's edit `id` on `photo`. `sha256` is of the whole file, of one that
-    is signed as it was before: a signature is never the same again.
+    is signed as it was before: a signature is never the same again. `strength` is its edit's own, if it has one.
     """
 
     photo: str
@@ -88,6 +88,7 @@ class LockedFile(_Part):
     link: int
     edit: str
     sha256: str
+    strength: float | None = None
 
 
 class Lock(_Part):
@@ -102,7 +103,7 @@ class Lock(_Part):
     device: str
     batch: LockedBatch
     safety: bool
-    output: dict[str, str | int | bool]
+    output: dict[str, str | int | float | bool]
     photos: dict[str, str]
     edits: dict[str, LockedEdit]
     files: dict[str, LockedFile]
@@ -117,7 +118,7 @@ class Surroundings:
 
     versions: Mapping[str, str]
     safety: bool
-    output: Mapping[str, str | int | bool]
+    output: Mapping[str, str | int | float | bool]
     revision: str | None = None
     weights: Mapping[str, str] | None = None
     spec: EngineSpec | None = None
@@ -158,6 +159,9 @@ def write_lock(lock: Lock, path: Path) -> None:
     data = lock.model_dump(mode="json")
     if lock.engine.sizing == "bicubic":  # locks of such runs never said it
         del data["engine"]["sizing"]
+    for file in data["files"].values():
+        if file["strength"] is None:
+            del file["strength"]
     text = "".join(_section(name, value) for name, value in data.items())
     write_whole(path, (_HEAD + text).encode("utf-8"))
 
@@ -319,9 +323,7 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
                     f"{view.root / delivery.path} was changed since it was delivered",
                     hint="move it away and run the recipe again: it is delivered once more, without the model",
                 )
-            yield (
-                delivery.path,
-                LockedFile(
-                    photo=strip.photo.name, id=strip.id, link=link, edit=edit.key, sha256=delivery.unsigned or digest
-                ),
-            )
+            yield delivery.path, LockedFile(
+                photo=strip.photo.name, id=strip.id, link=link, edit=edit.key, sha256=delivery.unsigned or digest,
+                strength=strip.strength,
+            )  # fmt: skip

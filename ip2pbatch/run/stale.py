@@ -72,10 +72,10 @@ def _recipe(lock: Lock, plan: Plan, moved: set[str]) -> Iterator[Difference]:
     )  # fmt: skip
     yield from _otherwise(new, gone, "is not locked")
     if not new and not gone:
-        old = {(f.photo, f.id, f.link, f.edit) for f in lock.files.values() if f.photo not in moved}
+        old = {(f.photo, f.id, f.link, f.edit, f.strength) for f in lock.files.values() if f.photo not in moved}
         names = sorted({f"{row[0]} ({row[1]})" for row in old ^ set(_kept(strips))})
         if names:
-            yield Difference("recipe", f"delivers other links, or calls edits otherwise: {_some(names)}")
+            yield Difference("recipe", f"delivers other links or strengths, or calls edits otherwise: {_some(names)}")
 
 
 def _otherwise(new: Counter[str], gone: Counter[str], unknown: str) -> Iterator[Difference]:
@@ -104,9 +104,10 @@ def other_recipe(made: Plan, plan: Plan) -> list[Difference]:
     return list(_otherwise(only_in(plan, made), only_in(made, plan), "its run was not asked for"))
 
 
-def _kept(strips: list[Strip]) -> Iterator[tuple[str, str, int, str]]:
+def _kept(strips: list[Strip]) -> Iterator[tuple[str, str, int, str, float | None]]:
     for strip in strips:
-        yield from ((strip.photo.name, strip.id, link, strip.edits[link - 1].key) for link in strip.keep)
+        for link in strip.keep:
+            yield strip.photo.name, strip.id, link, strip.edits[link - 1].key, strip.strength
 
 
 def _model(lock: Lock, plan: Plan, now: Surroundings) -> Iterator[Difference]:

@@ -176,3 +176,65 @@ def test_a_sidecar_comes_along_where_that_is_asked_for(
     assert command("deliver", recipe, "--tidy").code == 0
     assert not (out / file_s).exists(), "it goes with its file"
     assert len([path for path in out.rglob("*") if path.suffix.lower() == ".xmp"]) == 2
+
+
+def test_how_much_of_the_edits_is_delivered_is_changed_without_the_model_and_asks_for_no_other_picture(
+    command: CommandLine, recipe: Path
+) -> None:
+    out = recipe.parent / "out"
+    recipe.write_text(RECIPE.replace("[make it winter]", "[make it winter, {instruction: make it dark, strength: 0}]"))
+    assert command("run", recipe, "--backend", "fake").code == 0
+    whole = {name: (out / name).read_bytes() for name in files(out)}
+    said = command("deliver", recipe, "--strength", "0.6")
+    assert (said.code, "3 files delivered" in said.out) == (0, True)
+    assert "edits that have a strength of their own in the recipe keep it" in said.err
+    changed = {name for name in files(out) if (out / name).read_bytes() != whole[name]}
+    assert changed == {name for name in whole if "winter" in name}
+    rows = [json.loads(row) for row in (out / ".ip2pbatch/deliveries.jsonl").read_text().splitlines()]
+    assert {row["strength"] for row in rows if "winter" in row["path"]} == {1.0, 0.6}
+    assert {row["strength"] for row in rows if "dark" in row["path"]} == {0.0}
+    with Image.open(out / "three_make-it-dark.png") as dark, Image.open(recipe.parent / "photos/three.png") as photo:
+        assert np.array_equal(np.asarray(dark.convert("RGB")), np.asarray(photo.convert("RGB")))
+        assert "Strength: 0" in dark.text["parameters"]
+    assert "0 files delivered" in command("deliver", recipe, "--strength", "0.6").out
+    assert "0 edits made, 3 files delivered" in command("run", recipe, "--backend", "fake").out
+    assert {name: (out / name).read_bytes() for name in files(out)} == whole
+
+
+def test_a_lock_knows_the_strength_of_an_edit_and_of_all(command: CommandLine, recipe: Path) -> None:
+    assert command("run", recipe, "--backend", "fake").code == 0
+    assert command("lock", recipe).code == 0
+    assert "strength" not in recipe.with_name("recipe.lock.yaml").read_text()
+    for change, reason in (
+        (RECIPE.replace("folder: out", "folder: out, strength: 0.5"), "output strength is 0.5, was none"),
+        (RECIPE.replace("[make it winter]", "[{instruction: make it winter, strength: 0.5}]"), "links or strengths"),
+    ):
+        recipe.write_text(change)
+        said = command("lock", recipe, "--check")
+        assert (said.code, reason in said.out.replace("\n", " ")) == (4, True), said.out
+
+
+@pytest.mark.parametrize("strength", ["nan", "1.01", "-0.1", "inf"])
+def test_no_other_strength_than_from_0_to_1(command: CommandLine, recipe: Path, strength: str) -> None:
+    assert command("run", recipe, "--backend", "fake", "--limit", "1").code == 0
+    said = command("deliver", recipe, f"--strength={strength}")
+    assert (said.code, "no strength from 0 to 1" in said.err) == (2, True), said.err
+    for where in ("output: {strength: X, folder: out}", "edits: [{instruction: make it dark, strength: X}]"):
+        key = where.partition(":")[0]
+        lines = [line for line in RECIPE.splitlines() if not line.startswith(key)]
+        recipe.write_text(
+            "\n".join([*lines, where.replace("X", {"nan": ".nan", "inf": ".inf"}.get(strength, strength))])
+        )
+        said = command("run", recipe, "--backend", "fake")
+        assert (said.code, f"recipe.yaml:{len(lines) + 1}" in said.err, "no strength" in said.err) == (2, True, True)
+
+
+def test_a_link_of_a_chain_has_no_strength_of_its_own(command: CommandLine, recipe: Path) -> None:
+    chain = "[{id: both, chain: [{instruction: make it winter, strength: 0.5}, add fog]}]"
+    recipe.write_text(RECIPE.replace("[make it winter]", chain))
+    said = command("validate", recipe)
+    assert (said.code, "a link has no strength" in said.err, "beside chain" in said.err) == (2, True, True), said.err
+    recipe.write_text(
+        RECIPE.replace("[make it winter]", "[{id: both, chain: [make it winter, add fog], strength: 0.5}]")
+    )
+    assert command("run", recipe, "--backend", "fake").code == 0

@@ -35,14 +35,16 @@ class Flags:
     quality: int | None = None
     dates: str | None = None
     gps: str | None = None
+    strength: float | None = None
 
 
-_OUTPUT = ("name", "format", "quality", "dates")
+_OUTPUT = ("name", "format", "quality", "dates", "strength")
 # The flag that a part of the recipe came from, for messages.
 _FLAGS = {
     "photos": "PHOTOS", "edits": "-i", "text": "--text", "image": "--image", "seeds": "--seed", "steps": "--steps",
     "sampler": "--sampler", "size": "--size", "output": "--out", "model": "--model", "name": "--name",
     "format": "--format", "quality": "--quality", "dates": "--dates", "gps": "--gps",
+    "strength": "--strength",
 }  # fmt: skip
 
 
@@ -55,9 +57,8 @@ def change_output(recipe: Recipe, output: Mapping[str, object], metadata: Mappin
         try:
             parts[part] = type(old).model_validate(old.model_dump() | given, context=Path.cwd())
         except ValidationError as error:
-            one = error.errors(include_url=False)[0]
-            flag = "--" + str(one["loc"][0]).replace("_", "-") if one["loc"] else part
-            why, hint = reword(dict(one))
+            why, hint, path = _said(error)
+            flag = "--" + str(path[0]).replace("_", "-") if path else part
             raise UsageError(f"{flag}: {why}", hint=hint) from None
     return recipe.model_copy(update=parts)
 
@@ -84,13 +85,18 @@ def recipe_from_flags(flags: Flags) -> Recipe:
     try:
         return Recipe.model_validate(data, context=Path.cwd())
     except ValidationError as error:
-        one = error.errors(include_url=False)[0]
-        cause = one.get("ctx", {}).get("error")
-        (why, hint), path = reword(dict(one)), one["loc"]
-        if isinstance(cause, Mistake):
-            why, hint, path = cause.why, cause.hint, path + cause.at
+        why, hint, path = _said(error)
         flag = next((_FLAGS[str(part)] for part in reversed(path) if part in _FLAGS), "")
         raise UsageError(f"{flag}: {why}" if flag else why, hint=hint) from None
+
+
+def _said(error: ValidationError) -> tuple[str, str | None, tuple[int | str, ...]]:
+    """Why, a hint, and where, of the first thing that is wrong."""
+    one = error.errors(include_url=False)[0]
+    cause = one.get("ctx", {}).get("error")
+    if isinstance(cause, Mistake):
+        return cause.why, cause.hint, one["loc"] + cause.at
+    return *reword(dict(one)), one["loc"]
 
 
 def _given(flags: Flags, *names: str) -> dict[str, Any]:

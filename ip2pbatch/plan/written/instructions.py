@@ -1,4 +1,4 @@
-"""Instructions for single photos, from a CSV: columns photo and instruction, and optionally id, text and image."""
+"""Instructions for single photos, from a CSV: columns photo and instruction, and optionally more of an edit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ip2pbatch.errors import MAY_READ, RecipeError
 from ip2pbatch.plan.written.recipe import EditSpec
 from ip2pbatch.plan.written.yaml_source import Mistake, reword, suggest
 
-COLUMNS = ("photo", "instruction", "id", "text", "image")
+COLUMNS = ("photo", "instruction", "id", "text", "image", "strength")
 MAX_BYTES = 64 << 20
 _COMMA = r"[-+]?\d+(?:,\d+)?"
 _DECIMAL = re.compile(rf"{_COMMA}(?:\s*\.\.\s*{_COMMA}(?:\s*by\s*{_COMMA})?)?")
@@ -59,7 +59,7 @@ def read_instructions(path: Path) -> list[Instruction]:
                 f"{len(cells)} cells, the header has {len(header)}", file=path, line=line, hint="quote commas in text"
             )
         if delimiter == ";":
-            row |= {name: _decimals(row[name]) for name in ("text", "image") if name in row}
+            row |= {name: _decimals(row[name]) for name in ("text", "image", "strength") if name in row}
         if "instruction" in row:
             found.append(_instruction(row, path, line))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -43,6 +44,18 @@ def _time_stamper(address: str) -> str:
     return address
 
 
+def _strength(value: Any) -> Any:
+    """Checked here because JSON Schema's bounds let NaN pass, and pydantic's words say nothing of what it means."""
+    try:
+        number = value if isinstance(value, str) else math.nan if isinstance(value, bool) else float(value)
+        if 0 <= float(number) <= 1:
+            return float(number)
+    except (TypeError, ValueError):
+        pass
+    raise Mistake(f"{value!r} is no strength from 0 to 1", hint="strength: 0.6; 0 is the photo, 1 the edit")
+
+
+Strength = Annotated[float, BeforeValidator(_strength), Field(ge=0, le=1)]
 PemPath = Annotated[RecipePath, BeforeValidator(_no_key)]
 
 
@@ -81,6 +94,7 @@ class Output(Written):
     full_resolution: Annotated[
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
+    strength: Strength = Field(default=1.0, description="how much of an edit is delivered: 0 the photo, 1 the edit")
     on_conflict: Literal["unique", "skip", "overwrite", "error"] = Field(
         default="unique", description="a name that is taken"
     )

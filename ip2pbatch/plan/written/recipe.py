@@ -25,7 +25,7 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import suffixes
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
-from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet
+from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
 from ip2pbatch.plan.written.part import RecipePath, Written, normalised
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
@@ -77,7 +77,8 @@ class PhotoFolder(Written):
     )
     exclude: tuple[str, ...] = Field(default=(), description="globs of photos or folders to leave out")
     instructions: RecipePath | None = Field(
-        None, description="CSV with the columns photo, instruction (and id, text, image): edits for single photos"
+        None,
+        description="CSV with columns photo, instruction (and id, text, image, strength): edits for single photos",
     )
     pairs: Pairs = Field(
         default="jpeg", description="of a shot's JPEG, HEIC and raw file: the most finished, the rawest, or both"
@@ -106,6 +107,9 @@ class Link(Written):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "strength" in value:
+            why = "a link has no strength: it is of what is delivered, and the next link starts from all of this one"
+            raise Mistake(why, hint="write it beside chain: {chain: […], strength: 0.6}", at=("strength",))
         return {"instruction": value} if isinstance(value, str) else value
 
 
@@ -126,6 +130,9 @@ class EditSpec(Written):
     steps: Steps | None = Field(default=None, description="its own step count")
     sampler: Sampler | None = Field(default=None, description="its own sampler")
     size: Size | None = Field(default=None, description="the size the model works at for it")
+    strength: Strength | None = Field(
+        default=None, description="how much of it is delivered, instead of output.strength"
+    )
     photos: Annotated[tuple[str, ...], BeforeValidator(_some), Field(min_length=1)] | None = Field(
         default=None, description="globs of the photos that get it, instead of all"
     )

@@ -33,6 +33,7 @@ def _below(path: str) -> str:
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 HexOrNone = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 Number = Annotated[float, Field(ge=-_LARGE, le=_LARGE)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=int(_LARGE))]
 Below = Annotated[str, AfterValidator(_below)]
 
@@ -116,7 +117,7 @@ class Delivery:
     in seconds since the epoch, are those of the file when it was written; 0 where they were not noted. `turn` counts
     the openings of the run: what a later one says counts, wherever its line stands. `begun` only announces the file.
     `unsigned` is the sha256 of a signed file before it was signed, "" of others; `sidecar` that of the sidecar that was
-    put beside the file, "" where none was.
+    put beside the file, "" where none was; `strength` how much of the edit it shows.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -126,11 +127,12 @@ class Delivery:
     path: Below
     settings: Hex
     sha256: Hex
-    gate: Annotated[float, Field(ge=0, le=1)] | None = None
+    gate: Share | None = None
     bytes: Count = 0
     time: Number = 0.0
     unsigned: HexOrNone = ""
     sidecar: HexOrNone = ""
+    strength: Share = 1.0
     turn: Count = field(default=0, compare=False)
     begun: bool = field(default=False, compare=False)
 
@@ -232,6 +234,7 @@ class Delivering(Placed):
     raw: Literal["jpeg", "tiff16"] = "jpeg"
     sign: HexOrNone = ""
     sidecar: Literal["none", "copy"] = "none"
+    strength: Share = 1.0
 
 
 @dataclass(frozen=True, slots=True)

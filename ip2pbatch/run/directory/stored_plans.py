@@ -118,7 +118,8 @@ def _lines(plan: Plan) -> Iterator[bytes]:
         yield _line([e.key, e.source, e.instruction, *how])
     for s in plan.strips:
         links = [place[edit.key] for edit in s.edits]
-        yield _line([photo_place[s.photo.name], s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep])
+        later = [] if s.strength is None else [s.strength]
+        yield _line([photo_place[s.photo.name], s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
 
 
 def _line(row: object) -> bytes:
@@ -136,5 +137,6 @@ def _edit(row: Any) -> Edit:
 
 
 def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
-    photo, name, text, image, seed, links, keep = row
-    return Strip(photos[photo], name, Guidance(text, image), seed, tuple(edits[link] for link in links), tuple(keep))
+    photo, name, text, image, seed, links, keep, *later = row
+    own = tuple(edits[link] for link in links)
+    return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), *later)
