@@ -53,7 +53,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_examples_for_workflows_are_well_formed_and_name_real_commands_and_flags() -> None:
-    assert [bool(yaml.safe_load(text)) for text in blocks("yaml")] == [True] * 7
+    assert [bool(yaml.safe_load(text)) for text in blocks("yaml")] == [True] * 8
     reference = (ROOT / "docs/cli.md").read_text()
     text = (ROOT / "docs/ci.md").read_text()
     calls = re.findall(r"ip2pbatch (run|plan|lock|verify|validate)\b([^`'\n]*)", text)

@@ -51,13 +51,12 @@ def validate(
 def _check(path: Path) -> int:
     """Check one recipe and say that it is right; how many warnings it has. Raises RecipeError, PlanError."""
     from ip2pbatch.jobs.advising import advice as advise
-    from ip2pbatch.plan.photos import refuse_output
+    from ip2pbatch.plan.photos import refuse_unfit
     from ip2pbatch.plan.written.recipe import load_recipe
 
     recipe = load_recipe(path)
     try:
-        for folder in recipe.photos:
-            refuse_output(folder.folder, recipe.output.folder)
+        refuse_unfit(recipe.photos, recipe.output.folder)
     except errors.PlanError as error:
         raise errors.PlanError(f"{path}: {error}", hint=error.hint) from None
     warnings = advise(recipe)
@@ -105,9 +104,13 @@ def plan(
     limit: Annotated[int | None, typer.Option(help="Only the first N photos.", min=1)] = None,
     as_json: Json = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 4 when there is work left.")] = False,
+    write_manifest: Annotated[
+        Path | None,
+        typer.Option(help="Write the photos with digests and sizes into a CSV, for `photos: {manifest: FILE}`."),
+    ] = None,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    cast = jobs.plan(recipe, out=out, only=only, limit=limit)
+    cast = jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest)
     if as_json:
         print(json.dumps(cast.as_json(), indent=2))
     else:

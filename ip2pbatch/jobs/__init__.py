@@ -143,13 +143,20 @@ def watch(
 
 
 def plan(
-    recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None
+    recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
+    write_manifest: AnyPath | None = None,
 ) -> Forecast:  # fmt: skip
-    """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model."""
-    from ip2pbatch.jobs.forecast import forecast
-    from ip2pbatch.jobs.job import read
+    """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model.
 
-    return forecast(read(Path(recipe), _selection(out, only, limit)))
+    The photos are written as a manifest into `write_manifest`, for recipes that then need not look at them again.
+    """
+    from ip2pbatch.jobs.forecast import forecast
+    from ip2pbatch.jobs.job import read, write_photos
+
+    job = read(Path(recipe), _selection(out, only, limit))
+    if write_manifest is not None:
+        job = write_photos(job, Path(write_manifest))
+    return forecast(job)
 
 
 def status(run: AnyPath) -> Standing:

@@ -145,7 +145,8 @@ def _read_again(recorded: RecordedRecipe, root: Path) -> Recipe:
 
 def _gone(recipe: Recipe) -> Iterator[Path]:
     """The photos and folders of photos that are not there any more."""
-    return (photos.folder for photos in recipe.photos if not photos.folder.exists())
+    places = (photos.manifest or photos.folder for photos in recipe.photos)
+    return (place for place in places if not place.exists())
 
 
 def _left_of(folder: Path, view: RunView) -> bool:

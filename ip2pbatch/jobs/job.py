@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,17 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
         plan = Shard.parse(selection.shard).take(asked)
     notes = (*found.notes, *notes, *_twins(plan))
     return Job(recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes, recipes=(recorded,))
+
+
+def write_photos(job: Job, manifest: Path) -> Job:
+    """Write the job's photos as a manifest; the job, with a note of it. Raises UsageError, ResourceError."""
+    from ip2pbatch.plan.listed.manifest import write_manifest
+
+    count = write_manifest(manifest, job.scan.photos)
+    said = f"{manifest} lists {count:,} photo{'' if count == 1 else 's'}: photos: {{manifest: {manifest}}}"
+    if job.scan.broken:
+        said += f"; {len(job.scan.broken):,} that cannot be read are not in it"
+    return replace(job, notes=(*job.notes, said))
 
 
 def _twins(plan: Plan) -> Iterator[str]:

@@ -78,6 +78,8 @@ def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="watch takes the folder that photos arrive in")
     first = recipe.photos[0]
+    if first.manifest:
+        raise UsageError("watch edits what arrives, and this recipe lists photos", hint="use a recipe without manifest")
     if not recipe.edits or any(photos.instructions for photos in recipe.photos):
         raise UsageError(
             "watch edits every photo alike, and this recipe has instructions for single photos",

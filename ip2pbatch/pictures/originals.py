@@ -8,11 +8,13 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, images, sidecars
 from ip2pbatch.pictures.containers import Blocks
 from ip2pbatch.pictures.images import Picture, Pixels
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.memory import stamp
+from ip2pbatch.plan.photo_digests import Look, look
 
 _MOST_BYTES = 400 << 20  # of decoded photos that nobody works on at the moment: two of 60 megapixels
 
@@ -33,6 +35,12 @@ class Original:
     def picture(self) -> Picture:
         with self._lock:
             return self._picture
+
+    @property
+    def look(self) -> Look:
+        """Its digest and size, by which it is told from another photo of that name."""
+        with self._lock:
+            return self._look
 
     @property
     def blocks(self) -> Blocks:
@@ -63,6 +71,13 @@ class Original:
     @cached_property
     def _picture(self) -> Picture:
         return images.load(self.path, colours="own")
+
+    @cached_property
+    def _look(self) -> Look:
+        try:
+            return look(self.path)
+        except PhotoError as error:
+            raise PhotoError(f"{self.path.name}: {error}") from None
 
     @cached_property
     def _blocks(self) -> Blocks:

@@ -7,14 +7,14 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import PlanError
 from ip2pbatch.plan.formats import by_suffix, suffixes
-from ip2pbatch.plan.globs import matcher
+from ip2pbatch.plan.globs import below, matcher
 from ip2pbatch.plan.unedited import Broken, Tally, is_litter, why_not
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _FolderWalk:
     def __init__(self, walk: Walk, folder: PhotoFolder, prefix: str) -> None:
         self.walk, self.folder, self.prefix = walk, folder, prefix
         self.root = os.path.realpath(folder.folder)
-        self.wanted, self.unwanted = matcher(folder.include), matcher([*folder.exclude, *_below(folder.exclude)])
+        self.wanted, self.unwanted = matcher(folder.include), matcher([*folder.exclude, *below(folder.exclude)])
         self.seen: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
 
@@ -214,11 +214,6 @@ def nfc(name: str) -> str:
 
 def _suffix(entry: os.DirEntry[str]) -> str:
     return os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (100,000 of them)
-
-
-def _below(globs: Sequence[str]) -> list[str]:
-    """An excluded folder takes all below it along."""
-    return [f"{glob.rstrip('/')}/**" for glob in globs]
 
 
 def _is_text(path: str) -> bool:

@@ -18,6 +18,11 @@ def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: pattern.fullmatch(name) is not None
 
 
+def below(globs: Sequence[str]) -> list[str]:
+    """Globs of what lies in folders that match: an excluded folder takes all of it along."""
+    return [f"{glob.rstrip('/')}/**" for glob in globs]
+
+
 def exactly(name: str) -> str:
     """A glob that matches `name`; alone, unless it is longer than a glob may be."""
     parts = [f"[{char}]" if char in "[]*?{}" else char for char in name]

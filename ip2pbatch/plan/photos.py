@@ -1,11 +1,12 @@
-"""Folders to Photos: which files a recipe means, what each is called, and the digest that its pictures hang on."""
+"""Folders and manifests to Photos: which files a recipe means, their names, and the digests that pictures hang on."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeE
 from ip2pbatch.plan.edits import Photo
 from ip2pbatch.plan.folder_walk import File, Walk
 from ip2pbatch.plan.globs import matcher
+from ip2pbatch.plan.listed.listed_photos import Listing, listing_of
 from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.plan.unedited import Broken, Passed, Tally
 from ip2pbatch.plan.written.yaml_source import suggest
@@ -25,13 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a recipe's folders hold, by name: photos, files that are broken, instructions for single photos.
+    """What a recipe's folders hold, by name, or its manifest lists, in its order: photos, files that are broken,
+    instructions for single photos. The photos of a manifest are made when they are asked for: go through them in order.
 
     `passed` counts by kind what lies there and is nothing to edit; `notes` say what a flag would take along, such as
     links that lead out of a folder. `whole` is false for a part.
     """
 
-    photos: tuple[Photo, ...]
+    photos: Sequence[Photo]
     broken: tuple[Broken, ...] = ()
     instructions: tuple[Instruction, ...] = ()
     notes: tuple[str, ...] = ()
@@ -50,7 +53,7 @@ class Scan:
         return replace(self, photos=photos, broken=broken, whole=False)
 
     def limit(self, most: int) -> Scan:
-        """The first `most` photos by name."""
+        """The first `most` photos."""
         broken = self.broken if most >= len(self.photos) else ()
         return replace(self, photos=self.photos[:most], broken=broken, whole=False)
 
@@ -62,41 +65,83 @@ def scan(
     folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: Memory | None = None,
     wanted: Callable[[str, os.stat_result], bool] | None = None,
 ) -> Scan:  # fmt: skip
-    """The photos of `folders`, sorted by name. Raises PlanError, NothingMatchedError, RecipeError (a CSV's rows).
+    """The photos of `folders`, sorted by name; of a lone manifest in its order. Raises PlanError, NothingMatchedError,
+    RecipeError (a CSV's rows).
 
-    With several folders each name begins with its folder's name. A photo that cannot be read is in `broken` and stops
-    nothing. `output` inside a folder of photos is refused: a second run would edit the first one's pictures.
-    `memory` is where digests are remembered between scans, this user's cache where it is None. `wanted` is asked with
-    the path and the status of each file before it is opened: `watch` leaves out what is still being copied. With it two
-    files of one name refuse nothing: the later one is `broken`, because nobody looks at a folder that is watched.
+    With several folders each name begins with its folder's name. What a manifest says of a photo is believed: the photo
+    is held to it when it is loaded. One that cannot be read is in `broken` and stops nothing. `output` inside a folder
+    of photos is refused: a second run would edit the first one's pictures. `memory` is where digests are remembered
+    between scans, this user's cache where it is None. `wanted` is asked with the path and the status of each file
+    before it is opened: `watch` leaves out what is still being copied. With it two files of one name refuse nothing:
+    the later one is `broken`, because nobody looks at a folder that is watched.
     """
-    walk = Walk()
-    prefixed = sum(os.path.isdir(folder.folder) for folder in folders) > 1  # noqa: PTH112 (it raises nothing)
+    walk, listings = Walk(), list[Listing]()
+    prefixed = sum(map(_is_folder, folders)) > 1
     for folder in folders:
+        prefix = _prefix(folder, prefixed)
+        if folder.manifest is not None:
+            listings.append(listing_of(folder, folder.manifest, prefix, walk.passed, output))
+            continue
         if output is not None:
             refuse_output(folder.folder, output)
-        walk.visit(folder, _prefix(folder, prefixed))
+        walk.visit(folder, prefix)
     files, twins = _once(walk.files)
     unread = walk.broken
     if wanted is not None:
         files = [file for file in files if wanted(file[1], file[2])]
         unread = [one for one in [*unread, *twins] if _is_whole(one, wanted)]
-    elif not files and not unread:
+    elif not files and not unread and not any(one.photos or one.rest or one.broken for one in listings):
         raise _nothing(folders, walk)
     elif twins:
         raise PlanError(twins[0].reason, hint="rename one of them, or exclude it")
+    photos: Sequence[Photo]
     photos, broken = _look_at(files, memory, walk.passed)
-    names = {name for name, _, _ in files} | walk.unwanted
+    listed, unlisted = _complete(listings, memory, walk.passed)
+    if listings:
+        photos = listed[0] if len(folders) == 1 else _together(photos, listed)
+    names = chain((name for name, _, _ in files), (one.name for one in unlisted))
+    unwanted = walk.unwanted.union(*(one.unwanted for one in listings))
     return Scan(
-        photos, tuple(sorted([*unread, *broken], key=lambda one: one.name)),
-        tuple(_instructions(folders, names, prefixed)), walk.notes(), passed=walk.passed.kinds(),
+        photos, tuple(sorted([*unread, *broken, *unlisted], key=lambda one: one.name)),
+        tuple(_instructions(folders, chain((photo.name for photo in photos), names, unwanted), prefixed)),
+        walk.notes(), passed=walk.passed.kinds(),
     )  # fmt: skip
+
+
+def _is_folder(folder: PhotoFolder) -> bool:
+    return folder.manifest is not None or os.path.isdir(folder.folder)  # noqa: PTH112 (it raises nothing)
 
 
 def _prefix(folder: PhotoFolder, prefixed: bool) -> str:
     """What the names of a folder's photos begin with: its own name where there are several folders."""
-    is_folder = os.path.isdir(folder.folder)  # noqa: PTH112 (it raises nothing)
-    return f"{folder.folder.resolve().name}/" if prefixed and is_folder else ""
+    return f"{folder.folder.resolve().name}/" if prefixed and _is_folder(folder) else ""
+
+
+def _complete(
+    listings: Sequence[Listing], memory: Memory | None, passed: Tally
+) -> tuple[list[Sequence[Photo]], list[Broken]]:
+    """The photos of each manifest, those looked at of which it does not say all, and what cannot be one."""
+    files, broken = list[File](), list[Broken]()
+    for name, path in (place for listing in listings for place in listing.places()):
+        try:
+            files.append((name, str(path), path.stat()))
+        except OSError as error:
+            broken.append(Broken(name, path, f"cannot be read: {error.strerror or error}"))
+    looked, unread = _look_at(files, memory, passed)
+    found = {(photo.name, photo.path): photo for photo in looked}
+    photos = [listing.completed(found) for listing in listings]
+    return photos, [*broken, *unread, *(one for listing in listings for one in listing.broken)]
+
+
+def _together(photos: Sequence[Photo], listed: Sequence[Sequence[Photo]]) -> tuple[Photo, ...]:
+    """All photos by name, one that is there twice once. Raises PlanError for two of one name."""
+    by_name: dict[str, Photo] = {}
+    for photo in chain(photos, *listed):
+        if by_name.setdefault(photo.name.casefold(), photo).path != photo.path:
+            other = by_name[photo.name.casefold()]
+            why = f"'{other.path}' and '{photo.path}' would have one name"
+            raise PlanError(why, hint="give one of the folders another name, or exclude the photo")
+    return tuple(sorted(by_name.values(), key=lambda photo: photo.name))
 
 
 def _is_whole(broken: Broken, wanted: Callable[[str, os.stat_result], bool]) -> bool:
@@ -110,7 +155,7 @@ def _is_whole(broken: Broken, wanted: Callable[[str, os.stat_result], bool]) -> 
 def _nothing(folders: Sequence[PhotoFolder], walk: Walk) -> NothingMatchedError:
     kinds = "; ".join(map(str, walk.passed.kinds()[:3]))
     why = [*walk.notes(), *([f"passed over: {kinds}"] if kinds else [])]
-    where = ", ".join(str(folder.folder) for folder in folders)
+    where = ", ".join(str(folder.manifest or folder.folder) for folder in folders)
     return NothingMatchedError(f"no photo in {where}", hint="; ".join(why) or "it is empty, or its filters leave none")
 
 
@@ -158,8 +203,11 @@ def _look_in_threads(paths: Sequence[str]) -> tuple[dict[str, Look], dict[str, s
     return looks, reasons
 
 
-def _instructions(folders: Sequence[PhotoFolder], names: set[str], prefixed: bool) -> Iterator[Instruction]:
-    """The rows of every folder's CSV, with the names that `scan` gave; a row for no photo is an error."""
+def _instructions(folders: Sequence[PhotoFolder], found: Iterable[str], prefixed: bool) -> Iterator[Instruction]:
+    """The rows of every folder's CSV, with the names that `scan` gave; a row for none of its files is an error."""
+    if not any(folder.instructions for folder in folders):
+        return
+    names = set(found)
     for folder in folders:
         if folder.instructions is None:
             continue
@@ -172,6 +220,17 @@ def _instructions(folders: Sequence[PhotoFolder], names: set[str], prefixed: boo
                 hint = suggest(name, sorted(names)) or "photo is the path below the folder, such as day-1/a.jpg"
                 raise RecipeError(f"no photo {row.photo!r}", file=row.file, line=row.line, column=1, hint=hint)
             yield replace(row, photo=name)
+
+
+def refuse_unfit(folders: Sequence[PhotoFolder], output: Path) -> None:
+    """What can be said of `folders` without a look at a photo: raises PlanError for an output folder among them, and
+    RecipeError for what is wrong in a manifest.
+    """
+    for folder in folders:
+        if folder.manifest is not None:
+            listing_of(folder, folder.manifest, "", Tally(), output)
+        else:
+            refuse_output(folder.folder, output)
 
 
 def refuse_output(folder: Path, output: Path) -> None:

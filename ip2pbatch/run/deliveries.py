@@ -31,6 +31,7 @@ from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery
 from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import Superseded
+from ip2pbatch.run.sources import refuse_other
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 _THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
@@ -219,6 +220,7 @@ class Deliverer:
         picture = self.run.picture(errand.edit.key)
         try:
             source = self._originals.at(strip.photo.path)
+            refuse_other(strip.photo, source.look)
             return prepare(source, picture, settings, provenance, place, self._signer)
         finally:
             self._originals.trim()

@@ -14,7 +14,7 @@ from ip2pbatch.pictures import images
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Photo
 from ip2pbatch.plan.memory import Memory
-from ip2pbatch.plan.photo_digests import look
+from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.engine import Source
@@ -132,17 +132,29 @@ def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: Sizing) -> 
     return read_photo(photos[-1], size, sizing)
 
 
+def refuse_other(photo: Photo, found: Look) -> None:
+    """Raises PhotoError where a file that was looked at is not the photo that was planned by that name."""
+    if found.digest != photo.digest:
+        Memory().forget(str(photo.path))  # or what it said would be believed again
+        raise PhotoError(
+            f"{photo.name} has changed since it was planned, or its manifest has another photo's digest",
+            hint="run again, and it is edited as it is now, unless a manifest says its digest",
+        )
+    if found.size != photo.size:
+        (width, height), (other, planned) = found.size, photo.size
+        raise PhotoError(
+            f"{photo.name} has {width} × {height} pixels as it is shown, and was planned with {other} × {planned}",
+            hint="mend its size in the manifest, or leave it out there",
+        )
+
+
 def read_photo(photo: Photo, size: tuple[int, int], sizing: Sizing) -> Pixels:
     """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name.
 
     Raises PhotoError.
     """
     picture = images.load(photo.path, size, sizing=sizing)
-    if look(photo.path).digest != photo.digest:
-        Memory().forget(str(photo.path))  # or what it said would be believed again
-        raise PhotoError(
-            f"{photo.name} has changed since the folder was read", hint="run again, and it is edited as it is now"
-        )
+    refuse_other(photo, look(photo.path))
     for note in picture.notes:
         log.info("%s: %s", photo.name, note)
     return picture.pixels

@@ -104,7 +104,7 @@ def photos_in(folder: Path | None, count: int, cache: Path, megapixels: float = 
         folder = cache / f"photos-{megapixels:g}"
         for number in range(count):
             _draw(folder / f"{number:03d}.jpg", number, megapixels)
-    found = scan([PhotoFolder.model_validate(folder, context=Path.cwd())]).limit(count).photos
+    found = tuple(scan([PhotoFolder.model_validate(folder, context=Path.cwd())]).limit(count).photos)
     if len(found) < count:
         raise UsageError(f"{folder} has {len(found)} photos, {count} are needed", hint="give another folder or --count")
     return found

@@ -69,9 +69,15 @@ def _some(value: Any) -> Any:
 
 
 class PhotoFolder(Written):
-    """One folder of photos, or one photo. Globs are relative to the folder; `**` crosses folders."""
+    """One folder of photos, one photo, or a manifest. Globs are relative to the folder; `**` crosses folders."""
 
-    folder: RecipePath = Field(description="a folder, read recursively, or one photo; relative to the recipe")
+    folder: RecipePath = Field(
+        description="a folder, read recursively, or one photo; relative to the recipe. With `manifest`: of its photos"
+    )
+    manifest: RecipePath | None = Field(
+        None,
+        description="CSV with the column name (and path, digest, size): the photos, in order; of its own folder",
+    )
     include: tuple[str, ...] = Field(
         default=PHOTO_GLOBS, description="globs of the photos wanted, case does not matter"
     )
@@ -93,8 +99,22 @@ class PhotoFolder(Written):
         if isinstance(value, (str, Path)):
             return {"folder": value}
         if isinstance(value, dict):
-            return value | {key: [value[key]] for key in ("include", "exclude") if isinstance(value.get(key), str)}
+            value = value | {key: [value[key]] for key in ("include", "exclude") if isinstance(value.get(key), str)}
+            return value if value.get("manifest") is None else {"folder": _folder_of(value["manifest"])} | value
         raise Mistake("should be a folder or a photo, a list of them, or a mapping", hint="photos: {folder: shoot}")
+
+    @model_validator(mode="after")
+    def _lists(self) -> PhotoFolder:
+        for key in ("pairs", "follow_links") if self.manifest else ():
+            if key in self.model_fields_set:
+                raise Mistake("is for folders, and a manifest says which photos", hint=f"remove {key}", at=(key,))
+        return self
+
+
+def _folder_of(manifest: Any) -> Any:
+    """The folder that a manifest lies in, as it is written; what is no path is told of where it stands."""
+    is_path = isinstance(manifest, (str, Path)) and not is_address(str(manifest))
+    return Path(manifest).parent if is_path else "."
 
 
 class Link(Written):

@@ -16,7 +16,7 @@ def schema() -> dict[str, Any]:
     made = Recipe.model_json_schema()
     parts = made["$defs"]
     parts["EditSpec"] = _edit(parts["EditSpec"])
-    parts["PhotoFolder"] = _or(_globs(parts["PhotoFolder"]), {"type": "string", "minLength": 1})
+    parts["PhotoFolder"] = _or(_photos(parts["PhotoFolder"]), {"type": "string", "minLength": 1})
     parts["Link"] = _or(parts["Link"], {"type": "string", "minLength": 1})
     parts["Size"] = _or(_exactly_one(parts["Size"]), {"type": "integer", "minimum": 16})
     seeds = _exactly_one(parts["Seeds"])
@@ -64,10 +64,12 @@ def _mapping(properties: dict[str, Any], required: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [required], "additionalProperties": False}
 
 
-def _globs(part: dict[str, Any]) -> dict[str, Any]:
+def _photos(part: dict[str, Any]) -> dict[str, Any]:
+    """A folder or a manifest, or a manifest with the folder of its photos; a glob may stand alone."""
     for key in ("include", "exclude"):
         glob = {"type": "string"}
         part["properties"][key] |= {"type": ["string", "array"], "items": glob}
+    part["anyOf"] = [{"required": part.pop("required")}, {"required": ["manifest"]}]
     return part
 
 

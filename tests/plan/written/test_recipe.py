@@ -392,6 +392,7 @@ def test_the_schema_knows_every_shorthand(tmp_path: Path) -> None:
     validator.check_schema(schema())
     (tmp_path / "r.yaml").write_text(EVERYTHING)
     forms = ["photos: a\nedits: b", "photos: [a, {folder: b}]\nedits: [{chain: [a, b], keep: all}, [a, c]]",
+             "photos: {manifest: a.csv}\nedits: [a]", "photos: {manifest: a.csv, folder: b, exclude: c}\nedits: [a]",
              BASE + "seeds: {per_photo: 3}", BASE + "size: 512", BASE + "safety: false"]  # fmt: skip
     for text in [EVERYTHING, *forms]:
         (tmp_path / "r.yaml").write_text(text)
@@ -402,7 +403,8 @@ def test_the_schema_knows_every_shorthand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [BASE + "stepz: 5", BASE + "steps: 0", BASE + "sampler: x", BASE + "size: {long_side: 64, megapixels: 1}",
-     "edits: [a]", "photos: p\nedits: [{id: a}]", "photos: p\nedits: [{instruction: a, keep: 1}]", BASE + "seeds: x"],
+     "edits: [a]", "photos: {include: a}\nedits: [b]",
+     "photos: p\nedits: [{id: a}]", "photos: p\nedits: [{instruction: a, keep: 1}]", BASE + "seeds: x"],
 )  # fmt: skip
 def test_the_schema_refuses_what_is_refused(tmp_path: Path, text: str) -> None:
     mistake(tmp_path, text)
