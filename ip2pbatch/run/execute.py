@@ -30,14 +30,14 @@ from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.engine import EditEngine, Result, Source
 from ip2pbatch.run.events import Events, OneAtATime, Quiet
-from ip2pbatch.run.flat import is_flat
+from ip2pbatch.run.flat import judge
 from ip2pbatch.run.pace import Pace, Then
 from ip2pbatch.run.sources import Sources
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
 
 _AHEAD = 2  # batches whose photos are being loaded while the engine works
-_UNWRITTEN = 32  # finished pictures that may wait for the disk before the engine waits for it
+UNWRITTEN = 32  # finished pictures that may wait for the disk before the engine waits for it
 
 REDO: frozenset[Status] = frozenset({"failed", "skipped"})
 """What is tried again by default. A nan or flagged picture would come out the same: only `retry` asks for it again."""
@@ -53,7 +53,8 @@ class Options:
     `deliver` writes the photographer's files (none where it is None); `score` gives the numbers beside a cell from
     (Edit, photo at model size, picture); `redo` are the states of earlier sessions that are tried again. Loaders and
     couriers are as many as the engine's limits say where they are not named. `then` is what the caller goes on with,
-    for whoever tells how long it takes.
+    for whoever tells how long it takes. Plans that are carried out at the same time share `room`, for what may wait to
+    be written.
     """
 
     deliver: Deliverer | None = None
@@ -63,6 +64,7 @@ class Options:
     writers: int = 2
     couriers: int | None = None
     then: Then | None = None
+    room: threading.BoundedSemaphore | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -103,18 +105,17 @@ def run_plan(
     disk or memory runs out, and what the engine raises to end a run.
     """
     with listening() if stop is None else nullcontext(stop) as stop:
-        with _Workshop(plan, run, engine, options or Options(), events or Quiet(), stop) as shop:
-            while not stop.asked.is_set() and (batch := shop.next_batch()) is not None:
-                for made in shop.calls.make(shop.load(batch)):
-                    shop.keep(*made)
-            for made in shop.calls.collect():  # of a run that was asked to stop: it is made already
-                shop.keep(*made)
+        with Workshop(plan, run, engine, options or Options(), events or Quiet(), stop) as shop:
+            shop.make(stop)
             shop.finish(stop)
         return shop.summary(stop)  # last, so that a signal that came while the run was being closed counts
 
 
-class _Workshop:
-    """The state of one `run_plan`: what is taken, what is being written, what went wrong."""
+class Workshop:
+    """The state of one `run_plan`: what is taken, what is being written, what went wrong.
+
+    `make` is for the thread that the engine is used by; what is before it and after it may be done by others.
+    """
 
     def __init__(self, plan: Plan, run: Run, engine: EditEngine, options: Options, events: Events, stop: Stop) -> None:
         self.plan, self.run, self.engine, self.options = plan, run, engine, options
@@ -126,7 +127,7 @@ class _Workshop:
         self._again: set[str] = set()
         self.calls = Calls(engine, run, self._events, stop, self._busy, options.clock, self._unmade)
         self._latents = plan.latents
-        self._room = threading.BoundedSemaphore(_UNWRITTEN)
+        self._room = options.room or threading.BoundedSemaphore(UNWRITTEN)
         self._writers = ThreadPoolExecutor(options.writers, thread_name_prefix="write")
         done = already_done(plan, run)
         settled = [record.edit for record in run.records.failed() if record.status not in options.redo]
@@ -154,7 +155,7 @@ class _Workshop:
         self._couriers.start()
         log.info("%s: %d edits to make, %d done", plan.name, self._schedule.left, len(done))
 
-    def __enter__(self) -> _Workshop:
+    def __enter__(self) -> Workshop:
         return self
 
     def __exit__(
@@ -179,17 +180,28 @@ class _Workshop:
                 seconds=round(self._seconds(), 3), busy=self._busy.shares(),
             )  # fmt: skip
 
+    def make(self, stop: Stop) -> None:
+        """Every picture, but for the writing of the last ones; none further once `stop` is asked."""
+        while not stop.asked.is_set() and (batch := self.next_batch()) is not None:
+            for made in self.calls.make(self.load(batch)):
+                self.keep(*made)
+        for made in self.calls.collect():  # of a run that was asked to stop: it is made already
+            self.keep(*made)
+
     def next_batch(self) -> list[tuple[Edit, Callable[[], Source]]] | None:
         """The Edits to make now, while the photos of those after them are being loaded.
 
         Empty where they hang on what is under way; None at the end.
         """
         self._raise_trouble()
-        most = self.engine.limits.batch
-        batch = [(edit, self._sources.fetch(edit)) for edit in self._schedule.take(most)]
-        for edit in self._schedule.ahead(_AHEAD * most):
-            self._sources.foresee(edit)
+        batch = [(edit, self._sources.fetch(edit)) for edit in self._schedule.take(self.engine.limits.batch)]
+        self.foresee()
         return batch if batch or self.calls.waiting else None
+
+    def foresee(self) -> None:
+        """Begin to load the photos that come next."""
+        for edit in self._schedule.ahead(_AHEAD * self.engine.limits.batch):
+            self._sources.foresee(edit)
 
     def load(self, batch: list[tuple[Edit, Callable[[], Source]]]) -> list[Job]:
         """Wait for the Sources of a batch; an Edit whose photo cannot be read becomes a failed row."""
@@ -344,21 +356,6 @@ class _Workshop:
 def not_tried(parent: Edit, status: Status) -> str:
     """Why a link after `parent` was not tried."""
     return f"not tried: it starts from “{parent.instruction}”, which is {status}"
-
-
-def judge(result: Result, source: Source) -> tuple[Status, str]:
-    """The state of a Result and why. A picture of one flat colour is no picture, whatever the engine says of it, unless
-    its source was as flat.
-    """
-    if result.state != "done":
-        return result.state, result.detail or {"nan": "not a number", "flagged": "the safety checker flagged it"}[
-            result.state
-        ]
-    if result.image is None:
-        return "failed", "the engine gave no picture"
-    if is_flat(result.image, source):
-        return "nan", "the picture came out as one flat colour"
-    return "done", ""
 
 
 class _AlreadyDone(Set[str]):

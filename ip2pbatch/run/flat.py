@@ -1,4 +1,5 @@
-"""Whether a picture came out as one flat colour: black, white or grey where its source had something to show.
+"""What became of a picture; and whether it came out as one flat colour, black, white or grey, where its source had
+something to show.
 
 A model that fails gives such pictures. A sky that stays a sky, or a photo at a twentieth of its light that has one
 colour left in eight bits, is none: a flat picture is told by what its source would look like in the picture's light.
@@ -9,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.run.engine import Source
+from ip2pbatch.run.directory.lines import Status
+from ip2pbatch.run.engine import Result, Source
 
 LIGHT = 1 / 20
 """An edit may take a photo down to this share of its light ("make it night" at strong guidance); below it is black."""
@@ -47,3 +49,18 @@ def lacks_content(left: float, light: float, source: Source, *, rounded: bool) -
 def contrast(pixels: NDArray[np.uint8]) -> float:
     """The standard deviation of the channel that varies most, in levels of 255: one red has none, as one grey has."""
     return max(float(pixels[..., channel].std(dtype=np.float32)) for channel in range(pixels.shape[-1]))
+
+
+def judge(result: Result, source: Source) -> tuple[Status, str]:
+    """The state of a Result and why. A picture of one flat colour is no picture, whatever the engine says of it, unless
+    its source was as flat.
+    """
+    if result.state != "done":
+        return result.state, result.detail or {"nan": "not a number", "flagged": "the safety checker flagged it"}[
+            result.state
+        ]
+    if result.image is None:
+        return "failed", "the engine gave no picture"
+    if is_flat(result.image, source):
+        return "nan", "the picture came out as one flat colour"
+    return "done", ""

@@ -29,8 +29,8 @@ from ip2pbatch.plan.edits import Guidance, Photo, make_edit
 from ip2pbatch.plan.folder_walk import SUFFIXES
 from ip2pbatch.plan.photo_digests import look
 from ip2pbatch.run.engine import Result, Source
-from ip2pbatch.run.execute import judge
 from ip2pbatch.run.flat import LIGHT as DARKEST
+from ip2pbatch.run.flat import judge
 
 LIGHT = (1.0, 0.5, 0.2, 0.1, DARKEST)
 SIDE = 128

@@ -17,6 +17,7 @@ from ip2pbatch.plan.names import Place
 
 _MOST = 48  # edits of a group: enough that the wait between two of them is small beside it
 _SHARES = 2  # of what is left, a worker gets one part in this many a worker: it shrinks, and no one gets the long end
+_AHEAD = 16  # edits of a group, below which none is dealt before the last is done: they would be another's at the end
 _DEATHS = 3  # workers that may end over one photo
 
 
@@ -92,7 +93,7 @@ class Dealer:
 
     def deal(self, workers: int) -> Group | None:
         """The next photos for one of so many workers; None where nothing waits (a group may still come back)."""
-        most = max(1, min(_MOST, self._weight // (_SHARES * workers)))
+        most = self._most(workers)
         taken: list[str] = []
         edits = 0
         while self._queue and edits < most and len(taken) < _MOST:
@@ -109,8 +110,22 @@ class Dealer:
                 break
         return self._group(tuple(taken)) if taken else None
 
+    def deal_ahead(self, workers: int, beside: Group) -> Group | None:
+        """The next photos for one that is past the half of `beside`; None before, and towards the end. A photo that a
+        worker has ended over is not dealt beside others: what ends the next one is to be known.
+        """
+        if sum(edit.key in self._todo for edit in beside.plan.edits) > len(beside.plan.edits) // 2:
+            return None
+        if self._most(workers) < _AHEAD or any(self._deaths[digest] for digest in (*beside.digests, self._queue[0])):
+            return None
+        return self.deal(workers)
+
+    def _most(self, workers: int) -> int:
+        """Edits of the next group."""
+        return max(1, min(_MOST, self._weight // (_SHARES * workers)))
+
     def take_back(self, group: Group, reason: str) -> list[Victim]:
-        """The worker that had `group` is gone, and `reason` says how, where a photo may be to blame for it ("" else).
+        """A worker that had `group` is gone, and `reason` says how, where a photo may be to blame for it ("" else).
 
         Photos that too many workers have ended over are not dealt again, and come back.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,29 +25,32 @@ Write = Callable[[tuple[Record, ...], tuple[Delivery, ...]], None]
 
 
 class DistantRun(Run):
-    """A Run that another process holds the lock of. It knows the Edits and files of the group at hand alone.
+    """A Run that another process holds the lock of, and `of` a group knows the Edits and files of that alone.
 
-    `write` is the clerk; `tell` hears what a run notes down.
+    `tell` hears what a run notes down.
     """
 
-    def __init__(self, load: Load, write: Write, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
+    _write: Write
+
+    def __init__(self, load: Load, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
         self.device = load.device
-        self._write, self._say = write, tell
+        self._say = tell
         self.complaints = []
-        self._telling, self._booking = threading.RLock(), threading.Lock()
-        self.records = Records.held({})
-        self.done = Done(self.records)
         with ExitStack() as held:
             self.anchor, self._inside = (held.enter_context(closing(Anchor(path))) for path in (load.root, load.folder))
             held.enter_context(closing(RunLog(self.layout.log(None))))
             self._held = held.pop_all()
 
-    def take_up(self, deal: Deal) -> None:
-        """Go on with another group."""
-        self.records = Records.held(deal.records)
-        self.done = Done(self.records)
-        self.deliveries, self.announced = Delivered.held(deal.deliveries.values(), deal.earlier), dict(deal.announced)
+    def of(self, deal: Deal, write: Write) -> DistantRun:
+        """The same for a group, which `write` has the clerk write down; this one is closed for all."""
+        run = copy(self)
+        run._write = write
+        run._telling, run._booking = threading.RLock(), threading.Lock()
+        run.records = Records.held(deal.records)
+        run.done = Done(run.records)
+        run.deliveries, run.announced = Delivered.held(deal.deliveries.values(), deal.earlier), dict(deal.announced)
+        return run
 
     def note(self, event: str, **detail: Any) -> None:
         """What is noted is the parent's to write; a session ends with it, and not with a group."""

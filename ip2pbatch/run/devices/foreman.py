@@ -9,7 +9,7 @@ from dataclasses import replace
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.devices.clerk import Clerk
 from ip2pbatch.run.devices.crew import Crew
-from ip2pbatch.run.devices.dealing import Dealer
+from ip2pbatch.run.devices.dealing import Dealer, Group
 from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.devices.wire import Ask, Beat, Drain, Over, Reserved, Told, Trouble, Write, Written
 from ip2pbatch.run.directory.ledger import Run
@@ -82,14 +82,14 @@ class Foreman:
             self._draining = True
             for member in crew.at_work:
                 member.say(Drain())
-        while not self._draining and (idle := next((m for m in crew.members if m.state == "idle"), None)):
-            group = self._dealer.deal(len(crew.at_work))
-            if group is None:
-                break
-            idle.deal = self._clerk.deal(next(self._epochs), group)
-            idle.state, idle.begun, idle.doing = "busy", crew.clock(), group.plan.photos[0].name
-            idle.say(idle.deal)
-        if any(member.deal for member in crew.members):
+        while not self._draining and (dealt := self._next()) is not None:
+            member, group = dealt
+            deal = self._clerk.deal(next(self._epochs), group)
+            if not member.deals:
+                member.state, member.begun, member.doing = "busy", crew.clock(), group.plan.photos[0].name
+            member.deals[deal.epoch] = deal
+            member.say(deal)
+        if any(member.deals for member in crew.members):
             return True
         if self._draining or self._dealer.is_empty:
             return False
@@ -97,10 +97,22 @@ class Foreman:
             raise crew.trouble
         return True
 
+    def _next(self) -> tuple[Member, Group] | None:
+        """Whom to deal to, and what: first to who is idle, then to who comes to an end of the one group it has."""
+        workers, members = len(self._crew.at_work), self._crew.members
+        for member in (one for one in members if one.state == "idle"):
+            if group := self._dealer.deal(workers):
+                return member, group
+        for member in (one for one in members if len(one.deals) == 1 and not self._dealer.is_empty):
+            (beside,) = member.deals.values()
+            if group := self._dealer.deal_ahead(workers, beside.group):
+                return member, group
+        return None
+
     def _listen(self) -> None:
         """Hear everybody, and write what all of them said with one wait for the disk, before the rest is answered."""
         heard = list(self._crew.words())
-        writes = [(m, w) for m, w in heard if isinstance(w, Write) and m.deal and w.epoch == m.deal.epoch]
+        writes = [(m, w) for m, w in heard if isinstance(w, Write) and w.epoch in m.deals]
         trouble = self._clerk.write([word for _, word in writes]) if writes else None
         for member, written in writes:
             member.say(Written(written.number, trouble))
@@ -128,27 +140,27 @@ class Foreman:
             self._crew.hear(member, word)
 
     def _over(self, member: Member, word: Over) -> None:
-        if member.deal is None:
+        if (deal := member.deals.pop(word.epoch, None)) is None:
             return
         self._clerk.over(word)
-        member.made += len(member.deal.group.plan.edits)
+        member.made += len(deal.group.plan.edits)
         member.worked += word.seconds
-        member.state, member.deal, member.doing = "idle", None, ""
+        if not member.deals:
+            member.state, member.doing = "idle", ""
         self._crew.lives(member)
         self._name_slow(member)
 
     def _ended(self, member: Member, word: Trouble | str) -> None:
         """A worker is no more, and what it had is dealt again; one that never worked is not replaced."""
-        deal, member.deal = member.deal, None
+        deals, member.deals = member.deals, {}
         if isinstance(word, str) and member.ready and not self._draining:
             self._crew.died(member, word)
         else:
             self._crew.fell(member, word)
-        if deal is None or self._draining:
-            return
         reason = f"{member.name} {word}" if isinstance(word, str) else ""
-        for victim in self._dealer.take_back(deal.group, reason):
-            self._clerk.give_up(victim)
+        for deal in deals.values() if not self._draining else ():
+            for victim in self._dealer.take_back(deal.group, reason):
+                self._clerk.give_up(victim)
 
     def _told(self, member: Member, word: Told) -> None:
         """What a worker notes down, or has to say."""

@@ -24,7 +24,7 @@ State = Literal["opening", "open", "loading", "idle", "busy", "gone"]
 
 @dataclass(slots=True)
 class Member:
-    """`name` is how people know it, `device` what it works on. `epoch` counts dealings of the whole crew; `made` and
+    """`name` is how people know it, `device` what it works on. `deals` are by their epoch; `made` and
     `worked` are Edits and seconds of the groups that are done.
     """
 
@@ -37,7 +37,7 @@ class Member:
     state: State = "opening"
     identity: Identity | None = None
     ready: bool = False
-    deal: Deal | None = None
+    deals: dict[int, Deal] = field(default_factory=dict)
     doing: str = "starting"
     silent: bool = False
     why: str = ""

@@ -1,4 +1,4 @@
-"""A worker: one engine in a process of its own, which makes the groups that it is dealt with the unchanged `run_plan`.
+"""A worker: one engine in a process of its own, which makes the groups that it is dealt as `run_plan` makes a plan.
 
 It is started by crew.py with one end of a line. A parent that is gone ends it at once, in the middle of anything: what
 it was at is not recorded, and the next run sweeps it away.
@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.distant import DistantRun, Names
+from ip2pbatch.run.devices.overlap import Overlap
 from ip2pbatch.run.devices.wire import (
     Ask,
     Beat,
@@ -43,7 +45,7 @@ from ip2pbatch.run.devices.wire import (
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.events import Quiet
-from ip2pbatch.run.execute import Options, run_plan
+from ip2pbatch.run.execute import UNWRITTEN, Options, Summary, Workshop
 from ip2pbatch.run.stop import Stop
 
 BEAT = 2.0  # seconds between two signs of life
@@ -72,7 +74,7 @@ class Worker:
         self._words: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._answers: dict[int, queue.SimpleQueue[Written | Reserved]] = {}
-        self._epoch, self._doing = 0, "starting"
+        self._doing = "starting"
 
     def serve(self) -> None:
         """Open an engine, then make group after group, until the line ends."""
@@ -90,13 +92,14 @@ class Worker:
         self._doing = ""
         load = self._next(Load)
         self._doing = f"loading {load.spec.model}"
-        with closing(open_engine()) as engine, closing(DistantRun(load, self._write, self._tell)) as run:
+        with closing(open_engine()) as engine, closing(DistantRun(load, self._tell)) as run:
             self._line.say(Ready(engine.limits, tuple(engine.steps)))
             self._doing = ""
-            signer = load.signer()
-            while not isinstance(word := self._words.get(), Close):
-                assert isinstance(word, Deal), f"a group was expected, not {word!r}"
-                self._make(word, load, run, engine, signer)
+            signer, room = load.signer(), threading.BoundedSemaphore(UNWRITTEN)
+            overlap = Overlap(
+                lambda deal: self._shop(deal, load, run, engine, signer, room), self._is_over, self._stop
+            )  # fmt: skip
+            overlap.work(self._next_deal)
 
     def _next(self, kind: type[Word]) -> Word:
         word = self._words.get()
@@ -105,26 +108,34 @@ class Worker:
         assert isinstance(word, kind), f"a {kind.__name__} was expected, not {word!r}"
         return word
 
-    def _make(
-        self, deal: Deal, load: Load, run: DistantRun, engine: EditEngine, signer: Signer | None
-    ) -> None:  # fmt: skip
-        self._epoch, plan = deal.epoch, deal.group.plan
-        run.take_up(deal)
+    def _next_deal(self) -> Deal | None:
+        word = self._words.get()
+        assert isinstance(word, (Deal, Close)), f"a group was expected, not {word!r}"
+        return word if isinstance(word, Deal) else None
+
+    def _shop(
+        self, deal: Deal, load: Load, base: DistantRun, engine: EditEngine, signer: Signer | None,
+        room: threading.BoundedSemaphore,
+    ) -> Workshop:  # fmt: skip
+        """What makes a group."""
+        plan, run = deal.group.plan, base.of(deal, partial(self._write, deal.epoch))
         deliver = Deliverer(
             run, deal.group.asked, deal.group.targets, load.delivery, load.on_conflict, queue=load.queue,
             signer=signer, reserved=Names(self._is_reserved),
         )  # fmt: skip
         threads = max(1, engine.limits.helpers // load.workers)
-        options = Options(deliver, load.score, load.redo, threads, couriers=threads)
+        options = Options(deliver, load.score, load.redo, threads, couriers=threads, room=room)
         events = _Forwarding(self._tell, self._at, {e.key: s.photo.name for s in plan.strips for e in s.edits})
-        summary = run_plan(plan, run, engine, options, events, stop=self._stop)
+        return Workshop(plan, run, engine, options, events, self._stop)
+
+    def _is_over(self, deal: Deal, summary: Summary) -> None:
         self._doing = ""
         self._line.say(
             Over(deal.epoch, summary.undelivered, summary.notes, summary.shrunk, summary.seconds, summary.busy)
         )
 
-    def _write(self, records: tuple[Record, ...], deliveries: tuple[Delivery, ...]) -> None:
-        answer = self._asked(lambda number: Write(self._epoch, number, records, deliveries))
+    def _write(self, epoch: int, records: tuple[Record, ...], deliveries: tuple[Delivery, ...]) -> None:
+        answer = self._asked(lambda number: Write(epoch, number, records, deliveries))
         if isinstance(answer, Written) and answer.trouble is not None:
             raise answer.trouble
 

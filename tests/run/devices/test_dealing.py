@@ -77,6 +77,33 @@ def test_what_is_done_is_not_dealt_unless_a_file_is_due(plan: Plan) -> None:
     assert len(photos) == 40
 
 
+def test_the_next_group_is_dealt_past_the_half_of_one_but_not_near_the_end(plan: Plan) -> None:
+    dealer = dealer_of(plan)
+    first = dealer.deal(2)
+    assert first is not None
+    assert dealer.deal_ahead(2, first) is None
+    for edit in first.plan.edits[: len(first.plan.edits) // 2]:
+        dealer.settle(edit.key)
+    assert dealer.deal_ahead(2, first) is None  # a group would be of 15 edits: who is idle first gets those
+    ahead = dealer.deal_ahead(1, first)
+    assert ahead is not None
+    assert len(ahead.plan.edits) == 30
+    assert not set(ahead.digests) & set(first.digests)
+
+
+def test_nothing_is_dealt_beside_a_photo_that_a_worker_ended_over(tmp_path: Path) -> None:
+    dealer = dealer_of(make_plan(make_photos(tmp_path / "in", 40), CHAIN))
+    lost = dealer.deal(1)
+    assert lost is not None
+    dealer.take_back(lost, "cuda:1 was killed")
+    while (group := dealer.deal(1)) is not None and set(group.digests) != {lost.digests[0]}:
+        make(dealer, group)
+    assert group is not None
+    make(dealer, group)
+    assert dealer.left > 32
+    assert dealer.deal_ahead(1, group) is None
+
+
 def test_a_group_that_comes_back_is_dealt_last_and_each_photo_alone(plan: Plan) -> None:
     dealer = dealer_of(plan)
     group = dealer.deal(2)
