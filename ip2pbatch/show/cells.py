@@ -18,7 +18,7 @@ from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.taught import Taught, taught_by
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.kept import Kept
-from ip2pbatch.run.directory.lines import Record
+from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.view import RunView
 
 T = TypeVar("T")
@@ -37,8 +37,8 @@ class Cell:
 
     `link` counts from 1 to `links`; `kept` says whether the link is delivered. `picture` is the model-size picture,
     `source` the photo's at that size, `original` the photo itself and `delivered` the finished file: None where there
-    is none. `mark` is a plain verdict on the picture with what to try; `device` is what made it, where a run had
-    several.
+    is none. `mark` is a plain verdict on the picture with what to try; `strength` is how much of it is delivered;
+    `device` is what made it, where a run had several.
     """
 
     key: str
@@ -63,6 +63,7 @@ class Cell:
     original: Path | None = None
     delivered: Path | None = None
     mark: str = ""
+    strength: float = 1.0
     seconds: float = 0.0
     device: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -141,10 +142,16 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         detail=damaged or (record.detail if record else "not made yet"),
         mark="; ".join(_marks(record, edit, taught)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
-        delivered=view.delivered_path(strip, edit),
+        delivered=view.delivered_path(strip, edit), strength=_strength(strip, delivery),
         seconds=record.seconds if record else 0.0, device=record.device if record else "",
         metrics=record.metrics | detail if record and not damaged else {},
     )  # fmt: skip
+
+
+def _strength(strip: Strip, delivery: Delivery | None) -> float:
+    if delivery is not None:
+        return delivery.strength
+    return 1.0 if strip.strength is None else strip.strength
 
 
 def _marks(record: Record, edit: Edit, taught: Taught | None) -> Iterator[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel
+
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import exactly
@@ -25,7 +27,8 @@ class Origin:
     """What the recipe of a run said, as far as a recipe of some of its cells needs it.
 
     `numbers` are those that photos' own seeds were made from; `folder` is where the report lies, `run` the run's own
-    output folder. `settings` are lines of what files are delivered and whether the checker runs.
+    output folder. `settings` are lines of what files are delivered and whether the checker runs; `strength` is what
+    they say of all edits.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Origin:
     numbers: tuple[int, ...] = (DEFAULT_SEED,)
     settings: tuple[str, ...] = ('output: {folder: "picked"}',)
     sizes: bool = False
+    strength: float = 1.0
     run: Path | None = None
 
     def head(self) -> str:
@@ -66,7 +70,7 @@ def origin_of(view: RunView, folder: Path) -> Origin:
     sizes = len({_size(_parsed(one.text, view).get("size")) for one in recorded}) > 1
     return Origin(
         view.plan.name, view.plan.model, size, folder, tuple(numbers), _settings(written, base), sizes,
-        view.root.absolute(),
+        _part(written, "output", Output, base).get("strength", 1.0), view.root.absolute(),
     )  # fmt: skip
 
 
@@ -81,14 +85,17 @@ def _parsed(text: str, view: RunView) -> dict[str, Any]:
 
 def _settings(written: dict[str, Any], base: Path) -> tuple[str, ...]:
     """The lines of `output`, for another folder, `metadata` and `safety`; paths in them become absolute."""
-    parts: dict[str, dict[str, Any]] = {"output": {}, "metadata": {}}
-    for name, part in (("output", Output), ("metadata", Metadata)):
-        with suppress(ValueError):
-            told = part.model_validate(written.get(name, {}), context=base)
-            parts[name] = told.model_dump(mode="json", exclude_defaults=True)
-    lines = [f"output: {flow(parts['output'] | {'folder': 'picked'})}"]
-    lines += [f"metadata: {flow(parts['metadata'])}"] if parts["metadata"] else []
+    lines = [f"output: {flow(_part(written, 'output', Output, base) | {'folder': 'picked'})}"]
+    metadata = _part(written, "metadata", Metadata, base)
+    lines += [f"metadata: {flow(metadata)}"] if metadata else []
     return (*lines, *(["safety: off"] if str(written.get("safety")).lower() in ("off", "false", "no") else []))
+
+
+def _part(written: dict[str, Any], name: str, part: type[BaseModel], base: Path) -> dict[str, Any]:
+    """What a recipe says in one of its parts, but for defaults; nothing where only an older version took it."""
+    with suppress(ValueError):
+        return part.model_validate(written.get(name, {}), context=base).model_dump(mode="json", exclude_defaults=True)
+    return {}
 
 
 def _size(written: Any) -> str:

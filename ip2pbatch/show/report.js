@@ -8,6 +8,7 @@
   const rows = new Map([...document.querySelectorAll("tr[data-row]")].map((r) => [Number(r.dataset.row), r]));
   const sources = new Map([...document.querySelectorAll("img[data-source]")].map((i) => [Number(i.dataset.source), i]));
   const picked = new Set();
+  const strengths = cells.map((cell) => cell.strength);
   let visible = cells.map((_, at) => at);
   let current = -1;
 
@@ -148,6 +149,9 @@
     byId("right").textContent = cell.short;
     choices(at);
     against();
+    byId("strengths").hidden = !sources.get(cell.source);
+    byId("strength").value = String(strengths[at]);
+    mix();
     const file = byId("file");
     file.hidden = !cell.file;
     if (cell.file) file.href = cell.file;
@@ -178,6 +182,51 @@
     byId("stage").style.setProperty("--split", `${percent}%`);
     byId("split").setAttribute("aria-valuetext", `${percent} percent before, ${100 - percent} percent after`);
   }
+
+  // --- strength ---------------------------------------------------------------------------------------------------
+  // As ip2pbatch/pictures/mixing.py does it: light is mixed (IEC 61966-2-1), where CSS's opacity would mix numbers.
+  const light = (code) => (code <= 0.04045 ? code / 12.92 : ((code + 0.055) / 1.055) ** 2.4);
+  const code = (value) => (value <= 0.0031308 ? 12.92 * value : 1.055 * value ** (1 / 2.4) - 0.055);
+  const lights = Array.from({ length: 256 }, (_, level) => light(level / 255));
+
+  async function pixels(picture, width, height) {
+    const loaded = Object.assign(new Image(), { src: picture.src });
+    await loaded.decode();
+    const canvas = node("canvas", { width: width ?? loaded.naturalWidth, height: height ?? loaded.naturalHeight });
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    pen.drawImage(loaded, 0, 0, canvas.width, canvas.height);
+    return pen.getImageData(0, 0, canvas.width, canvas.height);
+  }
+
+  async function mix() {
+    const [at, share] = [current, strengths[current]];
+    const photo = sources.get(cells[at].source);
+    const still = () => at === current && share === strengths[at];
+    byId("strong").textContent = share.toFixed(2);
+    if (share === 1 || !photo) { byId("mixed").hidden = true; return; }
+    let after, before;
+    try {
+      after = await pixels(image(at));
+      before = await pixels(photo, after.width, after.height);
+    } catch {  // a browser hands out no pixels of files beside a page from the disk
+      byId("strong").textContent = `${share.toFixed(2)}, shown by \`deliver\` only: this page's pictures lie beside it`;
+      byId("mixed").hidden = true;
+      return;
+    }
+    if (!still()) return;
+    const table = new Uint8ClampedArray(65536);
+    for (let pair = 0; pair < 65536; pair += 1) {
+      table[pair] = 255 * code((1 - share) * lights[pair >> 8] + share * lights[pair & 255]);
+    }
+    for (let place = 0; place < after.data.length; place += 1) {
+      if (place % 4 !== 3) after.data[place] = table[(before.data[place] << 8) | after.data[place]];
+    }
+    Object.assign(byId("mixed"), { width: after.width, height: after.height, hidden: false });
+    byId("mixed").getContext("2d").putImageData(after, 0, 0);
+    byId("mixed").dataset.strength = String(share);
+  }
+
+  byId("strength").addEventListener("input", (event) => { strengths[current] = Number(event.target.value); mix(); });
 
   function step(by) {
     const seen = visible.filter((at) => image(at));
@@ -216,14 +265,15 @@
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
   function recipe() {
-    const chosen = [...picked].sort((a, b) => a - b).map((at) => cells[at]);
+    const chosen = [...picked].sort((a, b) => a - b).map((place) => [place, cells[place]]);
     const folders = new Map();
     const edits = new Map();
     const at = (map, key, fresh) => map.get(key) ?? map.set(key, fresh).get(key);
-    const several = new Set(chosen.map((cell) => cell.folder)).size > 1;  // then names begin with their folder's
-    for (const cell of chosen) {
+    const several = new Set(chosen.map(([, cell]) => cell.folder)).size > 1;  // then names begin with their folder's
+    for (const [place, cell] of chosen) {
+      const strength = strengths[place] === data.strength ? "" : `, strength: ${strengths[place]}`;
       at(folders, cell.folder, new Set()).add(cell.glob);
-      at(edits, cell.recipe, { id: cell.edit, photos: new Set() }).photos.add(several ? `${cell.prefix}/${cell.glob}` : cell.glob);
+      at(edits, cell.recipe + strength, { id: cell.edit, photos: new Set() }).photos.add(several ? `${cell.prefix}/${cell.glob}` : cell.glob);
     }
     // A photo is named with its folder where it gets every edit that is picked, else with its edits.
     const photos = [...folders.values()].reduce((sum, names) => sum + names.size, 0);

@@ -185,7 +185,9 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Kept, Shown], origi
         policy=policy(style, script),
         style=Markup(style),  # our own files, and nothing else, enter the page unescaped
         script=Markup(script),
-        data=Markup(_json({"head": origin.head(), "cells": _data(cells, cards, photos, origin)})),
+        data=Markup(
+            _json({"head": origin.head(), "strength": origin.strength, "cells": _data(cells, cards, photos, origin)})
+        ),
         facts=_facts(gallery, seen),
         totals=[(state, seen.states[state]) for state in STATES if seen.states[state]],
         marked=sum(bool(cell.mark) for cell in cells),
@@ -274,13 +276,15 @@ def _data(
         chain = [*chain, cell] if cell.link > 1 else [cell]
         scales = f"text {card['text']}, image {card['image']}"
         took = f"{cell.seconds:.1f} s" if cell.seconds else ""
+        strong = f"strength {number(cell.strength)}" if cell.strength < 1 else ""
         numbers = [f"{name} {value}" for name, value in card["numbers"]]
         data.append({
             "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
             "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
+            "strength": cell.strength,
             "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
-            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *numbers, took, cell.device])),
+            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", strong, *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip
     return data

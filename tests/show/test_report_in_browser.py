@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from command import CommandLine
@@ -15,10 +18,12 @@ from galleries import make_run, plan_of
 from PIL import Image
 from test_report import gallery_of, origin
 
+from ip2pbatch.pictures import mixing
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.engine import Result
-from ip2pbatch.show.report import draw_report, write_report
+from ip2pbatch.show.report import INSIDE, draw_report, write_report
 
 pytestmark = [
     pytest.mark.chromium,
@@ -365,3 +370,79 @@ def test_every_control_has_a_name(page: Browser) -> None:
           .map(e => e.outerHTML.slice(0, 80));
     """
     assert page.js(nameless) == []
+
+
+STRONG = """
+const [at, share] = arguments;
+document.querySelector("#viewer").open || document.querySelector(`[data-open="${at}"]`).click();
+const slider = document.querySelector("#strength");
+slider.value = String(share);
+slider.dispatchEvent(new Event("input", {bubbles: true}));
+"""
+MIXED = """
+const canvas = document.querySelector("#mixed");
+return canvas.hidden || canvas.dataset.strength !== String(arguments[0]) ? null :
+  [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+"""
+
+
+def test_the_strength_s_slider_shows_what_a_delivery_at_that_strength_does(page: Browser, view: RunView) -> None:
+    """Within 2 of 255 of the mixture of what the page shows, and on average of the kept pictures' as well."""
+    strip = view.strips[4]
+    (edit,) = strip.edits
+    source, picture = (mended(kept) for kept in (view.source(strip), view.picture(edit.key)))
+    (cell,) = (at for at, key in enumerate(edit.key for s in view.strips for edit in s.edits) if key == edit.key)
+    for share in (0, 0.3, 0.6):
+        page.js(STRONG, cell, share)
+        shown = waited(page, share).reshape(*source.shape[:2], 4)[..., :3].astype(float)
+        expected = mixing.mix(as_shown(source), as_shown(picture), share, None)
+        assert np.abs(shown - expected).max() <= 2
+        assert np.abs(shown - mixing.mix(source, picture, share, None)).mean() <= 2
+    page.js(STRONG, cell, 1)
+    assert page.js("return document.querySelector('#mixed').hidden") is True
+    assert page.js("return document.querySelector('#strong').textContent") == "1.00"
+
+
+def mended(kept: Kept | None) -> np.ndarray:
+    assert kept is not None
+    return np.asarray(Image.open(io.BytesIO(kept.read())).convert("RGB"))
+
+
+def as_shown(pixels: np.ndarray) -> np.ndarray:
+    """As the page has it."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "WEBP", quality=INSIDE[1], method=4)
+    return np.asarray(Image.open(data).convert("RGB"))
+
+
+def waited(page: Browser, share: float) -> np.ndarray:
+    """The mixed picture's numbers, as soon as it is drawn."""
+    for _ in range(100):
+        if (found := page.js(MIXED, share)) is not None:
+            return np.asarray(found, np.uint8)
+        time.sleep(0.05)
+    raise AssertionError("nothing was mixed")
+
+
+def test_a_picked_cell_takes_the_slider_s_strength_along(page: Browser, tmp_path: Path) -> None:
+    page.js(STRONG, 3, 0.35)
+    page.click("#close")
+    for number in (3, 4):
+        page.js("document.querySelector(`figcaption [data-pick='${arguments[0]}']`).click()", number)
+    page.click("#recipe")
+    (tmp_path / "picked.yaml").write_text(page.js("return document.querySelector('#yaml').value"), encoding="utf-8")
+    assert [strip.strength for strip in plan_of(tmp_path / "picked.yaml").strips] == [0.35, None]
+
+
+def test_pictures_beside_a_page_from_the_disk_have_no_slider_s_picture_and_say_why(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ip2pbatch.show.report.INLINE", 5)
+    window.open(draw_report(gallery_of(tmp_path, 6), tmp_path / "report.html", origin(tmp_path)))
+    window.js(STRONG, 0, 0.5)
+    for _ in range(100):
+        if "deliver" in window.js("return document.querySelector('#strong').textContent"):
+            break
+        time.sleep(0.05)
+    assert "shown by `deliver` only" in window.js("return document.querySelector('#strong').textContent")
+    assert window.js("return document.querySelector('#mixed').hidden") is True
