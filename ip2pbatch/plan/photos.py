@@ -75,6 +75,9 @@ def scan(
     before it is opened: `watch` leaves out what is still being copied. With it two files of one name refuse nothing:
     the later one is `broken`, because nobody looks at a folder that is watched.
     """
+    from ip2pbatch.plan.memory import Memory  # brings a database along, which `--help` does not need
+
+    memory = memory or Memory.of_this_user()
     walk, listings = Walk(), list[Listing]()
     prefixed = sum(map(_is_folder, folders)) > 1
     for folder in folders:
@@ -104,7 +107,7 @@ def scan(
     return Scan(
         photos, tuple(sorted([*unread, *broken, *unlisted], key=lambda one: one.name)),
         tuple(_instructions(folders, chain((photo.name for photo in photos), names, unwanted), prefixed)),
-        walk.notes(), passed=walk.passed.kinds(),
+        (*walk.notes(), *filter(None, [memory.trouble])), passed=walk.passed.kinds(),
     )  # fmt: skip
 
 
@@ -117,9 +120,7 @@ def _prefix(folder: PhotoFolder, prefixed: bool) -> str:
     return f"{folder.folder.resolve().name}/" if prefixed and _is_folder(folder) else ""
 
 
-def _complete(
-    listings: Sequence[Listing], memory: Memory | None, passed: Tally
-) -> tuple[list[Sequence[Photo]], list[Broken]]:
+def _complete(listings: Sequence[Listing], memory: Memory, passed: Tally) -> tuple[list[Sequence[Photo]], list[Broken]]:
     """The photos of each manifest, those looked at of which it does not say all, and what cannot be one."""
     files, broken = list[File](), list[Broken]()
     for name, path in (place for listing in listings for place in listing.places()):
@@ -159,16 +160,15 @@ def _nothing(folders: Sequence[PhotoFolder], walk: Walk) -> NothingMatchedError:
     return NothingMatchedError(f"no photo in {where}", hint="; ".join(why) or "it is empty, or its filters leave none")
 
 
-def _look_at(files: Sequence[File], memory: Memory | None, passed: Tally) -> tuple[tuple[Photo, ...], list[Broken]]:
+def _look_at(files: Sequence[File], memory: Memory, passed: Tally) -> tuple[tuple[Photo, ...], list[Broken]]:
     """Digests and sizes of `files`, remembered ones first, the others in threads; what went meanwhile is `passed`."""
-    from ip2pbatch.plan.memory import Memory, stamp  # brings a database along, which `--help` does not need
-
-    memory = memory or Memory()
-    stamps = {path: (path, *stamp(status)) for _, path, status in files}
-    known = memory.recall(stamps.values())
-    fresh, reasons = _look_in_threads([path for path in stamps if path not in known])
+    if not files:
+        return (), []
+    statuses = {path: status for _, path, status in files}
+    known = memory.recall(statuses.items())
+    fresh, reasons = _look_in_threads([path for path in statuses if path not in known])
     if fresh:
-        memory.keep({stamps[path]: found for path, found in fresh.items()})
+        memory.keep({(path, statuses[path]): found for path, found in fresh.items()})
     known |= fresh
     photos, broken = [], []
     for name, path, _ in sorted(files):

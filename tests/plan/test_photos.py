@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
 from ip2pbatch.plan import photos
 from ip2pbatch.plan.globs import matcher
-from ip2pbatch.plan.memory import Memory, stamp
+from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.written.recipe import PhotoFolder
@@ -274,8 +274,8 @@ def test_a_photo_changed_under_its_size_and_time_is_read_again(shoot: Path, memo
 
 def test_what_is_forgotten_is_looked_at_again(shoot: Path, memory: Memory) -> None:
     (photo, *others) = look_at(shoot, memory=memory).photos
-    stamps = {(str(one.path), *stamp(one.path.stat())): Look("0" * 32, one.size) for one in (photo, *others)}
-    memory.keep(stamps)  # wrong, as after a change that left no trace
+    memory.keep({(str(one.path), one.path.stat()): Look("0" * 32, one.size) for one in (photo, *others)})
+    # wrong, as after a change that left no trace
     memory.forget(str(photo.path))
     (again, *wrong) = look_at(shoot, memory=memory).photos
     assert again == photo
