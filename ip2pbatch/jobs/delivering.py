@@ -43,7 +43,7 @@ def deliverer(job: Job, run: Run, *, queue: bool = False, signer: Signer | None 
     if kind is not None and (missing := kind.unwritten()):
         raise MissingError(f"{kind.title} cannot be written: its library is not installed", hint=missing)
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
-    settings = settings_of(job.recipe)
+    settings = settings_of(job.recipe, run.registers)
     run.note("delivery", **dataclasses.asdict(settings))
     return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue, signer=signer)
 
@@ -70,18 +70,24 @@ def untried_signer(recipe: Recipe) -> Signer | None:
     return Signer(who, written.timestamp or "")
 
 
-def settings_of(recipe: Recipe) -> DeliverySettings:
-    """How this recipe's pictures become files. Raises UsageError where they are signed and no certificate is there."""
+def settings_of(recipe: Recipe, registers: bool | None) -> DeliverySettings:
+    """How this recipe's pictures become files, in a run that `registers` edits or does not, or is yet to begin.
+
+    Raises UsageError where they are signed and no certificate is there.
+    """
     sign = recipe.output.sign
-    return dataclasses.replace(unsigned_settings(recipe), sign=certificates.fingerprint(sign) if sign else "")
+    unsigned = unsigned_settings(recipe, registers)
+    return dataclasses.replace(unsigned, sign=certificates.fingerprint(sign) if sign else "")
 
 
-def unsigned_settings(recipe: Recipe) -> DeliverySettings:
+def unsigned_settings(recipe: Recipe, registers: bool | None) -> DeliverySettings:
     """The same of the files before they are signed, if they are."""
     output, metadata = recipe.output, recipe.metadata
+    register = output.registering == "on" or (output.registering == "auto" and registers is not False)
     return DeliverySettings(
         output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,
         chroma=output.chroma, dates=output.dates, raw=output.raw, sidecar=output.sidecar, strength=output.strength,
+        register=register,
     )  # fmt: skip
 
 

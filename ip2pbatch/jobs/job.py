@@ -19,7 +19,7 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
-from ip2pbatch.run.directory.kept_defaults import differences, kept_defaults
+from ip2pbatch.run.directory.kept_defaults import differences, keeps_registering, kept_defaults
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.patience import Allowance
 
@@ -52,7 +52,8 @@ class Job:
     `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
     job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `recipes` say all that the run
     is asked for then; where it `leaves` them as a recipe in the output folder, `elsewhere` is a file for it too.
-    `defaults` fill in what the recipe leaves unsaid; `notes` are what a person should know of the planning.
+    `defaults` fill in what the recipe leaves unsaid, and so does whether its run `registers`, which is None before it
+    has begun; `notes` are what a person should know of the planning.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Job:
     recipes: tuple[RecordedRecipe, ...] = ()
     leaves: bool = False
     elsewhere: Path | None = None
+    registers: bool | None = None
 
     @property
     def out(self) -> Path:
@@ -105,7 +107,11 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
     notes = (*found.notes, *notes, *_twins(plan))
-    return Job(recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes, recipes=(recorded,))
+    registers = None if fresh else keeps_registering(recipe.output.folder)
+    return Job(
+        recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
+        recipes=(recorded,), registers=registers,
+    )  # fmt: skip
 
 
 def write_photos(job: Job, manifest: Path) -> Job:

@@ -74,6 +74,7 @@ def write(job: Job, recipe: Path, voice: Voice) -> Locked:
 def check(job: Job, recipe: Path, voice: Voice) -> Locked:
     """Compare a job with its recipe's lock. Raises StaleError where there is none, or it cannot be read."""
     made = read_lock(lock_path(recipe))
+    job = as_locked(job, made)
     found = differences(made, job.whole, surroundings(job, made.engine.backend), voice)
     return Locked(lock_path(recipe), made, tuple(found), job.scan.broken)
 
@@ -84,6 +85,7 @@ class AsLocked:
     def __init__(self, path: Path, lock: Lock, voice: Voice) -> None:
         self._path, self._lock, self._voice = path, lock, voice
         self.sizing: Sizing = lock.engine.sizing
+        self.registers = _registers(lock)
 
     def hold(self, spec: EngineSpec, device: str) -> None:
         """Raises StaleLockError where an engine of this identity, on this device, is not the lock's."""
@@ -106,12 +108,22 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> AsLo
     """
     path = lock_path(recipe)
     made = read_lock(path)
+    job = as_locked(job, made)
     now = surroundings(job, machine.backend)
     if not machine.devices:
         spec, _ = engines.choose(job.recipe.model, machine, safety=job.recipe.safety, note=voice.note)
         now = replace(now, spec=spec, device=engines.device_name(machine))
     refuse(path, differences(made, job.whole, now, voice), voice, _UNDO)
     return AsLocked(path, made, voice)
+
+
+def as_locked(job: Job, made: Lock) -> Job:
+    """The job with what its run is to begin with, where that is not yet begun."""
+    return job if job.registers is not None else replace(job, registers=_registers(made))
+
+
+def _registers(made: Lock) -> bool:
+    return bool(made.output.get("register"))
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:
@@ -134,7 +146,7 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
-    output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe).recorded}
+    output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe, job.registers).recorded}
     if job.recipe.output.sign is not None:
         output["sign"] = True  # whoever signs: it takes no certificate to compare a lock
     now = Surroundings(versions(name), job.recipe.safety, output)

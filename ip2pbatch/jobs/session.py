@@ -88,7 +88,7 @@ def _made(
         )
     spec = dataclasses.replace(spec, sizing=locked.sizing if locked else spec.sizing)
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
-    with open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
+    with _run_of(job, spec, locked, fresh=fresh) as run:
         options = _begin(job, run, engines.device_name(machine), voice, redo, signer)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, locked)
@@ -117,7 +117,7 @@ def _made_by_workers(
             found = crew.open()
         if locked:
             locked.hold(found.spec, found.device)
-        with open_run(job.out, found.spec, shard=job.shard, fresh=fresh, defaults=job.defaults) as run:
+        with _run_of(job, found.spec, locked, fresh=fresh) as run:
             options = _begin(job, run, found.device, voice, redo, signer)
             with voice.busy(loading):
                 loaded = _loaded(crew, job, run, options, locked)
@@ -126,6 +126,12 @@ def _made_by_workers(
                     return share_out(job.plan, job.asked, run, crew, options, events, stop)
                 # files are due at most, and this process writes them by itself
                 return run_plan(job.plan, run, engines.Idle(), options, events, stop=stop)
+
+
+def _run_of(job: Job, spec: EngineSpec, locked: AsLocked | None, *, fresh: bool) -> Run:
+    """The job's run, opened or begun."""
+    registers = locked.registers if locked else job.registers is not False
+    return open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults, registers=registers)
 
 
 @contextmanager

@@ -186,14 +186,14 @@ def _of_lock(path: Path, lock: Lock, voice: Voice, remade: bool) -> Subject:
                 f"the recipe of {path} is not beside it: {recipe}",
                 hint="bring it back; --against FOLDER compares the lock with a finished run and needs no recipe",
             )
-        job = jobs.read(recipe, jobs.Selection())
+        job = locking.as_locked(jobs.read(recipe, jobs.Selection()), lock)
         found = locking.differences(lock, job.whole, locking.surroundings(job, lock.engine.backend), voice)
         # Other versions are what one verifies against; another plan would be other pictures.
         locking.refuse(
             path, [difference for difference in found if difference.topic != "versions"], voice,
             "undo the change, or make the pictures and lock them again; --against FOLDER compares a finished run",
         )  # fmt: skip
-        plan, settings = job.whole, unsigned_settings(job.recipe)
+        plan, settings = job.whole, unsigned_settings(job.recipe, job.registers)
     paths = {(file.photo, file.id, file.link, file.edit): name for name, file in lock.files.items()}
     recorded = Recorded(
         lock.engine.spec, plan, lock.batch.edits, lock.batch.rows, lock.batch.steps, lock.device, lock.versions,

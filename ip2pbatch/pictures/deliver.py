@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
-from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, sidecars, xmp
+from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, registration, sidecars, xmp
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.registration import Motion
 from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Strip
 from ip2pbatch.plan.formats import FORMATS, Format, by_suffix
@@ -31,7 +32,9 @@ Pixels = NDArray[np.uint8]
 Conflict = Literal["unique", "skip", "overwrite", "error"]
 
 # Fields that settings did not always have, as they were.
-_LATER = {"chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none", "strength": 1.0}
+_LATER = {
+    "chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none", "strength": 1.0, "register": False,
+}  # fmt: skip
 GREY = "grey converted to sRGB"
 ADDED = "what little colour the model added to a grey photo is left out"
 _ROUNDING = 2  # of 255
@@ -57,6 +60,7 @@ class DeliverySettings:
     sign: str = ""
     sidecar: Literal["none", "copy"] = "none"
     strength: float = 1.0
+    register: bool = False
 
     def of(self, strip: Strip) -> DeliverySettings:
         """The same for the files of a strip, whose edit may have a strength of its own."""
@@ -99,12 +103,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A file's bytes; `gate` is the share of the photo's detail that came back, None where nothing was lifted."""
+    """A file's bytes; `gate` is the share of the photo's detail that came back, None where nothing was lifted; `motion`
+    is what was taken back of what the model moved.
+    """
 
     data: bytes
     format: str
     gate: float | None
     notes: tuple[str, ...]
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     unsigned: str = ""
     sidecar: Sidecar | None = None
+    motion: Motion | None = None
 
 
 def prepare(
@@ -158,7 +166,8 @@ def prepare(
     modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
     file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
     sidecar, said = _sidecar(source.path, target, settings, provenance) if settings.sidecar == "copy" else (None, ())
-    return Prepared(target, digest, rendered.gate, file, (*rendered.notes, *said), unsigned, sidecar)
+    notes = (*rendered.notes, *said)
+    return Prepared(target, digest, rendered.gate, file, notes, unsigned, sidecar, rendered.motion)
 
 
 def _sidecar(
@@ -186,7 +195,7 @@ def _signed(
 def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
     photo, kind = source.picture, _kind(source, settings)
-    raster, gate, said = _raster(source, edited, settings, FORMATS[kind])
+    raster, gate, motion, said = _raster(source, edited, settings, FORMATS[kind])
     blocks, notes = metadata.merge(
         source.blocks, provenance, settings.policy, kind,
         (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
@@ -195,20 +204,23 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
     blocks = blocks if settings.chroma == "source" else replace(blocks, chroma=(1, 1))
     data = containers.encode(raster, blocks, kind, settings.quality)
     told = (*photo.notes, *said, *notes, *_read_only(photo, settings), *_coded(photo, blocks, kind))
-    return Rendered(data, kind, gate, told)
+    return Rendered(data, kind, gate, told, motion)
 
 
 def _raster(
     source: Original, edited: Pixels, settings: DeliverySettings, takes: Format
-) -> tuple[Raster, float | None, tuple[str, ...]]:
-    """What the file shows, the share of the photo's detail that came back, and what the format could not hold."""
+) -> tuple[Raster, float | None, Motion | None, tuple[str, ...]]:
+    """What the file shows, the share of the photo's detail that came back, how the edit had moved, and what the format
+    could not hold.
+    """
     photo, size = source.picture, (edited.shape[1], edited.shape[0])
     added = _added(edited, settings.strength) if photo.grey is not None and takes.grey else None
     own = colour.from_srgb(edited, photo.icc) if source.managed and photo.icc else edited
+    own, motion = _registered(own, source, settings)
     raster, gate = Raster(own, photo.alpha, photo.icc), None
     deep = takes.deep if added is None else takes.grey > 8
     whole = photo.deep if photo.deep is not None and deep else photo.pixels
-    if settings.full_resolution == "auto" and not _is_whole(source, edited, whole):
+    if settings.full_resolution == "auto" and (motion or not _is_whole(source, edited, whole)):
         pixels, gate = fullres.lift(own, source.seen(size), whole)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
@@ -224,7 +236,14 @@ def _raster(
         pixels = images.in_srgb(raster.pixels.astype(np.uint8, copy=False), raster.icc)
         raster = replace(raster, pixels=pixels, icc=None)
     said = *_lost_bits(photo, raster, takes), *_flattened(photo, takes), *_converted(photo, raster, takes, added)
-    return raster, gate, said
+    return raster, gate, motion, said
+
+
+def _registered(edited: Pixels, source: Original, settings: DeliverySettings) -> tuple[Pixels, Motion | None]:
+    """The edit where its photo is, and how it had moved; as it is where that is not asked for or not called for."""
+    if not settings.register or settings.full_resolution == "off":
+        return edited, None
+    return registration.register(edited, source.seen((edited.shape[1], edited.shape[0])))
 
 
 def _added(edited: Pixels, strength: float) -> float | None:

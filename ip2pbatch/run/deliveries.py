@@ -243,9 +243,12 @@ class Deliverer:
         share = None if done.gate is None else round(done.gate, 3)
         key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
         beside, at = hashlib.sha256(sidecar[1]).hexdigest() if sidecar else "", self.settings.of(errand.strip).strength
-        return Delivery(
+        row = Delivery(
             key, strip, name, settings, done.sha256, share, unsigned=done.unsigned, sidecar=beside, strength=at
         )
+        if (motion := done.motion) is None:
+            return row
+        return replace(row, moved=round(motion.distance, 2), scaled=round(motion.scaled, 2))
 
     def _digest(self, errand: Errand) -> str:
         return shape_digest(self.settings.of(errand.strip), errand.target)

@@ -24,6 +24,7 @@ from ip2pbatch.run.directory.view import RunView
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 _FEW = 20_000  # cells that are held in memory
+_MOVED = 1.0  # model pixels: an edit that was moved back by more says so
 State = Literal["done", "failed", "nan", "flagged", "skipped", "damaged", "missing"]
 STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "damaged", "missing")
 
@@ -140,7 +141,7 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
         carry=edit.carry, digest=strip.photo.digest,
         detail=damaged or (record.detail if record else "not made yet"),
-        mark="; ".join(_marks(record, edit, taught)) if record and state == "done" else "",
+        mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit), strength=_strength(strip, delivery),
         seconds=record.seconds if record else 0.0, device=record.device if record else "",
@@ -154,7 +155,7 @@ def _strength(strip: Strip, delivery: Delivery | None) -> float:
     return 1.0 if strip.strength is None else strip.strength
 
 
-def _marks(record: Record, edit: Edit, taught: Taught | None) -> Iterator[str]:
+def _marks(record: Record, edit: Edit, taught: Taught | None, delivery: Delivery | None) -> Iterator[str]:
     """What a person should know of a picture before trusting it: what was not read, not taught, or went too far."""
     if record.unread:
         yield f"not read: “{record.unread}”"
@@ -162,6 +163,8 @@ def _marks(record: Record, edit: Edit, taught: Taught | None) -> Iterator[str]:
         yield unlike.mark
     if mark := mark_of(record.metrics):
         yield mark
+    if delivery is not None and delivery.moved > _MOVED:
+        yield f"moved {delivery.moved:.1f} model pixels, {abs(delivery.scaled):.1f} %"
 
 
 def mark_of(metrics: Mapping[str, float]) -> str:

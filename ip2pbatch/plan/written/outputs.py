@@ -55,6 +55,11 @@ def _strength(value: Any) -> Any:
     raise Mistake(f"{value!r} is no strength from 0 to 1", hint="strength: 0.6; 0 is the photo, 1 the edit")
 
 
+def _switch(value: Any) -> Any:
+    """YAML 1.1's words for true and false, which an editor may have written."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Strength = Annotated[float, BeforeValidator(_strength), Field(ge=0, le=1)]
 PemPath = Annotated[RecipePath, BeforeValidator(_no_key)]
 
@@ -95,6 +100,10 @@ class Output(Written):
         Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
     strength: Strength = Field(default=1.0, description="how much of an edit is delivered: 0 the photo, 1 the edit")
+    registering: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+        default="auto", alias="register",  # classes have a `register` of their own
+        description="move what the model shifted back before the lift; auto: on, but not in runs begun without it",
+    )  # fmt: skip
     on_conflict: Literal["unique", "skip", "overwrite", "error"] = Field(
         default="unique", description="a name that is taken"
     )

@@ -37,4 +37,4 @@ class Written(BaseModel):
     """What every part of a recipe has in common: frozen, and an unknown key is an error."""
 
     # Built once, inside Recipe, at its first use: half the start-up time of every command.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, serialize_by_alias=True)

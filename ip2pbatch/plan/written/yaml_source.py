@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -368,7 +369,8 @@ def _keys_at(model: type[BaseModel], path: Sequence[Key]) -> list[str]:
         fields = [found.model_fields[part] for found in models if isinstance(part, str) and part in found.model_fields]
         if fields:
             models = [inner for info in fields for inner in _models_in(info.annotation)]
-    return sorted({name for found in models for name in (*found.model_fields, *getattr(found, "ALSO_WRITTEN", ()))})
+    written = [(info.alias or name for name, info in found.model_fields.items()) for found in models]
+    return sorted({*chain(*written), *chain(*(getattr(found, "ALSO_WRITTEN", ()) for found in models))})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

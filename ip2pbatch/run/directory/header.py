@@ -21,7 +21,7 @@ class UnreadableHeaderError(UsageError):
 
 def write_header(layout: Layout, header: Header) -> None:
     """Write the identity of a run, and the defaults of its model, whole. Raises ResourceError."""
-    row = {name: value for name, value in asdict(header).items() if value is not None}
+    row = {name: value for name, value in asdict(header).items() if value not in (None, False)}
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     write_whole(layout.header, seal(text.encode("utf-8", "surrogatepass")) + b"\n")
 
@@ -41,7 +41,7 @@ def remembered_header(layout: Layout) -> Header | None:
     """What the sessions say that the run began with; None where none does, as in older runs."""
     for session in reversed(read_sessions(layout)):
         if session.spec:
-            return Header(FORMAT, session.spec, session.defaults)
+            return Header(FORMAT, session.spec, session.defaults, session.registers)
     return None
 
 

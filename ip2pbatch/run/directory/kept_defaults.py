@@ -13,6 +13,7 @@ from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
+from ip2pbatch.run.directory.lines import Header
 
 
 def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
@@ -21,12 +22,23 @@ def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
     None where there is no such run, or it is from before they were kept; a run that does not say what it began with
     is for `open_run` to refuse.
     """
+    header = _newest(root)
+    return header.defaults if header is not None and _is_same(header.engine.model, model) else None
+
+
+def keeps_registering(root: Path) -> bool | None:
+    """Whether the newest run in `root` registers edits where a recipe says nothing of it; None where there is none."""
+    header = _newest(root)
+    return None if header is None else header.registers
+
+
+def _newest(root: Path) -> Header | None:
+    """What the newest run in an output folder began with."""
     folders = run_folders(root)
     try:
-        header = known_header(Layout(folders[-1])) if folders else None
+        return known_header(Layout(folders[-1])) if folders else None
     except Ip2pError:
         return None
-    return header.defaults if header is not None and _is_same(header.engine.model, model) else None
 
 
 def differences(kept: ModelDefaults, today: ModelDefaults) -> Iterator[str]:

@@ -52,11 +52,11 @@ log = logging.getLogger("ip2pbatch.run")
 
 def open_run(
     root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False,
-    defaults: ModelDefaults | None = None,
+    defaults: ModelDefaults | None = None, registers: bool = True,
 ) -> Run:  # fmt: skip
     """Open the newest run in the output folder `root` for writing, or start one; `fresh` starts another beside it.
 
-    `defaults` are its model's own, which a new run keeps (see kept_defaults.py).
+    `defaults` are its model's own, which a new run keeps (see kept_defaults.py), as it does whether it `registers`.
 
     Raises LockedError where another process writes to it, UsageError where it was made with another engine, and
     ResourceError where the disk refuses.
@@ -76,24 +76,22 @@ def open_run(
     try:
         with lock.gate():
             lock.acquire()
-            header = _checked(layout, spec, defaults, complaints)
+            header = _checked(layout, Header(FORMAT, spec, defaults, registers), complaints)
         return Run(root, layout, header, shard, lock, complaints)
     except BaseException:
         lock.release()
         raise
 
 
-def _checked(
-    layout: Layout, spec: EngineSpec, defaults: ModelDefaults | None, complaints: list[str]
-) -> Header:  # fmt: skip
+def _checked(layout: Layout, new: Header, complaints: list[str]) -> Header:
     """What the run began with, which is written into a new one; another engine than the old one is refused.
 
     A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
     An old run goes on to size photos as it began.
     """
-    header = _own_header(layout, Header(FORMAT, spec, defaults), complaints)
+    header = _own_header(layout, new, complaints)
     made_by = header.engine
-    spec = replace(spec, sizing=made_by.sizing)
+    spec = replace(new.engine, sizing=made_by.sizing)
     if spec.model_digest and spec.model_digest == made_by.model_digest:
         spec = replace(spec, model=made_by.model)
     for name in sorted((part.name for part in fields(EngineSpec)), key=lambda name: name != "backend"):
@@ -136,7 +134,7 @@ class Run:
         self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
     ) -> None:  # fmt: skip
         self.root, self.layout, self.shard, self._lock = root, layout, shard, lock
-        self.spec, self._header = header.engine, header
+        self.spec, self.registers, self._header = header.engine, header.registers, header
         self.complaints = complaints
         self._telling, self._booking = threading.RLock(), threading.Lock()
         with ExitStack() as held:
@@ -185,8 +183,9 @@ class Run:
         """
         self._session, self._row = self._session + 1, 0
         stored = store_plan(self.layout, plan)
-        defaults = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
-        self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **defaults)
+        kept: dict[str, Any] = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
+        kept |= {"registers": True} if self.registers else {}
+        self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **kept)
 
     def note(self, event: str, **detail: Any) -> None:
         """Add something that happened to this session's lines: a back-off, its end."""

@@ -65,13 +65,14 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What run.json holds."""
+    """What run.json holds. `registers`: its edits are registered to their photos where a recipe says nothing of it."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     format: int
     engine: EngineSpec
     defaults: ModelDefaults | None = None
+    registers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,9 @@ class Delivery:
     in seconds since the epoch, are those of the file when it was written; 0 where they were not noted. `turn` counts
     the openings of the run: what a later one says counts, wherever its line stands. `begun` only announces the file.
     `unsigned` is the sha256 of a signed file before it was signed, "" of others; `sidecar` that of the sidecar that was
-    put beside the file, "" where none was; `strength` how much of the edit it shows.
+    put beside the file, "" where none was; `strength` how much of the edit it shows. `moved` is by how far the edit was
+    moved to lie on its photo, in pixels of the model, and `scaled` by how much it was made larger for it, in per cent;
+    0 where it was left where it was.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -133,6 +136,8 @@ class Delivery:
     unsigned: HexOrNone = ""
     sidecar: HexOrNone = ""
     strength: Share = 1.0
+    moved: Number = 0.0
+    scaled: Number = 0.0
     turn: Count = field(default=0, compare=False)
     begun: bool = field(default=False, compare=False)
 
@@ -190,7 +195,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Began(Placed):
-    """The first line of a session. `plan` is the name of its stored plan; `spec` and `defaults` are the run's."""
+    """The first line of a session. `plan` names its stored plan; `spec`, `defaults` and `registers` are the run's."""
 
     started: str
     command: str
@@ -201,6 +206,7 @@ class Began(Placed):
     partial: bool = False
     spec: EngineSpec | None = None
     defaults: ModelDefaults | None = None
+    registers: bool = False
     recipes: tuple[RecordedRecipe, ...] = ()
 
 
@@ -235,6 +241,7 @@ class Delivering(Placed):
     sign: HexOrNone = ""
     sidecar: Literal["none", "copy"] = "none"
     strength: Share = 1.0
+    register: bool = False
 
 
 @dataclass(frozen=True, slots=True)

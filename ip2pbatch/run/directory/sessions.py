@@ -18,9 +18,9 @@ class Session:
     """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
 
     `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
-    `spec` and `defaults` are what the run began with, None in older runs. `recipes` are what it is asked for since, ()
-    where that is not recorded. `events` are what happened on the way (`{"event": "shrunk", "batch": 4}`,
-    `{"event": "end", …}`), oldest first.
+    `spec`, `defaults` and `registers` are what the run began with, None and False in older runs. `recipes` are what it
+    is asked for since, () where that is not recorded. `events` are what happened on the way
+    (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
     """
 
     started: str
@@ -32,6 +32,7 @@ class Session:
     partial: bool
     spec: EngineSpec | None = None
     defaults: ModelDefaults | None = None
+    registers: bool = False
     recipes: tuple[RecordedRecipe, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
 
@@ -85,7 +86,7 @@ def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterat
     yield Session(
         begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
         begun.get("partial", False), EngineSpec.of(spec) if spec else None,
-        ModelDefaults(**defaults) if defaults else None,
+        ModelDefaults(**defaults) if defaults else None, begun.get("registers", False),
         tuple(RecordedRecipe(**one) for one in begun.get("recipes", ())), tuple(events),
     )  # fmt: skip
 
