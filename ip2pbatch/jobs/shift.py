@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +18,16 @@ from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
-from ip2pbatch.plan.photos import Scan, scan
-from ip2pbatch.plan.unedited import Broken, Passed
+from ip2pbatch.plan.photos import Scan, looked_at, refuse_output
+from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
-from ip2pbatch.run.arrivals import Arrivals
 from ip2pbatch.run.directory.healing import heal, last_group
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import EditEngine
 from ip2pbatch.run.execute import Summary, run_plan
+from ip2pbatch.run.incoming.arrivals import Arrivals
+from ip2pbatch.run.incoming.lookout import Lookout
 from ip2pbatch.run.stop import Stop
 
 if TYPE_CHECKING:
@@ -64,13 +67,15 @@ def keep_watch(
         with voice.busy(loading):
             engine = open_engine()
         try:
-            with voice.stop() as stop:
+            pause = min(_PAUSE, max(settle / 4, 0.02))
+            with voice.stop() as stop, closing(Arrivals(settle, pairs=wanted.photos[0].pairs)) as arrivals:
                 heal(run, last_group(run))
-                shift = Shift(job, machine, run, engine, voice, signer)
-                shift.work(Arrivals(settle), stop, once_idle=once_idle, pause=min(_PAUSE, max(settle / 4, 0.02)))
+                shift = Shift(job, machine, run, engine, voice, arrivals, signer)
+                shift.work(stop, once_idle=once_idle, pause=pause)
+                summary = shift.summary(stop)
         finally:
             engine.close()
-    return ended(shift.job(), shift.summary(stop), voice)
+    return ended(shift.job(), summary, voice)
 
 
 def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
@@ -97,37 +102,51 @@ class Shift:
     """
 
     def __init__(
-        self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice, signer: Signer | None = None
+        self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice, arrivals: Arrivals,
+        signer: Signer | None = None,
     ) -> None:  # fmt: skip
         self._nothing, self.machine, self.run, self.engine = nothing, machine, run, engine
         self.recipe, self.text = nothing.recipe, nothing.text
-        self._voice, self._signer = voice, signer
+        self._voice, self._signer, self._arrivals = voice, signer, arrivals
+        self._lookout = Lookout(self.recipe.photos[0], arrivals, voice.warn)
         self._begun = time.monotonic()
-        self._outcome: dict[str, dict[str, str]] = {}  # by the photo's path: the states of its Edits by key
         self._broken: dict[str, Broken] = {}
         self._undelivered: dict[str, str] = {}
         self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
-        self._away = self._in_session = False
-        self._passed: tuple[Passed, ...] = ()
+        self._in_session = False
 
-    def work(self, arrivals: Arrivals, stop: Stop, *, once_idle: float | None, pause: float) -> None:
+    def work(self, stop: Stop, *, once_idle: float | None, pause: float) -> None:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
-        while not stop.asked.is_set():
-            found = self._look(arrivals)
-            self._passed = found.passed
-            self._forget(arrivals)
-            if found.photos or found.broken:
-                self._take(found, stop)
-            elif once_idle is not None and not arrivals.waiting and arrivals.idle >= once_idle:
-                return
-            else:
-                stop.asked.wait(pause)
+        refuse_output(self.recipe.photos[0].folder, self.recipe.output.folder)
+        with closing(self._lookout) as lookout:
+            while not stop.asked.is_set():
+                if lookout.look():
+                    self._forget()
+                if lookout.hurries or self._take_whole(stop):
+                    continue
+                idle = once_idle is not None and not self._arrivals.waiting and self._arrivals.idle >= once_idle
+                if idle and lookout.is_calm:
+                    return
+                if idle:
+                    lookout.hurry()
+                else:
+                    stop.asked.wait(pause)
+
+    def _take_whole(self, stop: Stop) -> bool:
+        """Edit the files that became whole since the last look; whether there were any."""
+        with self._arrivals.poll() as whole:
+            if not whole.files and not whole.broken:
+                return False
+            found = looked_at(whole.files, whole.broken)
+        self._take(found, stop)
+        return True
 
     def job(self) -> Job:
         """What a session's ending is told about."""
         plan = read_run(self.run.root).plan  # all that was ever watched, as the sheets will show it
-        return self._job(Scan((), tuple(self._broken.values()), passed=self._passed), plan)
+        lookout = self._lookout
+        return self._job(Scan((), tuple(self._broken.values()), notes=lookout.notes, passed=lookout.passed), plan)
 
     def _job(self, found: Scan, plan: Plan) -> Job:
         notes = (*found.notes, *self._nothing.notes)
@@ -135,38 +154,20 @@ class Shift:
 
     def summary(self, stop: Stop) -> Summary:
         """How the whole watch went."""
-        states = Counter({key: state for own in self._outcome.values() for key, state in own.items()}.values())
+        states = self._arrivals.sightings.states()
         seconds = time.monotonic() - self._begun
         undelivered = tuple(self._undelivered.items())
         return Summary(
             states, self._made, self._delivered, undelivered, self._shrunk, seconds, stop.exit_code, notes=self._notes
         )
 
-    def _look(self, arrivals: Arrivals) -> Scan:
-        """The files that became whole since the last look; nothing while the folder is away, as a card or share is."""
-        folder = self.recipe.photos[0].folder
-        away = arrivals.polls > 0 and not folder.is_dir()
-        if away and not self._away:
-            self._voice.warn(f"{folder} is gone; waiting for it to come back")
-        self._away = away
-        try:
-            with arrivals.poll() as ready:
-                return _NOTHING if away else scan(self.recipe.photos, output=self.recipe.output.folder, wanted=ready)
-        except (NothingMatchedError, OSError):  # an empty folder, or a file that went while it was looked at
-            return _NOTHING
-        except PlanError:
-            if arrivals.polls > 1 and not folder.is_dir():  # it went just now
-                return _NOTHING
-            raise
-
-    def _forget(self, arrivals: Arrivals) -> None:
+    def _forget(self) -> None:
         """A photo that went before it could be edited is nothing that is missing, and stands in no other's way."""
-        for path in arrivals.vanished:
-            self._broken.pop(path, None)
-            if set(self._outcome.get(path, {}).values()) != {"done"}:
-                self._outcome.pop(path, None)
-        if arrivals.vanished:
-            arrivals.again(self._broken)
+        sightings = self._arrivals.sightings
+        sightings.drop([path for path in sightings.undone() if not os.path.lexists(path)])
+        mended = self._lookout.mended
+        for path in [path for path in self._broken if path in mended or not os.path.lexists(path)]:
+            del self._broken[path]
 
     def _take(self, found: Scan, stop: Stop) -> None:
         """Edit these photos together; one that cannot be planned takes no other with it."""
@@ -203,7 +204,7 @@ class Shift:
     def _begin(self, plan: Plan) -> None:
         self.run.begin_session(plan, invocation_of(self.text, self.run.spec, partial=True))
         self._in_session = True
-        note_unedited(self.run, Scan((), passed=self._passed))
+        note_unedited(self.run, Scan((), passed=self._lookout.passed))
 
     def _count(self, plan: Plan, summary: Summary) -> None:
         self._made += summary.made
@@ -213,9 +214,11 @@ class Shift:
         self._notes.update(summary.notes)
         for photo in plan.photos:
             self._broken.pop(str(photo.path), None)
-            self._outcome[str(photo.path)] = {}
+        states: dict[str, dict[str, str]] = {str(photo.path): {} for photo in plan.photos}
         for strip in plan.strips:
-            self._outcome[str(strip.photo.path)] |= {edit.key: self._state(edit) for edit in strip.edits}
+            states[str(strip.photo.path)] |= {edit.key: self._state(edit) for edit in strip.edits}
+        for path, own in states.items():
+            self._arrivals.sightings.became(path, own)
 
     def _state(self, edit: Edit) -> str:
         if edit.key in self.run.done:

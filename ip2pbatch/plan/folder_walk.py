@@ -10,10 +10,10 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ip2pbatch.errors import PlanError
-from ip2pbatch.plan.formats import by_suffix, suffixes
+from ip2pbatch.plan.formats import FORMATS, by_suffix, suffixes
 from ip2pbatch.plan.globs import below, matcher
 from ip2pbatch.plan.unedited import Broken, Tally, is_litter, why_not
 
@@ -31,6 +31,9 @@ _SHOT = {"jpeg": 0, "heic": 1, "raw": 2}
 
 # What a run leaves in its output folder beside the files that it delivers.
 _OWN = re.compile(r"sheets|report\.html|recipe(?:-\d+)?\.yaml")
+
+# The folders of a run and of those that were begun beside it; whoever removes the first may keep a later one.
+_RUNS = (RUN_FOLDER, *(f"{RUN_FOLDER}-{number}" for number in range(2, 6)))
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESRCH, errno.ESTALE}
 
@@ -55,7 +58,8 @@ class Walk:
         suffix = root.suffix.lower()
         if stat.S_ISDIR(status.st_mode):
             before = len(self.files)
-            _FolderWalk(self, folder, prefix).run()
+            for _ in FolderWalk(self, folder, prefix).steps():
+                pass
             self.files[before:] = self._without_twins(self.files[before:], folder.pairs)
         elif stat.S_ISREG(status.st_mode) and suffix in SUFFIXES:
             self.files.append((nfc(root.name), str(root.absolute()), status))
@@ -69,10 +73,8 @@ class Walk:
             return files
         shots: dict[str, dict[int, list[File]]] = {}
         for file in files:
-            stem, suffix = os.path.splitext(file[0])  # noqa: PTH122 (100,000 of them)
-            kind = by_suffix(suffix)
-            if kind is not None and kind.name in _SHOT:
-                shots.setdefault(stem.casefold(), {}).setdefault(_SHOT[kind.name], []).append(file)
+            if shot := shot_of(file[0]):
+                shots.setdefault(shot[0], {}).setdefault(shot[1], []).append(file)
         twins = set()
         for kinds in shots.values():
             wanted = (min if pairs == "jpeg" else max)(kinds)
@@ -91,25 +93,112 @@ class Walk:
         return (f"{links} out of the photos' folder and {were} passed over; `follow_links: true` follows {them}",)
 
 
-class _FolderWalk:
-    """One folder, recursively: real folders first, then the links within it, so that names do not depend on order."""
+class Entry(Protocol):
+    """What a walk asks of a name that it comes by, as os.DirEntry answers it."""
 
-    def __init__(self, walk: Walk, folder: PhotoFolder, prefix: str) -> None:
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def is_symlink(self) -> bool: ...
+    def is_file(self) -> bool: ...
+    def is_dir(self) -> bool: ...
+    def stat(self) -> os.stat_result: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The same of a name that somebody told of."""
+
+    name: str
+    path: str
+
+    def is_symlink(self) -> bool:
+        return os.path.islink(self.path)  # noqa: PTH114 (it raises nothing)
+
+    def is_file(self) -> bool:
+        return os.path.isfile(self.path)  # noqa: PTH113 (it raises nothing)
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)  # noqa: PTH112 (it raises nothing)
+
+    def stat(self) -> os.stat_result:
+        return Path(self.path).stat()
+
+
+class FolderWalk:
+    """One folder, recursively: real folders first, then the links within it, so that names do not depend on order.
+
+    What it comes by it notes in `walk`.
+    """
+
+    def __init__(self, walk: Walk, folder: PhotoFolder, prefix: str = "") -> None:
         self.walk, self.folder, self.prefix = walk, folder, prefix
-        self.root = os.path.realpath(folder.folder)
+        self.top, self.root = str(folder.folder.absolute()), os.path.realpath(folder.folder)
         self.wanted, self.unwanted = matcher(folder.include), matcher([*folder.exclude, *below(folder.exclude)])
         self.seen: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
 
-    def run(self) -> None:
-        top = str(self.folder.folder.absolute())
-        self.enter(top, "")
+    def steps(self, top: str | None = None) -> Iterator[None]:
+        """Walk it, or a folder in it that `one` was told of: a step for each name, so that one may stop in between.
+
+        Of a part, links are followed where they lead away: what they lead to in it has a name of its own.
+        """
+        below = "" if top is None else self.below(top)
+        if below is None:
+            return
+        yield from self.enter(os.path.join(self.top, below), below)  # noqa: PTH118 (a path as os.scandir gives it)
         while self.links:
             links, self.links = sorted(self.links), []
             for path, name in links:
-                self.enter(path, name)
+                if top is None or not _is_in(os.path.realpath(path), self.root):
+                    yield from self.enter(path, name)
 
-    def enter(self, top: str, name: str) -> None:
+    def one(self, path: str) -> bool:
+        """Note the one thing at `path` as a walk would come by it; whether it is a folder, to be walked then."""
+        folder, name = os.path.split(path)
+        below = self.below(folder)
+        if below is None:
+            return False
+        entry = _Named(name, os.path.join(self.top, below + name))  # noqa: PTH118 (a path as os.scandir gives it)
+        if not self.shows(entry, below, self.ran_in(folder)):
+            return False
+        try:
+            return self.take(entry, below)
+        except OSError as error:
+            self.lost(entry, below, error)
+            return False
+
+    def below(self, folder: str) -> str | None:
+        """What the names in a folder begin with, by the real folder's path where a link leads to it; None where no walk
+        comes there.
+        """
+        real = os.path.realpath(folder)
+        base, path = (self.root, real) if _is_in(real, self.root) else (self.top, folder)
+        if path is folder and not (self.folder.follow_links and _is_in(folder, self.top)):
+            return None
+        below, at = "", self.top
+        for name in filter(None, path[len(base) :].split(os.sep)):  # noqa: PTH206
+            entry = _Named(name, os.path.join(at, name))  # noqa: PTH118 (a path as os.scandir gives it)
+            child = nfc(below + name)
+            if not self.shows(entry, below, self.ran_in(at)) or self.unwanted(child) or self.unwanted(child + "/"):
+                return None
+            below, at = f"{below}{name}/", entry.path
+            if self.ran_in(at):
+                return None
+        return below
+
+    def rivals(self, name: str, path: str) -> list[str]:
+        """The paths at which a file of the same shot may lie that is edited in the place of this one."""
+        shot = shot_of(name)
+        if shot is None:
+            return []
+        better = [kind for kind, rank in _SHOT.items() if is_better(rank, shot[1], self.folder.pairs)]
+        ends = {end for kind in better for suffix in FORMATS[kind].suffixes for end in (suffix, suffix.upper())}
+        (own, _), (stem, _) = os.path.splitext(name), os.path.splitext(path)  # noqa: PTH122
+        return [stem + end for end in sorted(ends) if self.wanted(own + end) and not self.unwanted(own + end)]
+
+    def enter(self, top: str, name: str) -> Iterator[None]:
         """Walk `top`, called `name`, without recursion: a tree may be deeper than Python's stack."""
         waiting = [(top, name)]
         while waiting:
@@ -120,8 +209,9 @@ class _FolderWalk:
                         waiting.append((entry.path, f"{below}{entry.name}/"))
                 except OSError as error:
                     self.lost(entry, below, error)
+                yield
 
-    def take(self, entry: os.DirEntry[str], below: str) -> bool:
+    def take(self, entry: Entry, below: str) -> bool:
         """Note a file, or a link for later; whether this is a folder to walk now. Raises OSError."""
         child = f"{below}{entry.name}"
         if entry.is_symlink() and not self.follows(entry, child):
@@ -138,29 +228,37 @@ class _FolderWalk:
             return True
         return False
 
-    def entries(self, path: str, below: str) -> Iterator[os.DirEntry[str]]:
-        """What a folder holds but for hidden things; nothing of another run's output folder, and of none twice."""
+    def entries(self, path: str, below: str) -> Iterator[Entry]:
+        """What a folder holds but for hidden things; nothing of another run's output folder, and of none twice.
+
+        One by one: a folder may hold a million.
+        """
         try:
             status = os.stat(path)  # noqa: PTH116 (a path that os.scandir gave)
             if (status.st_dev, status.st_ino) in self.seen:
                 return
             self.seen.add((status.st_dev, status.st_ino))
+            ran_here = self.ran_in(path)
+            if ran_here and below:
+                self.walk.passed.add("another run", self.prefix + below.rstrip("/"))
+                return
             with os.scandir(path) as found:
-                entries = list(found)
+                yield from (entry for entry in found if self.shows(entry, below, ran_here))
         except OSError as error:
             self.unopened(path, below, error)
-            return
-        ran_here = any(entry.name.startswith(RUN_FOLDER) for entry in entries)
-        if ran_here and below:
-            self.walk.passed.add("another run", self.prefix + below.rstrip("/"))
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
-                self.hidden(entry, below)
-            elif not (ran_here and _OWN.fullmatch(entry.name)) and not is_litter(entry.name):
-                yield entry
 
-    def hidden(self, entry: os.DirEntry[str], below: str) -> None:
+    def ran_in(self, path: str) -> bool:
+        """Whether a run has its output there. Asked by the names it has: a folder is not listed for it."""
+        return any(os.path.lexists(f"{path}{os.sep}{name}") for name in _RUNS)
+
+    def shows(self, entry: Entry, below: str, ran_here: bool) -> bool:
+        """Whether a name is anybody's work: not hidden, not a run's own, not what systems leave about."""
+        if entry.name.startswith("."):
+            self.hidden(entry, below)
+            return False
+        return not (ran_here and _OWN.fullmatch(entry.name)) and not is_litter(entry.name)
+
+    def hidden(self, entry: Entry, below: str) -> None:
         if _suffix(entry) in SUFFIXES and not is_litter(entry.name):
             self.walk.passed.add("hidden", f"{self.prefix}{below}{entry.name}")
 
@@ -173,7 +271,7 @@ class _FolderWalk:
             reason = f"the folder cannot be read: {error.strerror or error}"
             self.walk.broken.append(Broken(name, Path(path), reason))
 
-    def lost(self, entry: os.DirEntry[str], below: str, error: OSError) -> None:
+    def lost(self, entry: Entry, below: str, error: OSError) -> None:
         """A name whose file cannot be looked at: gone, or out of reach."""
         name = f"{self.prefix}{nfc(below + entry.name)}"
         if error.errno in _GONE:
@@ -183,7 +281,7 @@ class _FolderWalk:
         else:
             self.walk.passed.add("unreachable", name)
 
-    def follows(self, entry: os.DirEntry[str], child: str) -> bool:
+    def follows(self, entry: Entry, child: str) -> bool:
         real = os.path.realpath(entry.path)
         if self.folder.follow_links or real == self.root or real.startswith(self.root.rstrip(os.sep) + os.sep):
             if not Path(real).exists():
@@ -193,7 +291,7 @@ class _FolderWalk:
         self.walk.outside += 1
         return False
 
-    def file(self, entry: os.DirEntry[str], child: str) -> None:
+    def file(self, entry: Entry, child: str) -> None:
         name = self.prefix + nfc(child)
         if _suffix(entry) not in SUFFIXES:
             self.walk.passed.add_file(name)
@@ -207,12 +305,28 @@ class _FolderWalk:
             self.walk.files.append((name, entry.path, entry.stat()))
 
 
+def shot_of(name: str) -> tuple[str, int] | None:
+    """The shot that a file is of, by how its name begins, and how finished it is (0 most); None of other files."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 (100,000 of them)
+    kind = by_suffix(suffix)
+    return (stem.casefold(), _SHOT[kind.name]) if kind is not None and kind.name in _SHOT else None
+
+
+def is_better(rank: int, other: int, pairs: Pairs) -> bool:
+    """Whether of two files of one shot the one of this `rank` is asked for in the place of the other."""
+    return pairs != "both" and (rank < other if pairs == "jpeg" else rank > other)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def nfc(name: str) -> str:
     """A name as photos have it: composed, whatever the file system did to it."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _suffix(entry: os.DirEntry[str]) -> str:
+def _suffix(entry: Entry) -> str:
     return os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (100,000 of them)
 
 

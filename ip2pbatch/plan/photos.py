@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -61,19 +61,14 @@ class Scan:
         return self.photos[0].name
 
 
-def scan(
-    folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: Memory | None = None,
-    wanted: Callable[[str, os.stat_result], bool] | None = None,
-) -> Scan:  # fmt: skip
+def scan(folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: Memory | None = None) -> Scan:
     """The photos of `folders`, sorted by name; of a lone manifest in its order. Raises PlanError, NothingMatchedError,
     RecipeError (a CSV's rows).
 
     With several folders each name begins with its folder's name. What a manifest says of a photo is believed: the photo
     is held to it when it is loaded. One that cannot be read is in `broken` and stops nothing. `output` inside a folder
     of photos is refused: a second run would edit the first one's pictures. `memory` is where digests are remembered
-    between scans, this user's cache where it is None. `wanted` is asked with the path and the status of each file
-    before it is opened: `watch` leaves out what is still being copied. With it two files of one name refuse nothing:
-    the later one is `broken`, because nobody looks at a folder that is watched.
+    between scans, this user's cache where it is None.
     """
     from ip2pbatch.plan.memory import Memory  # brings a database along, which `--help` does not need
 
@@ -88,15 +83,9 @@ def scan(
         if output is not None:
             refuse_output(folder.folder, output)
         walk.visit(folder, prefix)
-    files, twins = _once(walk.files)
-    unread = walk.broken
-    if wanted is not None:
-        files = [file for file in files if wanted(file[1], file[2])]
-        unread = [one for one in [*unread, *twins] if _is_whole(one, wanted)]
-    elif not files and not unread and not any(one.photos or one.rest or one.broken for one in listings):
+    files, unread = _once(walk.files), walk.broken
+    if not files and not unread and not any(one.photos or one.rest or one.broken for one in listings):
         raise _nothing(folders, walk)
-    elif twins:
-        raise PlanError(twins[0].reason, hint="rename one of them, or exclude it")
     photos: Sequence[Photo]
     photos, broken = _look_at(files, memory, walk.passed)
     listed, unlisted = _complete(listings, memory, walk.passed)
@@ -145,12 +134,14 @@ def _together(photos: Sequence[Photo], listed: Sequence[Sequence[Photo]]) -> tup
     return tuple(sorted(by_name.values(), key=lambda photo: photo.name))
 
 
-def _is_whole(broken: Broken, wanted: Callable[[str, os.stat_result], bool]) -> bool:
-    """Whether a file that cannot be read stopped growing; one that went meanwhile is nobody's trouble."""
-    try:
-        return wanted(str(broken.path), broken.path.lstat())
-    except OSError:
-        return False
+def looked_at(files: Sequence[File], broken: Sequence[Broken] = ()) -> Scan:
+    """What some files of a folder hold that a walk came by, beside those of which it says that they are `broken`; one
+    that is gone by now is passed over.
+    """
+    from ip2pbatch.plan.memory import Memory  # brings a database along, which `--help` does not need
+
+    photos, more = _look_at(files, Memory.of_this_user(), Tally())
+    return Scan(photos, tuple(sorted([*broken, *more], key=lambda one: one.name)))
 
 
 def _nothing(folders: Sequence[PhotoFolder], walk: Walk) -> NothingMatchedError:
@@ -244,21 +235,25 @@ def refuse_output(folder: Path, output: Path) -> None:
         )
 
 
-def _once(files: Sequence[File]) -> tuple[list[File], list[Broken]]:
-    """`files` without those listed twice, and those whose name some file system takes for an earlier one's."""
+def _once(files: Sequence[File]) -> list[File]:
+    """`files` without those listed twice. Raises PlanError where a file system may take two for one by their names."""
     seen: dict[str, str] = {}
-    once, twins = [], []
+    once = []
     for name, path, status in sorted(files, key=_arrival):
         folded = name.casefold()
         if folded not in seen:
             seen[folded] = path
             once.append((name, path, status))
         elif seen[folded] != path:
-            why = f"{seen[folded]!r} and {path!r} would have one name (case and Unicode form do not tell files apart)"
-            twins.append(Broken(name, Path(path), why))
-    return once, twins
+            raise PlanError(one_name(seen[folded], path), hint="rename one of them, or exclude it")
+    return once
+
+
+def one_name(first: str, second: str) -> str:
+    """Why the second of two files cannot be edited beside the first."""
+    return f"{first!r} and {second!r} would have one name (case and Unicode form do not tell files apart)"
 
 
 def _arrival(file: File) -> tuple[int, str]:
-    """Of two files of one name the one that has been there longer is the photo, after a restart of `watch` too."""
+    """Of two files of one name the one that has been there longer is named first."""
     return file[2].st_ctime_ns, file[1]

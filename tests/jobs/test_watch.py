@@ -19,8 +19,9 @@ from runs import LONG, make_photos, many, strays
 
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.engine.fake import FakeEngine
-from ip2pbatch.run.arrivals import Arrivals
+from ip2pbatch.plan.unedited import Tally
 from ip2pbatch.run.engine import Result
+from ip2pbatch.run.incoming.arrivals import Arrivals
 
 RECIPE = """
 model: tiny
@@ -94,50 +95,59 @@ class Clock:
         return self.now
 
 
-def status(path: Path, size: int) -> os.stat_result:
-    path.write_bytes(b"x" * size)
-    return path.stat()
-
-
-def ready(arrivals: Arrivals, **files: os.stat_result) -> set[str]:
-    with arrivals.poll() as wanted:
-        return {name for name, facts in files.items() if wanted(name, facts)}
+def ready(arrivals: Arrivals, *paths: Path) -> set[str]:
+    """What is handed out after a look at these files."""
+    for path in paths:
+        arrivals.see(path.name, str(path), path.stat(), Tally())
+    with arrivals.poll() as whole:
+        return {name for name, _, _ in whole.files}
 
 
 def test_a_file_is_ready_once_and_only_when_it_has_stopped_growing(tmp_path: Path) -> None:
-    clock = Clock()
+    clock, path = Clock(), tmp_path / "a"
     arrivals = Arrivals(2.0, clock=clock)
     for size in range(1, 6):  # a slow copy: never 2 s without a change
-        assert not ready(arrivals, a=status(tmp_path / "a", size))
+        path.write_bytes(b"x" * size)
+        assert not ready(arrivals, path)
         clock.now += 1.5
-    whole = (tmp_path / "a").stat()
-    assert not ready(arrivals, a=whole)
+    assert not ready(arrivals)  # nobody told of the last change, and it is seen
     assert arrivals.waiting == 1
     clock.now += 2.0
-    assert ready(arrivals, a=whole) == {"a"}
+    assert ready(arrivals, path) == {"a"}
     clock.now += 10.0
-    assert not ready(arrivals, a=whole)
+    assert not ready(arrivals, path)
     assert arrivals.idle == 10.0
-    assert not ready(arrivals, a=status(tmp_path / "a", 9))  # written again: it is another photo now
+    path.write_bytes(b"x" * 9)  # written again: it is another photo now
+    assert not ready(arrivals, path)
     clock.now += 2.0
-    assert ready(arrivals, a=(tmp_path / "a").stat()) == {"a"}
+    assert ready(arrivals, path) == {"a"}
 
 
 def test_a_burst_is_handed_out_in_parts_and_a_failed_look_gives_them_back(tmp_path: Path) -> None:
-    clock = Clock()
-    arrivals = Arrivals(1.0, most=2, clock=clock)
-    files = {name: status(tmp_path / name, 3) for name in "abcde"}
-    ready(arrivals, **files)
+    clock, paths = Clock(), [tmp_path / name for name in "abcde"]
+    arrivals = Arrivals(1.0, most=2, room=4, clock=clock)
+    for path in paths:
+        path.write_bytes(b"xyz")
+    ready(arrivals, *paths)
+    assert not arrivals.has_room
     clock.now = 1.0
-    with contextlib.suppress(OSError), arrivals.poll() as wanted:
-        assert wanted("a", files["a"])
+    with contextlib.suppress(OSError), arrivals.poll() as whole:
+        assert [name for name, _, _ in whole.files] == ["a", "b"]
         raise OSError("the share is away")
-    parts = [ready(arrivals, **files) for _ in range(4)]
+    parts = [ready(arrivals, *paths) for _ in range(4)]
     assert [len(part) for part in parts] == [2, 2, 1, 0]
     assert set().union(*parts) == set("abcde")
-    del files["c"]
-    ready(arrivals, **files)
-    assert arrivals.vanished == ("c",)
+    assert arrivals.waiting == 0
+
+
+def test_a_file_that_went_before_it_was_whole_is_not_waited_for(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "a"
+    arrivals = Arrivals(1.0, clock=clock)
+    path.write_bytes(b"x")
+    ready(arrivals, path)
+    path.unlink()
+    clock.now = 1.0
+    assert not ready(arrivals)
     assert arrivals.waiting == 0
 
 
