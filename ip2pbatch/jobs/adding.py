@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -228,7 +228,7 @@ def _pictures(recipes: Sequence[Recipe], job: Job) -> set[tuple[Path, tuple[str,
     }  # fmt: skip
 
 
-def names_beside(job: Job, targets: dict[Place, str], run: Run) -> dict[Place, str]:
+def names_beside(job: Job, targets: Mapping[Place, str], run: Run) -> Mapping[Place, str]:
     """The names of a job that adds: where an earlier picture has one, the axis in which they differ is appended, and a
     picture that was delivered with such a name keeps it.
     """

@@ -141,7 +141,7 @@ def openings(
 def _telling(edits: Sequence[Edit], workers: int) -> tuple[Edit, ...]:
     """Those that a worker's engine is chosen by: one of each kind, and of all others its share."""
     kinds = {(edit.size, edit.steps, edit.sampler): edit for edit in edits}
-    return (*kinds.values(), *edits[::workers][:_TELLING])
+    return (*kinds.values(), *edits[: _TELLING * workers : workers])
 
 
 class Idle:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.jobs.job import Job, file_names
-from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
 from ip2pbatch.plan.schedule import padding
@@ -81,7 +80,7 @@ def forecast(job: Job) -> Forecast:
         rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items()},
         sizes=dict(sizes.most_common()),
-        disk=_needed(job, left), disk_free=_free(job.out),
+        disk=_needed(job, done), disk_free=_free(job.out),
     )  # fmt: skip
 
 
@@ -128,11 +127,11 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
     return due
 
 
-def why_tight(job: Job, left: Sequence[Edit]) -> str:
-    """That the disk may be too small for the Edits that are left to make, "" where it is not. Told, and never a reason
+def why_tight(job: Job, done: Container[str]) -> str:
+    """That the disk may be too small for the Edits that are not `done`, "" where it is not. Told, and never a reason
     to refuse: pictures take more or less room by what is on them.
     """
-    needed, free = _needed(job, left), _free(job.out)
+    needed, free = _needed(job, done), _free(job.out)
     if needed <= free:
         return ""
     return (
@@ -145,16 +144,16 @@ def _room(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _needed(job: Job, left: Sequence[Edit]) -> int:
+def _needed(job: Job, done: Container[str]) -> int:
     """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
     carried = job.plan.latents
+    left = (edit for edit in job.plan.edits if edit.key not in done)
     model = sum(e.size[0] * e.size[1] * (_LOSSLESS + _LATENT * (e.key in carried)) for e in left)
-    keys = {edit.key for edit in left}
     full = job.recipe.output.full_resolution == "auto"
     files = 0.0
     for strip in job.plan.strips:
         width, height = strip.photo.size if full else strip.edits[0].size
-        files += width * height * _DELIVERED * sum(strip.edits[link - 1].key in keys for link in strip.keep)
+        files += width * height * _DELIVERED * sum(strip.edits[link - 1].key not in done for link in strip.keep)
     return round(model + files)
 
 

@@ -146,7 +146,7 @@ def defaults_of(recipe: Recipe, *, fresh: bool = False) -> tuple[ModelDefaults, 
     return kept, (f"the run keeps the defaults that it was begun with: {said}; --fresh begins one with today's",)
 
 
-def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> dict[Place, str]:
+def file_names(job: Job, numbers: Mapping[str, int] | None = None) -> Mapping[Place, str]:
     """The name of every file of the job. Raises PlanError where two results would have one name."""
     from ip2pbatch.plan.names import output_names
     from ip2pbatch.plan.written.template import Template

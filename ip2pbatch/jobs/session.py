@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,7 +186,7 @@ def _begin(
 def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
     from ip2pbatch.jobs.forecast import why_tight
 
-    if why := why_tight(job, [edit for edit in job.plan.edits if edit.key not in run.done]):
+    if why := why_tight(job, run.done):
         voice.warn(why)
 
 
@@ -198,7 +199,7 @@ def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError
     from ip2pbatch.run.directory.healing import heal, last_group
     from ip2pbatch.run.sources import heal_sources
 
-    done = [edit.key for edit in job.plan.edits if edit.key in run.done]
+    done = [*islice((key for key in job.plan.keys if key in run.done), MOST_READ + 1)]
     many = len(done) > MOST_READ
     if not done:
         return {}
@@ -298,7 +299,7 @@ def _delivered(job: Job, voice: Voice) -> tuple[Summary, set[str]]:
         made = dataclasses.replace(job.plan, edits=tuple(edit for edit in job.plan.edits if edit.key in run.done))
         with voice.progress(made) as events, voice.stop() as stop:
             summary = run_plan(made, run, engines.Idle(), options, events, stop=stop)
-    return summary, {edit.key for edit in job.plan.edits} - {edit.key for edit in made.edits}
+    return summary, set(job.plan.keys) - set(made.keys)
 
 
 def ended(
@@ -323,7 +324,8 @@ def ended(
 
 
 def _cells(job: Job) -> int:
-    return sum(len(strip.edits) for strip in job.asked.strips)
+    """As many as are drawn are counted, and of more no more than that they are."""
+    return sum(len(strip.edits) for strip in islice(job.asked.strips, MOST_CELLS + 1))
 
 
 def _then(job: Job) -> Then | None:

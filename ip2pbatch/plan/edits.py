@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from ip2pbatch.disk.hash_table import HashTable
+from ip2pbatch.disk.on_demand import spooled
 
 KEY_VERSION = 1
+_as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 Carry = Literal["latent", "pixels"]
 
@@ -52,7 +59,7 @@ def make_edit(
     """
     scales = float(guidance.text), float(guidance.image)
     fields = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
-    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    text = _as_json(fields)
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry)
 
@@ -75,11 +82,36 @@ class Strip:
     strength: float | None = None
 
 
+class ManyEdits(Sequence[Edit]):
+    """The Edits of a large plan: each is made when it is asked for, and what many ask of all is at hand."""
+
+    @abstractmethod
+    def keys(self) -> Iterator[str]:
+        """The key of each, in order."""
+
+    def places(self) -> Callable[[str], int | None]:
+        """See Plan.places."""
+        return {key: number for number, key in enumerate(self.keys())}.get
+
+    @property
+    def latents(self) -> Container[str]:
+        """See Plan.latents."""
+        return _latents(self)
+
+
+class ManyStrips(Sequence[Strip]):
+    """The strips of a large plan, those of a photo beside each other."""
+
+    @abstractmethod
+    def of_same_photo(self, number: int) -> Sequence[Strip]:
+        """All strips of the photo that has this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All pictures a recipe asks for: `edits` are unique, parents before children, shared chain prefixes once.
 
-    Those of a large plan that is read from a run are made when they are asked for: go through them once, in order.
+    Strips and Edits of a large plan are made when they are asked for: go through them once, in order.
     """
 
     name: str
@@ -89,21 +121,48 @@ class Plan:
     edits: Sequence[Edit]
 
     @property
-    def latents(self) -> set[str]:
+    def keys(self) -> Iterator[str]:
+        """The key of every Edit, in order; no Edit is made for it."""
+        return self.edits.keys() if isinstance(self.edits, ManyEdits) else (edit.key for edit in self.edits)
+
+    def places(self) -> Callable[[str], int | None]:
+        """What gives the number of an Edit in `edits` by its key, None where it is not among them."""
+        if isinstance(self.edits, ManyEdits):
+            return self.edits.places()
+        return {edit.key: number for number, edit in enumerate(self.edits)}.get
+
+    @property
+    def latents(self) -> Container[str]:
         """The keys of the Edits whose latent is kept: every link of a chain that hands latents on.
 
         The last one's too, so that a chain that grows by a link pays for that link alone. A lone edit keeps none: a
         latent takes an eighth of its picture's room with Stable Diffusion, and as much as that with the embedded model.
         """
-        links = [edit for edit in self.edits if edit.carry == "latent"]
-        return {edit.key for edit in links} | {edit.source for edit in links}
+        return self.edits.latents if isinstance(self.edits, ManyEdits) else _latents(self.edits)
 
     @property
     def twins(self) -> dict[str, str]:
         """Photos that are the same picture as an earlier one and share its Edits: the later name to the earlier."""
+        copies = _told_again(self.photos)
         first: dict[str, str] = {}
-        own = {strip.photo.name: first.setdefault(strip.edits[0].key, strip.photo.name) for strip in self.strips}
+        own = {
+            strip.photo.name: first.setdefault(strip.edits[0].key, strip.photo.name)
+            for strip in (self.strips if copies else ()) if strip.photo.digest in copies
+        }  # fmt: skip
         return {name: earlier for name, earlier in own.items() if name != earlier}
+
+
+def _latents(edits: Iterable[Edit]) -> set[str]:
+    return {key for edit in edits if edit.carry == "latent" for key in (edit.key, edit.source)}
+
+
+def _told_again(photos: Sequence[Photo]) -> set[str]:
+    """The digests that several photos have."""
+    seen, again = HashTable(), set[str]()
+    for number, photo in enumerate(photos):
+        if _first(photos, seen, number, photo.digest) != number:
+            again.add(photo.digest)
+    return again
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +178,29 @@ class Photo:
     path: Path
     digest: str
     size: tuple[int, int]
+
+
+def _first(photos: Sequence[Photo], seen: HashTable, number: int, digest: str) -> int:
+    return seen.setdefault(hash(digest), number, lambda other: photos[other].digest == digest)
+
+
+MOST_HELD = 50_000
+"""Photos, and Edits, that are held as they are; of more some bytes each."""
+
+
+def held(photos: Iterable[Photo]) -> Sequence[Photo]:
+    """`photos` in memory, or where they are very many on the disk. Raises ResourceError."""
+    rest = iter(photos)
+    first = tuple(islice(rest, MOST_HELD))
+    if len(first) < MOST_HELD:
+        return first
+    return spooled(map(_row, chain(first, rest)), _photo)
+
+
+def _row(photo: Photo) -> list[object]:
+    return [photo.name, os.fspath(photo.path), photo.digest, *photo.size]
+
+
+def _photo(row: Any) -> Photo:
+    name, path, digest, width, height = row
+    return Photo(name, Path(path), digest, (width, height))

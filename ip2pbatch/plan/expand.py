@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+from array import array
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.errors import NothingMatchedError, PlanError
-from ip2pbatch.plan.edits import Carry, Edit, Guidance, Photo, Plan, Strip, make_edit
+from ip2pbatch.plan.edits import MOST_HELD, Carry, Edit, Guidance, ManyEdits, ManyStrips, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import matcher
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.photos import Scan
+    from ip2pbatch.plan.written.instructions import Instruction
     from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
+
+Thing = TypeVar("Thing")
+MakeEdit = Callable[..., Edit]
+"""From all fields of an Edit but its key, in their order."""
+_KEY = 16  # bytes of a key, which are 32 hex digits
+_RECENT = 256  # photos whose strips are held after they were asked for: several threads may be at several of them
 
 
 def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
@@ -27,23 +38,231 @@ def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
     Raises PlanError where a photo has no size that the model can take or an edit names photos that are not there,
     NothingMatchedError where there is no edit.
     """
-    edits: dict[str, Edit] = {}
-    own = defaultdict(list)
-    for row in scan.instructions:
-        own[row.photo].append(row.edit)
-    shared = [_Spec.of(spec, recipe, defaults) for spec in recipe.edits]
     if scan.whole:
         _refuse_unmatched(recipe, scan)
-    strips = []
-    for photo in scan.photos:
-        sizes = {size: model_size(photo, size, defaults) for size in {recipe.size, *(spec.size for spec in shared)}}
-        specs = shared + [_Spec.of(spec, recipe, defaults) for spec in _own(recipe.edits, own.get(photo.name, ()))]
-        for spec in (spec for spec in specs if spec.wants(photo.name)):
-            for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain)):
-                strips += [_strip(photo, sizes[spec.size], spec, guidance, seeds, edits) for guidance in spec.cells]
+    asked = _Asked(recipe, scan.instructions, defaults)
+    strips, edits = Expansion(scan.photos, asked).parts()
     if scan.photos and not strips:
         raise NothingMatchedError("no edit for any of the photos", hint="give the recipe edits, or the CSV a row")
-    return Plan(recipe.name, recipe.model, scan.photos, tuple(strips), tuple(edits.values()))
+    return Plan(recipe.name, recipe.model, scan.photos, strips, edits)
+
+
+class _Asked:
+    """The strips that a recipe asks for of a photo, each Edit made once."""
+
+    def __init__(self, recipe: Recipe, instructions: Sequence[Instruction], defaults: ModelDefaults) -> None:
+        self._recipe, self._defaults = recipe, defaults
+        self._shared = [_Spec.of(spec, recipe, defaults) for spec in recipe.edits]
+        self._sizes = {recipe.size, *(spec.size for spec in self._shared)}
+        self._own: dict[str, list[EditSpec]] = defaultdict(list)
+        for row in instructions:
+            self._own[row.photo].append(row.edit)
+
+    def __call__(self, photo: Photo, make: MakeEdit | None = None) -> list[Strip]:
+        """Raises PlanError where the photo has no size that the model can take."""
+        make = make or _Once()
+        sizes = {size: model_size(photo, size, self._defaults) for size in self._sizes}
+        return [
+            _strip(photo, sizes[spec.size], spec, guidance, seeds, make)
+            for spec in self._specs(photo.name) if spec.wants(photo.name)
+            for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain))
+            for guidance in spec.cells
+        ]  # fmt: skip
+
+    def _specs(self, photo: str) -> list[_Spec]:
+        recipe = self._recipe
+        if not (own := self._own.get(photo)):
+            return self._shared
+        return self._shared + [_Spec.of(spec, recipe, self._defaults) for spec in _own(recipe.edits, own)]
+
+
+class _Once:
+    """Makes each Edit of a photo once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Edit] = {}
+
+    def __call__(
+        self, source: str, instruction: str, guidance: Guidance, seed: int, steps: int, sampler: str,
+        size: tuple[int, int], carry: Carry | None,
+    ) -> Edit:  # fmt: skip
+        edit = make_edit(source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry)
+        return self._made.setdefault(edit.key, edit)
+
+
+class _Known:
+    """The same of a photo whose Edits all differ, by keys that are known: to find them takes most of the time."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys, self.made = keys, 0
+
+    def __call__(self, *fields: Any) -> Edit:
+        self.made += 1
+        return Edit(self._keys[min(self.made, len(self._keys)) - 1], *fields)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there were as many Edits as keys."""
+        return self.made == len(self._keys)
+
+
+class Expansion:
+    """The strips and the Edits of many photos, expanded photo by photo when they are asked for.
+
+    Held are where each photo's strips and Edits begin, and each Edit's key, by which one that an equal photo has
+    already is known: sixteen bytes a photo, some thirty an Edit. Safe to use from several threads.
+    """
+
+    def __init__(self, photos: Sequence[Photo], asked: _Asked) -> None:
+        self._photos, self._asked = photos, asked
+        self._first_strip, self._first_edit = array("Q", [0]), array("Q", [0])
+        self._keys, self._table, self._hands_on = bytearray(), HashTable(), bytearray()
+        self._few: list[Strip] | None = []
+        for photo in photos:
+            self._add(asked(photo))
+
+    def parts(self) -> tuple[Sequence[Strip], Sequence[Edit]]:
+        """All strips and all Edits: of a small plan as they are."""
+        if self._few is None:
+            of_photo = lru_cache(_RECENT)(self._expanded)
+            strips = _Strips(self._first_strip, lambda number: of_photo(number)[0])
+            return strips, _Edits(self._first_edit, lambda number: of_photo(number)[1], self)
+        edits = {edit.key: edit for strip in self._few for edit in strip.edits}
+        return tuple(self._few), tuple(edits.values())
+
+    def _add(self, strips: list[Strip]) -> None:
+        for strip in strips:
+            for edit in strip.edits:
+                self._enter(edit)
+        self._first_strip.append(self._first_strip[-1] + len(strips))
+        self._first_edit.append(len(self._table))
+        if self._few is not None:
+            self._few += strips
+            if len(self._few) > MOST_HELD:
+                self._few = None
+
+    def _enter(self, edit: Edit) -> None:
+        key, number = bytes.fromhex(edit.key), len(self._table)
+        if self._table.setdefault(hash(key), number, lambda other: self._has(other, key)) == number:
+            self._keys += key
+            self._hands_on.append(False)
+        if edit.carry == "latent":
+            for place in map(self.place, (edit.key, edit.source)):
+                assert place is not None, "parents come before children"
+                self._hands_on[place] = True
+
+    def _has(self, number: int, key: bytes) -> bool:
+        return self._keys.startswith(key, number * _KEY)
+
+    def place(self, key: str) -> int | None:
+        """The number of the Edit with this key."""
+        wanted = bytes.fromhex(key)
+        return self._table.get(hash(wanted), lambda number: self._has(number, wanted))
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all Edits in order."""
+        for at in range(0, len(self._keys), _KEY):
+            yield self._keys[at : at + _KEY].hex()
+
+    def keeps_latent(self, key: str) -> bool:
+        """Whether an Edit hands its latent on, or is made of one."""
+        place = self.place(key)
+        return place is not None and bool(self._hands_on[place])
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether any Edit does."""
+        return any(self._hands_on)
+
+    def _expanded(self, number: int) -> tuple[tuple[Strip, ...], tuple[Edit, ...]]:
+        """The strips of a photo, and those of its Edits that no photo before it has."""
+        photo, first, end = self._photos[number], self._first_edit[number], self._first_edit[number + 1]
+        known = _Known([self._keys[at : at + _KEY].hex() for at in range(first * _KEY, end * _KEY, _KEY)])
+        strips = tuple(self._asked(photo, known)) if first < end else ()
+        if known.fits and strips:
+            return strips, tuple(edit for strip in strips for edit in strip.edits)
+        strips = tuple(self._asked(photo))
+        edits = {edit.key: edit for strip in strips for edit in strip.edits}
+        return strips, tuple(edit for key, edit in edits.items() if self.place(key) in range(first, end))
+
+
+class _ByPhoto(Sequence[Thing]):
+    """All that photos have, by number. `first` says where each photo's begin, `of_photo` gives them."""
+
+    def __init__(self, first: array[int], of_photo: Callable[[int], Sequence[Thing]]) -> None:
+        self._first, self._of_photo = first, of_photo
+
+    def __len__(self) -> int:
+        return self._first[-1]
+
+    @overload
+    def __getitem__(self, at: int) -> Thing: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Thing]: ...
+    def __getitem__(self, at: int | slice) -> Thing | Sequence[Thing]:
+        if isinstance(at, slice):
+            return tuple(self[one] for one in range(*at.indices(len(self))))
+        at = range(len(self))[at]
+        photo = self._photo_of(at)
+        return self._of_photo(photo)[at - self._first[photo]]
+
+    def _photo_of(self, at: int) -> int:
+        return bisect_right(self._first, at) - 1
+
+    def __iter__(self) -> Iterator[Thing]:
+        for photo in range(len(self._first) - 1):
+            yield from self._of_photo(photo)
+
+    def __reversed__(self) -> Iterator[Thing]:
+        for photo in range(len(self._first) - 2, -1, -1):
+            yield from reversed(self._of_photo(photo))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Strips(_ByPhoto[Strip], ManyStrips):
+    """The strips of an Expansion."""
+
+    def of_same_photo(self, number: int) -> Sequence[Strip]:
+        return self._of_photo(self._photo_of(number))
+
+
+class _Edits(_ByPhoto[Edit], ManyEdits):
+    """The Edits of an Expansion."""
+
+    def __init__(
+        self, first: array[int], of_photo: Callable[[int], Sequence[Edit]], expansion: Expansion
+    ) -> None:  # fmt: skip
+        super().__init__(first, of_photo)
+        self._expansion = expansion
+
+    def keys(self) -> Iterator[str]:
+        return self._expansion.keys()
+
+    def places(self) -> Callable[[str], int | None]:
+        return self._expansion.place
+
+    @property
+    def latents(self) -> Container[str]:
+        return _Latents(self._expansion)
+
+
+class _Latents(Container[str]):
+    """The keys of an Expansion's Edits that keep a latent."""
+
+    def __init__(self, expansion: Expansion) -> None:
+        self._expansion = expansion
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._expansion.keeps_latent(key)
+
+    def __bool__(self) -> bool:
+        return self._expansion.keeps_latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +292,27 @@ class _Spec:
 
 
 def _strip(
-    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance, seeds: Sequence[int], edits: dict[str, Edit]
+    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance, seeds: Sequence[int], make: MakeEdit
 ) -> Strip:
-    """One photo through a chain at one cell; a link that `edits` has already is taken from there."""
+    """One photo through a chain at one cell."""
     links: list[Edit] = []
     for link, seed in zip(spec.chain, seeds, strict=True):
-        edit = make_edit(
-            links[-1].key if links else photo.digest, link.instruction, _link_guidance(link, guidance), seed,
-            steps=spec.steps, sampler=spec.sampler, size=size, carry=spec.carry if links else None,
-        )  # fmt: skip
-        links.append(edits.setdefault(edit.key, edit))
+        source, carry = (links[-1].key, spec.carry) if links else (photo.digest, None)
+        how = _link_guidance(link, guidance)
+        links.append(make(source, link.instruction, how, seed, spec.steps, spec.sampler, size, carry))
     return Strip(photo, spec.id, guidance, seeds[0], tuple(links), spec.keep, spec.strength)
 
 
 def _refuse_unmatched(recipe: Recipe, scan: Scan) -> None:
-    names = [photo.name for photo in scan.photos] + [broken.name for broken in scan.broken]
     for spec in recipe.edits:
-        if spec.photos and not any(map(matcher(spec.photos), names)):
-            example = f"names are relative to their folder, such as {names[0]}" if names else None
+        if spec.photos and not any(map(matcher(spec.photos), _names(scan))):
+            first = next(_names(scan), "")
+            example = f"names are relative to their folder, such as {first}" if first else None
             raise PlanError(f"{spec.id}: no photo matches {', '.join(spec.photos)}", hint=example)
+
+
+def _names(scan: Scan) -> Iterator[str]:
+    return (one.name for several in (scan.photos, scan.broken) for one in several)
 
 
 def _link_guidance(link: Link, guidance: Guidance) -> Guidance:

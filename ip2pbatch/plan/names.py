@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from array import array
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.errors import PlanError
-from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.edits import ManyStrips, Photo, Plan, Strip
 from ip2pbatch.plan.formats import FORMATS, by_suffix
 from ip2pbatch.plan.written.template import FORBIDDEN, UNDATED, Template
 
@@ -31,42 +34,153 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..
 
 # (strip's index in the plan, link counted from 1) → something about that picture
 Place = tuple[int, int]
+_Row = tuple[str, str]  # a photo's name and an edit's id
 
 
 def output_names(
     plan: Plan, output: Output, dates: Mapping[str, datetime] | None = None, numbers: Mapping[str, int] | None = None
-) -> dict[Place, str]:
+) -> FileNames:
     """The path below the output folder, with forward slashes, of every kept link: {(strip's index, link): path}.
 
     `dates` are capture dates and `numbers` the `{n}` by photo name; without them `undated` and the place in the plan.
     An axis that varies within one photo and edit, and that the template does not mention, is appended. Names that are
     taken on disk are not looked at. Raises PlanError for two results on one name (case and Unicode form aside).
     """
-    parsed = Template.parse(output.name)
-    numbers = numbers or {photo.name: place for place, photo in enumerate(plan.photos, start=1)}
-    ends = {axis: Template.parse(end) for axis, end in _AXES.items()}
-    varying = _varying(plan)
-    names: dict[Place, str] = {}
-    taken: dict[str, Place] = {}
-    for index, strip in sorted(enumerate(plan.strips), key=lambda one: _gives_way(one[1])):
-        extension = _extension(output, strip.photo.name)
-        shared = _values(strip) | {
-            "n": numbers[strip.photo.name], "date": (dates or {}).get(strip.photo.name, UNDATED)
-        }  # fmt: skip
-        varies = varying.get(_row(strip), ())
-        appended = [end for axis, end in ends.items() if axis in varies and axis not in parsed.fields]
-        for link in strip.keep:
-            values = shared | {"link": link}
-            more = "".join([*(end.fill(values) for end in appended), *_settings(strip, varies)])
-            name = safe_path(parsed.fill(values), more + extension)
-            place = index, link
-            if _gives_way(strip) and _folded(name) in taken:
-                name = safe_path(parsed.fill(values), f"{more}_{_suffix(strip.photo.name)[1:].lower()}{extension}")
-            other = taken.setdefault(_folded(name), place)
-            if other != place:
-                _refuse(plan, name, other, place)
-            names[place] = name
-    return names
+    return FileNames(plan, _Naming(plan, output, dates or {}, numbers))
+
+
+class FileNames(Mapping[Place, str]):
+    """The names of a plan's files, each drawn when it is asked for; held is where it is told by a name who has it.
+
+    `folders` are those that files lie in. Safe to use from several threads.
+    """
+
+    def __init__(self, plan: Plan, naming: _Naming) -> None:
+        self._plan, self._naming = plan, naming
+        self._first = array("I")  # of each strip the number of its first file
+        self._taken, self._aside = HashTable(), bytearray()
+        self.folders: set[str] = set()
+        self._some_give_way = False
+        for index, strip in enumerate(plan.strips):
+            self._first.append(len(self._aside))
+            self._aside += bytes(len(strip.keep))
+            if _gives_way(strip):
+                self._some_give_way = True
+            else:
+                self._enter(index, strip)
+        for index, strip in enumerate(plan.strips if self._some_give_way else ()):
+            if _gives_way(strip):
+                self._enter(index, strip)
+
+    def __getitem__(self, place: Place) -> str:
+        index, link = place
+        strip = self._plan.strips[index]
+        if link not in strip.keep:
+            raise KeyError(place)
+        return self._name(index, strip, link)
+
+    def __iter__(self) -> Iterator[Place]:
+        """First those whose names others give way to."""
+        for later in (False, True) if self._some_give_way else (False,):
+            for index, strip in enumerate(self._plan.strips):
+                if _gives_way(strip) is later:
+                    yield from ((index, link) for link in strip.keep)
+
+    def __len__(self) -> int:
+        return len(self._aside)
+
+    def has_path(self, path: str) -> bool:
+        """Whether one of the files is called so."""
+        return self._taken.get(hash(_folded(path)), lambda number: self._name(*self._file(number)) == path) is not None
+
+    def _enter(self, index: int, strip: Strip) -> None:
+        for number, link in enumerate(strip.keep, start=self._first[index]):
+            if _gives_way(strip):
+                self._aside[number] = self._holder(self._name(index, strip, link)) is not None
+            name = self._name(index, strip, link)
+            other = self._enter_name(_folded(name), number)
+            if other != number:
+                _refuse(name, self._file(other), (index, strip, link))
+            self.folders.add(name.rpartition("/")[0])
+
+    def _enter_name(self, folded: str, number: int) -> int:
+        return self._taken.setdefault(hash(folded), number, lambda other: self._is(other, folded))
+
+    def _holder(self, name: str) -> int | None:
+        folded = _folded(name)
+        return self._taken.get(hash(folded), lambda number: self._is(number, folded))
+
+    def _is(self, number: int, folded: str) -> bool:
+        return _folded(self._name(*self._file(number))) == folded
+
+    def _name(self, index: int, strip: Strip, link: int) -> str:
+        number = self._first[index] + strip.keep.index(link)
+        return self._naming.name(strip, link, self._naming.varying(index, strip), aside=bool(self._aside[number]))
+
+    def _file(self, number: int) -> tuple[int, Strip, int]:
+        index = bisect_right(self._first, number) - 1
+        strip = self._plan.strips[index]
+        return index, strip, strip.keep[number - self._first[index]]
+
+
+def paths_of(names: Mapping[Place, str]) -> Container[str]:
+    """What these files are called."""
+    return _Paths(names) if isinstance(names, FileNames) else frozenset(names.values())
+
+
+class _Paths(Container[str]):
+    """What files are called, without a list of it."""
+
+    def __init__(self, names: FileNames) -> None:
+        self._names = names
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._names.has_path(path)
+
+
+def folders_of(names: Mapping[Place, str]) -> set[str]:
+    """The folders of these files, below the output folder."""
+    return names.folders if isinstance(names, FileNames) else {name.rpartition("/")[0] for name in names.values()}
+
+
+class _Naming:
+    """How a recipe names files."""
+
+    def __init__(
+        self, plan: Plan, output: Output, dates: Mapping[str, datetime], numbers: Mapping[str, int] | None
+    ) -> None:  # fmt: skip
+        self._output, self._dates, self._strips = output, dates, plan.strips
+        self._template = Template.parse(output.name)
+        self._fields = self._template.fields
+        self._ends = {axis: Template.parse(end) for axis, end in _AXES.items() if axis not in self._fields}
+        if numbers is None and "n" in self._fields:
+            numbers = {photo.name: place for place, photo in enumerate(plan.photos, start=1)}
+        self._numbers = numbers or {}
+        self._varying = {} if isinstance(plan.strips, ManyStrips) else _varying(plan.strips)
+        self._last: tuple[Photo | None, Mapping[_Row, Collection[str]]] = None, {}
+
+    def varying(self, index: int, strip: Strip) -> Collection[str]:
+        """The axes that have several values within the strip's photo and edit."""
+        varying: Mapping[_Row, Collection[str]] = self._varying
+        if isinstance(self._strips, ManyStrips):
+            last, varying = self._last
+            if last is not strip.photo:
+                varying = _varying(self._strips.of_same_photo(index))
+                self._last = strip.photo, varying
+        return varying.get(_row(strip), ())
+
+    def name(self, strip: Strip, link: int, varies: Collection[str], *, aside: bool) -> str:
+        """The name of one file; `aside` where another photo's has the one that it would have."""
+        photo = strip.photo.name
+        values = _values(strip) | {"link": link, "date": self._dates.get(photo, UNDATED)}
+        if "n" in self._fields:
+            values["n"] = self._numbers[photo]
+        appended = [end.fill(values) for axis, end in self._ends.items() if axis in varies]
+        more = "".join([*appended, *_settings(strip, varies)])
+        extension = _extension(self._output, photo)
+        if aside:
+            extension = f"_{_suffix(photo)[1:].lower()}{extension}"
+        return safe_path(self._template.fill(values), more + extension)
 
 
 def safe_path(path: str, end: str) -> str:
@@ -131,15 +245,15 @@ def _settings(strip: Strip, varies: Collection[str]) -> Iterator[str]:
             yield _SETTINGS[name].format(value)
 
 
-def _row(strip: Strip) -> tuple[str, str]:
+def _row(strip: Strip) -> _Row:
     return strip.photo.name, strip.id
 
 
-def _varying(plan: Plan) -> dict[tuple[str, str], set[str]]:
+def _varying(strips: Iterable[Strip]) -> dict[_Row, set[str]]:
     """The axes with more than one value, of the photos and edits that have such axes."""
-    first: dict[tuple[str, str], Strip] = {}
-    varying: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for strip in plan.strips:
+    first: dict[_Row, Strip] = {}
+    varying: dict[_Row, set[str]] = defaultdict(set)
+    for strip in strips:
         other = first.setdefault(_row(strip), strip)
         if other is not strip:
             one, two = strip.guidance, other.guidance
@@ -152,8 +266,8 @@ def _varying(plan: Plan) -> dict[tuple[str, str], set[str]]:
     return varying
 
 
-def _refuse(plan: Plan, name: str, first: Place, second: Place) -> None:
-    who = [f"{plan.strips[index].photo.name} ({plan.strips[index].id}, link {link})" for index, link in (first, second)]
+def _refuse(name: str, first: tuple[int, Strip, int], second: tuple[int, Strip, int]) -> None:
+    who = [f"{strip.photo.name} ({strip.id}, link {link})" for _, strip, link in (first, second)]
     raise PlanError(
         f"{who[0]} and {who[1]} would both be {name!r}",
         hint="add {folder}, {stem} or {edit} to output.name, or give one of the edits another id",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
-from ip2pbatch.plan.edits import Photo
+from ip2pbatch.plan.edits import Photo, held
 from ip2pbatch.plan.folder_walk import File, Walk
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.listed.listed_photos import Listing, listing_of
@@ -31,7 +31,8 @@ class Scan:
     instructions for single photos. The photos of a manifest are made when they are asked for: go through them in order.
 
     `passed` counts by kind what lies there and is nothing to edit; `notes` say what a flag would take along, such as
-    links that lead out of a folder. `whole` is false for a part.
+    links that lead out of a folder. `whole` is false for a part. Very many photos are read when they are asked for
+    (`edits.held`).
     """
 
     photos: Sequence[Photo]
@@ -44,7 +45,7 @@ class Scan:
     def only(self, globs: Sequence[str]) -> Scan:
         """The part whose names match one of `globs`. Raises NothingMatchedError."""
         wanted = matcher(globs)
-        photos = tuple(photo for photo in self.photos if wanted(photo.name))
+        photos = held(photo for photo in self.photos if wanted(photo.name))
         broken = tuple(one for one in self.broken if wanted(one.name))
         if not photos and not broken:
             raise NothingMatchedError(

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
+from ip2pbatch.plan.names import folders_of, paths_of
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
@@ -105,7 +106,7 @@ class Deliverer:
     ) -> None:  # fmt: skip
         self._superseded = Superseded(run.layout, asked, queue=queue)
         self.run, self.targets, self.settings, self.on_conflict, self.queue = run, targets, settings, on_conflict, queue
-        self._signer, self._reserved = signer, frozenset(targets.values()) if reserved is None else reserved
+        self._signer, self._reserved = signer, paths_of(targets) if reserved is None else reserved
         self._originals = Originals(sizing=run.spec.sizing)
         self._counting, self._ready = threading.Lock(), set[Ready]()
         self._sidecars = dict[Path, Path]()
@@ -122,23 +123,23 @@ class Deliverer:
 
     def sweep(self) -> None:
         """Remove half-written files that a killed process left in the folders of this plan or of earlier ones."""
-        names = {*self.targets.values(), *(delivery.path for delivery in self.run.deliveries.values())}
-        self.run.sweep({(self.run.root / name).parent for name in names})
+        self.run.sweep({self.run.root / name for name in folders_of(self.targets) | self.run.deliveries.folders})
 
-    def errands(self, plan: Plan) -> Iterator[Errand]:
-        """Every file that `plan` asks for, in its order."""
+    def errands(self, plan: Plan, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[Errand]:
+        """Every file that `plan` asks for, in its order: those of Edits whose keys are `wanted`."""
         for index, strip in enumerate(plan.strips):
             for link in strip.keep:
-                yield Errand(strip, link, self.targets[index, link])
+                if wanted(strip.edits[link - 1].key):
+                    yield Errand(strip, link, self.targets[index, link])
 
-    def outstanding(self, plan: Plan, done: Collection[str]) -> Iterator[Errand]:
+    def outstanding(self, plan: Plan, done: Container[str]) -> Iterator[Errand]:
         """The files of done Edits that are due."""
-        return (errand for errand in self.errands(plan) if errand.edit.key in done and self._is_due(errand))
+        return filter(self._is_due, self.errands(plan, done.__contains__))
 
     def refuse(self, plan: Plan, damaged: Mapping[str, DamagedError]) -> None:
         """Count the files of pictures that were found damaged among those that are not delivered."""
-        found = [(errand.target, damaged.get(errand.edit.key)) for errand in self.errands(plan)]
-        self.refused.extend((target, str(error)) for target, error in found if error)
+        found = self.errands(plan, damaged.__contains__) if damaged else ()
+        self.refused.extend((errand.target, str(damaged[errand.edit.key])) for errand in found)
 
     def deliver(self, errand: Errand) -> Delivery | None:
         """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""

@@ -143,9 +143,8 @@ class Workshop:
         backlog: Iterator[Errand] = iter(())
         if options.deliver:
             options.deliver.sweep()
-            for errand in options.deliver.errands(plan):
-                if self._schedule.knows(errand.edit.key):
-                    self._errands[errand.edit.key].append(errand)
+            for errand in options.deliver.errands(plan, self._schedule.knows):
+                self._errands[errand.edit.key].append(errand)
             backlog = options.deliver.outstanding(plan, done)
         couriers = options.couriers or engine.limits.helpers
         promised = {key: len(own) for key, own in self._errands.items() if self._schedule.is_waiting(key)}
@@ -359,23 +358,29 @@ def not_tried(parent: Edit, status: Status) -> str:
 
 
 class _AlreadyDone(Set[str]):
-    """Of the keys of a plan's Edits those that need no engine, held as the others: most often they are few."""
+    """Of the keys of a plan's Edits those that need no engine, held as a byte for each that says whether it does."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
-        self._plan, self._run = plan, run
-        missing = self._missing = {edit.key for edit in plan.edits if edit.key not in run.done}
-        for edit in reversed(plan.edits) if missing else ():  # children first: one made again may ask for its parent's
-            if edit.carry == "latent" and edit.key in missing and not run.has_latent(edit.source):
-                missing.add(edit.source)
+        self._plan, self._run, self._place = plan, run, plan.places()
+        missing = self._missing = bytearray(key not in run.done for key in plan.keys)
+        hands_on = any(missing) and plan.latents
+        for edit in reversed(plan.edits) if hands_on else ():  # children first: one made again may ask for its parent's
+            lacks = edit.carry == "latent" and self._misses(edit.key) and not run.has_latent(edit.source)
+            if lacks and (place := self._place(edit.source)) is not None:
+                missing[place] = True
+
+    def _misses(self, key: str) -> bool:
+        place = self._place(key)
+        return place is not None and bool(self._missing[place])
 
     def __contains__(self, key: object) -> bool:
-        return key not in self._missing and key in self._run.done
+        return isinstance(key, str) and key in self._run.done and not self._misses(key)
 
     def __iter__(self) -> Iterator[str]:
-        return (edit.key for edit in self._plan.edits if edit.key in self)
+        return (key for key in self._plan.keys if key in self)
 
     def __len__(self) -> int:
-        return len(self._plan.edits) - len(self._missing)
+        return len(self._missing) - sum(self._missing)
 
     @classmethod
     def _from_iterable(cls, keys: Iterable[Any]) -> set[Any]:
@@ -389,4 +394,4 @@ def already_done(plan: Plan, run: Run) -> Set[str]:
 
 def states_of(plan: Plan, run: Run) -> Counter[str]:
     """How many Edits of the plan are in each state."""
-    return Counter(run.records.status(edit.key) or "left" for edit in plan.edits)
+    return Counter(run.records.status(key) or "left" for key in plan.keys)

@@ -16,8 +16,9 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from PIL import Image
@@ -26,7 +27,7 @@ from runs import SPEC, fork, make_photos
 from ip2pbatch.disk.journal import Journal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.pictures.deliver import DeliverySettings, Prepared
-from ip2pbatch.plan.edits import Photo, Plan
+from ip2pbatch.plan.edits import Photo, Plan, held
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.names import output_names
@@ -63,13 +64,13 @@ class Field:
     def out(self) -> Path:
         return self.folder / "out"
 
-    def photos(self) -> tuple[Photo, ...]:
+    def photos(self) -> Sequence[Photo]:
         real = make_photos(self.folder / "in", self.rest)
         made = (
             Photo(f"roll{n // 1000:04d}/{n:07d}.jpg", self.folder / "gone.jpg", _digest(n), (96, 64))
             for n in range(self.edits // len(EDITS) - self.rest)
         )
-        return (*made, *real)
+        return held(chain(made, real))
 
     def plan(self) -> Plan:
         plan = expand(self.recipe(), Scan(self.photos()), ModelDefaults())
@@ -117,7 +118,7 @@ def filling(field: Field) -> None:
     Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
     data, rows = buffer.getvalue(), []
     journal = Journal(layout.results(None))
-    for edit in plan.edits[: -field.rest * len(EDITS)]:
+    for edit in islice(plan.edits, field.edits - field.rest * len(EDITS)):
         path = layout.picture(edit.key)
         try:
             path.write_bytes(data)
@@ -135,7 +136,7 @@ def filling(field: Field) -> None:
 
 def _delivering(field: Field, plan: Plan) -> None:
     """Empty files under the names of all pictures but the last ones, announced and recorded."""
-    rows, last = [], {edit.key for edit in plan.edits[-field.rest * len(EDITS) :]}
+    rows, last = [], set(islice(plan.keys, field.edits - field.rest * len(EDITS), None))
     with open_run(field.out, SPEC) as run:
         deliverer, journal = field.deliverer(run, plan), Journal(run.layout.deliveries(None))
         for errand in deliverer.errands(plan):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, PlanError
 from ip2pbatch.plan.defaults import model_defaults
-from ip2pbatch.plan.edits import Guidance, Photo, Plan, make_edit
+from ip2pbatch.plan.edits import Guidance, Photo, Plan, held, make_edit
 from ip2pbatch.plan.expand import expand, model_size, photo_seed
 from ip2pbatch.plan.families import ModelDefaults
+from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.instructions import Instruction
+from ip2pbatch.plan.written.outputs import Output
 from ip2pbatch.plan.written.recipe import EditSpec, Recipe, Size
 
 
@@ -278,3 +281,34 @@ def test_the_keys_of_edits_are_what_they_always_were() -> None:
     assert link.key == "b1f3f5c1b963eba5f77a743e17a61cb6"
     pixels = make_edit(alone.key, "x", Guidance(1.15, 1), 0, steps=1, sampler="ddim", size=(64, 72), carry="pixels")
     assert pixels.key == "af672297a2ad2f2c9c03f481d6036f84"
+
+
+LONG = [
+    "make it winter",
+    {"chain": ["make it winter", "add snow", "make it night"], "keep": [1, 3], "carry": "latent"},
+    {"instruction": "make it rain", "photos": ["*b*.jpg"], "text": [5, 7], "seeds": {"per_photo": [1, 2]}},
+]
+
+
+def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos of equal bytes share Edits, of which the later one may have more."""
+    names = ["a.jpg", "aa.jpg", "b.jpg", "bb.heic", "bb.jpg", "c.jpg"]
+    photos = tuple(Photo(name, Path(name), f"digest {name[0]}", (400, 300)) for name in names)
+    own = Instruction("aa.jpg", EditSpec.model_validate("for one alone"), Path("p.csv"), 2)
+    scan = Scan(photos, instructions=(own,))
+    small = plan_of(scan, edits=LONG)
+    monkeypatch.setattr("ip2pbatch.plan.expand.MOST_HELD", 0)
+    monkeypatch.setattr("ip2pbatch.plan.edits.MOST_HELD", 2)
+    large = plan_of(replace(scan, photos=held(photos)), edits=LONG)
+    assert isinstance(small.edits, tuple)
+    assert not isinstance(large.edits, tuple)
+    assert not isinstance(large.photos, tuple)
+    for one, other in ((small.photos, large.photos), (small.strips, large.strips), (small.edits, large.edits)):
+        assert tuple(other) == tuple(other[at] for at in range(len(other))) == one == other[:]
+        assert tuple(reversed(other)) == one[::-1]
+    assert [*small.keys] == [*large.keys] == [edit.key for edit in large.edits]
+    assert all(large.places()(edit.key) == at for at, edit in enumerate(small.edits))
+    assert {edit.key for edit in small.edits if edit.key in large.latents} == small.latents
+    assert large.twins == small.twins == {"bb.heic": "b.jpg", "bb.jpg": "b.jpg"}
+    output = Output(folder=Path("out"), format="jpeg")
+    assert [*output_names(small, output).items()] == [*output_names(large, output).items()]

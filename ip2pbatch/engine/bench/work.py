@@ -107,7 +107,7 @@ def photos_in(folder: Path | None, count: int, cache: Path, megapixels: float = 
     found = tuple(scan([PhotoFolder.model_validate(folder, context=Path.cwd())]).limit(count).photos)
     if len(found) < count:
         raise UsageError(f"{folder} has {len(found)} photos, {count} are needed", hint="give another folder or --count")
-    return found
+    return tuple(found)
 
 
 def _draw(file: Path, seed: int, megapixels: float) -> None:

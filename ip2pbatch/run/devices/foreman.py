@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.names import paths_of
 from ip2pbatch.run.devices.clerk import Clerk
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.dealing import Dealer, Group
@@ -40,7 +41,7 @@ def share_out(
     dealer = Dealer(plan, asked, deliver.targets, todo, deliver.is_owed)
     events.started(len(todo), len(done))
     clerk = Clerk(plan, run, dealer, events, options.clock, options.then)
-    names = frozenset(deliver.targets.values())
+    names = paths_of(deliver.targets)
     summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop)
     if crew.fallen:  # they may have left half-written files
         run.sweep(run.layout.folders())

@@ -33,7 +33,7 @@ def read_books(layout: Layout, damage: list[Damage] | None = None) -> Books:
     """What the journals say in the order of their turns: `turn` counts the openings of the run, and what a later one
     says counts, wherever its line stands.
     """
-    rows = Rows()
+    rows, folders = Rows(), set[str]()
     places, by_place, by_path, turns, begun = (array(kind) for kind in "QQQQB")
     for path in sorted(layout.folder.glob("deliveries*.jsonl")):
         for at, row in rows.read(path, DELIVERY, damage):
@@ -42,9 +42,10 @@ def read_books(layout: Layout, damage: list[Damage] | None = None) -> Books:
             by_path.append(row_hash(row.path))
             turns.append(row.turn)
             begun.append(row.begun)
+            folders.add(row.path.rpartition("/")[0])
     order = np.argsort(numbers_of(turns), kind="stable")
     columns = _Columns(rows, *(numbers_of(column)[order] for column in (places, by_place, by_path, begun)))
-    return Books(Delivered(columns.confirmed()), columns.announced(), max(turns, default=0))
+    return Books(Delivered(columns.confirmed(), folders), columns.announced(), max(turns, default=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,13 @@ class _Heard:
 
 
 class Delivered(Mapping[Place, Delivery]):
-    """What was delivered last of every (strip key, edit key), as long as no other picture took its place."""
+    """What was delivered last of every (strip key, edit key), as long as no other picture took its place.
 
-    def __init__(self, told: _Columns) -> None:
+    `folders` are those that files were ever delivered into, below the output folder.
+    """
+
+    def __init__(self, told: _Columns, folders: set[str]) -> None:
+        self.folders = folders
         self._rows, self._at = told.rows, told.at
         self._by_place, self._by_path = Index(told.places), Index(told.paths)
         self._newer: dict[Place, Delivery | None] = {}
@@ -110,7 +115,7 @@ class Delivered(Mapping[Place, Delivery]):
     def held(cls, files: Iterable[Delivery], earlier: Mapping[Place, Mapping[str, str]]) -> Delivered:
         """Few files, of which another process read the lines, and what their pictures had as `earlier` ones."""
         none = np.empty(0, np.uint64)
-        delivered = cls(_Columns(Rows(), none, none, none, none))
+        delivered = cls(_Columns(Rows(), none, none, none, none), set())
         delivered._earlier = {place: dict(found) for place, found in earlier.items()}
         for file in files:
             delivered.add(file)
@@ -126,6 +131,7 @@ class Delivered(Mapping[Place, Delivery]):
             self._newer[before] = None
             self._more -= 1
         self._more += place not in self
+        self.folders.add(delivery.path.rpartition("/")[0])
         self._holders[delivery.path] = place
         self._newer[place] = delivery
 

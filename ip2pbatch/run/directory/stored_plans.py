@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from ip2pbatch.disk.atomic import disk_error, replacing
 from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.hash_table import HashTable
+from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
-from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip
+from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Strip
 from ip2pbatch.run.directory.layout import Layout
 
-Thing = TypeVar("Thing")
 FORMAT = 1
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _LARGE = 16 << 20  # bytes of a plan that is not held in memory, some sixty thousand edits
 _NAME = 32  # hex digits of the digest that are a plan's name
 
@@ -68,46 +69,22 @@ def _read_on_demand(path: Path) -> Plan:
         rows.open(path)
     header = json.loads(of_photos.line(places[0]))
     first, then = 1 + header["photos"], 1 + header["photos"] + header["edits"]
-    photos = _OnDemand(of_photos, places[1:first], _photo)
-    edits = _OnDemand(of_edits, places[first:then], _edit)
-    strips = _OnDemand(of_strips, places[then:], lambda row: _strip(row, photos, edits))
+    photos = OnDemand(of_photos.line, places[1:first], _photo)
+    edits = _StoredEdits(of_edits.line, places[first:then], _edit)
+    strips = OnDemand(of_strips.line, places[then:], lambda row: _strip(row, photos, edits))
     return Plan(header["name"], header["model"], photos, strips, edits)
 
 
-class _OnDemand(Sequence[Thing]):
-    """What some lines say, each made when it is asked for; the last one is kept, for many ask for it again."""
+class _StoredEdits(OnDemand[Edit], ManyEdits):
+    """The Edits of a stored plan. Their keys stand at the beginning of their lines."""
 
-    def __init__(self, rows: Rows, places: array[int], make: Callable[[Any], Thing]) -> None:
-        self._rows, self._places, self._make = rows, places, make
-        self._last: tuple[int, Thing] | None = None
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, at: int) -> Thing: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Thing]: ...
-    def __getitem__(self, at: int | slice) -> Thing | Sequence[Thing]:
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        place, last = self._places[at], self._last
-        if last is None or last[0] != place:
-            last = self._last = place, self._make(json.loads(self._rows.line(place)))
-        return last[1]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or len(self) != len(other):
-            return False
-        return all(one == two for one, two in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
+    def keys(self) -> Iterator[str]:
+        return (self._line(place)[2 : 2 + _NAME].decode() for place in self._places)
 
 
 def _lines(plan: Plan) -> Iterator[bytes]:
     """A header, then photos, edits and strips, one a line; strips point at the others by their place."""
-    place = {edit.key: number for number, edit in enumerate(plan.edits)}
-    photo_place = {photo.name: number for number, photo in enumerate(plan.photos)}
+    place = plan.places()
     yield _line(
         {"format": FORMAT, "name": plan.name, "model": plan.model, "photos": len(plan.photos), "edits": len(plan.edits)}
     )
@@ -116,14 +93,27 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     for e in plan.edits:
         how = [e.guidance.text, e.guidance.image, e.seed, e.steps, e.sampler, *e.size, e.carry]
         yield _line([e.key, e.source, e.instruction, *how])
+    photos = _places_of(plan.photos)
     for s in plan.strips:
-        links = [place[edit.key] for edit in s.edits]
+        links = [place(edit.key) for edit in s.edits]
         later = [] if s.strength is None else [s.strength]
-        yield _line([photo_place[s.photo.name], s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
+        yield _line([photos(s.photo.name), s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
+
+
+def _places_of(photos: Sequence[Photo]) -> Callable[[str], int]:
+    """What gives the number of a photo by its name, which it has."""
+    table = HashTable()
+
+    def place(name: str) -> int:
+        return table.setdefault(hash(name), len(table), lambda number: photos[number].name == name)
+
+    for photo in photos:
+        place(photo.name)
+    return place
 
 
 def _line(row: object) -> bytes:
-    return (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "surrogatepass")
+    return (_as_json(row) + "\n").encode("utf-8", "surrogatepass")
 
 
 def _photo(row: Any) -> Photo:

@@ -133,7 +133,7 @@ class RunView:
 
     def counts(self) -> dict[str, int]:
         """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left."""
-        states = Counter(self.records.status(edit.key) or "left" for edit in self.plan.edits)
+        states = Counter(self.records.status(key) or "left" for key in self.plan.keys)
         return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
 
 
