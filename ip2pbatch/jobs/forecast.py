@@ -99,12 +99,10 @@ def _view(out: Path) -> RunView | None:
         return None
 
 
-def _numbers(view: RunView, job: Job) -> dict[str, int]:
+def _numbers(view: RunView, job: Job) -> Mapping[str, int]:
     """The `{n}` that a run would give."""
-    from ip2pbatch.run.directory.ledger import give_numbers
-
-    given = give_numbers(view.numbers, (photo.name for photo in job.whole.photos))
-    return {**view.numbers, **given}
+    given = dict(view.numbers.given(photo.name for photo in job.whole.photos))
+    return {**view.numbers, **given} if given else view.numbers
 
 
 def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[str]) -> int:

@@ -12,7 +12,6 @@ bytes than was written, does not count. `--fresh` opens another run directory be
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import threading
@@ -40,7 +39,7 @@ from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
 from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Header, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
-from ip2pbatch.run.directory.photo_numbers import read_numbers
+from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.records import Done, read_records
 from ip2pbatch.run.directory.sessions import next_line
 from ip2pbatch.run.directory.stored_plans import store_plan
@@ -214,7 +213,7 @@ class Run:
                 text += f"; moved to {set_aside(bad).name}, and what is missing for it is made again"
             self.complaints.append(text)
 
-    def number(self, photos: Sequence[Photo]) -> dict[str, int]:
+    def number(self, photos: Sequence[Photo]) -> PhotoNumbers:
         """The `{n}` of each photo by name: given once, in this order, when the photo first enters the run, then kept.
 
         Shards must pass the photos of the whole plan, so that they agree.
@@ -222,16 +221,15 @@ class Run:
         while True:
             seen, damage = state_of(self.layout.numbers), list[Damage]()
             known = read_numbers(self.layout, damage)
-            given = give_numbers(known, (photo.name for photo in photos))
-            if not given and not damage:
+            lines = sealed_lines({"photo": name, "n": n} for name, n in known.given(photo.name for photo in photos))
+            if not lines and not damage:
                 return known
-            lines = sealed_lines({"photo": name, "n": n} for name, n in given.items())
+            del known  # which holds the file open
             with self._lock.gate():
                 if state_of(self.layout.numbers) == seen:  # or another shard gave some meanwhile, which are to be read
                     self._heal(damage, (self.layout.numbers,))
                     with closing(Journal(self.layout.numbers)) as journal:
                         journal.write(lines)
-                    return known | given
 
     def commit(
         self, key: str, image: Pixels, latent: Latent | None = None, *, seconds: float,
@@ -387,13 +385,3 @@ def _row(delivery: Delivery, turn: int) -> dict[str, Any]:
     row = {**asdict(delivery), "turn": turn}
     del row["begun"]
     return row
-
-
-def give_numbers(known: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
-    """Numbers for the names that have none yet: the lowest free ones, in order. Free below others are those alone whose
-    lines were damaged: they are given to the same photos again.
-    """
-    taken = frozenset(known.values())
-    free = (number for number in itertools.count(1) if number not in taken)
-    new = dict.fromkeys(name for name in names if name not in known)
-    return dict(zip(new, free, strict=False))

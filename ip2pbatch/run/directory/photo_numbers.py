@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
-from ip2pbatch.disk.journal import Damage, read_rows
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ip2pbatch.disk.hash_table import HashTable
+from ip2pbatch.disk.journal import Damage
+from ip2pbatch.disk.row_index import Rows
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import NUMBERED
 
 
-def read_numbers(layout: Layout, damage: list[Damage] | None = None) -> dict[str, int]:
-    """The `{n}` of each photo. Two photos never share one: where a damaged line says so, the first has it."""
-    numbers: dict[str, int] = {}
-    taken: set[int] = set()
-    for row in read_rows(layout.numbers, NUMBERED, damage):
-        if row.photo not in numbers and row.n not in taken:
-            numbers[row.photo] = row.n
-            taken.add(row.n)
-    return numbers
+class PhotoNumbers(Mapping[str, int]):
+    """The `{n}` of each photo by its name, which is read where it stands. Two photos never share one: where a damaged
+    line says so, the first has it. Iterates in the order in which they were given.
+    """
+
+    def __init__(self, path: Path, damage: list[Damage] | None = None) -> None:
+        self._rows, self._places, self._numbers = Rows(), array("Q"), array("Q")
+        self._by_name, self._by_number = HashTable(), HashTable()
+        self._rows.open(path)
+        for place, row in Rows().read(path, NUMBERED, damage):
+            if self._find(row.photo) is None and not self.is_taken(row.n):
+                self._places.append(place)
+                self._numbers.append(row.n)
+                self._by_name.setdefault(hash(row.photo), len(self._by_name), lambda _: False)
+                self._by_number.setdefault(hash(row.n), len(self._by_number), lambda _: False)
+
+    def __getitem__(self, photo: str) -> int:
+        found = self._find(photo)
+        if found is None:
+            raise KeyError(photo)
+        return self._numbers[found]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, range(len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def is_taken(self, number: int) -> bool:
+        """Whether some photo has this number."""
+        return self._by_number.get(hash(number), lambda at: self._numbers[at] == number) is not None
+
+    def given(self, photos: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Numbers for those of some different photos that have none yet: the lowest free ones, in order. Free below
+        others are those alone whose lines were damaged: they are given to the same photos again.
+        """
+        free = (number for number in itertools.count(1) if not self.is_taken(number))
+        return zip((name for name in photos if self._find(name) is None), free, strict=False)
+
+    def _find(self, photo: str) -> int | None:
+        return self._by_name.get(hash(photo), lambda at: self._name(at) == photo)
+
+    def _name(self, at: int) -> str:
+        row = NUMBERED(self._rows.line(self._places[at]))
+        assert row is not None, "it was read before"
+        return row.photo
+
+
+def read_numbers(layout: Layout, damage: list[Damage] | None = None) -> PhotoNumbers:
+    """The `{n}` of each photo."""
+    return PhotoNumbers(layout.numbers, damage)

@@ -26,7 +26,7 @@ from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
-from ip2pbatch.run.directory.photo_numbers import read_numbers
+from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.records import Done, Records, read_records
 from ip2pbatch.run.directory.sessions import Session, read_sessions
 from ip2pbatch.run.directory.stored_plans import load_plan
@@ -49,7 +49,7 @@ class RunView:
     plan: Plan
     records: Records
     deliveries: Delivered
-    numbers: Mapping[str, int]
+    numbers: PhotoNumbers
     complaints: tuple[str, ...] = field(default=())
     lost: tuple[Record, ...] = field(default=())
     damaged: Mapping[Path, str] = field(default_factory=dict)
