@@ -90,6 +90,21 @@ def test_files_are_signed_once_and_verified_as_they_were_before(command: Command
     assert signed == plain, "bit for bit what was signed"
 
 
+def test_workers_sign_as_one_process_does(command: CommandLine, recipe: Path) -> None:
+    assert command("run", recipe, "--backend", "fake", "--devices", "cpu").code == 0
+    assert command("run", recipe, "--backend", "fake", "-o", recipe.parent / "one").code == 0
+    assert states(recipe.parent / "out") == ["Valid"] * 3
+    two, one = (signed_digests(recipe.parent / out) for out in ("out", "one"))
+    assert two == one
+    assert "0 files delivered" in command("run", recipe, "--backend", "fake").out
+
+
+def signed_digests(out: Path) -> dict[str, str]:
+    """Of each file as it was before it was signed."""
+    rows = [json.loads(line) for line in (out / ".ip2pbatch/deliveries.jsonl").read_text().splitlines()]
+    return {row["path"]: row["unsigned"] for row in rows if not row.get("begun")}
+
+
 def states_or_none(out: Path) -> list[object]:
     return [c2pa.Reader.try_create(str(path)) for path in files(out)]
 

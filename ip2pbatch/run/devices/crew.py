@@ -127,7 +127,7 @@ class Crew:
     def _words_of(self, member: Member) -> Iterator[tuple[Member, object]]:
         for _ in range(_WORDS):
             try:
-                word = member.line.hear()
+                word = member.hear()
             except (EOFError, OSError):
                 yield member, member.end()
                 return

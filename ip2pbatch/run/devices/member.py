@@ -19,6 +19,9 @@ _START = "import sys; sys.path[:] = {path!r}; from ip2pbatch.run.devices.worker 
 _LAST = 4000  # bytes of a worker's last words that are looked at
 _GRACE = 5.0  # seconds that a process may take to end once its line has ended
 
+_PATIENCE = 20.0  # seconds that a message may take to be read, or to be told to its end
+_STUCK = f"was stuck for {_PATIENCE:.0f} s in the middle of a message and was ended"
+
 State = Literal["opening", "open", "loading", "idle", "busy", "gone"]
 
 
@@ -64,12 +67,26 @@ class Member:
             raise disk_error(error, f"the worker for {name}") from error
         finally:
             theirs.close()
-        return cls(name, device, Line(ours), process, words, clock())
+        return cls(name, device, Line(ours, _PATIENCE), process, words, clock())
 
     def say(self, word: object) -> None:
-        """One that is gone is told nothing: its line says so when it is read."""
-        with suppress(OSError):
+        """One that is gone is told nothing: its line says so when it is read. One that does not listen is ended."""
+        try:
             self.line.say(word)
+        except BlockingIOError:
+            self.why = self.why or _STUCK
+            self.kill()
+        except OSError:
+            pass
+
+    def hear(self) -> object:
+        """What it says. Raises EOFError or OSError where it is gone, or will never end its word."""
+        try:
+            return self.line.hear()
+        except BlockingIOError:
+            self.why = self.why or _STUCK
+            self.kill()
+            raise
 
     def end(self) -> str:
         """The process has ended, or is made to: how, in words. Safe to call twice."""

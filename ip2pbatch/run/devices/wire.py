@@ -6,6 +6,9 @@ and, where it cannot go on, Trouble.
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -201,10 +204,16 @@ class Trouble:
 
 
 class Line:
-    """One end of a line: several threads may say something, one reads."""
+    """One end of a line: several threads may say something, one reads. Where `patience` is given, whoever waits in the
+    middle of a message for so many seconds has an OSError: a process that is stopped there would hold up this one.
+    """
 
-    def __init__(self, connection: Connection[Any, Any]) -> None:
+    def __init__(self, connection: Connection[Any, Any], patience: float | None = None) -> None:
         self.connection, self._saying = connection, threading.Lock()
+        if patience is not None:
+            with socket.socket(fileno=os.dup(connection.fileno())) as line:
+                for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                    line.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *divmod(int(patience * 1e6), 10**6)))
 
     def say(self, message: object) -> None:
         """Raises OSError where the other end is gone."""

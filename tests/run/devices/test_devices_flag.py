@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from command import CommandLine
 from runs import digests, lines_of, many
 
 from ip2pbatch.errors import UsageError
-from ip2pbatch.jobs.engines import Opening
 from ip2pbatch.run.devices.crew import environment, names_of
-from ip2pbatch.run.machine import Machine, devices_of
+from ip2pbatch.run.devices.wire import Line
+from ip2pbatch.run.machine import devices_of
 
 
 def test_devices_are_all_or_a_list_in_which_the_cpu_may_stand_for_several() -> None:
@@ -55,11 +57,22 @@ def test_flags_that_do_not_fit_together_are_a_mistake(command: CommandLine, shoo
     assert not (shoot / "out").exists()
 
 
-def test_a_gpu_that_is_not_there_is_missing_by_its_name() -> None:
-    opening = Opening("cuda:7", "tiny", Machine("fake", "cuda"), True, (), None, None)
-    with pytest.raises(Exception, match="this machine has no cuda:7") as caught:
-        opening(lambda text: None)
-    assert caught.value.exit_code == 6  # type: ignore[attr-defined]
+def test_a_gpu_that_is_not_there_is_missing_by_its_name(command: CommandLine, shoot: Path) -> None:
+    edit = ("edit", shoot / "photos", "-i", "make it winter", "-o", shoot / "out", "--backend", "fake")
+    said = command(*edit, "--devices", "cuda:7")
+    assert (said.code, "cuda:7: this machine has no cuda:7" in said.err) == (6, True)
+    assert not (shoot / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a line is a socket where POSIX is")
+def test_who_is_stuck_in_the_middle_of_a_message_holds_up_nobody() -> None:
+    ours, theirs = Pipe()
+    line = Line(ours, patience=0.05)
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"half of it")
+    with pytest.raises(BlockingIOError):
+        line.hear()
+    with pytest.raises(BlockingIOError):
+        line.say(bytes(10_000_000))
 
 
 def test_a_worker_makes_the_files_of_a_command_and_the_next_one_adds_to_them(command: CommandLine, shoot: Path) -> None:
