@@ -31,7 +31,8 @@ from ip2pbatch.run.stop import Stop
 @dataclass(frozen=True)
 class Fault:
     """How the worker on a device goes wrong. `kills` are Edits that end its process, `diary` is a file that notes
-    each Edit before it is made, `wait` are seconds an Edit takes.
+    each Edit before it is made, `wait` are seconds an Edit takes; `spoilt` is a file that a kill leaves, and where it
+    lies a worker ends as it starts.
     """
 
     missing: bool = False
@@ -42,6 +43,7 @@ class Fault:
     determinism: str = "stable"
     diary: Path | None = None
     wait: float = 0.0
+    spoilt: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,16 @@ class FakeOpening:
     def _engine(self) -> EditEngine:
         if self.fault.unloadable:
             raise ModelError("the weights cannot be read", hint="fetch the model again")
+        if self.fault.spoilt and self.fault.spoilt.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         return Wrapped(before=self._before, batch=4)
 
     def _before(self, edits: Sequence[Edit]) -> None:
         if self.fault.cramped:
             raise ResourceError("out of memory at the smallest batch", hint="choose a smaller size")
         if self.fault.kills.intersection(edit.key for edit in edits):
+            if self.fault.spoilt:
+                self.fault.spoilt.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault.diary:
             with self.fault.diary.open("a") as file:

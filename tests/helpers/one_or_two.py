@@ -21,7 +21,7 @@ from pathlib import Path
 PHOTOS, TURNS = 24, 3
 RECIPE = """\
 photos: in
-edits: [make it winter, {id: two, chain: [make it a painting, make it blue]}]
+edits: [make it winter]
 size: {long_side: 256}
 steps: 10
 model: tiny

@@ -30,6 +30,7 @@ ALL = "all"
 LOOK = 0.05  # seconds that are listened before something else is looked at
 _QUIET, _LOST = 15.0, 60.0  # seconds of silence after which a worker is named, and after which it counts as dead
 _WORDS = 256  # that are heard of one worker before the others have their turn
+_STARTS = 3  # workers in the place of one that worked which end before they can: there is no room for them now
 _DEATHS = 20  # workers of a device that end one after another, and nothing is made: it is the device's fault
 
 log = logging.getLogger("ip2pbatch.run")
@@ -159,7 +160,13 @@ class Crew:
             self.note(f"{error}; the others go on without it")
 
     def died(self, member: Member, reason: str) -> None:
-        """A worker's process has ended in the middle of its work: another one takes its place."""
+        """A worker's process has ended in the middle of its work, or in that of starting in the place of another:
+        another one takes its place.
+        """
+        starts = 0 if member.ready else member.starts
+        if starts == _STARTS:
+            self.fell(member, f"{reason}, as {_STARTS - 1} workers before it did that had not begun")
+            return
         self._deaths[member.name] += 1
         if self._deaths[member.name] >= _DEATHS:
             self.fell(member, f"{reason}, as {_DEATHS} workers before it did that made nothing")
@@ -169,6 +176,7 @@ class Crew:
         self.note(f"{member.name} {reason}: another worker takes its place")
         self.members.remove(member)
         self._start(member.name, member.device, len(self._devices))
+        self.members[-1].starts = starts + 1
 
     def lives(self, member: Member) -> None:
         """A worker has made something."""

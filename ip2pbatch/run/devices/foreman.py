@@ -152,9 +152,9 @@ class Foreman:
         self._name_slow(member)
 
     def _ended(self, member: Member, word: Trouble | str) -> None:
-        """A worker is no more, and what it had is dealt again; one that never worked is not replaced."""
+        """A worker is no more, and what it had is dealt again; one of a device that never worked is not replaced."""
         deals, member.deals = member.deals, {}
-        if isinstance(word, str) and member.ready and not self._draining:
+        if isinstance(word, str) and (member.ready or member.starts) and not self._draining:
             self._crew.died(member, word)
         else:
             self._crew.fell(member, word)

@@ -19,7 +19,7 @@ _START = "import sys; sys.path[:] = {path!r}; from ip2pbatch.run.devices.worker 
 _LAST = 4000  # bytes of a worker's last words that are looked at
 _GRACE = 5.0  # seconds that a process may take to end once its line has ended
 
-_PATIENCE = 20.0  # seconds that a message may take to be read, or to be told to its end
+_PATIENCE = 30.0  # seconds that a message may take to be read, or to be told to its end
 _STUCK = f"was stuck for {_PATIENCE:.0f} s in the middle of a message and was ended"
 
 State = Literal["opening", "open", "loading", "idle", "busy", "gone"]
@@ -27,8 +27,8 @@ State = Literal["opening", "open", "loading", "idle", "busy", "gone"]
 
 @dataclass(slots=True)
 class Member:
-    """`name` is how people know it, `device` what it works on. `deals` are by their epoch; `made` and
-    `worked` are Edits and seconds of the groups that are done.
+    """`name` is how people know it, `device` what it works on. `deals` are by their epoch; `made` and `worked` are
+    Edits and seconds of the groups that are done. It is the so-manieth of `starts` in the place of one that had worked.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Member:
     state: State = "opening"
     identity: Identity | None = None
     ready: bool = False
+    starts: int = 0
     deals: dict[int, Deal] = field(default_factory=dict)
     doing: str = "starting"
     silent: bool = False

@@ -131,6 +131,19 @@ def test_a_photo_that_three_workers_end_over_is_a_failed_row(tmp_path: Path, pla
 
 
 @soaked
+def test_one_in_the_place_of_another_may_end_before_it_begins_but_not_for_ever(
+    tmp_path: Path, plan: Plan, alone: dict[str, str]
+) -> None:
+    notes, keys = list[str](), frozenset(edit.key for edit in plan.edits)
+    faults = {"cuda:0": Fault(kills=keys, spoilt=tmp_path / "spoilt"), "cuda:1": Fault(wait=0.3)}
+    assert by_crew(tmp_path / "out", plan, list(faults), faults=faults, notes=notes).exit_code == 0
+    replaced = "cuda:0 was killed (signal 9, as the system does where memory runs out): another worker takes its place"
+    assert notes[:3] == [replaced] * 3
+    assert notes[3].endswith("as 2 workers before it did that had not begun; the others go on without it")
+    assert_whole(tmp_path / "out", plan, alone)
+
+
+@soaked
 def test_a_worker_that_cannot_load_its_model_is_named_and_the_others_go_on(
     tmp_path: Path, plan: Plan, alone: dict[str, str]
 ) -> None:
