@@ -174,7 +174,12 @@ def _within(output: Path | None, folder: Path) -> Callable[[Row], bool]:
     if output is None:
         return lambda row: False
     top, root = (os.path.realpath(path).rstrip(os.sep) + os.sep for path in (output, folder))
-    return lambda row: os.path.normpath(place_of(root, row.name, row.path)).startswith(top)
+
+    def lies_there(row: Row) -> bool:
+        file = os.path.normpath(os.path.join(root, row.path)) if row.path else root + row.name  # noqa: PTH118 (as above)
+        return file.startswith(top)
+
+    return lies_there
 
 
 class _Names:

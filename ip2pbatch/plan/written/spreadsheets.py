@@ -39,7 +39,7 @@ class Table:
         self._other_names = other_names or {}
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """The line of every row, and its cells that hold something, by column; in memory is one row at a time.
+        """The line where a row begins, and those of its cells that hold something, by column; one row is in memory.
 
         Raises RecipeError with the line, also where the file cannot be read.
         """
@@ -70,7 +70,7 @@ class Table:
                 raise RecipeError(f"no column {name!r}", file=self.path, line=1, hint=f"the first line is: {first}")
 
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells) of every row that is not empty."""
+        """(number of its first line, cells) of every row that is not empty."""
         try:
             with io.TextIOWrapper(open_file(self.path), "utf-8-sig", "surrogateescape", newline="") as text:
                 lines, before = self._lines(text), list[str]()
@@ -84,15 +84,16 @@ class Table:
             raise RecipeError(f"cannot be read: {error.strerror or error}", file=self.path, hint=MAY_READ) from None
 
     def _parsed(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-        reader = csv.reader(lines, delimiter=self.separator, strict=True, skipinitialspace=True)
+        reader, line = csv.reader(lines, delimiter=self.separator, strict=True, skipinitialspace=True), 1
         try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
+                    yield line, cells
+                line = reader.line_num + 1
         except csv.Error as error:
-            line = max(reader.line_num, 1)
             hint = 'close every quote; a quote inside a quoted text is written twice: ""'
-            raise RecipeError(str(error), file=self.path, line=line, column=1, hint=hint) from None
+            why = f"a cell of more than {csv.field_size_limit():,} characters" if "limit" in str(error) else str(error)
+            raise RecipeError(why, file=self.path, line=line, column=1, hint=hint) from None
 
     def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
         """Its lines with their ends, whichever these are. Raises RecipeError for one without end, and for no UTF-8."""

@@ -91,7 +91,12 @@ def test_names_are_below_the_folder_however_they_are_written(tmp_path: Path) -> 
         ("name\na.jpg\nb.jpg\nA.JPG\n", "photos.csv:4:1: 'a.jpg' and 'A.JPG': one name twice, in line 2 before", None),
         ("name\na.jpg\na.jpg\n", "photos.csv:3:1: 'a.jpg': one name twice, in line 2 before", None),
         ("name\na.jpg\nb\udce9.jpg\n", "photos.csv:3:1: not UTF-8 text", "save it as CSV UTF-8"),
-        ('name\n"a.jpg\nb.jpg\n', "photos.csv:3:1: unexpected end of data", "close every quote"),
+        ('name\n"a.jpg\nb.jpg\n', "photos.csv:2:1: unexpected end of data", "close every quote"),
+        (
+            'name\n"a.jpg\n' + "b.jpg\n" * 30_000,
+            "photos.csv:2:1: a cell of more than 131,072 characters",
+            "every quote",
+        ),
         ("name\n" + "a" * 300_000 + ".jpg\n", "photos.csv:2:1: a line of more than 262,144 characters", None),
         ("name\nout/a.jpg\n", "photos.csv:2:1: out/a.jpg lies in the output folder", "originals are kept"),
         ("name,path\na.jpg,out/../out/a.jpg\n", "photos.csv:2:1: a.jpg lies in the output folder", None),
