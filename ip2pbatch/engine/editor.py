@@ -75,7 +75,8 @@ class Editor:
         """All that a device does for these Edits is asked of it; a GPU is still at work when this returns."""
         self._check(edits)
         images = [self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)]
-        drafts = self._develop(self.denoise(edits, torch.cat(images), hook))
+        masks = self._masks(sources)
+        drafts = self._develop(self.denoise(edits, torch.cat(images), hook, masks))
 
         @torch.inference_mode()
         def finish() -> list[Result]:
@@ -132,8 +133,23 @@ class Editor:
         """The embedding [1, tokens, width], encoded alone so that it hangs on no other instruction."""
         return self._texts.get(instruction, lambda: self._backend.encode_text([instruction]))
 
-    def denoise(self, edits: Sequence[Edit], images: Tensor, hook: Hook | None = None) -> Tensor:
+    def _masks(self, sources: Sequence[Source]) -> Tensor | None:
+        """Where latents are edited, bool [n, 1, h, w]; None where all of all of them is."""
+        scale = self._backend.vae_scale
+        found = [None if source.mask is None else latent_mask(source.mask, scale) for source in sources]
+        some = next((one for one in found if one is not None and not one.all()), None)
+        if some is None:
+            return None
+        masks = [np.ones_like(some) if one is None else one for one in found]
+        return send(torch.from_numpy(np.stack(masks)[:, None]), self._backend.device)
+
+    def denoise(
+        self, edits: Sequence[Edit], images: Tensor, hook: Hook | None = None, masks: Tensor | None = None
+    ) -> Tensor:
         """Noise, and conditioning latents [n, c, h, w] → latents of that shape in float32, as the UNet knows them.
+
+        Outside of `masks`, bool [n, 1, h, w], they are after every step what the picture to edit is at that noise, and
+        so it in the end (Avrahami et al. 2023, "Blended Latent Diffusion").
 
         A GPU may still be at work when this returns.
         """
@@ -142,14 +158,15 @@ class Editor:
             first.sampler, self._backend.scheduler_config, first.steps, [edit.seed for edit in edits], device
         )
         channels, high, wide = images.shape[1:]
-        latents = sampler.draw((channels, high, wide))
+        clean = images.float() * self._backend.scaling_factor
+        latents = sampler.draw((channels, high, wide))  # not blended: what begins with the same noise shares its rows
         for step, timestep in enumerate(sampler.timesteps):
             start, end = self._interval
             guided = start <= step / first.steps < end
             plan = plan_rows(edits if guided else [dataclasses.replace(e, guidance=_UNGUIDED) for e in edits], step)
             seen = sampler.scale(latents, timestep)
             noise = combine(plan, self._predict(plan, seen, timestep, images))
-            latents = sampler.step(noise, timestep, latents)
+            latents = _blended(sampler.step(noise, timestep, latents), clean, masks, sampler, step + 1)
             if hook and not hook.step(step + 1, first.steps, partial(self._preview, sampler, step, noise, seen)):
                 raise Stopped(f"after step {step + 1} of {first.steps}")
         return latents
@@ -202,7 +219,7 @@ class Editor:
             self._delicate.add((edit.source, edit.carry, edit.size))  # its other cells need not find out again
             image = self._image_latent(edit, source)
             if image.isfinite().all():
-                (draft,) = self._develop(self.denoise([edit], image))()
+                (draft,) = self._develop(self.denoise([edit], image, masks=self._masks([source])))()
         if not draft.facts.latent_finite:
             return Result(None, None, "nan", f"{self._culprit(edit, image)} is not finite")
         if find_flaw(draft.facts, source):
@@ -227,6 +244,19 @@ class Editor:
         if not all(self._text(words).isfinite().all() for words in texts):
             return "the text encoder's embedding"
         return "the UNet's latent" if image.isfinite().all() else "the autoencoder's latent of the photo"
+
+
+def latent_mask(mask: NDArray[np.uint8], scale: int) -> NDArray[np.bool_]:
+    """A region [H, W] at the picture's size → [h, w], True where anything of what a latent stands for is edited."""
+    high, wide = mask.shape[0] // scale, mask.shape[1] // scale
+    squares = mask[: high * scale, : wide * scale].reshape(high, scale, wide, scale)
+    found: NDArray[np.bool_] = squares.max(axis=(1, 3)) > 0
+    return found
+
+
+def _blended(latents: Tensor, clean: Tensor, masks: Tensor | None, sampler: Sampler, step: int) -> Tensor:
+    """The latents before `step`, with those of x₀ `clean` at that noise outside of `masks`."""
+    return latents if masks is None else torch.where(masks, latents, sampler.noised(clean, step))
 
 
 def combine(plan: RowPlan, rows: Sequence[Tensor]) -> Tensor:

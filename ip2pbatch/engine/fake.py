@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.engine import Hook, Pending, Result, Source
@@ -52,8 +53,13 @@ class FakeEngine:
 
 
 def _fake(edit: Edit, source: Source) -> Result:
-    picture = _tint(_floats(source, edit.size), edit)
-    return Result(_caption(np.rint(picture).astype(np.uint8), edit), _pack(picture), "done")
+    before = _floats(source, edit.size)
+    picture = _tint(before, edit)
+    captioned = _caption(np.rint(picture).astype(np.uint8), edit)
+    if source.mask is not None:
+        picture = composed(picture, before, source.mask)
+        captioned = composed(captioned, np.rint(before).astype(np.uint8), source.mask)
+    return Result(captioned, _pack(picture), "done")
 
 
 def _floats(source: Source, size: tuple[int, int]) -> Floats:

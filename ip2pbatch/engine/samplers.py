@@ -43,13 +43,32 @@ class Sampler:
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self._takes_generator = "generator" in scheduler.step.__code__.co_varnames
         self._device = device
+        # Euler's latents grow with the noise, and are scaled for the network; the others' are the network's own.
+        self._keeps_signal = type(scheduler).__name__.startswith("Euler")
         self.timesteps: Tensor = scheduler.timesteps
 
     def draw(self, shape: tuple[int, int, int]) -> Tensor:
         """The initial latents [n, *shape] in float32: each Edit's own noise times the schedule's first sigma."""
         noise = [torch.randn((1, *shape), generator=generator) for generator in self._generators]
-        drawn: Tensor = send(torch.cat(noise), self._device) * self._scheduler.init_noise_sigma
+        self._noise = send(torch.cat(noise), self._device)
+        drawn: Tensor = self._noise * self._scheduler.init_noise_sigma
         return drawn
+
+    def noised(self, clean: Tensor, step: int) -> Tensor:
+        """x₀ `clean` [n, c, h, w] with the noise that was drawn, at the level of the latents before `step` (from 0).
+
+        After the last one it is x₀ itself. Samplers that count in σ with the signal left as it is (Karras et al. 2022)
+        have x₀ + σ·ε; all others √ᾱ·x₀ + √(1−ᾱ)·ε, where ᾱ = 1 / (1 + σ²) for those that count in σ.
+        """
+        if step >= len(self.timesteps):
+            return clean
+        alpha = self._signal(step)
+        if self._keeps_signal:
+            sigma: float = (1 / alpha - 1) ** 0.5
+            return clean + sigma * self._noise
+        signal: float = alpha**0.5
+        noise: float = (1 - alpha) ** 0.5
+        return signal * clean + noise * self._noise
 
     def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The latents as the network wants to see them at `timestep`."""

@@ -119,9 +119,7 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
         last = view.delivery(strip, edit)
         somebodys = skips and last is None and (view.root / target).exists()
         is_left = edit.key not in done
-        due += is_left or (
-            not somebodys and is_due(last, view.root, settings.of(strip), target, strip.photo, superseded)
-        )
+        due += is_left or (not somebodys and is_due(last, view.root, settings.of(strip), target, strip, superseded))
     return due
 
 

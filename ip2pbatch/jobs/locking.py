@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,6 +147,7 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
     output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe, job.registers).recorded}
+    output |= {f"feather of {name}": said for name, said in _feathers(job.whole)}
     if job.recipe.output.sign is not None:
         output["sign"] = True  # whoever signs: it takes no certificate to compare a lock
     now = Surroundings(versions(name), job.recipe.safety, output)
@@ -154,6 +155,14 @@ def surroundings(job: Job, name: str) -> Surroundings:
         revision, weights = backend(name).files(job.recipe.model, safety=job.recipe.safety)
         return replace(now, revision=revision, weights=weights)
     return now
+
+
+def _feathers(plan: Plan) -> Iterator[tuple[str, str]]:
+    """How far each edit with regions fades out around them, by its name: it is no part of an Edit, for it is delivered
+    without the model.
+    """
+    for name, feathers in {strip.id: strip.feathers for strip in plan.strips if strip.feathers}.items():
+        yield name, ", ".join(f"{feather:g}" for feather in feathers)
 
 
 def _refuse_another_model(view: RunView, job: Job) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.jobs import engines
+from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome, as_one
@@ -178,6 +179,7 @@ def _begin(
     options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
     tell_damage(run, voice)
     if len(already_done(job.plan, run)) < len(job.plan.edits):
+        refuse_empty(job.plan, run.done, voice)
         advise(job.recipe, voice)
         _warn_of_disk(job, run, voice)
     return options

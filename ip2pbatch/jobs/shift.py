@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs import engines
+from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
 from ip2pbatch.jobs.measuring import refuse_unready
@@ -188,6 +189,7 @@ class Shift:
 
     def _edit(self, found: Scan, stop: Stop) -> None:
         plan = expand(self.recipe, found, self._nothing.defaults)
+        refuse_empty(plan, self.run.done, self._voice)
         job = self._job(found, plan)
         self._begin(plan)
         described = engines.describe(self.engine, self.machine, plan)

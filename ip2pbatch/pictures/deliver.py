@@ -18,6 +18,7 @@ from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
 from ip2pbatch.disk.digests import file_digest, file_sha256
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, registration, sidecars, xmp
+from ip2pbatch.pictures.areas.composing import Area, composed
 from ip2pbatch.pictures.containers import Blocks, Raster
 from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
@@ -135,20 +136,21 @@ class Prepared:
 
 def prepare(
     source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place,
-    signer: Signer | None = None,
+    signer: Signer | None = None, *, area: Area | None = None,
 ) -> Prepared:  # fmt: skip
     """Writes the file for one picture below `place.root` and never onto the photo, under a temporary name: whoever
     keeps books notes it for its own before it appears, and has the disk take several at once.
 
     Register, lift, region, strength, metadata, sign: in this order, each as far as it is asked for, in memory.
 
-    `edited` is the model's uint8 [h, w, 3]. Raises PhotoError where the photo is gone or damaged, the name leads
-    outside, or the policy is `error` and a file is there; ResourceError where the disk does not take it.
+    `edited` is the model's uint8 [h, w, 3], of which `area` is delivered, None for all of it. Raises PhotoError where
+    photo or mask is gone or damaged, the name leads outside, or the policy is `error` and a file is there;
+    ResourceError where the disk does not take it.
     """
 
     @cache
     def made() -> tuple[Rendered, str, str]:
-        rendered, unsigned = render(source, edited, settings, provenance), ""
+        rendered, unsigned = render(source, edited, settings, provenance, area), ""
         if signer is not None:
             unsigned = hashlib.sha256(rendered.data).hexdigest()
             rendered = _signed(rendered, signer, source, provenance, settings.policy)
@@ -192,10 +194,12 @@ def _signed(
     return replace(rendered, data=signed.data, notes=(*rendered.notes, *signed.notes))
 
 
-def render(source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance) -> Rendered:
+def render(
+    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, area: Area | None = None
+) -> Rendered:
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
     photo, kind = source.picture, _kind(source, settings)
-    raster, gate, motion, said = _raster(source, edited, settings, FORMATS[kind])
+    raster, gate, motion, said = _raster(source, edited, settings, FORMATS[kind], area)
     blocks, notes = metadata.merge(
         source.blocks, provenance, settings.policy, kind,
         (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
@@ -208,7 +212,7 @@ def render(source: Original, edited: Pixels, settings: DeliverySettings, provena
 
 
 def _raster(
-    source: Original, edited: Pixels, settings: DeliverySettings, takes: Format
+    source: Original, edited: Pixels, settings: DeliverySettings, takes: Format, area: Area | None
 ) -> tuple[Raster, float | None, Motion | None, tuple[str, ...]]:
     """What the file shows, the share of the photo's detail that came back, how the edit had moved, and what the format
     could not hold.
@@ -225,6 +229,8 @@ def _raster(
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
+    if area is not None:
+        raster = replace(raster, pixels=_within(area, raster.pixels, source, whole))
     if settings.strength < 1:
         shown = whole if settings.full_resolution == "auto" else source.seen(size)
         raster = replace(raster, pixels=mixing.mix(shown, raster.pixels, settings.strength, raster.icc))
@@ -244,6 +250,13 @@ def _registered(edited: Pixels, source: Original, settings: DeliverySettings) ->
     if not settings.register or settings.full_resolution == "off":
         return edited, None
     return registration.register(edited, source.seen((edited.shape[1], edited.shape[0])))
+
+
+def _within(area: Area, edit: NDArray[Any], source: Original, whole: NDArray[Any]) -> NDArray[Any]:
+    """The edit where it was asked for, and around it the photo, at the edit's size."""
+    size = edit.shape[1], edit.shape[0]
+    photo = whole if whole.shape == edit.shape and whole.dtype == edit.dtype else source.seen(size)
+    return composed(edit, photo, area.share(size))
 
 
 def _added(edited: Pixels, strength: float) -> float | None:

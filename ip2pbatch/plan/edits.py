@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,12 @@ _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 Carry = Literal["latent", "pixels"]
 
+Point = tuple[float, float]
+Polygon = tuple[Point, ...]
+
+FEATHER = 2.0
+"""Per cent of the photo's short side over which an edit fades out around its region, where a recipe says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
@@ -30,11 +37,55 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a photo: what lies in one of `polygons`, or what is white in a mask file.
+
+    Points are (across, down) in per cent of the photo's width and height, from the top left, of the photo as it is
+    seen upright. `mask` is the digest of the file's pixels, "" where there is none; `path` is where it lies now, which
+    changes nothing. `grow` is in per cent of the photo's short side, negative to shrink; `invert` takes the rest of the
+    photo instead, after it grew.
+    """
+
+    polygons: tuple[Polygon, ...] = ()
+    mask: str = ""
+    grow: float = 0.0
+    invert: bool = False
+    path: Path | None = field(default=None, compare=False)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a key and a stored plan say of it, only what is set: `region_of` reads it."""
+        polygons = [[list(point) for point in polygon] for polygon in self.polygons]
+        found = {"polygons": polygons, "mask": self.mask, "grow": self.grow, "invert": self.invert}
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The same as a recipe says it, with the mask's path."""
+        rest = {name: value for name, value in self.row.items() if name not in ("polygons", "mask")}
+        if self.mask:
+            return {"mask": str(self.path), **rest}
+        return {"polygon": [[list(point) for point in polygon] for polygon in self.polygons], **rest}
+
+
+def region_of(row: Mapping[str, Any], path: str = "") -> Region:
+    """The Region that `row` says; equal ones are one, for a plan may have millions of them."""
+    polygons = tuple(tuple((x, y) for x, y in polygon) for polygon in row.get("polygons", ()))
+    return _one(polygons, row.get("mask", ""), row.get("grow", 0.0), row.get("invert", False), path)
+
+
+@lru_cache(maxsize=1024)
+def _one(polygons: tuple[Polygon, ...], mask: str, grow: float, invert: bool, path: str) -> Region:
+    return Region(polygons, mask, grow, invert, Path(path) if path else None)
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """One picture to make: one instruction at one guidance and seed, on a photo or on another Edit's picture.
 
     `source` is a Photo's digest, or the parent's key where `carry` is not None. `size` is (width, height) of the
-    picture the model works on, in pixels. `key` is the hash of all other fields: no path, order, batch or backend.
+    picture the model works on, in pixels. `region` is the part of its source that is edited, None for all of it. `key`
+    is the hash of all other fields: no path, order, batch or backend.
     """
 
     key: str
@@ -46,11 +97,12 @@ class Edit:
     sampler: str
     size: tuple[int, int]
     carry: Carry | None = None
+    region: Region | None = None
 
 
 def make_edit(
     source: str, instruction: str, guidance: Guidance, seed: int, *, steps: int, sampler: str,
-    size: tuple[int, int], carry: Carry | None = None,
+    size: tuple[int, int], carry: Carry | None = None, region: Region | None = None,
 ) -> Edit:  # fmt: skip
     """An Edit with its key: sha256 over the canonical JSON of every other field and KEY_VERSION, 32 hex digits.
 
@@ -58,10 +110,12 @@ def make_edit(
     it is set (as a pair with its name), so that an Edit which does without it keeps its key.
     """
     scales = float(guidance.text), float(guidance.image)
-    fields = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
+    fields: list[object] = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
+    if region is not None:
+        fields.append(["region", region.row])
     text = _as_json(fields)
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry)
+    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +124,8 @@ class Strip:
 
     `id` is the edit's name in the recipe (it fills `{edit}` in file names). `edits` are the links in order;
     `keep` are the links that are delivered, counted from 1, `strength` how much of them is (0 to 1; None is the
-    delivery's own). The model makes the same pictures whatever that is.
+    delivery's own). `feathers` say for each link how far around its region it fades out, in per cent of the photo's
+    short side; there are none where no link has a region. The model makes the same pictures whatever these are.
     """
 
     photo: Photo
@@ -80,6 +135,7 @@ class Strip:
     edits: tuple[Edit, ...]
     keep: tuple[int, ...]
     strength: float | None = None
+    feathers: tuple[float, ...] = ()
 
 
 class ManyEdits(Sequence[Edit]):

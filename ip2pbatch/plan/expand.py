@@ -7,7 +7,7 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -17,11 +17,13 @@ from ip2pbatch.errors import NothingMatchedError, PlanError
 from ip2pbatch.plan.edits import MOST_HELD, Carry, Edit, Guidance, ManyEdits, ManyStrips, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import matcher
+from ip2pbatch.plan.regions import Regions
 
 if TYPE_CHECKING:
+    from ip2pbatch.plan.edits import Region
     from ip2pbatch.plan.photos import Scan
-    from ip2pbatch.plan.written.instructions import Instruction
     from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
+    from ip2pbatch.plan.written.where import Where
 
 Thing = TypeVar("Thing")
 MakeEdit = Callable[..., Edit]
@@ -35,12 +37,12 @@ def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
 
     `defaults` are what counts where it says nothing: the model's own, or those that its run was begun with.
 
-    Raises PlanError where a photo has no size that the model can take or an edit names photos that are not there,
-    NothingMatchedError where there is no edit.
+    Raises PlanError where a photo has no size that the model can take, an edit names photos that are not there, or a
+    mask does not fit its photo; NothingMatchedError where there is no edit.
     """
     if scan.whole:
         _refuse_unmatched(recipe, scan)
-    asked = _Asked(recipe, scan.instructions, defaults)
+    asked = _Asked(recipe, scan, defaults)
     strips, edits = Expansion(scan.photos, asked).parts()
     if scan.photos and not strips:
         raise NothingMatchedError("no edit for any of the photos", hint="give the recipe edits, or the CSV a row")
@@ -50,21 +52,23 @@ def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
 class _Asked:
     """The strips that a recipe asks for of a photo, each Edit made once."""
 
-    def __init__(self, recipe: Recipe, instructions: Sequence[Instruction], defaults: ModelDefaults) -> None:
+    def __init__(self, recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> None:
         self._recipe, self._defaults = recipe, defaults
         self._shared = [_Spec.of(spec, recipe, defaults) for spec in recipe.edits]
         self._sizes = {recipe.size, *(spec.size for spec in self._shared)}
         self._own: dict[str, list[EditSpec]] = defaultdict(list)
-        for row in instructions:
+        for row in scan.instructions:
             self._own[row.photo].append(row.edit)
+        self._regions = Regions.read(((spec.wheres, spec.wants) for spec in self._shared), scan.photos)
 
     def __call__(self, photo: Photo, make: MakeEdit | None = None) -> list[Strip]:
         """Raises PlanError where the photo has no size that the model can take."""
         make = make or _Once()
         sizes = {size: model_size(photo, size, self._defaults) for size in self._sizes}
         return [
-            _strip(photo, sizes[spec.size], spec, guidance, seeds, make)
+            _strip(photo, sizes[spec.size], spec, guidance, zip(spec.chain, seeds, regions, strict=True), make)
             for spec in self._specs(photo.name) if spec.wants(photo.name)
+            for regions in [[self._regions.of(where, photo) for where in spec.wheres]]
             for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain))
             for guidance in spec.cells
         ]  # fmt: skip
@@ -84,9 +88,11 @@ class _Once:
 
     def __call__(
         self, source: str, instruction: str, guidance: Guidance, seed: int, steps: int, sampler: str,
-        size: tuple[int, int], carry: Carry | None,
+        size: tuple[int, int], carry: Carry | None, region: Region | None,
     ) -> Edit:  # fmt: skip
-        edit = make_edit(source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry)
+        edit = make_edit(
+            source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry, region=region
+        )
         return self._made.setdefault(edit.key, edit)
 
 
@@ -280,27 +286,32 @@ class _Spec:
     size: Size | None
     wants: Callable[[str], bool]  # by a photo's name
     strength: float | None
+    wheres: tuple[Where | None, ...]  # of each link
+    feathers: tuple[float, ...]
 
     @classmethod
     def of(cls, spec: EditSpec, recipe: Recipe, defaults: ModelDefaults) -> _Spec:
+        wheres = tuple(link.region or spec.region for link in spec.chain)
         return cls(
             spec.id, spec.chain, spec.keep, spec.carry or "latent", _cells(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
             matcher(spec.photos) if spec.photos else lambda name: True, spec.strength,
+            wheres, tuple(where.feather if where else 0.0 for where in wheres) if any(wheres) else (),
         )  # fmt: skip
 
 
 def _strip(
-    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance, seeds: Sequence[int], make: MakeEdit
-) -> Strip:
-    """One photo through a chain at one cell."""
+    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance,
+    chain: Iterable[tuple[Link, int, Region | None]], make: MakeEdit,
+) -> Strip:  # fmt: skip
+    """One photo through a chain, with the seed and the region of each link, at one cell."""
     links: list[Edit] = []
-    for link, seed in zip(spec.chain, seeds, strict=True):
+    for link, seed, region in chain:
         source, carry = (links[-1].key, spec.carry) if links else (photo.digest, None)
         how = _link_guidance(link, guidance)
-        links.append(make(source, link.instruction, how, seed, spec.steps, spec.sampler, size, carry))
-    return Strip(photo, spec.id, guidance, seeds[0], tuple(links), spec.keep, spec.strength)
+        links.append(make(source, link.instruction, how, seed, spec.steps, spec.sampler, size, carry, region))
+    return Strip(photo, spec.id, guidance, links[0].seed, tuple(links), spec.keep, spec.strength, spec.feathers)
 
 
 def _refuse_unmatched(recipe: Recipe, scan: Scan) -> None:

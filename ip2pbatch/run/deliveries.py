@@ -19,6 +19,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.settling import ask_for, ask_for_names
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.pictures import sidecars
+from ip2pbatch.pictures.areas.composing import area_of
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.metadata import Provenance
@@ -63,22 +64,23 @@ class Ready:
     sidecar: Sidecar | None = None
 
 
-def shape_digest(settings: DeliverySettings, target: str) -> str:
-    """Of everything that shapes a file but its picture: the settings and the name that was asked for."""
-    return hashlib.sha256(f"{settings.digest}\n{target}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def shape_digest(settings: DeliverySettings, target: str, strip: Strip) -> str:
+    """Of everything that shapes a file but its picture: the settings, the name that was asked for, the feathers."""
+    feathers = f"\n{strip.feathers}" if strip.feathers else ""
+    return hashlib.sha256(f"{settings.digest}\n{target}{feathers}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def is_due(
-    last: Delivery | None, root: Path, settings: DeliverySettings, target: str, photo: Photo, superseded: Superseded
+    last: Delivery | None, root: Path, settings: DeliverySettings, target: str, strip: Strip, superseded: Superseded
 ) -> bool:
     """Whether a file is to be written, after what was last delivered in its place: also where that has another name
     than `target`, which an earlier picture of ours holds.
     """
-    if last is None or last.settings != shape_digest(settings, target) or not (root / last.path).is_file():
+    if last is None or last.settings != shape_digest(settings, target, strip) or not (root / last.path).is_file():
         return True
-    if settings.sidecar == "copy" and _lacks_sidecar(last, root, photo):
+    if settings.sidecar == "copy" and _lacks_sidecar(last, root, strip.photo):
         return True
-    return last.path != target and superseded.replaceable(root, target, photo) is not None
+    return last.path != target and superseded.replaceable(root, target, strip.photo) is not None
 
 
 def _lacks_sidecar(last: Delivery, root: Path, photo: Photo) -> bool:
@@ -222,7 +224,8 @@ class Deliverer:
         try:
             source = self._originals.at(strip.photo.path)
             refuse_other(strip.photo, source.look)
-            return prepare(source, picture, settings, provenance, place, self._signer)
+            area = area_of([edit.region for edit in strip.edits[: errand.link]], strip.feathers[: errand.link])
+            return prepare(source, picture, settings, provenance, place, self._signer, area=area)
         finally:
             self._originals.trim()
 
@@ -252,7 +255,7 @@ class Deliverer:
         return replace(row, moved=round(motion.distance, 2), scaled=round(motion.scaled, 2))
 
     def _digest(self, errand: Errand) -> str:
-        return shape_digest(self.settings.of(errand.strip), errand.target)
+        return shape_digest(self.settings.of(errand.strip), errand.target, errand.strip)
 
     def is_owed(self, strip: Strip, link: int, target: str) -> bool:
         """Whether this file of a picture that is there is to be written."""
@@ -260,8 +263,8 @@ class Deliverer:
 
     def _is_due(self, errand: Errand) -> bool:
         last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
-        photo, settings = errand.strip.photo, self.settings.of(errand.strip)
-        return is_due(last, self.run.root, settings, errand.target, photo, self._superseded)
+        settings = self.settings.of(errand.strip)
+        return is_due(last, self.run.root, settings, errand.target, errand.strip, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""

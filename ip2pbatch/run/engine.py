@@ -16,11 +16,13 @@ from ip2pbatch.plan.limits import Limits
 @dataclass(frozen=True, slots=True)
 class Source:
     """What an Edit starts from: pixels uint8 [h, w, 3] sRGB at the Edit's size, or, where there is one, a latent
-    float32 [c, h, w]; its pixels then only say what it looks like.
+    float32 [c, h, w]; its pixels then only say what it looks like. `mask` is the Edit's region at that size, uint8
+    [h, w]: 0 where the picture stays what it starts from; None where all of it is edited.
     """
 
     pixels: NDArray[np.uint8] | None = None
     latent: NDArray[np.float32] | None = None
+    mask: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from ip2pbatch.errors import DamagedError, PhotoError
 from ip2pbatch.pictures import images
+from ip2pbatch.pictures.areas.coverage import Coverage, coverage
 from ip2pbatch.pictures.sizing import Sizing
-from ip2pbatch.plan.edits import Edit, Photo
+from ip2pbatch.plan.edits import Edit, Photo, Region
 from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.run.directory.kept import Pixels
@@ -36,6 +38,7 @@ class Sources:
             self._photos.setdefault(photo.digest, []).append(photo)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
         self._loaded: OrderedDict[tuple[str, tuple[int, int]], Future[Pixels]] = OrderedDict()
+        self._masks: OrderedDict[tuple[Region, tuple[int, int]], Future[Coverage]] = OrderedDict()
         self._held: dict[str, Source] = {}
         self._lock = threading.Lock()
 
@@ -44,15 +47,19 @@ class Sources:
 
         The wait raises PhotoError where the photo cannot be read, and ResourceError where the disk refuses.
         """
+        mask = None if edit.region is None else self._mask(edit.region, edit.size)
         if edit.carry is not None:
-            return self._pool.submit(self._carried, edit).result
+            carried = self._pool.submit(self._carried, edit)
+            return lambda: _within(carried.result(), mask)
         photo = self.photo(edit.source, edit.size)
-        return lambda: Source(pixels=photo.result())
+        return lambda: _within(Source(pixels=photo.result()), mask)
 
     def foresee(self, edit: Edit) -> None:
         """`edit` comes soon: begin to load its photo. (What a link starts from is at hand or quickly read.)"""
         if edit.carry is None:
             self.photo(edit.source, edit.size)
+        if edit.region is not None:
+            self._mask(edit.region, edit.size)
 
     def photo(self, digest: str, size: tuple[int, int]) -> Future[Pixels]:
         """The photo with this digest at model size, uint8 [h, w, 3], soon."""
@@ -63,6 +70,17 @@ class Sources:
             self._loaded.move_to_end((digest, size))
             while len(self._loaded) > self._most:
                 self._loaded.popitem(last=False)
+        return future
+
+    def _mask(self, region: Region, size: tuple[int, int]) -> Future[Coverage]:
+        """A region at model size, soon; the cells of a photo's grid share theirs."""
+        with self._lock:
+            future = self._masks.get((region, size))
+            if future is None:
+                future = self._masks[region, size] = self._pool.submit(coverage, region, size)
+            self._masks.move_to_end((region, size))
+            while len(self._masks) > self._most:
+                self._masks.popitem(last=False)
         return future
 
     def hold(self, key: str, source: Source) -> None:
@@ -96,6 +114,10 @@ class Sources:
         if edit.carry != "latent":
             return Source(pixels=held.pixels if held else self._run.picture(edit.source))
         return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
+
+
+def _within(source: Source, mask: Future[Coverage] | None) -> Source:
+    return source if mask is None else replace(source, mask=mask.result())
 
 
 def heal_sources(run: Run, photos: Iterable[tuple[Photo, tuple[int, int]]]) -> list[DamagedError]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, overload
 
 from ip2pbatch.pictures.likeness import verdict
-from ip2pbatch.plan.edits import Carry, Edit, Guidance, Strip
+from ip2pbatch.plan.edits import Carry, Edit, Guidance, Region, Strip
 from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.taught import Taught, taught_by
 from ip2pbatch.run import clock
@@ -57,6 +57,8 @@ class Cell:
     kept: bool = True
     chain: tuple[str, ...] = ()
     carry: Carry | None = None
+    region: Region | None = None
+    feather: float = 0.0
     digest: str = ""
     detail: str = ""
     picture: Kept | None = None
@@ -139,7 +141,8 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         key=edit.key, photo=strip.photo.name, edit=strip.id, instruction=edit.instruction, guidance=edit.guidance,
         seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size, state=state, link=link,
         links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
-        carry=edit.carry, digest=strip.photo.digest,
+        carry=edit.carry, region=edit.region, feather=strip.feathers[link - 1] if strip.feathers else 0.0,
+        digest=strip.photo.digest,
         detail=damaged or (record.detail if record else "not made yet"),
         mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,

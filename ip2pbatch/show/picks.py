@@ -140,7 +140,7 @@ def _edit(chain: Sequence[Cell], numbers: Sequence[int]) -> str:
     cell = chain[-1]
     scales = f"text: {cell.guidance.text!r}, image: {cell.guidance.image!r}"
     if len(chain) == 1:
-        words = f"instruction: {quoted(cell.instruction)}, {scales}"
+        words = f"instruction: {quoted(cell.instruction)}, {scales}{_region(cell)}"
     else:
         links = ", ".join(_link(link) for link in chain)
         words = f"chain: [{links}], keep: [{cell.link}], carry: {cell.carry}, {scales}"
@@ -157,4 +157,8 @@ def _seeds(chain: Sequence[Cell], numbers: Sequence[int]) -> str:
 
 def _link(cell: Cell) -> str:
     scales = f"text: {cell.guidance.text!r}, image: {cell.guidance.image!r}"
-    return f"{{instruction: {quoted(cell.instruction)}, {scales}}}"
+    return f"{{instruction: {quoted(cell.instruction)}, {scales}{_region(cell)}}}"
+
+
+def _region(cell: Cell) -> str:
+    return f", region: {flow(cell.region.written | {'feather': cell.feather})}" if cell.region else ""

@@ -439,3 +439,54 @@ def test_a_preview_finds_the_picture_in_its_noise(
         output = noise if predicts == "epsilon" else table.get_velocity(picture, noise, at)
         found = sampler.clean(step, output, seen)
         assert float((found - picture).abs().max()) < (2e-3 if float(timestep).is_integer() else 0.2)
+
+
+def left_half(value: int = 255) -> np.ndarray:
+    mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    mask[:, : SIZE[0] // 2] = value
+    return mask
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_outside_of_its_region_a_latent_is_the_photo_s_and_inside_it_is_edited(
+    backends: dict[str, pytorch.TorchBackend], kind: str, sampler: str
+) -> None:
+    editor, wanted = Editor(backends[kind]), ask(0, "make it snow", 7.5, 1.5, 1371, sampler)
+    (whole,), (part,) = (editor.edit([wanted], [Source(PICTURES[0], mask=mask)]) for mask in (None, left_half(9)))
+    assert whole.latent is not None
+    assert part.latent is not None
+    photo = editor._image_latent(wanted, SOURCES[0])[0].numpy() * backends[kind].scaling_factor
+    half = photo.shape[-1] // 2
+    assert np.array_equal(part.latent[..., half:], photo[..., half:])
+    inside = np.abs(part.latent - photo)[..., :half].mean(), np.abs(part.latent - whole.latent)[..., :half].mean()
+    assert inside[0] > 0.1
+    assert inside[1] > 0  # it knows what is around it
+
+
+def test_a_region_of_everything_has_the_bits_of_none_and_neighbours_change_nothing(
+    backends: dict[str, pytorch.TorchBackend],
+) -> None:
+    editor = Editor(backends["kl"])
+    edits = [ask(photo, "make it snow", 7.5, 1.5, 1371) for photo in range(3)]
+    masks = [None, np.full((SIZE[1], SIZE[0]), 255, np.uint8), left_half()]
+    beside = editor.edit(edits, [Source(picture, mask=mask) for picture, mask in zip(PICTURES, masks, strict=True)])
+    plain = editor.edit(edits, SOURCES)
+    for together, without in zip(beside[:2], plain[:2], strict=True):
+        assert np.array_equal(together.latent, without.latent)  # type: ignore[arg-type]
+        assert np.array_equal(together.image, without.image)  # type: ignore[arg-type]
+    (alone,) = editor.edit(edits[2:], [Source(PICTURES[2], mask=masks[2])])
+    assert np.array_equal(alone.image, beside[2].image)  # type: ignore[arg-type]
+    assert not np.array_equal(alone.image, plain[2].image)  # type: ignore[arg-type]
+
+
+def test_a_link_is_blended_with_what_the_link_before_left(backends: dict[str, pytorch.TorchBackend]) -> None:
+    editor = Editor(backends["kl"])
+    (first,) = editor.edit([ask(0, "make it snow", 7.5, 1.5, 1371)], SOURCES[:1])
+    assert first.latent is not None
+    link = ask(0, "turn the sky red", 7.5, 1.5, 7, carry=True)
+    (second,) = editor.edit([link], [Source(first.image, first.latent, left_half())])
+    assert second.latent is not None
+    half = first.latent.shape[-1] // 2
+    assert np.allclose(second.latent[..., half:], first.latent[..., half:], atol=1e-6)
+    assert not np.allclose(second.latent[..., :half], first.latent[..., :half], atol=1e-2)

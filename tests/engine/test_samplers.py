@@ -109,3 +109,39 @@ def test_a_schedule_that_cannot_be_sampled_is_refused_before_anything_is_made(
     with pytest.raises((ModelError, UsageError), match=reason) as caught:
         refuse_unsampled(STABLE_DIFFUSION | change, [*ask("lcm"), *ask(name)] if name == "ddim" else ask(name))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("config", [STABLE_DIFFUSION, EMBEDDED], ids=["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["euler", "ddim", "dpmpp_2m", "unipc"])
+def test_a_sampler_whose_network_knows_the_picture_walks_along_that_picture_noised(
+    name: str, config: dict[str, object]
+) -> None:
+    """Which is what it is blended with: at the level that each step ends at, and clean in the end."""
+    sampler = make_sampler(name, config, 8, [7], CPU)
+    noise = sampler.draw(SHAPE) / sampler._scheduler.init_noise_sigma
+    clean = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(3))
+    latents = sampler.noised(clean, 0)
+    for step, timestep in enumerate(sampler.timesteps):
+        signal = sampler._signal(step)
+        answer = noise if config is STABLE_DIFFUSION else signal**0.5 * noise - (1 - signal) ** 0.5 * clean
+        latents = sampler.step(answer, timestep, latents)
+        level = sampler.noised(clean, step + 1)
+        least = 0.06 if name == "ddim" and step == 7 else 1e-2  # DDIM ends with the model's least noise
+        assert (latents - level).abs().max() < least * (1 + float(level.abs().max()))
+    assert torch.equal(level, clean)
+
+
+@pytest.mark.parametrize("name", ["euler_a", "lcm"])
+def test_a_picture_is_noised_to_the_level_of_a_sampler_that_draws_noise_on_the_way(name: str) -> None:
+    sampler = make_sampler(name, STABLE_DIFFUSION, 8, [7], CPU)
+    latents = sampler.draw((4, 64, 64))
+    clean = torch.full_like(latents, 2.0)
+    for step, timestep in enumerate(sampler.timesteps[:-1]):
+        known = sampler.noised(clean, step)
+        signal = sampler._signal(step)
+        noise = (known - (1 if name == "euler_a" else signal**0.5) * clean) / (
+            (1 / signal - 1) ** 0.5 if name == "euler_a" else (1 - signal) ** 0.5
+        )
+        after, level = sampler.step(noise, timestep, known), sampler.noised(clean, step + 1)
+        assert abs(float(after.mean() - level.mean())) < 0.06 * float(after.std() + 1)
+        assert float(after.std() / level.std()) == pytest.approx(1, abs=0.04)

@@ -29,6 +29,7 @@ from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
 from ip2pbatch.plan.written.part import RecipePath, Written, normalised
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
+from ip2pbatch.plan.written.where import Where
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
@@ -123,6 +124,7 @@ class Link(Written):
     instruction: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION)]
     text: Scale | None = Field(default=None, description="its own text scale")
     image: Scale | None = Field(default=None, description="its own image scale")
+    region: Where | None = Field(default=None, description="its own region instead of the chain's")
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +158,7 @@ class EditSpec(Written):
     photos: Annotated[tuple[str, ...], BeforeValidator(_some), Field(min_length=1)] | None = Field(
         default=None, description="globs of the photos that get it, instead of all"
     )
+    region: Where | None = Field(default=None, description="the part of a photo that is edited, instead of all of it")
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ def schema() -> dict[str, Any]:
     parts["PhotoFolder"] = _or(_photos(parts["PhotoFolder"]), {"type": "string", "minLength": 1})
     parts["Link"] = _or(parts["Link"], {"type": "string", "minLength": 1})
     parts["Size"] = _or(_exactly_one(parts["Size"]), {"type": "integer", "minimum": 16})
+    parts["Where"] = _or(parts["Where"], {"type": "string", "minLength": 1})
     seeds = _exactly_one(parts["Seeds"])
     for key in seeds["properties"]:
         seeds["properties"][key] = _or(_SEEDS | {"description": seeds["properties"][key]["description"]}, _SEED)

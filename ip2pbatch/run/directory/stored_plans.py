@@ -14,7 +14,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
-from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Strip
+from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Strip, region_of
 from ip2pbatch.run.directory.layout import Layout
 
 FORMAT = 1
@@ -92,11 +92,11 @@ def _lines(plan: Plan) -> Iterator[bytes]:
         yield _line([photo.name, os.fspath(photo.path), photo.digest, *photo.size])
     for e in plan.edits:
         how = [e.guidance.text, e.guidance.image, e.seed, e.steps, e.sampler, *e.size, e.carry]
-        yield _line([e.key, e.source, e.instruction, *how])
+        yield _line([e.key, e.source, e.instruction, *how, *_later(e)])
     photos = _places_of(plan.photos)
     for s in plan.strips:
         links = [place(edit.key) for edit in s.edits]
-        later = [] if s.strength is None else [s.strength]
+        later: list[object] = [s.strength, s.feathers] if s.feathers else [] if s.strength is None else [s.strength]
         yield _line([photos(s.photo.name), s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
 
 
@@ -112,6 +112,12 @@ def _places_of(photos: Sequence[Photo]) -> Callable[[str], int]:
     return place
 
 
+def _later(edit: Edit) -> Iterator[dict[str, Any]]:
+    """What Edits did not always have, where it is set."""
+    if edit.region is not None:
+        yield {"region": edit.region.row, "path": str(edit.region.path or "")}
+
+
 def _line(row: object) -> bytes:
     return (_as_json(row) + "\n").encode("utf-8", "surrogatepass")
 
@@ -122,11 +128,14 @@ def _photo(row: Any) -> Photo:
 
 
 def _edit(row: Any) -> Edit:
-    key, source, instruction, text, image, seed, steps, sampler, width, height, carry = row
-    return Edit(key, source, instruction, Guidance(text, image), seed, steps, sampler, (width, height), carry)
+    key, source, instruction, text, image, seed, steps, sampler, width, height, carry, *later = row
+    more = later[0] if later else {}
+    region = region_of(more["region"], more["path"]) if "region" in more else None
+    return Edit(key, source, instruction, Guidance(text, image), seed, steps, sampler, (width, height), carry, region)
 
 
 def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
     photo, name, text, image, seed, links, keep, *later = row
     own = tuple(edits[link] for link in links)
-    return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), *later)
+    strength, feathers = [*later, None, ()][:2] if len(later) != 1 else (later[0], ())
+    return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), strength, tuple(feathers))

@@ -1,0 +1,1 @@
+"""Regions as pixels: how much of each pixel is edited, and how the edit and the photo are put together."""
