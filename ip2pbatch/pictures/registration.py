@@ -25,8 +25,9 @@ _NEAR = 40  # about the side of the blocks that are measured once more
 _FAINT = 10.0  # squared levels of 255 a pixel: gradients below are mostly an autoencoder's noise
 _STEEPEST = 0.025  # no model enlarges by more
 _AGREE = 1.0  # model pixels between blocks that agree
-_FEWEST, _SHARE = 10, 0.6  # blocks that must agree, and their share of the weight of all
-_SURE = 0.1  # model pixels: the standard error that is allowed at a corner
+_FEWEST, _SHARE = 15, 0.8  # blocks that must agree, and their share of the weight of all
+_SURE = 0.11  # model pixels: the standard error that is allowed at a corner
+_ROUNDS, _STILL = 3, 0.12  # model pixels: what is left after a round and asks for none more
 _COARSE = 8  # model pixels: the grid on which a rim's tones are carried on
 _MAX_GAIN = 2.5
 
@@ -78,24 +79,29 @@ def register(edited: Pixels, seen: Pixels) -> tuple[Pixels, Motion | None]:
 def estimate(edited: Pixels, seen: Pixels) -> Motion | None:
     """How an edit has moved, to about 0.1 model pixel; None as for `register`."""
     size = (seen.shape[1], seen.shape[0])
-    first = _search(edited, seen, size)
-    if first is None:
+    line = _search(edited, seen, size)
+    line = None if line is None else _settled(edited, seen, line, size)
+    if line is None or (distance := _distance(line, size)) < _LEAST:
         return None
-    line = first
-    if _distance(first, size) >= _LEAST / 2:
-        edited = _resampled(edited, first)
-    else:
-        line = np.zeros(3)
-    part = max(1, max(size) // _SETTLED)
-    near = _near(_directions(seen, part), _directions(edited, part), part, size)
-    fit = _fitted(near, np.zeros(3))
-    line = line + fit.line
-    share = near.weight[fit.agree].sum() / (near.weight.sum() + 1e-9)
-    if fit.agree.sum() < _FEWEST or share < _SHARE or _at_a_corner(fit.error, size) > _SURE:
-        return None
-    distance = _distance(line, size)
     right, down, larger = map(float, line)
-    return Motion(right, down, larger, distance) if distance >= _LEAST else None
+    return Motion(right, down, larger, distance)
+
+
+def _settled(edited: Pixels, seen: Pixels, line: Doubles, size: tuple[int, int]) -> Doubles | None:
+    """`line` to about 0.1 model pixel, or None where too few blocks agree on what is left of it, or not closely."""
+    part = max(1, max(size) // _SETTLED)
+    photo = _directions(seen, part)
+    for _ in range(_ROUNDS):
+        line = line if _distance(line, size) >= _LEAST / 2 else np.zeros(3)
+        laid = _resampled(edited, line) if line.any() else edited
+        near = _near(photo, _directions(laid, part), part, size)
+        fit = _fitted(near, np.zeros(3))
+        line = line + fit.line
+        if _distance(fit.line, size) < _STILL:
+            break
+    share = near.weight[fit.agree].sum() / (near.weight.sum() + 1e-9)
+    sure = fit.agree.sum() >= _FEWEST and share >= _SHARE and _at_a_corner(fit.error, size) <= _SURE
+    return line if sure else None
 
 
 def _distance(line: Doubles, size: tuple[int, int]) -> float:
