@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
+from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.run.engine import Hook, Pending, Result, Source
 
 Floats = NDArray[np.float32]
@@ -71,13 +72,19 @@ def _floats(source: Source, size: tuple[int, int]) -> Floats:
 
 def _tint(picture: Floats, edit: Edit) -> Floats:
     """The picture drawn towards one colour of the same lightness; float32 [h, w, 3] in 0..255."""
-    hue = int.from_bytes(hashlib.sha256(edit.instruction.encode()).digest()[:2], "big") / 65536
+    hue = _hue(edit.instruction)
+    if edit.negative and asks_null(edit.guidance):
+        hue += 0.5 * _hue(edit.negative) + 0.1
     hue += (edit.seed % 97) / 97 * 0.06
     colour = np.array(colorsys.hsv_to_rgb(hue % 1.0, 0.65, 1.0), np.float32)
     colour /= float(colour @ _LUMA)
     strength = np.float32(np.clip(0.08 * edit.guidance.text / max(abs(edit.guidance.image), 0.5), 0.05, 0.9))
     toned = (picture @ _LUMA)[..., None] * colour
     return np.clip(picture + strength * (toned - picture), 0, 255).astype(np.float32)
+
+
+def _hue(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big") / 65536
 
 
 def _caption(pixels: NDArray[np.uint8], edit: Edit) -> NDArray[np.uint8]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import ModelError, PhotoError, PlanError
 from ip2pbatch.plan.defaults import model_folder
-from ip2pbatch.plan.written.advice import Advice, advise, instructions
+from ip2pbatch.plan.families import family_of
+from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives
 from ip2pbatch.plan.written.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,18 +26,29 @@ _TOLD = 3
 
 
 def advice(recipe: Recipe) -> list[Advice]:
-    """All that there is to say of a recipe's instructions. Raises RecipeError where a CSV cannot be read.
+    """All that there is to say of a recipe's instructions. Raises RecipeError where a CSV cannot be read, PlanError
+    for a negative that the model has no place for.
 
     What a text encoder reads is only known where the model is on this machine; nothing is fetched for that.
     """
+    refuse_negative(recipe)
     return [*advise(recipe), *_unread(recipe)]
+
+
+def refuse_negative(recipe: Recipe) -> None:
+    """Raises PlanError where an edit's negative would take the place of a null text that its model has not."""
+    family = family_of(model_folder(recipe.model))
+    if not family.null_text and (found := next(negatives(recipe), None)):
+        why = f"{found[0]}: negative: {recipe.model} is of {family.called}, which has no null text for it to replace"
+        raise PlanError(why, hint="leave negative out, or use another model")
 
 
 def _unread(recipe: Recipe) -> Iterator[Advice]:
     folder = model_folder(recipe.model)
     room = _room(folder)
     # No token is shorter than a letter, so that the tokenizer need not be loaded for what is short enough.
-    long = [(place, words) for place, words in instructions(recipe) if len(words.encode()) > room]
+    said = (*instructions(recipe), *negatives(recipe))
+    long = [(place, words) for place, words in said if len(words.encode()) > room]
     if not long or (folder := folder or _cached(recipe.model)) is None:
         return
     with suppress(ImportError, OSError, ValueError):  # the engine says what is wrong with a model

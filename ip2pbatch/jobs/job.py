@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
 from ip2pbatch.errors import MissingError
+from ip2pbatch.jobs.advising import refuse_negative
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
-from ip2pbatch.plan.expand import expand
+from ip2pbatch.plan.expand import cells_of, expand, link_guidance
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.kept_defaults import differences, keeps_registering, kept_defaults
@@ -96,6 +98,7 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     if selection.out is not None:
         output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
         recipe = recipe.model_copy(update={"output": output})
+    refuse_negative(recipe)
     found = scan(recipe.photos, output=recipe.output.folder)
     defaults, notes = defaults_of(recipe, fresh=fresh)
     whole = expand(recipe, found, defaults)
@@ -106,7 +109,7 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     plan = asked = expand(recipe, found, defaults) if selection.partial else whole
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
-    notes = (*found.notes, *notes, *_twins(plan))
+    notes = (*found.notes, *notes, *_twins(plan), *_idle(recipe, found, defaults))
     registers = None if fresh else keeps_registering(recipe.output.folder)
     return Job(
         recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
@@ -133,6 +136,15 @@ def _twins(plan: Plan) -> Iterator[str]:
         are = f"{later} is" if len(twins) == 1 else f"{len(twins):,} photos, such as {later}, are"
         as_what = earlier if len(twins) == 1 else f"another one, {earlier}"
         yield f"{are} the same picture as {as_what}: edited once, delivered under each name"
+
+
+def _idle(recipe: Recipe, found: Scan, defaults: ModelDefaults) -> Iterator[str]:
+    """Which edits' negatives do nothing."""
+    specs = [spec for spec in (*recipe.edits, *(row.edit for row in found.instructions)) if spec.negative]
+    scales = ((s.id, link_guidance(link, c)) for s in specs for c in cells_of(recipe, s, defaults) for link in s.chain)
+    for name, one in {name: one for name, one in scales if not asks_null(one)}.items():
+        at = f"text {one.text:g}, image {one.image:g}"
+        yield f"{name}: negative does nothing at {at}, where no row of the network has the null text"
 
 
 def defaults_of(recipe: Recipe, *, fresh: bool = False) -> tuple[ModelDefaults, tuple[str, ...]]:

@@ -48,6 +48,7 @@ class Provenance:
     approximations: tuple[str, ...] = ()
     family: str = family_of(None).called
     strength: float = 1.0
+    negative: str = ""
 
     @classmethod
     def of(
@@ -63,7 +64,7 @@ class Provenance:
         return cls(
             last.key, first.source, tuple(edit.instruction for edit in chain), last.guidance.text, last.guidance.image,
             last.seed, last.steps, last.sampler, last.size, model, model_digest, approximations,
-            family, strength,
+            family, strength, last.negative,
         )  # fmt: skip
 
     def settings(self, *, prompt: bool) -> str:
@@ -76,7 +77,8 @@ class Provenance:
             *([f"Strength: {self.strength:g}"] if self.strength < 1 else []),
             f"Edit: {self.key}", f"Version: {SOFTWARE}",
         ]  # fmt: skip
-        return ("; then ".join(self.instructions) + "\n" if prompt else "") + ", ".join(values)
+        words = ["; then ".join(self.instructions), *([f"Negative prompt: {self.negative}"] if self.negative else [])]
+        return "\n".join([*(words if prompt else []), ", ".join(values)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,8 @@ def _properties(provenance: Provenance, packet: xmp.Packet, policy: Policy) -> d
     if policy.prompt:
         values[xmp.IPTC_EXT, "AIPromptInformation"] = "; then ".join(provenance.instructions)
         values[xmp.OURS, "instructions"] = provenance.instructions
+        if provenance.negative:
+            values[xmp.OURS, "negative"] = provenance.negative
     return values
 
 

@@ -84,8 +84,9 @@ class Edit:
     """One picture to make: one instruction at one guidance and seed, on a photo or on another Edit's picture.
 
     `source` is a Photo's digest, or the parent's key where `carry` is not None. `size` is (width, height) of the
-    picture the model works on, in pixels. `region` is the part of its source that is edited, None for all of it. `key`
-    is the hash of all other fields: no path, order, batch or backend.
+    picture the model works on, in pixels. `region` is the part of its source that is edited, None for all of it.
+    `negative` takes the place of the null text, "" of none. `key` is the hash of all other fields: no path, order,
+    batch or backend.
     """
 
     key: str
@@ -98,11 +99,12 @@ class Edit:
     size: tuple[int, int]
     carry: Carry | None = None
     region: Region | None = None
+    negative: str = ""
 
 
 def make_edit(
     source: str, instruction: str, guidance: Guidance, seed: int, *, steps: int, sampler: str,
-    size: tuple[int, int], carry: Carry | None = None, region: Region | None = None,
+    size: tuple[int, int], carry: Carry | None = None, region: Region | None = None, negative: str = "",
 ) -> Edit:  # fmt: skip
     """An Edit with its key: sha256 over the canonical JSON of every other field and KEY_VERSION, 32 hex digits.
 
@@ -113,9 +115,11 @@ def make_edit(
     fields: list[object] = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
     if region is not None:
         fields.append(["region", region.row])
+    if negative:
+        fields.append(["negative", negative])
     text = _as_json(fields)
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region)
+    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region, negative)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,12 @@ class _Once:
 
     def __call__(
         self, source: str, instruction: str, guidance: Guidance, seed: int, steps: int, sampler: str,
-        size: tuple[int, int], carry: Carry | None, region: Region | None,
+        size: tuple[int, int], carry: Carry | None, region: Region | None, negative: str,
     ) -> Edit:  # fmt: skip
         edit = make_edit(
-            source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry, region=region
-        )
+            source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry, region=region,
+            negative=negative,
+        )  # fmt: skip
         return self._made.setdefault(edit.key, edit)
 
 
@@ -286,6 +287,7 @@ class _Spec:
     size: Size | None
     wants: Callable[[str], bool]  # by a photo's name
     strength: float | None
+    negative: str
     wheres: tuple[Where | None, ...]  # of each link
     feathers: tuple[float, ...]
 
@@ -293,10 +295,10 @@ class _Spec:
     def of(cls, spec: EditSpec, recipe: Recipe, defaults: ModelDefaults) -> _Spec:
         wheres = tuple(link.region or spec.region for link in spec.chain)
         return cls(
-            spec.id, spec.chain, spec.keep, spec.carry or "latent", _cells(recipe, spec, defaults),
+            spec.id, spec.chain, spec.keep, spec.carry or "latent", cells_of(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
-            matcher(spec.photos) if spec.photos else lambda name: True, spec.strength,
+            matcher(spec.photos) if spec.photos else lambda name: True, spec.strength, spec.negative or "",
             wheres, tuple(where.feather if where else 0.0 for where in wheres) if any(wheres) else (),
         )  # fmt: skip
 
@@ -309,16 +311,15 @@ def _strip(
     links: list[Edit] = []
     for link, seed, region in chain:
         source, carry = (links[-1].key, spec.carry) if links else (photo.digest, None)
-        how = _link_guidance(link, guidance)
-        links.append(make(source, link.instruction, how, seed, spec.steps, spec.sampler, size, carry, region))
+        how = link_guidance(link, guidance), seed, spec.steps, spec.sampler, size, carry, region, spec.negative
+        links.append(make(source, link.instruction, *how))
     return Strip(photo, spec.id, guidance, links[0].seed, tuple(links), spec.keep, spec.strength, spec.feathers)
 
 
 def _refuse_unmatched(recipe: Recipe, scan: Scan) -> None:
     for spec in recipe.edits:
         if spec.photos and not any(map(matcher(spec.photos), _names(scan))):
-            first = next(_names(scan), "")
-            example = f"names are relative to their folder, such as {first}" if first else None
+            example = next((f"names are relative to their folder, such as {name}" for name in _names(scan)), None)
             raise PlanError(f"{spec.id}: no photo matches {', '.join(spec.photos)}", hint=example)
 
 
@@ -326,14 +327,15 @@ def _names(scan: Scan) -> Iterator[str]:
     return (one.name for several in (scan.photos, scan.broken) for one in several)
 
 
-def _link_guidance(link: Link, guidance: Guidance) -> Guidance:
+def link_guidance(link: Link, guidance: Guidance) -> Guidance:
+    """The scales of a link in a cell of its chain."""
     if link.text is None and link.image is None:
         return guidance
     text = guidance.text if link.text is None else link.text
     return Guidance(text, guidance.image if link.image is None else link.image)
 
 
-def _cells(recipe: Recipe, spec: EditSpec, defaults: ModelDefaults) -> list[Guidance]:
+def cells_of(recipe: Recipe, spec: EditSpec, defaults: ModelDefaults) -> list[Guidance]:
     """The grid of an edit: its own scales, else the recipe's, else the model's; text outermost."""
     texts = spec.text or recipe.guidance.text or (defaults.text,)
     images = spec.image or recipe.guidance.image or (defaults.image,)

@@ -40,7 +40,7 @@ class Family:
     """`called` is its name in messages and files, `pipelines` the classes that a folder's `model_index.json` may name.
 
     `check` is "module:function", `torch` a module; what they offer stands at the head of this file. `defaults` count
-    where a model's own folder says nothing.
+    where a model's own folder says nothing. `null_text`: its guidance knows one, whose place a `negative` can take.
     """
 
     called: str
@@ -48,6 +48,7 @@ class Family:
     defaults: ModelDefaults
     check: str
     torch: str
+    null_text: bool = True
 
 
 FAMILIES: dict[str, Family] = {

@@ -22,7 +22,7 @@ class Row:
     """One row of a network call. `latent_of` and `image_of` are positions in the batch of Edits.
 
     `latent_of`: whose current latent goes in; `image_of`: whose source picture, None for zeros; `text`: the
-    instruction, None for the null text.
+    instruction or a negative, None for the empty text.
     """
 
     latent_of: int
@@ -55,7 +55,7 @@ def plan_rows(edits: Sequence[Edit], step: int) -> RowPlan:
     images = _first_with((edit.source, edit.carry) for edit in edits)
     for edit, latent, image in zip(edits, latents, images, strict=True):
         terms = []
-        for with_image, text, coefficient in terms_of(edit.guidance, edit.instruction):
+        for with_image, text, coefficient in terms_of(edit):
             row = Row(latent, image if with_image else None, text)
             if row not in known:
                 known[row] = len(rows)
@@ -65,16 +65,18 @@ def plan_rows(edits: Sequence[Edit], step: int) -> RowPlan:
     return RowPlan(tuple(rows), tuple(weights))
 
 
-def terms_of(guidance: Guidance, instruction: str) -> list[tuple[bool, str | None, float]]:
+def terms_of(edit: Edit) -> list[tuple[bool, str | None, float]]:
     """The terms (with image, text, coefficient) of ê whose coefficient is not zero; 1 to 3 of them, in a fixed order.
 
-    An empty instruction is the null text, so that its two terms with the image become one.
+    The null text is what an Edit's `negative` takes the place of; None is the empty one. An instruction that is the
+    null text has two terms with the image that become one.
     """
-    text, image = guidance.text, guidance.image
-    if instruction == "":
-        terms: list[tuple[bool, str | None, float]] = [(False, None, 1 - image), (True, None, image)]
+    text, image = edit.guidance.text, edit.guidance.image
+    words, null = edit.instruction or None, edit.negative or None
+    if words == null:
+        terms: list[tuple[bool, str | None, float]] = [(False, null, 1 - image), (True, null, image)]
     else:
-        terms = [(False, None, 1 - image), (True, None, image - text), (True, instruction, text)]
+        terms = [(False, null, 1 - image), (True, null, image - text), (True, words, text)]
     rounded = [(with_image, words, _float32(coefficient)) for with_image, words, coefficient in terms]
     return [term for term in rounded if term[2] != 0]
 
@@ -107,14 +109,19 @@ def first_rows(edits: Iterable[Edit]) -> int:
     first: set[tuple[object, ...]] = set()
     for edit in edits:
         kind, source = (edit.size, edit.steps, edit.sampler, edit.seed), (edit.source, edit.carry)
-        for with_image, text, _ in terms_of(edit.guidance, edit.instruction):
+        for with_image, text, _ in terms_of(edit):
             first.add((kind, source if with_image else None, text))
     return len(first)
 
 
 def later_rows(edits: Iterable[Edit]) -> int:
     """Rows of each step of `edits` after the first."""
-    return sum(len(terms_of(edit.guidance, edit.instruction)) for edit in edits)
+    return sum(len(terms_of(edit)) for edit in edits)
+
+
+def asks_null(guidance: Guidance) -> bool:
+    """Whether any row has the null text at these scales: at text 1 and image 1 none has."""
+    return _float32(1 - guidance.image) != 0 or _float32(guidance.image - guidance.text) != 0
 
 
 def _first_with(values: Iterable[object]) -> list[int]:

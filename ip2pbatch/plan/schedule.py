@@ -166,7 +166,7 @@ def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> l
     whole call if it can: an engine that overlaps loses nothing by it, and photos are waited for and pictures written
     while it works.
     """
-    rows = [len(terms_of(edit.guidance, edit.instruction)) for edit in edits]
+    rows = [len(terms_of(edit)) for edit in edits]
     total = sum(rows)
     surpluses = range(total % bucket, total, bucket)
     for surplus in reversed(surpluses) if fewest else surpluses:

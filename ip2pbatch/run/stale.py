@@ -82,7 +82,7 @@ def _otherwise(new: Counter[str], gone: Counter[str], unknown: str) -> Iterator[
     """Two counts by instruction of what only one side has, in words."""
     for words in {**new, **gone}:
         if new[words] and gone[words]:
-            yield Difference("recipe", f"“{words}” has other scales, seeds, steps, sampler, size or carry")
+            yield Difference("recipe", f"“{words}” has other scales, seeds, steps, sampler, size, carry or negative")
         elif new[words]:
             yield Difference("recipe", f"asks for “{words}” ({_count(new[words])}), which {unknown}")
         else:

@@ -59,6 +59,7 @@ class Cell:
     carry: Carry | None = None
     region: Region | None = None
     feather: float = 0.0
+    negative: str = ""
     digest: str = ""
     detail: str = ""
     picture: Kept | None = None
@@ -142,7 +143,7 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size, state=state, link=link,
         links=len(strip.edits), kept=link in strip.keep, chain=tuple(e.instruction for e in strip.edits),
         carry=edit.carry, region=edit.region, feather=strip.feathers[link - 1] if strip.feathers else 0.0,
-        digest=strip.photo.digest,
+        negative=edit.negative, digest=strip.photo.digest,
         detail=damaged or (record.detail if record else "not made yet"),
         mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,

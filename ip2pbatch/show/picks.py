@@ -144,7 +144,8 @@ def _edit(chain: Sequence[Cell], numbers: Sequence[int]) -> str:
     else:
         links = ", ".join(_link(link) for link in chain)
         words = f"chain: [{links}], keep: [{cell.link}], carry: {cell.carry}, {scales}"
-    return f"{words}, seeds: {_seeds(chain, numbers)}, steps: {cell.steps}, sampler: {cell.sampler}"
+    rest = f", negative: {quoted(cell.negative)}" if cell.negative else ""
+    return f"{words}, seeds: {_seeds(chain, numbers)}, steps: {cell.steps}, sampler: {cell.sampler}{rest}"
 
 
 def _seeds(chain: Sequence[Cell], numbers: Sequence[int]) -> str:

@@ -276,7 +276,8 @@ def _data(
         chain = [*chain, cell] if cell.link > 1 else [cell]
         scales = f"text {card['text']}, image {card['image']}"
         took = f"{cell.seconds:.1f} s" if cell.seconds else ""
-        strong = f"strength {number(cell.strength)}" if cell.strength < 1 else ""
+        told = [f"negative “{cell.negative}”"] * bool(cell.negative)
+        told += [f"strength {number(cell.strength)}"] * (cell.strength < 1)
         numbers = [f"{name} {value}" for name, value in card["numbers"]]
         data.append({
             "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
@@ -284,7 +285,7 @@ def _data(
             "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
             "strength": cell.strength,
             "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
-            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", strong, *numbers, took, cell.device])),
+            "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *told, *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip
     return data

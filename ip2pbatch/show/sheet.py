@@ -292,8 +292,9 @@ def _nearest(group: Sequence[Cell], rank: int) -> Cell | None:
 def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
     """What all cells of a sheet share, and how many of them there are."""
     facts = [("pictures", totals(cells))]
-    for name, values in (("steps", {c.steps for c in cells}), ("sampler", {c.sampler for c in cells})):
-        facts.append((name, ", ".join(str(value) for value in sorted(values, key=str))))
+    told = {"sampler": {c.sampler for c in cells}, "negative": {c.negative for c in cells} - {""}}
+    for name, values in ({"steps": {str(c.steps) for c in cells}} | told).items():
+        facts += [(name, ", ".join(sorted(values)))] if values else []
     return tuple(facts)
 
 

@@ -37,12 +37,13 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pytorch.Torc
 
 
 def ask(
-    photo: int, instruction: str, text: float, image: float, seed: int, sampler: str = "euler_a", carry: bool = False
-) -> Edit:
+    photo: int, instruction: str, text: float, image: float, seed: int, sampler: str = "euler_a", carry: bool = False,
+    negative: str = "",
+) -> Edit:  # fmt: skip
     guidance = Guidance(text, image)
     return make_edit(
         f"photo-{photo}", instruction, guidance, seed, steps=STEPS, sampler=sampler, size=SIZE,
-        carry="latent" if carry else None,
+        carry="latent" if carry else None, negative=negative,
     )  # fmt: skip
 
 
@@ -72,6 +73,7 @@ def pipeline_picture(backend: pytorch.TorchBackend, wanted: Edit) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(
         wanted.instruction, image=Image.fromarray(PICTURES[int(wanted.source[-1])]), num_inference_steps=STEPS,
+        negative_prompt=wanted.negative or None,
         guidance_scale=wanted.guidance.text, image_guidance_scale=wanted.guidance.image,
         generator=torch.Generator("cpu").manual_seed(wanted.seed), output_type="np",
     )  # fmt: skip
@@ -122,6 +124,21 @@ def test_a_picture_is_the_one_diffusers_makes(
         for result in found:
             assert np.abs(float_picture(backend, result) - expected).max() <= 1e-4
             assert np.abs(result.image.astype(float) - expected * 255).max() <= 0.5 + 0.03
+
+
+def test_a_negative_takes_the_null_text_s_place_as_in_diffusers(backends: dict[str, pytorch.TorchBackend]) -> None:
+    backend = backends["kl"]
+    same = (0, "make it snow", 7.5, 1.5, 1371)
+    edits = [ask(*same, negative=words) for words in ("", "blurry", "a red sky")]
+    edits.append(ask(1, "turn the sky red", 3.0, 1.2, 7, negative="blurry"))
+    wanted = [pipeline_picture(backend, one) for one in edits]
+    assert min(np.abs(wanted[0] - other).max() for other in wanted[1:3]) > 0.01
+    alone = [edit(Editor(backend, safety=False), [one])[0] for one in edits]
+    for expected, *found in zip(wanted, edit(Editor(backend, safety=False), edits), alone, strict=True):
+        for result in found:
+            assert np.abs(float_picture(backend, result) - expected).max() <= 1e-4
+    idle, plain = (edit(Editor(backend, safety=False), [ask(0, "x", 1, 1, 7, negative=n)])[0] for n in ("blurry", ""))
+    assert np.array_equal(idle.image, plain.image)
 
 
 @pytest.mark.parametrize("kind", KINDS)

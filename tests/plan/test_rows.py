@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.plan.rows import Row, count_rows, fill, plan_rows
+from ip2pbatch.plan.rows import Row, asks_null, count_rows, fill, plan_rows
 
 
 def edit(
@@ -19,8 +19,12 @@ def edit(
     image: float = 1.5,
     seed: int = 1,
     steps: int = 20,
+    negative: str = "",
 ) -> Edit:
-    return make_edit(source, instruction, Guidance(text, image), seed, steps=steps, sampler="euler_a", size=(64, 64))
+    guidance = Guidance(text, image)
+    return make_edit(
+        source, instruction, guidance, seed, steps=steps, sampler="euler_a", size=(64, 64), negative=negative
+    )
 
 
 def noise(edits: list[Edit], row: Row, step: int) -> float:
@@ -34,7 +38,7 @@ def formula(edits: list[Edit], at: int, step: int) -> float:
     """The paper's form of the guidance, evaluated row by row."""
     e00, e10, e11 = (
         noise(edits, Row(at, image, text or None), step)
-        for image, text in ((None, None), (at, None), (at, edits[at].instruction))
+        for image, text in ((None, edits[at].negative), (at, edits[at].negative), (at, edits[at].instruction))
     )
     scale = edits[at].guidance
     return e00 + scale.image * (e10 - e00) + scale.text * (e11 - e10)
@@ -48,6 +52,7 @@ edits_ = st.builds(
     text=scales,
     image=scales,
     seed=st.sampled_from([1, 2]),
+    negative=st.sampled_from(["", "blurry", "make it night"]),
 )
 
 
@@ -97,6 +102,14 @@ def test_a_carried_latent_is_not_the_decoded_picture() -> None:
         for carry in ("latent", "pixels")
     ]
     assert len(plan_rows(links, 0).rows) == 1 + 2 * 2
+
+
+def test_edits_of_different_negatives_share_what_they_have_alike() -> None:
+    batch = [edit(), edit(negative="blurry"), edit(negative="blurry", text=3), edit(negative="dark", text=1, image=1)]
+    assert len(plan_rows(batch, 0).rows) == 2 + 2 + 1, "the null texts' rows each, and the instruction's once"
+    assert [len(plan_rows([one], 0).rows) for one in batch] == [3, 3, 3, 1]
+    assert [asks_null(one.guidance) for one in batch] == [True, True, True, False]
+    assert len(plan_rows([edit(instruction="blurry", negative="blurry")], 3).rows) == 2
 
 
 def test_an_edit_sums_its_terms_in_one_order_in_every_batch() -> None:

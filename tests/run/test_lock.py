@@ -119,7 +119,8 @@ def test_another_recipe_is_told_in_its_own_words(lock: Lock, photos: tuple[Photo
         "recipe: does not ask for “make it night” any more (4 pictures)",
     ]
     pixels = make_plan(photos, CHAIN, keep=(1, 2), carry="pixels")
-    assert reasons(lock, pixels) == ["recipe: “make it night” has other scales, seeds, steps, sampler, size or carry"]
+    settings = "has other scales, seeds, steps, sampler, size, carry or negative"
+    assert reasons(lock, pixels) == [f"recipe: “make it night” {settings}"]
     assert "delivers other links" in reasons(lock, make_plan(photos, CHAIN))[0]
     output = replace(NOW, output={"name": "{stem}", "quality": 95}, safety=False)
     assert reasons(lock, plan, output) == [

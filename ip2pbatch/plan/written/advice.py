@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ip2pbatch.plan.written.taught import Taught, taught_by
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.written.recipe import Recipe
+    from ip2pbatch.plan.written.recipe import EditSpec, Recipe
 
 _SHOWN = 72  # characters of an instruction in a warning, which names its edit too
 
@@ -176,11 +176,18 @@ def _about(place: str, words: str, taught: Taught | None) -> Iterator[Advice]:
 
 def instructions(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every instruction of a recipe and of its CSV files, after the edit's id or the photo's name."""
-    for spec in recipe.edits:
-        yield from ((spec.id, link.instruction) for link in spec.chain)
+    return ((place, link.instruction) for place, spec in _specs(recipe) for link in spec.chain)
+
+
+def negatives(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every negative of them, after the same."""
+    return ((place, spec.negative) for place, spec in _specs(recipe) if spec.negative)
+
+
+def _specs(recipe: Recipe) -> Iterator[tuple[str, EditSpec]]:
+    yield from ((spec.id, spec) for spec in recipe.edits)
     for folder in recipe.photos:
         if folder.instructions is not None:
             from ip2pbatch.plan.written.instructions import read_instructions
 
-            for row in read_instructions(folder.instructions):
-                yield from ((row.photo, link.instruction) for link in row.edit.chain)
+            yield from ((row.photo, row.edit) for row in read_instructions(folder.instructions))

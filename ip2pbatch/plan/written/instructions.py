@@ -14,7 +14,7 @@ from ip2pbatch.plan.written.recipe import EditSpec
 from ip2pbatch.plan.written.spreadsheets import Table
 from ip2pbatch.plan.written.yaml_source import Mistake, reword
 
-COLUMNS = ("photo", "instruction", "id", "text", "image", "strength")
+COLUMNS = ("photo", "instruction", "id", "text", "image", "strength", "negative")
 MAX_BYTES = 64 << 20
 _COMMA = r"[-+]?\d+(?:,\d+)?"
 _DECIMAL = re.compile(rf"{_COMMA}(?:\s*\.\.\s*{_COMMA}(?:\s*by\s*{_COMMA})?)?")

@@ -84,8 +84,7 @@ class PhotoFolder(Written):
     )
     exclude: tuple[str, ...] = Field(default=(), description="globs of photos or folders to leave out")
     instructions: RecipePath | None = Field(
-        None,
-        description="CSV with columns photo, instruction (and id, text, image, strength): edits for single photos",
+        None, description="CSV of edits for single photos: columns photo, instruction, and id, text, image and more"
     )
     pairs: Pairs = Field(
         default="jpeg", description="of a shot's JPEG, HEIC and raw file: the most finished, the rawest, or both"
@@ -152,6 +151,9 @@ class EditSpec(Written):
     steps: Steps | None = Field(default=None, description="its own step count")
     sampler: Sampler | None = Field(default=None, description="its own sampler")
     size: Size | None = Field(default=None, description="the size the model works at for it")
+    negative: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION)] | None = Field(
+        default=None, description="what it should not become, in the place of the model's null text"
+    )
     strength: Strength | None = Field(
         default=None, description="how much of it is delivered, instead of output.strength"
     )

@@ -114,8 +114,10 @@ def _places_of(photos: Sequence[Photo]) -> Callable[[str], int]:
 
 def _later(edit: Edit) -> Iterator[dict[str, Any]]:
     """What Edits did not always have, where it is set."""
-    if edit.region is not None:
-        yield {"region": edit.region.row, "path": str(edit.region.path or "")}
+    region = {"region": edit.region.row, "path": str(edit.region.path or "")} if edit.region is not None else {}
+    negative = {"negative": edit.negative} if edit.negative else {}
+    if region or negative:
+        yield region | negative
 
 
 def _line(row: object) -> bytes:
@@ -131,7 +133,8 @@ def _edit(row: Any) -> Edit:
     key, source, instruction, text, image, seed, steps, sampler, width, height, carry, *later = row
     more = later[0] if later else {}
     region = region_of(more["region"], more["path"]) if "region" in more else None
-    return Edit(key, source, instruction, Guidance(text, image), seed, steps, sampler, (width, height), carry, region)
+    fixed = Guidance(text, image), seed, steps, sampler, (width, height), carry
+    return Edit(key, source, instruction, *fixed, region, more.get("negative", ""))
 
 
 def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
