@@ -108,9 +108,12 @@ def plan(
         Path | None,
         typer.Option(help="Write the photos with digests and sizes into a CSV, for `photos: {manifest: FILE}`."),
     ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Draw the photos with the regions of their edits into a PNG, without the model.")
+    ] = None,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    cast = jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest)
+    cast = jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest, masks=masks)
     if as_json:
         print(json.dumps(cast.as_json(), indent=2))
     else:

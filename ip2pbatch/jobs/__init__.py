@@ -144,11 +144,12 @@ def watch(
 
 def plan(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
-    write_manifest: AnyPath | None = None,
+    write_manifest: AnyPath | None = None, masks: AnyPath | None = None,
 ) -> Forecast:  # fmt: skip
     """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model.
 
-    The photos are written as a manifest into `write_manifest`, for recipes that then need not look at them again.
+    The photos are written as a manifest into `write_manifest`, for recipes that then need not look at them again, and
+    drawn with the regions of their edits into the PNG `masks`.
     """
     from ip2pbatch.jobs.forecast import forecast
     from ip2pbatch.jobs.job import read, write_photos
@@ -156,6 +157,10 @@ def plan(
     job = read(Path(recipe), _selection(out, only, limit))
     if write_manifest is not None:
         job = write_photos(job, Path(write_manifest))
+    if masks is not None:
+        from ip2pbatch.jobs.drawing import draw_masks
+
+        job = draw_masks(job, Path(masks), _heard(None))
     return forecast(job)
 
 

@@ -15,21 +15,29 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch import errors
 from ip2pbatch.disk.remembered import Remembered
-from ip2pbatch.errors import DamagedError
+from ip2pbatch.errors import DamagedError, NothingMatchedError
 from ip2pbatch.jobs.measuring import with_numbers
 from ip2pbatch.jobs.standing import find_with_sheet
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 
 if TYPE_CHECKING:
+    from ip2pbatch.jobs.job import Job
     from ip2pbatch.jobs.voice import Voice
+    from ip2pbatch.pictures.areas.composing import Area
+    from ip2pbatch.plan.edits import Strip
     from ip2pbatch.show.cells import Cell
+    from ip2pbatch.show.region_sheet import Panel
 
 _THREADS = min(4, os.cpu_count() or 1)
 _RATES = "seconds a cell, the last times it was drawn"
 _TIMES = 5  # that are remembered
 _USUAL = 0.1  # seconds a cell for sheets and report together, before this machine has drawn any
 _SLOWEST, _TELLING = 60.0, 16  # seconds a cell that are no measurement; cells below which it would be of little else
+
+
+MOST_REGIONS = 200
+"""Photos with an edit's regions on one sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +131,40 @@ def _why_damaged(one: Kept) -> str:
     except DamagedError as error:
         return f"{error}: {error.hint}"
     return ""
+
+
+def draw_masks(job: Job, path: Path, voice: Voice) -> Job:
+    """Draw the photos of a plan with the regions of their edits into the PNG `path`; the job with a note of how many.
+
+    Raises PlanError where one is empty, NothingMatchedError where no edit has one, PhotoError, ResourceError.
+    """
+    from ip2pbatch.jobs.advising import refuse_empty
+    from ip2pbatch.show.region_sheet import draw_regions
+
+    refuse_empty(job.plan, (), voice)
+    wanted = {(strip.photo.name, strip.id): strip for strip in job.plan.strips if _area(strip)}
+    if not wanted:
+        why = "no edit of the recipe is of a region alone"
+        raise NothingMatchedError(why, hint="region: masks/, or region: {box: [0, 0, 100, 40]}")
+    strips = [*wanted.values()][:MOST_REGIONS]
+    with voice.busy("drawing the regions"), ThreadPoolExecutor(_THREADS) as pool:
+        panels = [*pool.map(_panel, strips)]
+    draw_regions(panels, f"{job.recipe.name}: where photos are edited", path)
+    cut = f" of {len(wanted):,}; --only and --limit choose others" if len(wanted) > len(strips) else ""
+    return replace(job, notes=(*job.notes, f"{path} shows {len(strips):,} photos with their regions{cut}"))
+
+
+def _area(strip: Strip) -> Area | None:
+    from ip2pbatch.pictures.areas.composing import area_of
+
+    return area_of([edit.region for edit in strip.edits], strip.feathers)
+
+
+def _panel(strip: Strip) -> Panel:
+    from ip2pbatch.pictures import images
+    from ip2pbatch.show.region_sheet import CELL, Panel
+
+    (width, height), area = strip.photo.size, _area(strip)
+    assert area is not None, "only those are drawn"
+    size = max(1, round(CELL * width / max(width, height))), max(1, round(CELL * height / max(width, height)))
+    return Panel(strip.photo.name, strip.id, images.load(strip.photo.path, size).pixels, area.share(size))

@@ -130,3 +130,18 @@ def test_a_cell_that_is_picked_has_its_region(command: CommandLine, shoot: Path)
         f"edits:\n  - {{{picked['recipe']}}}\noutput: {{folder: out}}\n"
     )
     assert left(command, again) == 0
+
+
+def test_a_plan_draws_the_photos_with_their_regions(command: CommandLine, shoot: Path) -> None:
+    masks(shoot)
+    recipe, sheet = written(shoot, "masks"), shoot / "regions.png"
+    said = command("plan", recipe, "--masks", sheet)
+    assert (said.code, "shows 3 photos with their regions" in said.err) == (0, True), said.err
+    drawn = pixels(sheet).astype(int)
+    pink = (abs(drawn - (230, 0, 120)).sum(axis=2) == 0).sum(axis=0)
+    assert len([x for x in range(1, len(pink)) if pink[x] > 200 and pink[x - 1] <= 200]) == 3  # a line in each photo
+    assert not (shoot / "out").exists()
+    Image.new("L", (48, 48), 0).save(shoot / "masks" / "three.png")
+    assert command("plan", recipe, "--masks", sheet).code == 2
+    recipe.write_text("photos: photos\nedits: [make it winter]\n")
+    assert command("plan", recipe, "--masks", sheet).code == 5
