@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.cli import console
 from ip2pbatch.errors import ResourceError
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.show import ci
 
 if TYPE_CHECKING:
@@ -145,14 +146,14 @@ class Lines:
 
     def __init__(self, watcher: Watcher, plan: Plan) -> None:
         self._watcher, self._plan = watcher, plan
-        self._photos = {edit.key: strip.photo.name for strip in plan.strips for edit in strip.edits}
+        self._holders = Holders(plan)
 
     def started(self, left: int, done: int) -> None:
         console.data(ci.plan_line(self._plan, done))
         self._watcher.started(left, done)
 
     def finished(self, edit: Edit, record: Record) -> None:
-        console.data(ci.item_line(edit, record, self._photos.get(edit.key, "")))
+        console.data(ci.item_line(edit, record, self._holders.photo(edit.key)))
         self._watcher.finished(edit, record)
 
     def delivered(self, delivery: Delivery) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,8 @@ from rich.table import Column
 from rich.text import Text
 
 from ip2pbatch.cli.console import count, plain, roughly, wrapped
-from ip2pbatch.plan.edits import Edit, Strip
+from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.engine import Preview
@@ -25,12 +26,12 @@ _EVERY = 10.0  # seconds between two plain lines
 
 
 class Watcher:
-    """The Events of a run for a person; `names` tells (photo, instruction) of an Edit by its key."""
+    """The Events of a run for a person; `photo` tells the name of an Edit's photo by its key, "" where it has none."""
 
     def __init__(
-        self, console: Console, names: dict[str, tuple[str, str]], *, clock: Callable[[], float] = time.monotonic
+        self, console: Console, photo: Callable[[str], str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console, self._names, self._clock = console, names, clock
+        self._console, self._photo, self._clock = console, photo, clock
         self._told: set[tuple[str, str]] = set()
         self._edits = self._files = 0
         self._said = clock()
@@ -54,12 +55,12 @@ class Watcher:
 
     def _tell_failure(self, edit: Edit, record: Record) -> None:
         """One line for a photo and a reason: a damaged photo fails in every one of its edits."""
-        photo, instruction = self._names.get(edit.key, ("", edit.instruction))
+        photo = self._photo(edit.key)
         reason = record.detail.removeprefix(f"{photo.rpartition('/')[2]}: ")
         if (photo, reason) in self._told:
             return
         self._told.add((photo, reason))
-        line = plain(f"{record.status} {photo}: {instruction}: {reason}")
+        line = plain(f"{record.status} {photo}: {edit.instruction}: {reason}")
         said = Text(wrapped(line, self._console.width) if self._console.is_terminal else line)
         said.stylize("red", 0, len(record.status))
         self._console.print(said)
@@ -124,8 +125,8 @@ class _RoomyProgress(Progress):
 class Bar(Watcher):
     """The same on a terminal, with a bar of edits and files together below the lines: one line, as `run.stop` wants."""
 
-    def __init__(self, console: Console, names: dict[str, tuple[str, str]]) -> None:
-        super().__init__(console, names)
+    def __init__(self, console: Console, photo: Callable[[str], str]) -> None:
+        super().__init__(console, photo)
         self._name = ""
         self._progress = _RoomyProgress(
             SpinnerColumn(),
@@ -138,7 +139,8 @@ class Bar(Watcher):
         self._progress.start()
 
     def finished(self, edit: Edit, record: Record) -> None:
-        self._name = plain(": ".join(self._names.get(edit.key, ())))
+        photo = self._photo(edit.key)
+        self._name = plain(f"{photo}: {edit.instruction}") if photo else ""
         super().finished(edit, record)
 
     def ahead(self, ahead: Ahead) -> None:
@@ -159,10 +161,10 @@ class Bar(Watcher):
         self._progress.stop()
 
 
-def watch(console: Console, strips: Sequence[Strip], *, terminal: bool) -> Watcher:
+def watch(console: Console, plan: Plan, *, terminal: bool) -> Watcher:
     """The Watcher that fits: a bar where a person watches a terminal."""
-    names = {edit.key: (strip.photo.name, edit.instruction) for strip in strips for edit in strip.edits}
-    return Bar(console, names) if terminal else Watcher(console, names)
+    photo = Holders(plan).photo
+    return Bar(console, photo) if terminal else Watcher(console, photo)
 
 
 @contextmanager

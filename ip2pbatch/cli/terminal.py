@@ -42,7 +42,7 @@ class Terminal:
     def progress(self, plan: Plan) -> Iterator[Events]:
         from ip2pbatch.cli.progress import watch
 
-        with watch(console.talk(), plan.strips, terminal=console.is_terminal()) as watcher:
+        with watch(console.talk(), plan, terminal=console.is_terminal()) as watcher:
             yield watcher if self._outlets is None else self._outlets.events(watcher, plan)
 
     def stop(self) -> AbstractContextManager[Stop]:

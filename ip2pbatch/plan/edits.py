@@ -166,6 +166,14 @@ class ManyStrips(Sequence[Strip]):
     def of_same_photo(self, number: int) -> Sequence[Strip]:
         """All strips of the photo that has this one."""
 
+    @abstractmethod
+    def of_photo(self, photo: int) -> Iterator[tuple[int, Strip]]:
+        """The strips of a photo, each with its number."""
+
+    @abstractmethod
+    def photo_with(self, key: str) -> int | None:
+        """The number of the first photo that has the Edit with this key; None where none has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

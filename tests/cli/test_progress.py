@@ -25,7 +25,7 @@ def plan(tmp_path: Path) -> Plan:
 def watcher_of(plan: Plan, width: int, *, terminal: bool) -> tuple[Watcher, io.StringIO]:
     said = io.StringIO()
     talk = Console(file=said, width=width, force_terminal=terminal, soft_wrap=True, highlight=False)
-    return watch(talk, plan.strips, terminal=terminal), said
+    return watch(talk, plan, terminal=terminal), said
 
 
 def test_a_damaged_photo_is_told_once_and_the_links_after_it_not_at_all(plan: Plan) -> None:
@@ -47,7 +47,7 @@ def test_a_damaged_photo_is_told_once_and_the_links_after_it_not_at_all(plan: Pl
 def test_plain_lines_come_now_and_then_with_the_time_that_is_left(plan: Plan) -> None:
     now = [0.0]
     said = io.StringIO()
-    watcher = Watcher(Console(file=said, width=80), {}, clock=lambda: now[0])
+    watcher = Watcher(Console(file=said, width=80), lambda key: "", clock=lambda: now[0])
     watcher.started(1400, 2)
     for second, ahead in (
         (6, Ahead(1396, None, None)),

@@ -16,17 +16,19 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 from runs import SPEC, fork, make_photos
 
 from ip2pbatch.disk.journal import Journal
 from ip2pbatch.engine.fake import FakeEngine
-from ip2pbatch.pictures.deliver import DeliverySettings, Prepared
+from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Photo, Plan, held
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.families import ModelDefaults
@@ -34,12 +36,13 @@ from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.recipe import Recipe
 from ip2pbatch.run.deliveries import Deliverer
-from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.ledger import Run, open_run
-from ip2pbatch.run.directory.lines import Invocation, Record
+from ip2pbatch.run.directory.lines import Delivery, Invocation, Record
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.execute import Options, run_plan
 
+Thing = TypeVar("Thing")
 EDITS = ["make it winter", "make it night", "make it rain", "as a watercolour"]
 INVOCATION = Invocation("2026-01-01T00:00:00Z", "run")
 
@@ -59,6 +62,11 @@ class Field:
     folder: Path
     edits: int
     rest: int = 250
+
+    @property
+    def left(self) -> int:
+        """Edits that are left to be made."""
+        return self.rest * len(EDITS)
 
     @property
     def out(self) -> Path:
@@ -112,46 +120,63 @@ def planning(field: Field) -> None:
 
 
 def filling(field: Field) -> None:
-    """All pictures but the last ones, their records and files, without asking the disk after each whether it has it."""
+    """All pictures but the last ones, as links to a few files, their records and files, as a run writes them but for
+    asking the disk after each whether it has it.
+    """
     plan, layout = field.plan(), Layout(field.out / ".ip2pbatch")
     buffer = io.BytesIO()
     Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
-    data, rows = buffer.getvalue(), []
-    journal = Journal(layout.results(None))
-    for edit in islice(plan.edits, field.edits - field.rest * len(EDITS)):
-        path = layout.picture(edit.key)
-        try:
-            path.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True)
-            path.write_bytes(data)
-        rows.append(Record(edit.key, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(data)).as_row())
-        if len(rows) == 10_000:
-            journal.append(*rows)
-            rows.clear()
-    journal.append(*rows)
-    journal.close()
+    pictures = Links(field.folder / "picture", buffer.getvalue())
+    record = asdict(Record("", "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(buffer.getvalue())))
+    with closing(Journal(layout.results(None))) as journal:
+        for keys in batched(islice(plan.keys, field.edits - field.left), 10_000):
+            for key in keys:
+                pictures.appear(layout.picture(key))
+            journal.append(*(record | {"edit": key} for key in keys), lasting=False)
     _delivering(field, plan)
 
 
 def _delivering(field: Field, plan: Plan) -> None:
     """Empty files under the names of all pictures but the last ones, announced and recorded."""
-    rows, last = [], set(islice(plan.keys, field.edits - field.rest * len(EDITS), None))
+    files = Links(field.folder / "file", b"")
     with open_run(field.out, SPEC) as run:
-        deliverer, journal = field.deliverer(run, plan), Journal(run.layout.deliveries(None))
-        for errand in deliverer.errands(plan):
-            if errand.edit.key in last:
-                continue
-            path = field.out / errand.target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            row = asdict(deliverer._row(errand, Prepared(path, "0" * 64, 0.5, None), None)) | {"turn": 1}
-            rows += [row | {"begun": True}, row]
-            if len(rows) == 10_000:
-                journal.append(*rows)
-                rows.clear()
-        journal.append(*rows)
-        journal.close()
+        deliverer = field.deliverer(run, plan)
+        with closing(Journal(run.layout.deliveries(None))) as journal:
+            for errands in batched(islice(deliverer.errands(plan), field.edits - field.left), 10_000):
+                rows = []
+                for errand in errands:
+                    files.appear(field.out / errand.target)
+                    place = errand.edit.key, strip_key(errand.strip)
+                    row = asdict(Delivery(*place, errand.target, deliverer._digest(errand), "0" * 64, 0.5)) | {
+                        "turn": 1
+                    }
+                    rows += [row | {"begun": True}, row]
+                journal.append(*rows, lasting=False)
+
+
+class Links:
+    """A file under very many names: no disk holds ten million small ones as easily."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path, self._data, self._links = path, data, 0
+
+    def appear(self, path: Path) -> None:
+        if self._links % 50_000 == 0:  # a file may have so many names on ext4
+            self._path.unlink(missing_ok=True)
+            self._path.write_bytes(self._data)
+        self._links += 1
+        try:
+            os.link(self._path, path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True)
+            os.link(self._path, path)
+
+
+def batched(things: Iterable[Thing], size: int) -> Iterator[list[Thing]]:
+    """`things` in lists of at most `size`."""
+    rest = iter(things)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def resume(field: Field) -> None:

@@ -17,6 +17,7 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Guidance, Photo, Plan, held, make_edit
 from ip2pbatch.plan.expand import expand, model_size, photo_seed
 from ip2pbatch.plan.families import ModelDefaults
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.instructions import Instruction
@@ -297,7 +298,7 @@ def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(mon
     own = Instruction("aa.jpg", EditSpec.model_validate("for one alone"), Path("p.csv"), 2)
     scan = Scan(photos, instructions=(own,))
     small = plan_of(scan, edits=LONG)
-    monkeypatch.setattr("ip2pbatch.plan.expand.MOST_HELD", 0)
+    monkeypatch.setattr("ip2pbatch.plan.large.expansion.MOST_HELD", 0)
     monkeypatch.setattr("ip2pbatch.plan.edits.MOST_HELD", 2)
     large = plan_of(replace(scan, photos=held(photos)), edits=LONG)
     assert isinstance(small.edits, tuple)
@@ -310,5 +311,9 @@ def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(mon
     assert all(large.places()(edit.key) == at for at, edit in enumerate(small.edits))
     assert {edit.key for edit in small.edits if edit.key in large.latents} == small.latents
     assert large.twins == small.twins == {"bb.heic": "b.jpg", "bb.jpg": "b.jpg"}
+    held_by, found_by = Holders(small), Holders(large)
+    for key in small.keys:
+        assert [*found_by.of(key)] == [*held_by.of(key)] != []
+    assert held_by.photo("0" * 32) == found_by.photo("0" * 32) == ""
     output = Output(folder=Path("out"), format="jpeg")
     assert [*output_names(small, output).items()] == [*output_names(large, output).items()]

@@ -1,0 +1,54 @@
+"""Which strips hold an Edit: found through its photo, for those that share Edits are of photos with equal bytes.
+
+holders = Holders(plan)
+for number, strip in holders.of(edit.key): ...
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from ip2pbatch.disk.hash_table import HashTable
+from ip2pbatch.plan.edits import ManyStrips, Plan, Strip
+
+
+class Holders:
+    """Finds the strips of a plan by the keys of their Edits; of a large plan held are thirteen bytes a photo."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._few: dict[str, list[int]] = defaultdict(list)
+        self._first, self._more = HashTable(), defaultdict[str, list[int]](list)
+        if isinstance(plan.strips, ManyStrips):
+            for number, photo in enumerate(plan.photos):
+                if self._first_with(photo.digest, number) != number:
+                    self._more[photo.digest].append(number)
+            return
+        for number, strip in enumerate(plan.strips):
+            for key in {edit.key for edit in strip.edits}:
+                self._few[key].append(number)
+
+    def of(self, key: str) -> Iterator[tuple[int, Strip]]:
+        """The strips that hold the Edit with this key, each with its number in the plan, in its order."""
+        strips = self._plan.strips
+        if not isinstance(strips, ManyStrips):
+            yield from ((number, strips[number]) for number in self._few.get(key, ()))
+            return
+        first = strips.photo_with(key)
+        digest = "" if first is None else self._plan.photos[first].digest
+        for photo in () if first is None else (self._first_with(digest, first), *self._more.get(digest, ())):
+            for number, strip in strips.of_photo(photo):
+                if any(edit.key == key for edit in strip.edits):
+                    yield number, strip
+
+    def photo(self, key: str) -> str:
+        """The name of the last photo that has the Edit, "" where none has."""
+        name = ""
+        for _, strip in self.of(key):
+            name = strip.photo.name
+        return name
+
+    def _first_with(self, digest: str, number: int) -> int:
+        """The first photo with this digest, which `number` has."""
+        return self._first.setdefault(hash(digest), number, lambda other: self._plan.photos[other].digest == digest)
