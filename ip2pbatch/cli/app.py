@@ -47,6 +47,7 @@ EDITING, LOOKING, RECIPES, MACHINE = "Edit photos", "Look at a run", "Recipes", 
 TRUST = "The same again"
 
 app.command("edit", rich_help_panel=EDITING)(edit.edit)
+app.command("apply", rich_help_panel=EDITING)(edit.apply)
 app.command("run", rich_help_panel=EDITING)(run.run)
 app.command("retry", rich_help_panel=EDITING)(run.retry)
 app.command("watch", rich_help_panel=EDITING)(watch.watch)

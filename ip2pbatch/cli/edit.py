@@ -84,3 +84,25 @@ def edit(
         voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))
+
+
+def apply(
+    out: Annotated[Path, typer.Argument(help="The output folder of a run.", show_default=False)],
+    cell: Annotated[int, typer.Option(help="The number of the cell, as the report says it.", show_default=False)],
+    photos: Annotated[
+        list[Path] | None, typer.Argument(help="Photos or folders of photos; else all that its photo was listed with.")
+    ] = None,
+    only: Only = None,
+    limit: Limit = None,
+    max_failures: MaxFailures = None,
+    as_json: Json = False,
+    junit: Junit = None,
+) -> None:
+    """Make of other photos what one cell of a run is of its own, into the same run."""
+    from ip2pbatch.cli.machines import Outlets
+
+    outlets = Outlets(as_json, junit)
+    outlets.check()
+    voice = Terminal(outlets)
+    outcome = jobs.apply(out, cell, photos or (), only=only, limit=limit, max_failures=max_failures, voice=voice)
+    raise typer.Exit(ending.show(outcome, outlets))

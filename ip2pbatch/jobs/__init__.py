@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Finding
 
 __all__ = [
-    "Machine", "check", "deliver", "doctor", "edit", "export", "lock", "marks", "plan", "report", "retry", "run",
-    "sheet", "status", "trial_certificate", "verify", "watch",
+    "Machine", "apply", "check", "deliver", "doctor", "edit", "export", "lock", "marks", "plan", "report", "retry",
+    "run", "sheet", "status", "trial_certificate", "verify", "watch",
 ]  # fmt: skip
 
 AnyPath = str | PathLike[str]
@@ -81,6 +81,24 @@ def edit(
     job = jobs.make_job(asked, recorded, _selection(None, only, limit, None, max_failures), fresh=fresh)
     job = replace(job if fresh else adding.added(job), leaves=True, elsewhere=elsewhere)
     return carry_out(job, machine or Machine(), voice, fresh=fresh)
+
+
+def apply(
+    out: AnyPath, cell: int, photos: AnyPath | Sequence[AnyPath] = (), *, only: str | None = None,
+    limit: int | None = None, max_failures: str | int | None = None, voice: Voice | None = None,
+) -> Outcome:  # fmt: skip
+    """Make of other photos what a cell of a run in `out` is of its own, into the same run and with its machine's
+    settings: of `photos`, or of all that its photo was listed with. Cells are counted from 1, as in the report.
+    """
+    from ip2pbatch.jobs.adding import applied
+    from ip2pbatch.jobs.remake import machine_of
+    from ip2pbatch.jobs.session import carry_out
+
+    paths = [photos] if isinstance(photos, (str, PathLike)) else photos
+    job, view = applied(
+        Path(out), cell, [Path(path) for path in paths], _selection(None, only, limit, None, max_failures)
+    )
+    return carry_out(job, machine_of(view), _heard(voice))
 
 
 def run(

@@ -17,7 +17,7 @@ from ip2pbatch.plan.photos import scan
 from ip2pbatch.plan.together import apart, beside
 from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.plan.written.as_text import recipe_text
-from ip2pbatch.plan.written.recipe import Recipe, parse_recipe
+from ip2pbatch.plan.written.recipe import PhotoFolder, Recipe, parse_recipe
 from ip2pbatch.plan.written.several import one_recipe
 from ip2pbatch.plan.written.yaml_source import read_text
 from ip2pbatch.run.directory.layout import RUN_FOLDER, run_folders
@@ -46,6 +46,41 @@ def added(job: Job) -> Job:
         job, whole=apart(job.whole, earlier), asked=beside(plan, earlier), plan=plan, earlier=earlier,
         recipes=_with_earlier(job.recipes, view),
     )  # fmt: skip
+
+
+def applied(out: Path, number: int, photos: Sequence[Path], selection: Selection) -> tuple[Job, RunView]:
+    """The job of what cell `number` of the newest run in `out` has, for other photos: those given, else all that its
+    own photo was listed with; and that run. Raises UsageError where there is no such cell, or none that was made.
+    """
+    from ip2pbatch.show.cells import gallery
+    from ip2pbatch.show.picks import origin_of, recipe_of
+
+    if not run_folders(out):
+        raise UsageError(f"{out} holds no run", hint="give the output folder of a run")
+    view = read_run(out)
+    cells = gallery(view).cells
+    if not 1 <= number <= len(cells):
+        raise UsageError(f"--cell: there is no cell {number} of {len(cells):,}", hint="the report says their numbers")
+    cell = cells[number - 1]
+    if cell.state != "done":
+        why = f"--cell: cell {number} is {cell.state}: {cell.detail}".rstrip(": ")
+        raise UsageError(why, hint="pick one that was made, or try this one again with `ip2pbatch retry`")
+    own = recipe_of([cells[at] for at in range(number - cell.link, number)], origin_of(view, out))
+    recipe = parse_recipe(own, out.absolute() / FIRST)
+    folders = tuple(PhotoFolder(folder=path.absolute()) for path in photos) or _listed(view, recipe.photos[0].folder)
+    output = recipe.output.model_copy(update={"folder": out.absolute()})
+    recipe = recipe.model_copy(update={"name": view.plan.name, "photos": folders, "output": output})
+    job = make_job(recipe, RecordedRecipe(recipe_text(recipe)), selection)
+    return replace(added(job), leaves=True), view
+
+
+def _listed(view: RunView, photo: Path) -> tuple[PhotoFolder, ...]:
+    """What the run was asked for in which a photo is, without edits of single photos; else the photo's own folder."""
+    for recorded in view.sessions[-1].recipes if view.sessions else ():
+        for listed in _read_again(recorded, view.root).photos:
+            if listed.folder.is_dir() and photo.is_relative_to(listed.folder):
+                return (listed.model_copy(update={"instructions": None}),)
+    return (PhotoFolder(folder=photo.parent),)
 
 
 def _with_earlier(own: tuple[RecordedRecipe, ...], view: RunView) -> tuple[RecordedRecipe, ...]:

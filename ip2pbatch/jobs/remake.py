@@ -115,6 +115,17 @@ def _unlike(recorded: Recorded, engine: EditEngine, machine: Machine) -> Iterato
         yield f"the pictures are made again {changed}, which was otherwise; see `ip2pbatch doctor`"
 
 
+def machine_of(view: RunView) -> Machine:
+    """The flags with which a run's pictures are made, as far as they are part of what it is. Raises UsageError."""
+    from ip2pbatch.run.machine import Machine
+
+    spec = view.spec
+    try:
+        return dataclasses.replace(backend(spec.backend).as_made(spec, 1, None), batch=Machine().batch)
+    except ValueError as error:
+        raise UsageError(f"what made this run cannot be had here: {error}", hint="make it where it was made") from error
+
+
 def _machine(recorded: Recorded) -> Machine:
     """The flags that make the pictures as they were made. Raises UsageError where there are none."""
     spec = recorded.spec

@@ -8,7 +8,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -36,10 +36,10 @@ ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lowe
 class Cell:
     """One link of one Strip as a person sees it.
 
-    `link` counts from 1 to `links`; `kept` says whether the link is delivered. `picture` is the model-size picture,
-    `source` the photo's at that size, `original` the photo itself and `delivered` the finished file: None where there
-    is none. `mark` is a plain verdict on the picture with what to try; `strength` is how much of it is delivered;
-    `device` is what made it, where a run had several.
+    `number` counts the cells of a run from 1, `link` those of a strip from 1 to `links`; `kept` says whether the link
+    is delivered. `picture` is the model-size picture, `source` the photo's at that size, `original` the photo itself
+    and `delivered` the finished file: None where there is none. `mark` is a plain verdict on the picture with what to
+    try; `strength` is how much of it is delivered; `device` is what made it, where a run had several.
     """
 
     key: str
@@ -52,6 +52,7 @@ class Cell:
     sampler: str
     size: tuple[int, int]
     state: State
+    number: int = 0
     link: int = 1
     links: int = 1
     kept: bool = True
@@ -124,13 +125,14 @@ class _Cells(Sequence[Cell]):
             raise IndexError(at)
         number = bisect.bisect_right(self._starts, at) - 1
         strip, link = self._view.strips[number], at - self._starts[number]
-        return _cell(self._view, strip, strip.edits[link], link + 1, self._taught)
+        return replace(_cell(self._view, strip, strip.edits[link], link + 1, self._taught), number=at + 1)
 
     def __iter__(self) -> Iterator[Cell]:
-        return (
+        cells = (
             _cell(self._view, strip, edit, link, self._taught)
             for strip in self._view.strips for link, edit in enumerate(strip.edits, start=1)
         )  # fmt: skip
+        return (replace(cell, number=number) for number, cell in enumerate(cells, start=1))
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,6 +41,11 @@ class Origin:
     sizes: bool = False
     strength: float = 1.0
     run: Path | None = None
+
+    @property
+    def apply(self) -> str:
+        """The command that uses a cell for other photos, but for the cell's number."""
+        return f"ip2pbatch apply {shlex.quote(str(self.run or self.folder))}"
 
     def head(self) -> str:
         """The first lines of the new recipe."""
@@ -125,6 +131,15 @@ def pick_of(chain: Sequence[Cell], origin: Origin) -> dict[str, str]:
         "folder": str(root.absolute()), "prefix": exactly(root.resolve().name), "glob": exactly(name),
         "recipe": _edit(chain, origin.numbers) + size,
     }  # fmt: skip
+
+
+def recipe_of(chain: Sequence[Cell], origin: Origin) -> str:
+    """A recipe that asks for the last cell of `chain` (its links so far, in order) of its own photo alone."""
+    cell, pick = chain[-1], pick_of(chain, origin)
+    strength = "" if cell.strength == origin.strength else f", strength: {cell.strength!r}"
+    photo = Path(pick["folder"]) / _root(cell)[1]
+    lines = [origin.head(), "photos:", f"  - {quoted(str(photo))}", "edits:"]
+    return "\n".join([*lines, f"  - {{id: {quoted(cell.edit)}, {pick['recipe']}{strength}}}"]) + "\n"
 
 
 def _root(cell: Cell) -> tuple[Path, str]:

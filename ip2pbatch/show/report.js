@@ -149,6 +149,8 @@
     byId("right").textContent = cell.short;
     choices(at);
     against();
+    byId("whole").hidden = !cell.number;
+    byId("applied").textContent = "";
     byId("strengths").hidden = !sources.get(cell.source);
     byId("strength").value = String(strengths[at]);
     mix();
@@ -247,6 +249,13 @@
   });
   document.querySelectorAll("[data-open]").forEach((button) => {
     button.addEventListener("click", () => open(Number(button.dataset.open)));
+  });
+
+  // The command that does to the other photos what was done to this one.
+  byId("whole").addEventListener("click", () => {
+    const text = `${data.apply} --cell ${cells[current].number}`;
+    byId("applied").textContent = text;
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => { byId("applied").textContent = `Copied: ${text}`; }, () => {});
   });
 
   // --- picking ----------------------------------------------------------------------------------------------------

@@ -186,7 +186,14 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Kept, Shown], origi
         style=Markup(style),  # our own files, and nothing else, enter the page unescaped
         script=Markup(script),
         data=Markup(
-            _json({"head": origin.head(), "strength": origin.strength, "cells": _data(cells, cards, photos, origin)})
+            _json(
+                {
+                    "head": origin.head(),
+                    "strength": origin.strength,
+                    "apply": origin.apply,
+                    "cells": _data(cells, cards, photos, origin),
+                }
+            )
         ),
         facts=_facts(gallery, seen),
         totals=[(state, seen.states[state]) for state in STATES if seen.states[state]],
@@ -265,6 +272,11 @@ def _alt(cell: Cell) -> str:
     return f"{cell.photo}, {link}{cell.instruction}, {scales}, seed {cell.seed}"
 
 
+def _picking(origin: Origin) -> dict[str, Any]:
+    """What the script needs of all cells, to write picked ones down."""
+    return {"head": origin.head(), "strength": origin.strength, "apply": origin.apply}
+
+
 def _data(
     cells: Sequence[Cell], cards: Sequence[Mapping[str, Any]], photos: Sequence[Mapping[str, Any]], origin: Origin
 ) -> list[dict[str, Any]]:
@@ -276,14 +288,15 @@ def _data(
         chain = [*chain, cell] if cell.link > 1 else [cell]
         scales = f"text {card['text']}, image {card['image']}"
         took = f"{cell.seconds:.1f} s" if cell.seconds else ""
-        told = [f"negative “{cell.negative}”"] * bool(cell.negative)
+        told = [f"cell {cell.number}"] * bool(cell.number)
+        told += [f"negative “{cell.negative}”"] * bool(cell.negative)
         told += [f"strength {number(cell.strength)}"] * (cell.strength < 1)
         numbers = [f"{name} {value}" for name, value in card["numbers"]]
         data.append({
             "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
             "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
-            "strength": cell.strength,
+            "strength": cell.strength, "number": cell.number if card["state"] == "done" else 0,
             "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
             "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *told, *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
