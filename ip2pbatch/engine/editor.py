@@ -247,10 +247,14 @@ class Editor:
 
 
 def latent_mask(mask: NDArray[np.uint8], scale: int) -> NDArray[np.bool_]:
-    """A region [H, W] at the picture's size → [h, w], True where anything of what a latent stands for is edited."""
+    """A region [H, W] at the picture's size → [h, w], True where anything of what a latent, or one beside it, stands
+    for is edited: an autoencoder blurs where edited latents meet the photo's, and that is to be outside.
+    """
     high, wide = mask.shape[0] // scale, mask.shape[1] // scale
     squares = mask[: high * scale, : wide * scale].reshape(high, scale, wide, scale)
-    found: NDArray[np.bool_] = squares.max(axis=(1, 3)) > 0
+    edited = np.pad(squares.max(axis=(1, 3)) > 0, 1)
+    beside = [edited[down : down + high, right : right + wide] for down in range(3) for right in range(3)]
+    found: NDArray[np.bool_] = np.logical_or.reduce(beside)
     return found
 
 
