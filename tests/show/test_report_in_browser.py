@@ -446,3 +446,14 @@ def test_pictures_beside_a_page_from_the_disk_have_no_slider_s_picture_and_say_w
         time.sleep(0.05)
     assert "shown by `deliver` only" in window.js("return document.querySelector('#strong').textContent")
     assert window.js("return document.querySelector('#mixed').hidden") is True
+
+
+def test_a_cell_is_used_for_the_whole_folder_by_a_command_that_is_copied(page: Browser, view: RunView) -> None:
+    page.click("[data-open='3']")
+    assert page.js("return document.querySelector('#viewer-facts').textContent").count("cell 4 ") == 1
+    page.click("#whole")
+    assert page.js("return document.querySelector('#applied').textContent").removeprefix("Copied: ") == (
+        f"ip2pbatch apply {view.root} --cell 4"
+    )
+    page.press("n")
+    assert page.js("return document.querySelector('#applied').textContent") == ""
