@@ -13,6 +13,7 @@ theirs once in some hundred thousand runs. Whoever reads a row sees whose it is.
 
 from __future__ import annotations
 
+import os
 import threading
 from array import array
 from collections.abc import Hashable, Iterator
@@ -56,14 +57,29 @@ class Rows:
 
     def __init__(self) -> None:
         self._files: list[BinaryIO] = []
+        self._read: dict[Path, tuple[int, int]] = {}  # the place of a file's first line, and the bytes that were read
         self._reading = threading.Lock()
 
     def read(self, path: Path, parse: Parse[Row], damage: list[Damage] | None = None) -> Iterator[tuple[int, Row]]:
         """What the lines of one more file say, as `read_rows` does, each with its place."""
         first = self.open(path)
         if first is not None:
-            for at, row in rows_of(self._files[-1], path, parse, damage):
+            file = self._files[-1]
+            for at, row in rows_of(file, path, parse, damage):
                 yield first + at, row
+            self._read[path] = first, _whole(file)
+
+    def more(self, path: Path, parse: Parse[Row]) -> Iterator[tuple[int, Row]]:
+        """What was added to a file since it was read, which may not have been there then."""
+        if path not in self._read:
+            yield from self.read(path, parse)
+            return
+        first, start = self._read[path]
+        with path.open("rb") as file:
+            file.seek(start)
+            for at, row in rows_of(file, path, parse):
+                yield first + start + at, row
+            self._read[path] = first, _whole(file)
 
     def places(self, path: Path) -> array[int]:
         """Where each line of one more file stands, whatever is in it; none where it does not exist."""
@@ -96,6 +112,18 @@ class Rows:
             file.close()
 
 
+def _whole(file: BinaryIO) -> int:
+    """The bytes of the whole lines of a file; what follows them is torn, and is cut off by who writes."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
 class Index:
     """The numbers of rows by the hash of a key of theirs: twelve bytes a row."""
 
@@ -103,6 +131,13 @@ class Index:
         order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[order]
         self._order = order.astype(np.uint32) if len(order) < 1 << 32 else order
+
+    @property
+    def keys(self) -> Numbers:
+        """The hashes in the order of the rows."""
+        keys = np.empty_like(self._hashes)
+        keys[self._order] = self._hashes
+        return keys
 
     def of(self, value: int) -> Numbers:
         """The numbers of the rows with this hash, ascending."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import MissingError
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
 
 
 def options_of(
-    job: Job, run: Run, redo: frozenset[Status] | None = None, *, queue: bool = False, signer: Signer | None = None
+    job: Job, run: Run, redo: frozenset[Status] | None = None, *, queue: bool = False, signer: Signer | None = None,
+    swept: set[Path] | None = None,
 ) -> Options:  # fmt: skip
     """How `run_plan` carries the job out. Raises PlanError where two results would have one name."""
-    deliver = deliverer(job, run, queue=queue, signer=signer)
+    deliver = deliverer(job, run, queue=queue, signer=signer, swept=swept)
     return Options(deliver=deliver, score=_score, redo=REDO if redo is None else redo)
 
 
-def deliverer(job: Job, run: Run, *, queue: bool = False, signer: Signer | None = None) -> Deliverer:
+def deliverer(
+    job: Job, run: Run, *, queue: bool = False, signer: Signer | None = None, swept: set[Path] | None = None
+) -> Deliverer:  # fmt: skip
     """What writes the photographer's files of this job, whose photos may come from a `queue`. Raises MissingError."""
     output = job.recipe.output
     kind = FORMATS.get(output.format)
@@ -44,8 +48,8 @@ def deliverer(job: Job, run: Run, *, queue: bool = False, signer: Signer | None 
         raise MissingError(f"{kind.title} cannot be written: its library is not installed", hint=missing)
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
     settings = settings_of(job.recipe, run.registers)
-    run.note("delivery", **dataclasses.asdict(settings))
-    return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue, signer=signer)
+    run.note_news("delivery", **dataclasses.asdict(settings))
+    return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue, signer=signer, swept=swept)
 
 
 def signer_of(recipe: Recipe) -> Signer | None:

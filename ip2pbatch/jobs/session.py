@@ -231,7 +231,7 @@ def note_unedited(run: Run, found: Scan) -> None:
     for broken in found.broken:
         run.note("broken", photo=broken.name, reason=broken.reason)
     if found.passed:
-        run.note("passed", kinds=[kind.as_row() for kind in found.passed])
+        run.note_news("passed", kinds=[kind.as_row() for kind in found.passed])
 
 
 def _opened(

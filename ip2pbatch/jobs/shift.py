@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Machine
 
 _NOTHING = Scan(())
+_HELD = 20_000  # records and deliveries of this process in memory, before they are held by where their lines stand
 _PAUSE = 0.5  # seconds between two looks at the folder at most
 
 
@@ -116,6 +117,7 @@ class Shift:
         self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
         self._in_session = False
+        self._swept = set[Path]()
 
     def work(self, stop: Stop, *, once_idle: float | None, pause: float) -> None:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
@@ -191,10 +193,12 @@ class Shift:
         plan = expand(self.recipe, found, self._nothing.defaults)
         refuse_empty(plan, self.run.done, self._voice)
         job = self._job(found, plan)
-        self._begin(plan)
+        self._begin()
+        self.run.ask_more(plan)
+        note_unedited(self.run, Scan((), passed=self._lookout.passed))
         described = engines.describe(self.engine, self.machine, plan)
-        self.run.note("engine", **described, safety=self.recipe.safety)
-        options = options_of(job, self.run, queue=True, signer=self._signer)
+        self.run.note_news("engine", **described, safety=self.recipe.safety)
+        options = options_of(job, self.run, queue=True, signer=self._signer, swept=self._swept)
         tell_damage(self.run, self._voice)
         with self._voice.progress(plan) as events:
             summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)
@@ -202,11 +206,16 @@ class Shift:
             for errand in options.deliver.errands(plan):  # what could not be delivered before was tried again
                 self._undelivered.pop(errand.target, None)
         self._count(plan, summary)
+        run = self.run
+        if run.records.newer + run.deliveries.newer >= _HELD:
+            run.records.fold(run.layout.results(run.shard))
+            run.deliveries.fold(run.layout.deliveries(run.shard))
 
-    def _begin(self, plan: Plan) -> None:
-        self.run.begin_session(plan, invocation_of(self.text, self.run.spec, partial=True))
-        self._in_session = True
-        note_unedited(self.run, Scan((), passed=self._lookout.passed))
+    def _begin(self) -> None:
+        """One session for all that comes; what it is asked for grows."""
+        if not self._in_session:
+            self.run.begin_session(self._nothing.plan, invocation_of(self.text, self.run.spec, partial=True))
+            self._in_session = True
 
     def _count(self, plan: Plan, summary: Summary) -> None:
         self._made += summary.made
@@ -233,6 +242,5 @@ class Shift:
             return
         self._broken[str(broken.path)] = broken
         self._voice.warn(f"not edited: {broken.name}: {broken.reason}")
-        if not self._in_session:  # a note belongs to a session, and nothing was edited in one yet
-            self._begin(self._nothing.plan)
+        self._begin()  # a note belongs to a session
         self.run.note("broken", photo=broken.name, reason=broken.reason)

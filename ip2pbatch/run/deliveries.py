@@ -96,7 +96,8 @@ class Deliverer:
     `asked` is the plan of which that may be a part: a file of ours that shows what it no longer asks for is replaced.
     In a `queue` of photos, a later one of the same name is another photo, and its file gets a name of its own.
     A `signer` signs what is delivered.
-    `reserved` are the names of the whole plan, where `targets` are of a part of it.
+    `reserved` are the names of the whole plan, where `targets` are of a part of it. `swept` are the folders that were
+    swept for earlier plans, and get those of this one.
     `refused` collects (file, reason), for what a photo or a name stands in the way of; `left` the files of others
     that the policy `skip` left where they are; `notes` counts what photos or files could not hold, in plain words.
     """
@@ -104,11 +105,12 @@ class Deliverer:
     def __init__(
         self, run: Run, asked: Plan, targets: Mapping[tuple[int, int], str], settings: DeliverySettings,
         on_conflict: Conflict, *, queue: bool = False, signer: Signer | None = None,
-        reserved: Container[str] | None = None,
+        reserved: Container[str] | None = None, swept: set[Path] | None = None,
     ) -> None:  # fmt: skip
         self._superseded = Superseded(run.layout, asked, queue=queue)
         self.run, self.targets, self.settings, self.on_conflict, self.queue = run, targets, settings, on_conflict, queue
         self._signer, self._reserved = signer, paths_of(targets) if reserved is None else reserved
+        self._swept = set[Path]() if swept is None else swept
         self._originals = Originals(sizing=run.spec.sizing)
         self._counting, self._ready = threading.Lock(), set[Ready]()
         self._sidecars = dict[Path, Path]()
@@ -123,9 +125,13 @@ class Deliverer:
             ready.file.discard()
         self._ready.clear()
 
-    def sweep(self) -> None:
-        """Remove half-written files that a killed process left in the folders of this plan or of earlier ones."""
-        self.run.sweep({self.run.root / name for name in folders_of(self.targets) | self.run.deliveries.folders})
+    def sweep(self, *, again: bool = False) -> None:
+        """Remove half-written files that a killed process left in the folders of this plan or of earlier ones; of a
+        folder once, unless `again` says that more may have been left.
+        """
+        folders = {self.run.root / name for name in folders_of(self.targets) | self.run.deliveries.folders}
+        self.run.sweep(folders if again else folders - self._swept)
+        self._swept |= folders
 
     def errands(self, plan: Plan, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[Errand]:
         """Every file that `plan` asks for, in its order: those of Edits whose keys are `wanted`."""

@@ -45,7 +45,7 @@ def share_out(
     summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop)
     if crew.fallen:  # they may have left half-written files
         run.sweep(run.layout.folders())
-        deliver.sweep()
+        deliver.sweep(again=True)
     return summary
 
 

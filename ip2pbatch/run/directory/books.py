@@ -6,6 +6,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,24 @@ class Delivered(Mapping[Place, Delivery]):
         self.folders.add(delivery.path.rpartition("/")[0])
         self._holders[delivery.path] = place
         self._newer[place] = delivery
+
+    @property
+    def newer(self) -> int:
+        """How many are held."""
+        return len(self._newer)
+
+    def fold(self, path: Path) -> None:
+        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
+        at, places, paths = array("Q"), array("Q"), array("Q")
+        for place, row in self._rows.more(path, DELIVERY):
+            if not row.begun:
+                at.append(place)
+                places.append(row_hash((row.strip, row.edit)))
+                paths.append(row_hash(row.path))
+        self._at = np.concatenate([self._at, numbers_of(at)])
+        self._by_place = Index(np.concatenate([self._by_place.keys, numbers_of(places)]))
+        self._by_path = Index(np.concatenate([self._by_path.keys, numbers_of(paths)]))
+        self._newer, self._holders, self._more = {}, {}, 0
 
     def __getitem__(self, place: Place) -> Delivery:
         if place in self._newer:

@@ -81,9 +81,9 @@ def _unrecorded(view: RunView, part: _Part, known: set[str]) -> int:
     found = [len((part.delivered & asked) - known)]
     for session in part.sessions:
         ends = [event for event in session.events if event["event"] == "end"]
-        plan = load(view.layout.plan(session.plan)) if ends else None
-        if plan is not None:
-            keys = {edit.key for edit in _own(plan, part.shard).edits}
+        plans = [load(view.layout.plan(name)) for name in session.plans] if ends else []
+        if any(plan is not None for plan in plans):
+            keys = {edit.key for plan in plans if plan is not None for edit in _own(plan, part.shard).edits}
             tried = sum(number for state, number in ends[-1].get("states", {}).items() if state != "left")
             found.append(min(tried - len(keys & known), len((keys & asked) - known)))
     return max(found)
@@ -108,7 +108,9 @@ def _undelivered(view: RunView, part: _Part) -> int:
 
 def _unnumbered(view: RunView) -> set[str]:
     """Photos that a session gave a number before it delivered, and that have none."""
-    numbered = {s.plan for s in view.sessions if any(event["event"] == "delivery" for event in s.events)}
+    numbered = {
+        name for s in view.sessions if any(event["event"] == "delivery" for event in s.events) for name in s.plans
+    }
     plans = filter(None, map(load_plan, map(view.layout.plan, numbered)))
     known = {photo.name for plan in plans for photo in plan.photos}
     return (known & {photo.name for photo in view.photos}) - view.numbers.keys()

@@ -42,7 +42,7 @@ from ip2pbatch.run.directory.log import RunLog
 from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.records import Done, read_records
 from ip2pbatch.run.directory.sessions import next_line
-from ip2pbatch.run.directory.stored_plans import store_plan
+from ip2pbatch.run.directory.stored_plans import GrowingPlan, store_plan
 
 DAMAGED = ".damaged"  # the end of the name of what is set aside
 _STALE = 3600.0  # seconds after which a temp file is nobody's work even where other shards may be writing
@@ -184,11 +184,24 @@ class Run:
         stored = store_plan(self.layout, plan)
         kept: dict[str, Any] = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
         kept |= {"registers": True} if self.registers else {}
+        self._growing, self._noted = GrowingPlan(self.layout, stored), dict[str, Any]()
+        self._held.callback(self._growing.tidy)
         self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **kept)
+
+    def ask_more(self, plan: Plan) -> None:
+        """This session is asked for `plan` too: what came since it began."""
+        for event, detail in self._growing.add(plan):
+            self._tell(event, **detail)
 
     def note(self, event: str, **detail: Any) -> None:
         """Add something that happened to this session's lines: a back-off, its end."""
         self._tell(event, **detail)
+
+    def note_news(self, event: str, **detail: Any) -> None:
+        """The same, unless the last such line of this session says it already."""
+        if self._noted.get(event) != detail:
+            self._noted[event] = detail
+            self._tell(event, **detail)
 
     def _tell(self, event: str, **detail: Any) -> None:
         """A line of this session. Numbered, so that lines in another order, or twice, say the same."""

@@ -270,9 +270,24 @@ class Unreadable(Placed):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Also(Placed):
+    """That a session is asked for more: the plan of it."""
+
+    plan: Hex
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Placed):
+    """All plans of a session but its first, after some of them were joined as one."""
+
+    plans: tuple[Hex, ...]
+
+
 HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Delivery), Shape(Numbered)
 SESSION: Mapping[str, Shape[Any]] = {
     "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
     "recipe": Shape(LeftRecipe), "end": Shape(Ended),
+    "also": Shape(Also), "joined": Shape(Joined),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""

@@ -51,6 +51,25 @@ class Records(Mapping[str, Record]):
         other.update(newer)
         return other
 
+    @property
+    def newer(self) -> int:
+        """How many are held."""
+        return len(self._newer)
+
+    def fold(self, path: Path) -> None:
+        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
+        hashes, places, statuses = array("Q"), array("Q"), array("B")
+        for place, record in self._rows.more(path, RECORD):
+            hashes.append(row_hash(record.edit))
+            places.append(place)
+            statuses.append(_code(record))
+        keys = np.concatenate([self._index.keys, numbers_of(hashes)])
+        last = Index(keys).last()
+        self._places = np.concatenate([self._places, numbers_of(places)])[last]
+        self._statuses = np.concatenate([self._statuses, numbers_of(statuses)])[last]
+        self._index = Index(keys[last])
+        self._newer, self._more = {}, 0
+
     def status(self, key: str) -> Status | None:
         """The status of a Record alone, which need not be read for it; None where there is none."""
         if (newer := self._newer.get(key)) is not None:
@@ -109,6 +128,10 @@ class Records(Mapping[str, Record]):
 
     def _read(self, number: int | np.integer[Any]) -> Record:
         return _record_at(self._rows, self._places[number])
+
+
+def _code(record: Record) -> int:
+    return _STATUSES.index(record.status) | (_DETAIL if record.detail else 0)
 
 
 class _Values(ValuesView[Record]):
@@ -190,7 +213,7 @@ def _read(rows: Rows, path: Path, whole: _Sizes, damage: list[Damage] | None) ->
         hashes.append(row_hash(record.edit))
         places.append(place)
         sizes.append(record.bytes)
-        statuses.append(_STATUSES.index(record.status) | (_DETAIL if record.detail else 0))
+        statuses.append(_code(record))
     keys, codes = numbers_of(hashes), numbers_of(statuses)
     there = (codes & _STATUS == _DONE) & whole.are(keys, numbers_of(sizes))
     order = np.lexsort((there, keys))

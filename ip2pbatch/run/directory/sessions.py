@@ -12,6 +12,9 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import SESSION, EngineSpec, RecordedRecipe
 
+ALSO, JOINED = "also", "joined"
+"""A session is asked for one plan more; all of these are now the plans in the place of those that came till then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -35,6 +38,18 @@ class Session:
     registers: bool = False
     recipes: tuple[RecordedRecipe, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """All that it was asked for, oldest first: `plan`, and what came as it went on, part of it joined since."""
+        later: dict[str, None] = {}
+        for event in self.events:
+            if event["event"] == ALSO:
+                later.pop(event["plan"], None)
+                later[event["plan"]] = None
+            elif event["event"] == JOINED:
+                later = dict.fromkeys(event["plans"])
+        return self.plan, *later
 
 
 def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[Session, ...]:

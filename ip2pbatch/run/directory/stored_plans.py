@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
 from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Strip, region_of
 from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.sessions import ALSO, JOINED, read_sessions
 
 FORMAT = 1
 _as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _LARGE = 16 << 20  # bytes of a plan that is not held in memory, some sixty thousand edits
 _NAME = 32  # hex digits of the digest that are a plan's name
+TOGETHER, _TIMES = 16, 2
+_MOST = 100_000  # edits of a plan that is joined no further: joining takes memory for all of them
 
 
 def store_plan(layout: Layout, plan: Plan) -> str:
@@ -97,18 +102,21 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     for s in plan.strips:
         links = [place(edit.key) for edit in s.edits]
         later: list[object] = [s.strength, s.feathers] if s.feathers else [] if s.strength is None else [s.strength]
-        yield _line([photos(s.photo.name), s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
+        yield _line([photos(s.photo), s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
 
 
-def _places_of(photos: Sequence[Photo]) -> Callable[[str], int]:
-    """What gives the number of a photo by its name, which it has."""
+def _places_of(photos: Sequence[Photo]) -> Callable[[Photo], int]:
+    """What gives the number of a photo, which it has; of two of one name each its own."""
     table = HashTable()
 
-    def place(name: str) -> int:
-        return table.setdefault(hash(name), len(table), lambda number: photos[number].name == name)
+    def place(one: Photo) -> int:
+        key = one.name, one.digest
+        return table.setdefault(
+            hash(key), len(table), lambda number: (photos[number].name, photos[number].digest) == key
+        )
 
     for photo in photos:
-        place(photo.name)
+        place(photo)
     return place
 
 
@@ -142,3 +150,67 @@ def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
     own = tuple(edits[link] for link in links)
     strength, feathers = [*later, None, ()][:2] if len(later) != 1 else (later[0], ())
     return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), strength, tuple(feathers))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str
+    times: int  # it was joined
+
+
+class GrowingPlan:
+    """The plans of a session that is asked for more as it goes on; `first` is the one that it began with, which stays.
+
+    So that a run does not come to hold one for every few photos, sixteen parts are joined as one, and sixteen of those.
+    The files of what was joined go when the next are joined: whoever just read the session's lines still finds them.
+    """
+
+    def __init__(self, layout: Layout, first: str) -> None:
+        self._layout, self._parts, self._replaced = layout, list[_Part](), list[str]()
+        own = read_sessions(layout)
+        self._kept = {first, *(name for session in own for name in session.plans)}
+
+    def add(self, plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Store one more; what is to be noted in the session, once that is stored. Raises ResourceError."""
+        name = store_plan(self._layout, plan)
+        self._parts = [part for part in self._parts if part.name != name] + [_Part(name, 0)]
+        yield ALSO, {"plan": name}
+        while (joined := self._join()) is not None:
+            self.tidy()
+            old, self._parts[-TOGETHER:] = self._parts[-TOGETHER:], [joined]
+            yield JOINED, {"plans": [part.name for part in self._parts]}
+            self._replaced = [part.name for part in old]
+
+    def tidy(self) -> None:
+        """Remove the files of what was joined before; not those that another session was asked for too."""
+        needed = self._kept.union(part.name for part in self._parts)
+        for name in self._replaced:
+            if name not in needed:
+                with suppress(OSError):
+                    self._layout.plan(name).unlink()
+        self._replaced = []
+
+    def _join(self) -> _Part | None:
+        """The last parts as one, where they are enough of a kind; None also where one of them cannot be read."""
+        last = self._parts[-TOGETHER:]
+        times = last[-1].times
+        if len(last) < TOGETHER or times >= _TIMES or any(part.times != times for part in last):
+            return None
+        plans = [plan for part in last if (plan := load_plan(self._layout.plan(part.name))) is not None]
+        if len(plans) < TOGETHER or sum(len(plan.edits) for plan in plans) > _MOST:
+            return None
+        return _Part(store_plan(self._layout, joined_plan(plans)), times + 1)
+
+
+def joined_plan(plans: Sequence[Plan]) -> Plan:
+    """All that plans ask for, oldest first. A photo that another one replaced under its name stays in it: what was
+    delivered of it is known by that. Readers show the last one of a name.
+    """
+    strips = {(strip.photo.name, strip.photo.digest, strip.id, *(e.key for e in strip.edits)): strip
+              for plan in plans for strip in plan.strips}  # fmt: skip
+    photos: dict[tuple[str, str], Photo] = {}
+    for photo in (photo for plan in plans for photo in plan.photos):
+        photos.pop((photo.name, photo.digest), None)  # the last one of a name stands last
+        photos[photo.name, photo.digest] = photo
+    edits = {edit.key: edit for plan in plans for edit in plan.edits}
+    return Plan(plans[-1].name, plans[-1].model, tuple(photos.values()), tuple(strips.values()), tuple(edits.values()))

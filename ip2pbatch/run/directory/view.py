@@ -180,23 +180,34 @@ def _joined(sessions: Sequence[Session]) -> Iterator[Session]:
 
 def _join(layout: Layout, sessions: tuple[Session, ...]) -> tuple[Plan, list[str]]:
     """The plan of the newest session, and where that was a part, with its sisters of the same recipe; what is lost."""
-    stored = {digest: load_plan(layout.plan(digest)) for digest in dict.fromkeys(s.plan for s in _joined(sessions))}
+    joined = [*_joined(sessions)]
+    names = dict.fromkeys(name for session in joined for name in reversed(session.plans))
+    stored = {name: load_plan(layout.plan(name)) for name in names}
     lost = [
-        f"plans/{digest}.jsonl, what a session was asked for, is damaged or gone: run the recipe again to have it back"
-        for digest, plan in stored.items() if plan is None
+        f"plans/{name}.jsonl, what a session was asked for, is damaged or gone: run the recipe again to have it back"
+        for name, plan in stored.items() if plan is None
     ]  # fmt: skip
-    return _joint([plan for plan in stored.values() if plan is not None]), lost
+    plans = [plan for plan in stored.values() if plan is not None]
+    one = len(plans) == 1 and not any(len(session.plans) > 1 for session in joined)
+    return plans[0] if one else _joint(plans), lost
 
 
 def _joint(plans: Sequence[Plan]) -> Plan:
-    """Plans of parts as one, the newest first: of a photo that two have, the newer one's strips."""
-    if len(plans) == 1:
-        return plans[0]
+    """Plans of parts as one, the newest first: of a photo that two have, the newer one's strips. Within a plan the last
+    photo of a name is the newest.
+    """
     newest: dict[str, int] = {}
+    older: set[tuple[int, str, str]] = set()
     for number, plan in enumerate(plans):
-        for photo in plan.photos:
-            newest.setdefault(photo.name, number)
-    strips = (strip for n, plan in enumerate(plans) for strip in plan.strips if newest[strip.photo.name] == n)
+        for photo in reversed(plan.photos):
+            if photo.name not in newest:
+                newest[photo.name] = number
+            elif newest[photo.name] == number:
+                older.add((number, photo.name, photo.digest))
+    strips = (
+        strip for n, plan in enumerate(plans) for strip in plan.strips
+        if newest[strip.photo.name] == n and (n, strip.photo.name, strip.photo.digest) not in older
+    )  # fmt: skip
     ordered = sorted(strips, key=lambda strip: strip.photo.name)
     photos = {strip.photo.name: strip.photo for strip in ordered}
     edits = {edit.key: edit for strip in ordered for edit in strip.edits}
