@@ -1,20 +1,20 @@
 """A million edits with the fake engine: planning, ledger, resume, status and report, in time and memory.
 
-python tests/helpers/scale.py                 a million; minutes, and 5 GB of small files in a temporary folder
-python tests/helpers/scale.py 100000 DIR      so many, in DIR
+python tests/helpers/scale.py                                   a million; a quarter of an hour, in a temporary folder
+python tests/helpers/scale.py --edits 10000000 --folder DIR     so many, in DIR
 
 Prints a table for BENCHMARKS.md. Each stage is a process of its own, as a command is, so that its seconds and its peak
 memory are its own. Seconds are of processor time: on a busy machine the clock tells nothing. The pictures of a full run
-would take hours to make, so all but the last thousand are put there beforehand, as the ledger writes them, and so are
-the files that were delivered of them.
+would take hours to make, so the journals of all but the last thousand are written beforehand, and their pictures and
+delivered files are links to a few files.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -213,9 +213,9 @@ def _digest(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
 
-def main(edits: int = 1_000_000, folder: str = "") -> None:
+def main(edits: int, folder: Path | None) -> None:
     """Print a row a stage."""
-    with tempfile.TemporaryDirectory(dir=folder or None) as place:
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         print(f"| {edits:,} edits with the fake engine | seconds of processor time | peak memory |\n|---|---|---|")
         for name, stage in STAGES.items():
             cost = measure(lambda stage=stage: stage(Field(Path(place), edits)))
@@ -223,4 +223,8 @@ def main(edits: int = 1_000_000, folder: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(text) if text.isdigit() else text for text in sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--edits", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    main(asked.edits, asked.folder)

@@ -13,7 +13,7 @@ from scale import STAGES, Field, measure
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="stages are forked: POSIX only")
 
 # Stage → at a million edits at most: seconds of processor time, GiB of memory.
-LIMITS = {"planning": (150.0, 1.5), "resume": (400.0, 2.0), "status": (150.0, 1.0), "report": (400.0, 1.0)}
+LIMITS = {"planning": (300.0, 0.5), "resume": (400.0, 2.0), "status": (150.0, 1.0), "report": (400.0, 1.0)}
 
 
 def test_every_stage_of_a_large_run_keeps_its_limits(tmp_path: Path) -> None:
