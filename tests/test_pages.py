@@ -23,7 +23,7 @@ def test_the_commands_of_a_page_work_in_their_order(
     monkeypatch.chdir(shoot)
     shutil.rmtree(shoot / "photos/day2")
     text = "".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / f"docs/{page}.md").read_text("utf-8"), re.M | re.S))
-    calls = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("ip2pbatch ")]
+    calls = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("ip2pbatch ")]
     assert len(calls) >= 6
     for words in calls:
         makes = words[0] in ("edit", "run", "retry")
