@@ -41,8 +41,9 @@ class Region:
     """A part of a photo: what lies in one of `polygons`, or what is white in a mask file.
 
     Points are (across, down) in per cent of the photo's width and height, from the top left, of the photo as it is
-    seen upright. `mask` is the digest of the file's pixels, "" where there is none; `path` is where it lies now, which
-    changes nothing. `grow` is in per cent of the photo's short side, negative to shrink; `invert` takes the rest of the
+    seen upright. `mask` is the digest of the file's pixels, "" where there is none; `path` is where it lies now, and
+    `folder` that of masks by photos' names where it was found in one: neither changes anything. `grow` is in per cent
+    of the photo's short side, negative to shrink; `invert` takes the rest of the
     photo instead, after it grew.
     """
 
@@ -51,6 +52,7 @@ class Region:
     grow: float = 0.0
     invert: bool = False
     path: Path | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -61,22 +63,22 @@ class Region:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The same as a recipe says it, with the mask's path."""
+        """The same as a recipe says it: of a folder of masks the folder, so that other photos get their own."""
         rest = {name: value for name, value in self.row.items() if name not in ("polygons", "mask")}
         if self.mask:
-            return {"mask": str(self.path), **rest}
+            return {"mask": str(self.folder or self.path), **rest}
         return {"polygon": [[list(point) for point in polygon] for polygon in self.polygons], **rest}
 
 
-def region_of(row: Mapping[str, Any], path: str = "") -> Region:
+def region_of(row: Mapping[str, Any], path: str = "", folder: str = "") -> Region:
     """The Region that `row` says; equal ones are one, for a plan may have millions of them."""
     polygons = tuple(tuple((x, y) for x, y in polygon) for polygon in row.get("polygons", ()))
-    return _one(polygons, row.get("mask", ""), row.get("grow", 0.0), row.get("invert", False), path)
+    return _one(polygons, row.get("mask", ""), row.get("grow", 0.0), row.get("invert", False), path, folder)
 
 
 @lru_cache(maxsize=1024)
-def _one(polygons: tuple[Polygon, ...], mask: str, grow: float, invert: bool, path: str) -> Region:
-    return Region(polygons, mask, grow, invert, Path(path) if path else None)
+def _one(polygons: tuple[Polygon, ...], mask: str, grow: float, invert: bool, path: str, folder: str) -> Region:
+    return Region(polygons, mask, grow, invert, Path(path) if path else None, Path(folder) if folder else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Regions:
             elif not fits(look.size, photo.size):
                 troubles.append(_misfit(path, look, photo))
             else:
-                self._masks[where, photo.name] = region_of({"mask": look.digest, **_rest(where)}, str(path))
+                self._masks[where, photo.name] = _masked(where, path, look.digest)
         if troubles:
             more = f", and {len(troubles) - _TOLD:,} more like this" if len(troubles) > _TOLD else ""
             raise PlanError("; ".join(list(dict.fromkeys(troubles))[:_TOLD]) + more, hint=_HINT)
@@ -84,6 +84,11 @@ def fits(mask: tuple[int, int], photo: tuple[int, int]) -> bool:
 
 def _rest(where: Where) -> dict[str, float | bool]:
     return {"grow": where.grow, "invert": where.invert}
+
+
+def _masked(where: Where, path: Path, digest: str) -> Region:
+    folder = str(where.mask) if where.mask is not None and where.mask.is_dir() else ""
+    return region_of({"mask": digest, **_rest(where)}, str(path), folder)
 
 
 def _misfit(path: Path, look: Photo, photo: Photo) -> str:

@@ -145,3 +145,17 @@ def test_a_plan_draws_the_photos_with_their_regions(command: CommandLine, shoot:
     assert command("plan", recipe, "--masks", sheet).code == 2
     recipe.write_text("photos: photos\nedits: [make it winter]\n")
     assert command("plan", recipe, "--masks", sheet).code == 5
+
+
+def test_a_cell_with_a_mask_of_a_folder_is_used_for_others_with_their_own(command: CommandLine, shoot: Path) -> None:
+    masks(shoot)
+    Image.new("L", (48, 64), 255).save(shoot / "masks" / "day2" / "two.png")
+    assert command("run", written(shoot, "masks"), *FAKE, "--only", "three.png").code == 0
+    (shoot / "masks" / "one.png").rename(shoot / "one.png")
+    said = command("apply", shoot / "out", "--cell", "1")
+    assert (said.code, "there is no mask of one.jpg" in said.err) == (2, True), said.err
+    (shoot / "one.png").rename(shoot / "masks" / "one.png")
+    said = command("apply", shoot / "out", "--cell", "1")
+    assert (said.code, "2 edits made" in said.out) == (0, True), said.out + said.err
+    digests = {strip.photo.name: strip.edits[0].region for strip in read_run(shoot / "out").strips}
+    assert len({region.mask for region in digests.values() if region}) == 3

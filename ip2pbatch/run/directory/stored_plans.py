@@ -16,7 +16,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
-from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Strip, region_of
+from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Region, Strip, region_of
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.sessions import ALSO, JOINED, read_sessions
 
@@ -122,10 +122,15 @@ def _places_of(photos: Sequence[Photo]) -> Callable[[Photo], int]:
 
 def _later(edit: Edit) -> Iterator[dict[str, Any]]:
     """What Edits did not always have, where it is set."""
-    region = {"region": edit.region.row, "path": str(edit.region.path or "")} if edit.region is not None else {}
+    region = {} if edit.region is None else _region(edit.region)
     negative = {"negative": edit.negative} if edit.negative else {}
     if region or negative:
         yield region | negative
+
+
+def _region(region: Region) -> dict[str, Any]:
+    folder = {"masks": str(region.folder)} if region.folder else {}
+    return {"region": region.row, "path": str(region.path or "")} | folder
 
 
 def _line(row: object) -> bytes:
@@ -140,7 +145,7 @@ def _photo(row: Any) -> Photo:
 def _edit(row: Any) -> Edit:
     key, source, instruction, text, image, seed, steps, sampler, width, height, carry, *later = row
     more = later[0] if later else {}
-    region = region_of(more["region"], more["path"]) if "region" in more else None
+    region = region_of(more["region"], more["path"], more.get("masks", "")) if "region" in more else None
     fixed = Guidance(text, image), seed, steps, sampler, (width, height), carry
     return Edit(key, source, instruction, *fixed, region, more.get("negative", ""))
 
