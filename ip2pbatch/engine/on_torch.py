@@ -89,12 +89,14 @@ def _module_of(family: Family) -> FamilyModule:
 
 
 def device_name(machine: Machine) -> str:
-    """A GPU as its maker calls it; of a CPU also what its bits hang on."""
+    """A GPU as its maker calls it; of a CPU also what its bits hang on. Raises MissingError where there is none."""
     import torch
 
     from ip2pbatch.backends.pytorch import backend as pytorch
 
-    return torch_device_name(machine.device or pytorch.default_device(), torch.get_num_threads())
+    device = machine.device or pytorch.default_device()
+    pytorch.known_device(device)
+    return torch_device_name(device, torch.get_num_threads())
 
 
 def torch_device_name(device: str, threads: int) -> str:

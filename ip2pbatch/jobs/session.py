@@ -91,7 +91,7 @@ def _made(
     spec = dataclasses.replace(spec, sizing=locked.sizing if locked else spec.sizing)
     spec = spec if fresh else engines.as_known_in(job.out, job.recipe.model, machine, spec)
     with _run_of(job, spec, locked, fresh=fresh) as run:
-        options = _begin(job, run, engines.device_name(machine), voice, redo, signer)
+        options = _begin(job, run, partial(engines.device_name, machine), voice, redo, signer)
         with voice.busy(loading):
             engine = _opened(open_engine, machine, job, run, locked)
         try:
@@ -120,7 +120,7 @@ def _made_by_workers(
         if locked:
             locked.hold(found.spec, found.device)
         with _run_of(job, found.spec, locked, fresh=fresh) as run:
-            options = _begin(job, run, found.device, voice, redo, signer)
+            options = _begin(job, run, lambda: found.device, voice, redo, signer)
             with voice.busy(loading):
                 loaded = _loaded(crew, job, run, options, locked)
             with _heard(job, voice) as (events, stop):
@@ -160,7 +160,7 @@ def _loaded(crew: Crew, job: Job, run: Run, options: Options, locked: AsLocked |
 
 
 def _begin(
-    job: Job, run: Run, device: str, voice: Voice, redo: frozenset[Status] | None, signer: Signer | None
+    job: Job, run: Run, device: Callable[[], str], voice: Voice, redo: frozenset[Status] | None, signer: Signer | None
 ) -> Options:
     """A session of the opened run: looks at what is there, says what a person should know, and how it is carried out.
 
@@ -171,7 +171,7 @@ def _begin(
 
     _heal(job, run, voice, "to be made again")
     if run.spec.determinism == "bitwise" and not _is_made(job, run):
-        engines.refuse_other_bits(run, device)
+        engines.refuse_other_bits(run, device())
     run.begin_session(job.asked, _invocation(job, run.spec))
     if job.leaves:
         leave_recipe(job, voice, run)

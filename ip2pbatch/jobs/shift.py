@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
-from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
+from ip2pbatch.jobs.making import Maker, made_ready
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.plan.edits import Edit, Plan
@@ -23,10 +23,9 @@ from ip2pbatch.plan.photos import Scan, looked_at, refuse_output
 from ip2pbatch.plan.unedited import Broken
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.healing import heal, last_group
-from ip2pbatch.run.directory.ledger import Run, open_run
+from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.view import read_run
-from ip2pbatch.run.engine import EditEngine
-from ip2pbatch.run.execute import Summary, run_plan
+from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.incoming.arrivals import Arrivals
 from ip2pbatch.run.incoming.lookout import Lookout
 from ip2pbatch.run.stop import Stop
@@ -50,33 +49,21 @@ def keep_watch(
 
     A file counts as whole after `settle` seconds without a change. Raises UsageError, RecipeError.
     """
-    if machine.devices:
-        raise UsageError("watch edits in one process", hint="leave out --devices, or run the recipe with it")
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
     refuse_unready(wanted.sheet.metrics, voice)
     signer = signer_of(wanted)
-    loading = f"loading {Path(wanted.model).name}"
-    with voice.busy(loading):
-        spec, open_engine = engines.choose(wanted.model, machine, safety=wanted.safety, note=voice.note)
-    spec = engines.as_known_in(wanted.output.folder, wanted.model, machine, spec)
     defaults, notes = defaults_of(wanted)
     nothing = Plan(wanted.name, wanted.model, (), (), ())
     job = Job(wanted, text, _NOTHING, nothing, nothing, nothing, Selection(), defaults, notes)
     advise(wanted, voice)
-    with open_run(wanted.output.folder, spec, defaults=defaults) as run:
-        engines.refuse_other_bits(run, engines.device_name(machine))
-        with voice.busy(loading):
-            engine = open_engine()
-        try:
-            pause = min(_PAUSE, max(settle / 4, 0.02))
-            with voice.stop() as stop, closing(Arrivals(settle, pairs=wanted.photos[0].pairs)) as arrivals:
-                heal(run, last_group(run))
-                shift = Shift(job, machine, run, engine, voice, arrivals, signer)
-                shift.work(stop, once_idle=once_idle, pause=pause)
-                summary = shift.summary(stop)
-        finally:
-            engine.close()
+    with made_ready(job, machine, voice) as (run, maker):
+        pause = min(_PAUSE, max(settle / 4, 0.02))
+        with voice.stop() as stop, closing(Arrivals(settle, pairs=wanted.photos[0].pairs)) as arrivals:
+            heal(run, last_group(run))
+            shift = Shift(job, run, maker, voice, arrivals, signer)
+            shift.work(stop, once_idle=once_idle, pause=pause)
+            summary = shift.summary(stop)
     return ended(shift.job(), summary, voice)
 
 
@@ -98,16 +85,16 @@ def watched(recipe: Recipe, folder: Path, out: Path | None) -> Recipe:
 
 
 class Shift:
-    """One watch over one folder with one open run and engine. Ends hold what became of every photo that is there.
+    """One watch over one folder with one open run and what makes its pictures. Ends hold what became of every photo
+    that is there.
 
     `nothing` is the job before anything came; a `signer` signs what is delivered.
     """
 
     def __init__(
-        self, nothing: Job, machine: Machine, run: Run, engine: EditEngine, voice: Voice, arrivals: Arrivals,
-        signer: Signer | None = None,
+        self, nothing: Job, run: Run, maker: Maker, voice: Voice, arrivals: Arrivals, signer: Signer | None = None
     ) -> None:  # fmt: skip
-        self._nothing, self.machine, self.run, self.engine = nothing, machine, run, engine
+        self._nothing, self.run, self._maker = nothing, run, maker
         self.recipe, self.text = nothing.recipe, nothing.text
         self._voice, self._signer, self._arrivals = voice, signer, arrivals
         self._lookout = Lookout(self.recipe.photos[0], arrivals, voice.warn)
@@ -196,12 +183,11 @@ class Shift:
         self._begin()
         self.run.ask_more(plan)
         note_unedited(self.run, Scan((), passed=self._lookout.passed))
-        described = engines.describe(self.engine, self.machine, plan)
-        self.run.note_news("engine", **described, safety=self.recipe.safety)
         options = options_of(job, self.run, queue=True, signer=self._signer, swept=self._swept)
+        self.run.note_news("engine", **self._maker.described(plan, options), safety=self.recipe.safety)
         tell_damage(self.run, self._voice)
         with self._voice.progress(plan) as events:
-            summary = run_plan(plan, self.run, self.engine, options, events, stop=stop)
+            summary = self._maker.make(plan, options, events, stop)
         if options.deliver:
             for errand in options.deliver.errands(plan):  # what could not be delivered before was tried again
                 self._undelivered.pop(errand.target, None)

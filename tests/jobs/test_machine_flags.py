@@ -50,7 +50,9 @@ def test_a_word_that_is_no_device_is_a_mistake_and_a_device_that_is_not_here_is_
     assert "gpu is not a device" in said.err
     assert "hint: use cpu, cuda or cuda:1" in said.err
     if backend == "torch":
-        assert command(*flags, "--precision", "fp16", "--device", "cuda:99").code == 6
+        for more in (("--precision", "fp16"), ("--precision", "fp16", "--determinism", "bitwise", "--fresh")):
+            said = command(*flags, *more, "--device", "cuda:99")
+            assert (said.code, "no device cuda:99 here" in said.err) == (6, True), said.err
     assert not list((shoot / "out").rglob("*.jpg"))
 
 

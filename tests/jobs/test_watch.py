@@ -20,6 +20,7 @@ from runs import LONG, make_photos, many, strays
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.plan.unedited import Tally
+from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.engine import Result
 from ip2pbatch.run.incoming.arrivals import Arrivals
 
@@ -193,6 +194,36 @@ def test_what_arrives_slowly_in_bursts_renamed_or_deleted_is_edited_once(
     assert again.out.splitlines()[-1].startswith("done: 0 edits made, 0 files delivered")
     assert f"all {count} edits" in again.out
     assert sorted(made(out).values()) == [1] * count
+
+
+@pytest.mark.skipif(os.name == "nt", reason="workers are given a line as POSIX passes descriptors")
+def test_workers_stay_between_batches_and_one_that_ends_meanwhile_is_replaced(
+    command: CommandLine, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, folder, out = files(tmp_path, 6), tmp_path / "in", tmp_path / "out"
+    started: list[Member] = []
+    start = Member.start
+    monkeypatch.setattr(Member, "start", lambda *given: started.append(start(*given)) or started[-1])
+
+    def drop() -> None:
+        for batch in range(3):
+            for number in (2 * batch, 2 * batch + 1):
+                (folder / f"{number}.jpg").write_bytes(photos[number])
+            wait_until(lambda there=2 * batch + 2: len(list(out.glob("*.jpg"))) == there)
+            if batch == 1:
+                started[0].kill()
+                started[0].process.wait()
+        interrupt(signal.SIGINT, lambda: len(list(out.glob("*.jpg"))) == 6)
+
+    with meanwhile(drop):
+        said = command("watch", folder, recipe, *FAKE, "--settle", "0.05", "--devices", "cpu:2")
+    assert said.code == 130, said.err
+    assert "cpu-1 was killed" in said.err
+    assert "another worker takes its place" in said.err
+    assert len(started) == 3
+    assert all(member.process.returncode is not None for member in started), "no process is left"
+    assert sorted(made(out).values()) == [1] * 6
+    assert not strays(out)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

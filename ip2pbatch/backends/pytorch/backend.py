@@ -195,7 +195,7 @@ def load(
     device, ModelError where weights do not fit their configuration or diffusers cannot run it, UsageError where there
     is no such step, ResourceError where memory does not hold the model.
     """
-    where = _device(device)
+    where = known_device(device)
     chosen = steps.choose(wanted)
     dtype = DTYPES[precision]
     vae_dtype = dtype if where.type == "cuda" else torch.float32
@@ -247,7 +247,8 @@ def vae_scale(vae: Any) -> int:
     return int(2 ** (len(channels) - 1))
 
 
-def _device(name: str) -> torch.device:
+def known_device(name: str) -> torch.device:
+    """The device of this name. Raises MissingError where there is none here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -8,6 +8,7 @@ with Crew(devices, opening, note) as crew:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -50,6 +51,7 @@ class Crew:
         self.clock, self._quiet, self._lost = clock, quiet, lost
         self.members: list[Member] = []
         self.fallen = 0
+        self.epochs = itertools.count(1)
         self.trouble: WorkerError | None = None
         self._identity: Identity | None = None
         self._load: Load | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,9 +22,11 @@ _ENOUGH = 20.0  # seconds of work of a worker and of the others by which that is
 
 
 def share_out(
-    plan: Plan, asked: Plan, run: Run, crew: Crew, options: Options, events: Events, stop: Stop
+    plan: Plan, asked: Plan, run: Run, crew: Crew, options: Options, events: Events, stop: Stop, *,
+    stays: bool = False,
 ) -> Summary:  # fmt: skip
     """What `run_plan` does, by a crew whose engines are loaded; `asked` has all edits of the photos of `plan`.
+    A crew that `stays` is not closed, for another plan of the same run.
 
     Raises WorkerError where no worker can go on.
     """
@@ -41,9 +42,9 @@ def share_out(
     dealer = Dealer(plan, asked, deliver.targets, todo, deliver.is_owed)
     events.started(len(todo), len(done))
     clerk = Clerk(plan, run, dealer, events, options.clock, options.then)
-    names = paths_of(deliver.targets)
-    summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop)
-    if crew.fallen:  # they may have left half-written files
+    names, fallen = paths_of(deliver.targets), crew.fallen
+    summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop, stays=stays)
+    if crew.fallen > fallen:  # they may have left half-written files
         run.sweep(run.layout.folders())
         deliver.sweep(again=True)
     return summary
@@ -57,18 +58,20 @@ class Foreman:
     ) -> None:  # fmt: skip
         self._crew, self._dealer, self._clerk, self._run = crew, dealer, clerk, run
         self._events, self._is_name = events, is_name
-        self._epochs = itertools.count(1)
         self._draining = False
 
-    def work(self, stop: Stop) -> Summary:
+    def work(self, stop: Stop, *, stays: bool = False) -> Summary:
         """Until all is made, or `stop` is asked and what workers are at is written. Raises the WorkerError of the
         first that could not go on, where none is left and something is.
         """
         error: BaseException | None = None
         try:
+            if stays:  # who ended while there was nothing to do is replaced before anything is dealt to it
+                self._listen()
             while self._deal(stop):
                 self._listen()
-            self._crew.close()
+            if not stays:
+                self._crew.close()
         except BaseException as ended:
             error = ended
             raise
@@ -85,7 +88,7 @@ class Foreman:
                 member.say(Drain())
         while not self._draining and (dealt := self._next()) is not None:
             member, group = dealt
-            deal = self._clerk.deal(next(self._epochs), group)
+            deal = self._clerk.deal(next(crew.epochs), group)
             if not member.deals:
                 member.state, member.begun, member.doing = "busy", crew.clock(), group.plan.photos[0].name
             member.deals[deal.epoch] = deal

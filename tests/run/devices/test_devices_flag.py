@@ -50,10 +50,6 @@ def test_flags_that_do_not_fit_together_are_a_mistake(command: CommandLine, shoo
     said = command(*flags, "--devices", "cpu:2", "--device", "cpu")
     assert (said.code, "--device and --devices do not go together" in said.err) == (2, True)
     assert command(*flags, "--devices", "tpu").code == 2
-    recipe = shoot / "r.yaml"
-    recipe.write_text("photos: photos\nedits: [make it winter]\noutput: {folder: out}\n")
-    said = command("watch", shoot / "photos", recipe, "--backend", "fake", "--devices", "cpu:2")
-    assert (said.code, "watch edits in one process" in said.err) == (2, True)
     assert not (shoot / "out").exists()
 
 
