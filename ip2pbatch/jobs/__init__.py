@@ -152,7 +152,7 @@ def watch(
     """Edit what arrives in a folder, each photo once, until the voice asks for a stop or nothing came for `once_idle`
     seconds. A file is whole when it did not change for `settle` seconds.
     """
-    from ip2pbatch.jobs.shift import keep_watch
+    from ip2pbatch.jobs.watching.shift import keep_watch
 
     return keep_watch(
         Path(folder), Path(recipe), machine or Machine(), _heard(voice), out=None if out is None else Path(out),

@@ -14,9 +14,9 @@ from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.job import Job, Selection, defaults_of
-from ip2pbatch.jobs.making import Maker, made_ready
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
+from ip2pbatch.jobs.watching.making import Maker, made_ready
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, looked_at, refuse_output
