@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
+from ip2pbatch.pictures.areas.composing import Area, area_of
 from ip2pbatch.pictures.likeness import verdict
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Region, Strip
 from ip2pbatch.plan.unedited import Passed
@@ -20,6 +21,7 @@ from ip2pbatch.run import clock
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.show.proof import Proof
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -39,7 +41,8 @@ class Cell:
     `number` counts the cells of a run from 1, `link` those of a strip from 1 to `links`; `kept` says whether the link
     is delivered. `picture` is the model-size picture, `source` the photo's at that size, `original` the photo itself
     and `delivered` the finished file: None where there is none. `mark` is a plain verdict on the picture with what to
-    try; `strength` is how much of it is delivered; `device` is what made it, where a run had several.
+    try; `strength` is how much of it is delivered, `area` where, None for everywhere, and `moved` whether it was laid
+    on its photo again; `device` is what made it, where a run had several.
     """
 
     key: str
@@ -69,9 +72,18 @@ class Cell:
     delivered: Path | None = None
     mark: str = ""
     strength: float = 1.0
+    area: Area | None = None
+    moved: bool = False
     seconds: float = 0.0
     device: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def proof(self) -> Proof | None:
+        """The picture as its file shows it; None where there is none."""
+        if self.picture is None:
+            return None
+        return Proof(self.picture, self.source, self.moved, self.area, self.strength)
 
     @property
     def unread(self) -> str:
@@ -150,6 +162,8 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit), strength=_strength(strip, delivery),
+        area=area_of([one.region for one in strip.edits[:link]], strip.feathers[:link]),
+        moved=delivery is not None and delivery.moved > 0,
         seconds=record.seconds if record else 0.0, device=record.device if record else "",
         metrics=record.metrics | detail if record and not damaged else {},
     )  # fmt: skip

@@ -6,7 +6,6 @@ Everything hangs on two numbers, the cell's size and the type size that follows 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.show import lettering
+from ip2pbatch.show.proof import Proof
 
 PAGE, MAT, RULE = "#e6e6e6", "#d3d3d3", "#b4b4b4"
 INK, DIM = "#1b1b1b", "#565656"
@@ -66,7 +66,7 @@ class Tile:
     caption: str
     second: str = ""
     aside: tuple[str, ...] = ()
-    picture: Kept | None = None
+    picture: Kept | Proof | None = None
     state: str = ""
     reason: str = ""
     mark: str = ""
@@ -108,13 +108,12 @@ def draw_tile(page: Image.Image, xy: tuple[int, int], tile: Tile, box: Box, meas
     _draw_caption(page, (x, y + box.height), tile, box, measure)
 
 
-def fitted(kept: Kept, box: Box) -> Image.Image:
-    """A kept picture as large as fits into `box`, its aspect kept to the pixel's rounding. Raises DamagedError."""
-    with Image.open(io.BytesIO(kept.read()), formats=("PNG", "JPEG", "WEBP", "TIFF")) as opened:
-        scale = min(box.width / opened.width, box.height / opened.height)
-        size = max(1, round(opened.width * scale)), max(1, round(opened.height * scale))
-        opened.draft("RGB", size)
-        return opened.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+def fitted(one: Kept | Proof, box: Box) -> Image.Image:
+    """A picture as large as fits into `box`, its aspect kept to the pixel's rounding. Raises DamagedError."""
+    picture = (one if isinstance(one, Proof) else Proof(one)).open()
+    scale = min(box.width / picture.width, box.height / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _draw_hatched(page: Image.Image, xy: tuple[int, int], state: str, reason: str, box: Box, measure: Measure) -> None:

@@ -29,11 +29,11 @@ from PIL import Image
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.plan.metrics import METRICS, captions
-from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.cells import STATES, Cell, Gallery, State, aligned, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
+from ip2pbatch.show.proof import Proof
 
 # Up to so many pictures lie inside the page; more lie in a folder beside it.
 INLINE = 200
@@ -117,15 +117,15 @@ def _fitting(calm: Sequence[int], lengths: Sequence[int]) -> list[int]:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Kept, Shown]:
+def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Proof, Shown]:
     """Every picture of the page at its size there. One that cannot be read is left out."""
-    wanted = list(dict.fromkeys(p for cell in cells for p in (cell.source, cell.picture) if p is not None))
+    wanted = list(dict.fromkeys(p for cell in cells for p in (_photo(cell), _whole(cell)) if p is not None))
     folder = path.with_name(f"{path.stem}_files")
     inside = len(wanted) <= INLINE
     if not inside:
         folder.mkdir(exist_ok=True)
 
-    def shown(one: Kept) -> Shown | None:
+    def shown(one: Proof) -> Shown | None:
         try:
             data, width, height = _small(one, *(INSIDE if inside else BESIDE))
         except (OSError, ValueError, Image.DecompressionBombError, DamagedError):
@@ -147,9 +147,17 @@ def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Kep
     return found
 
 
-def _small(kept: Kept, long_side: int, quality: int) -> tuple[bytes, int, int]:
-    with Image.open(io.BytesIO(kept.read()), formats=("PNG", "JPEG", "WEBP")) as opened:
-        image = opened.convert("RGB")
+def _photo(cell: Cell) -> Proof | None:
+    return None if cell.source is None else Proof(cell.source)
+
+
+def _whole(cell: Cell) -> Proof | None:
+    """A cell's picture as its file shows it, but at full strength: the page has a slider for that."""
+    return None if cell.proof is None else cell.proof.whole
+
+
+def _small(one: Proof, long_side: int, quality: int) -> tuple[bytes, int, int]:
+    image = one.open()
     image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     image.save(data, "WEBP", quality=quality, method=4)
@@ -167,7 +175,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Kept, Shown], origin: Origin) -> str:
+def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], origin: Origin) -> str:
     cells = seen.shown
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
@@ -246,11 +254,11 @@ def _facts(gallery: Gallery, seen: _Seen) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _cards(cells: Sequence[Cell], pictures: Mapping[Kept, Shown], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """What the template shows of each cell, all of it text."""
     cards = []
     for index, cell in enumerate(cells):
-        shown = pictures.get(cell.picture) if cell.picture and cell.state == "done" else None
+        shown = pictures.get(whole) if (whole := _whole(cell)) and cell.state == "done" else None
         state = "damaged" if cell.state == "done" and shown is None else cell.state
         numbers = [f"{cell.metrics[m]:.2f}" if shown and m in cell.metrics else "" for m in metrics]
         cards.append({
@@ -328,12 +336,12 @@ def _link(path: Path | None, folder: Path) -> str:
 
 
 def _photos(
-    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Kept, Shown]
+    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Proof, Shown]
 ) -> list[dict[str, Any]]:
     """A section a photo: its source, then its single edits, its guidance grids and its chains."""
     photos = []
     for name, own in grouped(zip(cells, cards, strict=True), lambda pair: pair[0].photo).items():
-        source = own[0][0].source
+        source = _photo(own[0][0])
         tried = next((cell for cell, _ in own if cell.state != "missing"), own[0][0])
         shown = pictures.get(source, Shown("", 0, 0)) if source else Shown("", 0, 0)
         photos.append({

@@ -228,7 +228,7 @@ def _tile(cell: Cell, caption: str, second: str, settings: Sheet) -> Tile:
         f"{METRICS[m].caption}  {cell.metrics[m]:.2f}" for m in settings.metrics if shown and m in cell.metrics
     )
     return Tile(
-        caption, second, aside, picture=cell.picture if shown else None,
+        caption, second, aside, picture=cell.proof if shown else None,
         state="" if shown else ("missing" if cell.state == "done" else cell.state),
         reason="" if shown else (cell.detail or ("not made yet" if cell.state == "missing" else "")),
         mark=cell.mark if shown else "",
@@ -293,6 +293,7 @@ def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
     """What all cells of a sheet share, and how many of them there are."""
     facts = [("pictures", totals(cells))]
     told = {"sampler": {c.sampler for c in cells}, "negative": {c.negative for c in cells} - {""}}
+    told["strength"] = {number(c.strength) for c in cells} - {"1"}
     for name, values in ({"steps": {str(c.steps) for c in cells}} | told).items():
         facts += [(name, ", ".join(sorted(values)))] if values else []
     return tuple(facts)
