@@ -46,6 +46,7 @@ class _Transfer:
     edit: Floats  # [3, h, w]
     gain: Floats  # [3, h, w], the gate included
     chroma: Floats  # [1, h, w]: how much of the detail's colour survives
+    open: Floats  # [1, h, w]: k
     gate: float
 
 
@@ -75,6 +76,13 @@ def lift(edited: Pixels, source_small: Pixels, source: AnyPixels, *, rows: int =
     return Lifted(out, transfer.gate)
 
 
+def gate(edited: Pixels, source_small: Pixels) -> Floats:
+    """k [h, w] at model size: 1 where the edit kept the photo's structure, 0 where it put something new."""
+    edit, seen = _planes(edited), _planes(source_small, _tone_curves(edited, source_small))
+    k: Floats = _estimate(edit, seen).open[0]
+    return k
+
+
 def _white(pixels: AnyPixels) -> int:
     return int(np.iinfo(pixels.dtype).max)
 
@@ -102,7 +110,7 @@ def _estimate(edit: Floats, seen: Floats) -> _Transfer:
     share = float((kept * np.abs(band_seen)).sum() / (np.abs(band_seen).sum() + 1e-9))
     # That octave the photo knows better than the edit does.
     mended = edit + kept * (gain * _recoloured(top_seen, chroma) - top_edit)
-    return _Transfer(mended, gate * gain, chroma, share)
+    return _Transfer(mended, gate * gain, chroma, gate, share)
 
 
 def _gain(edit: Floats, model: Floats) -> Floats:
