@@ -86,6 +86,21 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
     """The Layout of the model folder `path`, without `checker` as if it shipped no safety checker; raises ModelError
     with the reason where it is no `kind` that we load.
     """
+    index = read_index(path)
+    refuse_code(path, index)
+    _refuse_pipeline(path, index.get("_class_name"), kind)
+    classes = {name: _class_of(path, index, name) for name in CLASSES if checker or name not in OPTIONAL}
+    present = {name: found for name, found in classes.items() if found is not None}
+    variants = {name: weight_variant(path / name, base) for name, base in WEIGHTS.items() if name in present}
+    files = [name for component in present for name in _component_files(path, component, variants.get(component))]
+    layout = Layout(path, present, ("model_index.json", *sorted(files)), variants)
+    _check_channels(layout, kind)
+    _check_schedule(layout)
+    return layout
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What names a model folder's pipeline and its components; ModelError where `path` is no such folder."""
     if path.is_file():
         raise ModelError(f"{path} is a single checkpoint file, not a model folder", hint=_CONVERT)
     if artefact.is_artefact(path):
@@ -96,16 +111,7 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
         pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
         what = f"it holds {pickles[0]}, a pickle, which is never loaded" if pickles else "it has no model_index.json"
         raise ModelError(f"{path} is not a model folder in diffusers' layout: {what}", hint=_CONVERT)
-    index = read_json(index_file)
-    _refuse_code(path, index, kind)
-    classes = {name: _class_of(path, index, name) for name in CLASSES if checker or name not in OPTIONAL}
-    present = {name: found for name, found in classes.items() if found is not None}
-    variants = {name: weight_variant(path / name, base) for name, base in WEIGHTS.items() if name in present}
-    files = [name for component in present for name in _component_files(path, component, variants.get(component))]
-    layout = Layout(path, present, ("model_index.json", *sorted(files)), variants)
-    _check_channels(layout, kind)
-    _check_schedule(layout)
-    return layout
+    return read_json(index_file)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -141,8 +147,8 @@ def weight_variant(folder: Path, base: str) -> str | None:
     )
 
 
-def _refuse_code(path: Path, index: dict[str, Any], kind: Kind) -> None:
-    """Models that bring Python code, in any of the ways diffusers and transformers know."""
+def refuse_code(path: Path, index: dict[str, Any]) -> None:
+    """Models that bring Python code, in any of the ways diffusers and transformers know. Raises ModelError."""
     pipeline = index.get("_class_name")
     code = sorted(file.relative_to(path).as_posix() for pattern in ("*.py", "*/*.py") for file in path.glob(pattern))
     if code or isinstance(pipeline, list):
@@ -151,6 +157,10 @@ def _refuse_code(path: Path, index: dict[str, Any], kind: Kind) -> None:
     for config in sorted(path.glob("*/*.json")):
         if config.stat().st_size < 1 << 20 and "auto_map" in read_json_or_empty(config):
             raise ModelError(f"{config} asks for code of its own (auto_map), which is never run", hint=_FINE_TUNE)
+
+
+def _refuse_pipeline(path: Path, pipeline: object, kind: Kind) -> None:
+    """What neither edits nor draws, and what does it in another way than it is asked for here."""
     if pipeline in _SDXL:
         what = f"{path} is an SDXL model ({pipeline}), which can be trained here and neither edits nor draws yet"
         raise ModelError(what, hint=_XL if kind == "edit" else _DRAWS)
@@ -194,11 +204,12 @@ def _component_files(path: Path, component: str, variant: str | None) -> list[st
         names = [CONFIGS.get(component, "config.json")]
         read_json(folder / names[0])
     if component in WEIGHTS:
-        names += _weight_files(folder, WEIGHTS[component], variant)
+        names += weight_files(folder, WEIGHTS[component], variant)
     return [f"{component}/{name}" for name in names]
 
 
-def _weight_files(folder: Path, base: str, variant: str | None) -> list[str]:
+def weight_files(folder: Path, base: str, variant: str | None) -> list[str]:
+    """The names of a component's safetensors, their index among them, each header checked. Raises ModelError."""
     suffix = "" if variant is None else f".{variant}"
     single = f"{base}{suffix}.safetensors"
     if (folder / single).is_file():

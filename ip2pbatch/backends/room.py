@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.errors import ResourceError
+from ip2pbatch.run.machine import Memory
 
 _HINT = "end other programs, use --precision bf16 where it is fp32 (fp16 on a GPU), or a smaller model"
+WORKING = 3 << 30
+"""Bytes that are left free for what a network makes as it works, at a megapixel: an estimate, and no promise."""
+
+_COSTS = {
+    Memory.FULL: "all of it stays there",
+    Memory.OFFLOAD: "each part goes there when it is asked for, which moves all {:.1f} GiB once an edit",
+    Memory.SEQUENTIAL: "each layer goes there when it is asked for, which moves the network at every step: slow",
+}
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -57,3 +67,24 @@ def _left_in_group() -> int | None:
 def _table(file: Path, separator: str) -> Mapping[str, int]:
     rows = (line.partition(separator) for line in file.read_text().splitlines())
     return {name: int(value.split()[0]) for name, _, value in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the parts of a pipeline are to lie, and in words why and what that costs."""
+
+    how: Memory
+    why: str
+
+
+def placement(asked: Memory, parts: Mapping[str, int], free: int) -> Placement:
+    """Of networks of so many bytes on a device with `free` bytes: all on it where that leaves room to work, else one at
+    a time, else a layer at a time.
+    """
+    whole, largest = sum(parts.values()), max(parts.values())
+    fits = (Memory.FULL, whole), (Memory.OFFLOAD, largest)
+    how = asked
+    if asked is Memory.AUTO:
+        how = next((one for one, needed in fits if needed + WORKING <= free), Memory.SEQUENTIAL)
+    known = f"{whole / 2**30:.1f} GiB of weights, {free / 2**30:.1f} GiB free on the device"
+    return Placement(how, f"memory {how}: {known}; {_COSTS[how].format(whole / 2**30)}")

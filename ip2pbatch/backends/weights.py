@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import cast
 
 from ip2pbatch.backends import artefact, model_folder
+from ip2pbatch.backends.pipeline_folder import base_of, is_network
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.defaults import TINY, hub_id
-from ip2pbatch.plan.families import family_of
+from ip2pbatch.plan.defaults import TINY, model_id
+from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TINY = Path(__file__).parents[1] / "tiny"
 Note = Callable[[str], None]
+_TEXTS = (".json", ".txt", ".jinja")
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
 
 
@@ -68,7 +70,7 @@ def resolve(
     folder = Path(model).expanduser()
     if folder.exists():
         return _folder(folder.resolve(), model, "", kind, checker)
-    found = hub_id(model)
+    found = model_id(model)
     if found is None:
         _refuse_address(model)
         raise ModelError(
@@ -102,7 +104,7 @@ def pull(model: str, note: Note = lambda text: None) -> ModelFolder:
 
     ModelError where the hub cannot be reached or has no such model.
     """
-    found = hub_id(model)
+    found = model_id(model)
     if found is None:
         _refuse_address(model)
         raise ModelError(f"{model} is not a hub id", hint="it looks like owner/name or owner/name@revision")
@@ -118,11 +120,6 @@ def _refuse_address(model: str) -> None:
 def list_models() -> list[KnownModel]:
     """The models on this machine: the embedded one, and the editing models in the hub's cache."""
     return [*_known(TINY, _TINY, ""), *_cached_models()]
-
-
-def digest(path: Path, files: tuple[str, ...]) -> str:
-    """sha256 over the names and sha256s of `files` below `path`."""
-    return digest_of(file_digests(path, files))
 
 
 def file_digests(path: Path, files: tuple[str, ...] | None = None, *, checker: bool = True) -> dict[str, str]:
@@ -147,8 +144,10 @@ def _folder(
 ) -> ModelFolder:  # fmt: skip
     if artefact.is_artefact(path):  # an export says itself whose weights it holds; its files are checked as it loads
         return ModelFolder(path, name, revision, artefact.read(path).model_digest, kind, checker)
-    files = checked(path, kind, checker=checker).files
-    return ModelFolder(path, name, revision, digest(path, files), kind, checker)
+    files = file_digests(path, checked(path, kind, checker=checker).files)
+    if (version := family_of(path).version) > 1:
+        files["version of its family"] = str(version)
+    return ModelFolder(path, name, revision, digest_of(files), kind, checker)
 
 
 def checked(path: Path, kind: model_folder.Kind = "edit", *, checker: bool = True) -> model_folder.Layout:
@@ -175,9 +174,16 @@ def _missing_folders(path: Path) -> list[str]:
     index = model_folder.read_json(path / "model_index.json")
     return [
         name
-        for name in model_folder.CLASSES
+        for name in _components(family_of(path))
         if isinstance(index.get(name), list) and index[name][1] and not (path / name).is_dir()
     ]
+
+
+def _components(family: Family) -> dict[str, str]:
+    """Its components, and how the weights of each are called: "" where it has none."""
+    if family.call is None:
+        return {name: model_folder.WEIGHTS.get(name, "") for name in model_folder.CLASSES}
+    return {name: base_of(name) if is_network(name) else "" for name in family.call.parts}
 
 
 def _fetch(repo: str, revision: str | None, note: Note) -> Path:
@@ -192,12 +198,13 @@ def _fetch(repo: str, revision: str | None, note: Note) -> Path:
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT, files_metadata=True)
         sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-        files = wanted_files(list(sizes))
-        if "model_index.json" not in files:
+        if "model_index.json" not in sizes:
             raise ModelError(
                 f"{name} is not a model in diffusers' layout", hint="see `ip2pbatch models` for ones that are"
             )
-        _tell_size(name, {file: sizes[file] for file in files if not _is_cached(repo, file, str(info.sha))}, note)
+        new = {file for file in sizes if not _is_cached(repo, file, str(info.sha))}
+        files = wanted_files(list(sizes), _family_at(repo, str(info.sha)))
+        _tell_size(name, {file: sizes[file] for file in files if file in new}, note)
         return _download(repo, revision, str(info.sha), files)
     except HfHubHTTPError as error:
         raise ModelError(
@@ -207,6 +214,13 @@ def _fetch(repo: str, revision: str | None, note: Note) -> Path:
         raise ModelError(
             f"{name} is not in the cache, and the hub is not reachable ({first_line(error)})", hint=hint
         ) from error
+
+
+def _family_at(repo: str, commit: str) -> Family:
+    """That of a repository by its index at one commit, which is fetched: the cache learns of no revision by it."""
+    from huggingface_hub import hf_hub_download
+
+    return family_of(Path(hf_hub_download(repo, "model_index.json", revision=commit, etag_timeout=_TIMEOUT)).parent)
 
 
 def _is_cached(repo: str, file: str, commit: str) -> bool:
@@ -243,16 +257,16 @@ def _download(repo: str, revision: str | None, commit: str, files: list[str]) ->
     return snapshot
 
 
-def wanted_files(names: list[str]) -> list[str]:
+def wanted_files(names: list[str], family: Family | None = None) -> list[str]:
     """Of a repository's files those that are loaded: JSON, vocabularies, and of each component's weights the half-size
-    variant where there is one (a GPU runs at fp16 anyhow, and it is half the download)."""
+    variant where there is one (a GPU runs at fp16 anyhow, and it is half the download); of no `family` those of the
+    first."""
     wanted = ["model_index.json"] if "model_index.json" in names else []
-    for component in model_folder.CLASSES:
+    for component, base in _components(family or family_of(None)).items():
         inside = [name for name in names if name.startswith(f"{component}/") and name.count("/") == 1]
-        wanted += [name for name in inside if name.endswith((".json", ".txt")) and ".safetensors.index" not in name]
+        wanted += [name for name in inside if name.endswith(_TEXTS) and ".safetensors.index" not in name]
         weights = [name for name in inside if ".safetensors" in name]
         half = [name for name in weights if ".fp16." in name]
-        base = model_folder.WEIGHTS.get(component, "")
         full = [
             name
             for name in weights

@@ -15,6 +15,7 @@ from ip2pbatch.run.machine import (
     Compile,
     Determinism,
     Machine,
+    Memory,
     Precision,
     Provider,
     batch_of,
@@ -49,6 +50,10 @@ Without = Annotated[
 Interval = Annotated[
     str | None, typer.Option("--guidance-interval", help="Approximate: guide only this part of the steps, as 0.1..0.8.")
 ]
+MemoryFlag = Annotated[
+    Memory,
+    typer.Option("--memory", help="Of other editors: all on the GPU, a part at a time, or a layer; auto: what fits."),
+]
 
 
 def machine_of(
@@ -62,11 +67,12 @@ def machine_of(
     compile_: CompileFlag = Compile.AUTO,
     without: Without = None,
     interval: Interval = None,
+    memory: MemoryFlag = Memory.AUTO,
 ) -> Machine:
     """What the flags say. Raises UsageError."""
     return Machine(
         str(backend), device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
-        interval_of(interval), provider, devices_of(devices, device),
+        interval_of(interval), provider, devices_of(devices, device), memory,
     )  # fmt: skip
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ip2pbatch.backends.model_folder import read_schedule
+import torch
+
+from ip2pbatch.backends.model_folder import Layout, read_schedule
 from ip2pbatch.backends.pytorch import backend as pytorch
-from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch import dry, steps
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
@@ -26,6 +28,11 @@ def precision(folder: ModelFolder, device: str) -> str:
 def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:
     """Edits whose sampler cannot follow the model's noise schedule."""
     refuse_unsampled(read_schedule(folder.path), edits)
+
+
+def speedups(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Each step that need not be asked for, and why it is left out. Raises ModelError."""
+    return dry.steps_of(layout, device, dtype)
 
 
 def open_engine(

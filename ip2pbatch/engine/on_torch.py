@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ip2pbatch.backends.installed import is_installed, refuse_without
 from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine
-from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Precision, interval_in
+from ip2pbatch.run.machine import Compile, Determinism, Finding, Machine, Memory, Precision, interval_in
 
 if TYPE_CHECKING:
+    import torch
+
+    from ip2pbatch.backends.model_folder import Layout
     from ip2pbatch.backends.weights import ModelFolder
 
 Note = Callable[[str], None]
@@ -32,6 +36,10 @@ class FamilyModule(Protocol):
 
     def refuse(self, folder: ModelFolder, edits: Sequence[Edit]) -> None:
         """Raises what tells of Edits that this model cannot make, before anything heavy is read."""
+        ...
+
+    def speedups(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> Mapping[str, str]:
+        """The speed-ups that there are for its models, and why one is left out of this one, "" where it is in."""
         ...
 
     def open_engine(
@@ -54,11 +62,17 @@ def choose(
     refuse_without("torch", "diffusers", "transformers")  # before a model is fetched
     from ip2pbatch.backends.weights import resolve
 
+    planned = family_for(model)
     folder = resolve(model, checker=safety, note=note)
     from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.backends.pytorch import steps
 
-    family = _module_of(family_of(folder.path))
+    found = family_of(folder.path)
+    _refuse_unplanned(model, planned, found)
+    if found.call is None and machine.memory not in (Memory.AUTO, Memory.FULL):
+        why = f"--memory {machine.memory} is not for {found.called}, which is on the device as a whole"
+        raise UsageError(why, hint="leave it out")
+    family = _module_of(found)
     device = machine.device or pytorch.default_device()
     precision = family.precision(folder, device) if machine.precision is Precision.AUTO else str(machine.precision)
     if precision == "fp16" and device == "cpu":
@@ -82,6 +96,18 @@ def choose(
         return family.open_engine(folder, device, precision, machine, safety=safety, edits=edits, note=note)
 
     return spec, open_engine
+
+
+def _refuse_unplanned(model: str, planned: Family, found: Family) -> None:
+    """A model that was fetched just now may be of another family than it was taken for when sizes and scales were
+    planned.
+    """
+    if planned is not found:
+        raise UsageError(
+            f"{model} is {found.called}, which was not known before it was fetched: its pictures were planned as "
+            f"{planned.called}'s",
+            hint="run the same command once more: it is here now",
+        )
 
 
 def _module_of(family: Family) -> FamilyModule:
@@ -169,21 +195,22 @@ def model_findings(model: str) -> Iterator[Finding]:
     import torch
 
     from ip2pbatch.backends.pytorch.backend import default_device
-    from ip2pbatch.backends.pytorch.dry import steps_of
     from ip2pbatch.backends.weights import checked, resolve
 
     device = torch.device(default_device())
     precision = torch.float16 if device.type == "cuda" else torch.float32
     try:
         folder = resolve(model, download=False, checker=False).path
-        found = steps_of(checked(folder, checker=False), device, precision)
+        module = _module_of(family_of(folder))
+        found = module.speedups(checked(folder, checker=False), device, precision)
     except ModelError as error:
         yield Finding(
             f"model {model}", "cannot be used", "problem", f"{error}; {error.hint}" if error.hint else str(error)
         )
         return
     within = [name for name, why in found.items() if not why]
-    yield Finding(f"model {model}", "can be used", why=f"with {', '.join(within) or 'none'} of the speed-ups")
+    why = f"with {', '.join(within) or 'none'} of the speed-ups" if found else "as diffusers made it"
+    yield Finding(f"model {model}", "can be used", why=why)
     for name, why in found.items():
         if why:
             yield Finding(f"speed-up {name}", "left out", "note", why)

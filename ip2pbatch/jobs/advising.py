@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import ModelError, PhotoError, PlanError
-from ip2pbatch.plan.defaults import model_folder
-from ip2pbatch.plan.families import family_of
-from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives
+from ip2pbatch.plan.defaults import family_for, model_folder
+from ip2pbatch.plan.refusals.fitting import refuse_unfit
+from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives, specs_of
 from ip2pbatch.plan.written.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,20 +27,22 @@ _TOLD = 3
 
 def advice(recipe: Recipe) -> list[Advice]:
     """All that there is to say of a recipe's instructions. Raises RecipeError where a CSV cannot be read, PlanError
-    for a negative that the model has no place for.
+    for what the model's family has no place for.
 
     What a text encoder reads is only known where the model is on this machine; nothing is fetched for that.
     """
-    refuse_negative(recipe)
+    refuse_unasked(recipe)
+    if family_for(recipe.model).call is not None:  # its weaknesses are others, and it reads hundreds of words
+        return [one for one in advise(recipe) if one.topic == "syntax"]
     return [*advise(recipe), *_unread(recipe)]
 
 
-def refuse_negative(recipe: Recipe) -> None:
-    """Raises PlanError where an edit's negative would take the place of a null text that its model has not."""
-    family = family_of(model_folder(recipe.model))
-    if not family.null_text and (found := next(negatives(recipe), None)):
-        why = f"{found[0]}: negative: {recipe.model} is of {family.called}, which has no null text for it to replace"
-        raise PlanError(why, hint="leave negative out, or use another model")
+def refuse_unasked(recipe: Recipe) -> None:
+    """Raises PlanError where an edit asks for a scale, a sampler or a negative that its model's family has not."""
+    family = family_for(recipe.model)
+    lacks_something = family.call is not None or not family.null_text
+    edits = specs_of(recipe) if lacks_something else ((spec.id, spec) for spec in recipe.edits)
+    refuse_unfit(recipe, edits, family)
 
 
 def _unread(recipe: Recipe) -> Iterator[Advice]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
 from ip2pbatch.errors import MissingError
-from ip2pbatch.jobs.advising import refuse_negative
+from ip2pbatch.jobs.advising import refuse_unasked
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import cells_of, expand, link_guidance
@@ -98,7 +98,7 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     if selection.out is not None:
         output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
         recipe = recipe.model_copy(update={"output": output})
-    refuse_negative(recipe)
+    refuse_unasked(recipe)
     found = scan(recipe.photos, output=recipe.output.folder)
     defaults, notes = defaults_of(recipe, fresh=fresh)
     whole = expand(recipe, found, defaults)

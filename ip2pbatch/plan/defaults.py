@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.families import ModelDefaults, family_of
+from ip2pbatch.plan.editors.short_names import short_name
+from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults, family_of
 
 DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 TINY = "tiny"
@@ -25,16 +26,52 @@ def hub_id(name: str) -> tuple[str, str | None] | None:
     return (match["repo"], match["revision"]) if match else None
 
 
+def model_id(model: str) -> tuple[str, str | None] | None:
+    """Repository and revision of a model that is a hub id, or the short name of one."""
+    known = short_name(model)
+    _, at, revision = model.partition("@")
+    return hub_id(f"{known.hub}{at}{revision}" if known else model)
+
+
+def family_for(model: str) -> Family:
+    """The family of a model: of a folder by what lies in it, of a short name and its hub id by the table, of another id
+    by what of it is in the hub's cache. One that is nowhere yet is taken for the first.
+    """
+    folder = model_folder(model)
+    if folder is None and (known := short_name(model)):
+        return FAMILIES[known.family]
+    return family_of(folder or _cached(model))
+
+
+def _cached(model: str) -> Path | None:
+    """The snapshot of a hub id that the cache would give, whole or not."""
+    if (found := hub_id(model)) is None:
+        return None
+    from huggingface_hub import constants
+
+    repo, revision = found
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (cache / "refs" / (revision or "main")).read_text("utf-8").strip()
+    except (OSError, ValueError):
+        commit = revision or ""
+    return cache / "snapshots" / commit if commit else None
+
+
 def model_defaults(model: str) -> ModelDefaults:
-    """The defaults of `model`: `tiny`, a hub id, or a folder whose `ip2pbatch.json` has {"defaults": {"text": …}}.
+    """The defaults of `model`: `tiny`, a hub id or its short name, or a folder whose `ip2pbatch.json` has {"defaults":
+    {"text": …}}.
 
     Raises ModelError where that file is there but is not what it should be.
     """
     path = model_folder(model)
-    defaults = family_of(path).defaults
+    family = family_for(model)
+    defaults = family.defaults
     if path is None:
-        return defaults
-    defaults = replace(defaults, multiple=_multiple(path, defaults.multiple))
+        known = short_name(model)
+        return replace(defaults, **known.otherwise) if known else defaults
+    if family.call is None:
+        defaults = replace(defaults, multiple=_multiple(path, defaults.multiple))
     if not (file := path / SETTINGS_FILE).is_file():
         return defaults
     try:
@@ -64,7 +101,8 @@ def _multiple(folder: Path, least: int) -> int:
 
 
 def _typed(key: str, value: Any) -> Any:
-    wanted = {"text": float, "image": float, "sampler": str}.get(key, int)
+    floats = dict.fromkeys(("text", "image", "megapixels", "max_aspect"), float)
+    wanted = {**floats, "sampler": str, "carry": str}.get(key, int)
     if wanted is str and isinstance(value, str):
         return value
     if wanted is str or isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -111,7 +111,7 @@ class _Spec:
     def of(cls, spec: EditSpec, recipe: Recipe, defaults: ModelDefaults) -> _Spec:
         wheres = tuple(link.region or spec.region for link in spec.chain)
         return cls(
-            spec.id, spec.chain, spec.keep, spec.carry or "latent", cells_of(recipe, spec, defaults),
+            spec.id, spec.chain, spec.keep, spec.carry or defaults.carry, cells_of(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
             matcher(spec.photos) if spec.photos else lambda name: True, spec.strength, spec.negative or "",
@@ -197,20 +197,33 @@ def photo_seed(number: int, digest: str, link: int = 1) -> int:
 def model_size(photo: Photo, size: Size | None, defaults: ModelDefaults) -> tuple[int, int]:
     """(width, height) at which the model edits `photo`: its own aspect, nothing cropped, multiples of the model's.
 
+    What is longer than the model's `max_aspect` is squeezed to that, and comes back at its own size as all do.
+
     A small photo is scaled up to that size, because the model knows no other; what is delivered has the photo's size
     again. A panorama whose short side would be too small for the model gets a longer long side.
     """
-    width, height = photo.size
-    if size is not None and size.megapixels is not None:
-        scale = math.sqrt(size.megapixels * 1e6 / (width * height))
+    width, height = _bounded(photo.size, defaults.max_aspect)
+    megapixels = size.megapixels if size else defaults.megapixels
+    if megapixels is not None:
+        scale = math.sqrt(megapixels * 1e6 / (width * height))
     else:
         scale = (size.long_side if size and size.long_side else defaults.long_side) / max(width, height)
     scale = max(scale, defaults.min_side / min(width, height))
     fitted = tuple(max(1, round(side * scale / defaults.multiple)) * defaults.multiple for side in (width, height))
     if max(fitted) > defaults.max_side or min(fitted) < defaults.min_side:
+        width, height = photo.size
         raise PlanError(
             f"{photo.name}: {width} × {height} pixels would be {fitted[0]} × {fitted[1]} for the model, which takes "
             f"{defaults.min_side} to {defaults.max_side}",
             hint="set a size with a smaller long_side, or exclude the photo",
         )
     return fitted[0], fitted[1]
+
+
+def _bounded(size: tuple[int, int], most: float | None) -> tuple[float, float]:
+    """Sides of the same area whose aspect is at most `most`."""
+    width, height = size
+    if most is None or max(width, height) <= most * min(width, height):
+        return size
+    long, short = math.sqrt(width * height * most), math.sqrt(width * height / most)
+    return (long, short) if width > height else (short, long)

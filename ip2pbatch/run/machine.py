@@ -44,6 +44,17 @@ class Compile(StrEnum):
     OFF = "off"
 
 
+class Memory(StrEnum):
+    """Where the parts of an editor lie that is no InstructPix2Pix: all of them on the GPU (full), one after the other
+    (offload), or of each part one layer after the other (sequential).
+    """
+
+    AUTO = "auto"
+    FULL = "full"
+    OFFLOAD = "offload"
+    SEQUENTIAL = "sequential"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that an edit depends on here, as `doctor` shows it: state is ok, note or problem."""
@@ -74,19 +85,21 @@ class Machine:
     interval: tuple[float, float] | None = None
     provider: Provider | None = None
     devices: tuple[str, ...] = ()
+    memory: Memory = Memory.AUTO
 
     @classmethod
     def of(
         cls, *, backend: str = "torch", device: str | None = None, precision: str = "auto", determinism: str = "stable",
         batch: str | int | None = None, compile: str = "auto", without: Sequence[str] = (),
         guidance_interval: str | None = None, provider: str | None = None, devices: str | None = None,
+        memory: str = "auto",
     ) -> Machine:  # fmt: skip
         """What the flags of these names say, as texts. Raises UsageError."""
         return cls(
             backend, device_of(device), _named(Precision, precision), _named(Determinism, determinism),
             batch_of(None if batch is None else str(batch)), _named(Compile, compile), tuple(without),
             interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
-            devices_of(devices, device),
+            devices_of(devices, device), _named(Memory, memory),
         )  # fmt: skip
 
     @property

@@ -31,6 +31,10 @@ def refuse(folder, edits):
     pass
 
 
+def speedups(layout, device, dtype):
+    return {}
+
+
 def open_engine(folder, device, precision, machine, *, safety, edits, note):
     note(f"developing on {device} in {precision}")
     return FakeEngine()
@@ -66,7 +70,7 @@ def test_a_family_that_a_line_adds(shoot: Path) -> None:
         ],
         shoot, backends=("torch",),
     )  # fmt: skip
-    assert "InstructPix2Pix or Darkroom" in " ".join(help_.out.split())
+    assert "or Darkroom in" in " ".join(help_.out.split())
     assert valid.code == 0
     assert set(json.loads(planned.out)["sizes"]) == {"96 × 72", "72 × 96", "96 × 96"}
     assert ran.code == 0, ran.err
@@ -79,7 +83,7 @@ def test_a_family_that_a_line_adds(shoot: Path) -> None:
     assert (header["defaults"]["text"], header["defaults"]["sampler"]) == (3, "ddim")
     assert b"Darkroom (ours)" in (shoot / "out/one_make-it-winter.jpg").read_bytes()
     assert refused.code == 6
-    assert "is a OtherPipeline, not an InstructPix2Pix or Darkroom model" in " ".join(refused.err.split())
+    assert "is a OtherPipeline, not an InstructPix2Pix" in " ".join(refused.err.split())
     assert broken.code == 6
     assert "has no paper.json" in " ".join(broken.err.split())
     assert {"InstructPix2Pix", "Darkroom"} <= {row["topic"].removeprefix("family ") for row in json.loads(doctor.out)}

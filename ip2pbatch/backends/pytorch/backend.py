@@ -278,7 +278,7 @@ def load_parts(
     upcast = vae_dtype == torch.float16 and model_folder.forces_upcast(checked)
 
     def part(name: str, kind: Any, precision: torch.dtype) -> nn.Module:
-        return _load_part(checked, name, kind, precision).to(home)
+        return load_part(checked, name, kind, precision).to(home)
 
     checker, extractor = load_checker(checked, home)
     return Parts(
@@ -298,11 +298,11 @@ def load_checker(checked: Layout, device: torch.device) -> tuple[Any | None, Any
     import transformers
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-    checker = _load_part(checked, "safety_checker", StableDiffusionSafetyChecker, torch.float32).to(device)
+    checker = load_part(checked, "safety_checker", StableDiffusionSafetyChecker, torch.float32).to(device)
     return checker, transformers.CLIPImageProcessorPil.from_pretrained(checked.path / "feature_extractor")
 
 
-def _load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.Module:
+def load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.Module:
     """One network with every weight from its safetensors; ModelError where a weight is missing or of another shape."""
     module: nn.Module
     module, report = kind.from_pretrained(

@@ -176,15 +176,16 @@ def _about(place: str, words: str, taught: Taught | None) -> Iterator[Advice]:
 
 def instructions(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every instruction of a recipe and of its CSV files, after the edit's id or the photo's name."""
-    return ((place, link.instruction) for place, spec in _specs(recipe) for link in spec.chain)
+    return ((place, link.instruction) for place, spec in specs_of(recipe) for link in spec.chain)
 
 
 def negatives(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every negative of them, after the same."""
-    return ((place, spec.negative) for place, spec in _specs(recipe) if spec.negative)
+    return ((place, spec.negative) for place, spec in specs_of(recipe) if spec.negative)
 
 
-def _specs(recipe: Recipe) -> Iterator[tuple[str, EditSpec]]:
+def specs_of(recipe: Recipe) -> Iterator[tuple[str, EditSpec]]:
+    """Every edit of a recipe and of its CSV files, after the same."""
     yield from ((spec.id, spec) for spec in recipe.edits)
     for folder in recipe.photos:
         if folder.instructions is not None:

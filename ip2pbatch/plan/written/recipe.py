@@ -32,7 +32,7 @@ from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.plan.written.where import Where
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
-Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm"]
+Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm", "model"]
 Pair = Literal["product", "zip"]
 Pairs = Literal["jpeg", "raw", "both"]
 
@@ -298,14 +298,14 @@ class Recipe(Written):
         default="edits", description="title of sheets and report"
     )
     model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        DEFAULT_MODEL, description="hub id (@revision pins it), folder, or tiny"
+        DEFAULT_MODEL, description="hub id (@revision pins it), short name, folder, or tiny"
     )
     photos: Annotated[tuple[PhotoFolder, ...], BeforeValidator(_some), Field(min_length=1)]
     edits: Annotated[tuple[EditSpec, ...], BeforeValidator(_some), AfterValidator(_numbered)] = ()
     guidance: GuidanceSpec = Field(default_factory=GuidanceSpec)
     seeds: Seeds = Field(default=Seeds(per_photo=(DEFAULT_SEED,)))
     steps: Steps | None = Field(default=None, description="network steps a picture")
-    sampler: Sampler | None = Field(default=None, description="as named in diffusers")
+    sampler: Sampler | None = Field(default=None, description="as named in diffusers; model: its own")
     size: Size | None = Field(default=None, description="the size the model works at")
     output: Output = Field(default_factory=dict, validate_default=True)
     metadata: Metadata = Field(default_factory=Metadata)

@@ -64,8 +64,14 @@ def _shared(recipe: Recipe, defaults: ModelDefaults) -> Mapping[str, tuple[float
     return {
         "text": recipe.guidance.text or (defaults.text,), "image": recipe.guidance.image or (defaults.image,),
         "seeds": recipe.seeds, "steps": recipe.steps or defaults.steps, "sampler": recipe.sampler or defaults.sampler,
-        "size": recipe.size or Size(long_side=defaults.long_side),
+        "size": recipe.size or _own_size(defaults),
     }  # fmt: skip
+
+
+def _own_size(defaults: ModelDefaults) -> Size:
+    if defaults.megapixels is not None:
+        return Size(megapixels=defaults.megapixels)
+    return Size(long_side=defaults.long_side)
 
 
 @dataclass(slots=True)
