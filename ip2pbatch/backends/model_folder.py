@@ -59,8 +59,8 @@ _MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "
 
 _LIMIT = 64 << 20  # bytes of JSON that are read: an index of the largest model known is below 1 MB
 _FINE_TUNE = "use a model that edits, such as timbrooks/instruct-pix2pix, or --model tiny"
-_SDXL = ("StableDiffusionXLInstructPix2PixPipeline", "StableDiffusionXLPipeline")
-_XL = f"edit with it by diffusers' StableDiffusionXLInstructPix2PixPipeline, or {_FINE_TUNE}"
+_SDXL = "StableDiffusionXLPipeline"
+_XL = "use a model that edits, such as diffusers/sdxl-instructpix2pix-768 (sdxl-ip2p), or --model tiny"
 _DRAWS = "use a text-to-image model whose UNet takes 4 channels, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
 _CONVERT = (
     "fetch it in diffusers' layout with safetensors (`ip2pbatch models pull OWNER/NAME`), or convert it on a machine "
@@ -161,8 +161,8 @@ def refuse_code(path: Path, index: dict[str, Any]) -> None:
 
 def _refuse_pipeline(path: Path, pipeline: object, kind: Kind) -> None:
     """What neither edits nor draws, and what does it in another way than it is asked for here."""
-    if pipeline in _SDXL:
-        what = f"{path} is an SDXL model ({pipeline}), which can be trained here and neither edits nor draws yet"
+    if pipeline == _SDXL:
+        what = f"{path} is an SDXL model ({pipeline}), which can be trained here and neither edits nor draws"
         raise ModelError(what, hint=_XL if kind == "edit" else _DRAWS)
     if pipeline not in FAMILIES["instruct_pix2pix"].pipelines:
         raise ModelError(f"{path} is a {pipeline}, not an {families()} model", hint=_FINE_TUNE)

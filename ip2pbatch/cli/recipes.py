@@ -130,12 +130,13 @@ def _show(cast: Forecast) -> None:
     out.print(f"[bold]{escape(cast.name)}[/] with {escape(cast.model)} into {escape(cast.out)}")
     made = f"{cast.edits_done:,} done, [bold]{cast.edits_left:,} to make[/]"
     out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
-    if cast.edits_left:
+    if cast.rows:
         saved = 1 - cast.rows / cast.rows_plain
         fewer = f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else ""
         out.print(f"{cast.rows:,} network rows{fewer}")
         shares = ", ".join(f"{share:.0%} on a {kind.upper()}" for kind, share in cast.padding.items())
         out.print(f"padding that fills calls: {shares} of all rows")
+    if cast.edits_left:
         sizes = list(cast.sizes.items())
         shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
         out.print(f"model sizes: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.jobs.job import Job, file_names
+from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
 from ip2pbatch.plan.schedule import padding
@@ -26,7 +27,8 @@ _LOSSLESS, _LATENT, _DELIVERED = 1.9, 2.0, 0.9
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step, `padding`
-    the share of all rows that only fill calls, on a CPU and on a GPU of 24 GB and more. `files_left` are those of
+    the share of all rows that only fill calls, on a CPU and on a GPU of 24 GB and more; of a family
+    that a pipeline of diffusers calls, no rows are counted. `files_left` are those of
     `files` that a run would write, with pictures that are there or are still to be made.
     """
 
@@ -70,6 +72,7 @@ def forecast(job: Job) -> Forecast:
     names = file_names(job, _numbers(view, job) if view else None)
     done: Set[str] = view.done if view else set()
     left = [edit for edit in plan.edits if edit.key not in done]
+    by_rows = family_for(job.recipe.model).call is None
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
@@ -77,8 +80,8 @@ def forecast(job: Job) -> Forecast:
         notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
-        rows=count_rows(left), rows_plain=3 * sum(edit.steps for edit in left),
-        padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items()},
+        rows=count_rows(left) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in left) if by_rows else 0,
+        padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items() if by_rows},
         sizes=dict(sizes.most_common()),
         disk=_needed(job, done), disk_free=_free(job.out),
     )  # fmt: skip

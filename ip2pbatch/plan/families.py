@@ -111,28 +111,53 @@ def _pipeline_family(called: str, call: Call, defaults: ModelDefaults, **marks: 
     )  # fmt: skip
 
 
-def _megapixel(
-    steps: int, text: float = 1.0, *, max_side: int = 4096, sampler: str = "model", image: float = 1.0
-) -> ModelDefaults:
-    """Of a transformer that is at home at one megapixel, in squares of 16 pixels."""
+def _megapixel(steps: int, text: float = 1.0) -> ModelDefaults:
+    """Of a transformer that is at home at one megapixel, in squares of 16 pixels. A scale that it has not is 1 in its
+    Edits.
+    """
     return ModelDefaults(
-        text, image, 1024, steps, sampler, multiple=16, max_side=max_side, megapixels=1.0, max_aspect=7.0,
-        carry="pixels",
+        text, 1.0, 1024, steps, "model", multiple=16, max_side=4096, megapixels=1.0, max_aspect=7.0, carry="pixels"
     )  # fmt: skip
 
 
 _FLOW = ("FlowMatchEulerDiscreteScheduler",)
 _QWEN_WORDS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
-_QWEN_SEES = {
-    "text_encoder": ("Qwen2_5_VLForConditionalGeneration",), "tokenizer": _QWEN_WORDS,
-}  # fmt: skip
-_QWEN_PROCESSORS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
+_QWEN_SEES = ("Qwen2_5_VLForConditionalGeneration",)
+_QWEN_PICTURES = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
 _CLIP_WORDS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 _KLEIN = {
     "scheduler": _FLOW, "vae": ("AutoencoderKLFlux2",), "text_encoder": ("Qwen3ForCausalLM",),
     "tokenizer": _QWEN_WORDS, "transformer": ("Flux2Transformer2DModel",),
 }  # fmt: skip
+_KONTEXT = {
+    "scheduler": _FLOW, "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": _CLIP_WORDS,
+    "text_encoder_2": ("T5EncoderModel",), "tokenizer_2": ("T5TokenizerFast", "T5Tokenizer"),
+    "transformer": ("FluxTransformer2DModel",),
+}  # fmt: skip
+_QWEN = {
+    "scheduler": _FLOW, "vae": ("AutoencoderKLQwenImage",), "text_encoder": _QWEN_SEES, "tokenizer": _QWEN_WORDS,
+    "processor": _QWEN_PICTURES, "transformer": ("QwenImageTransformer2DModel",),
+}  # fmt: skip
+_LONGCAT = {
+    "scheduler": _FLOW, "vae": ("AutoencoderKL",), "text_encoder": _QWEN_SEES, "tokenizer": _QWEN_WORDS,
+    "text_processor": _QWEN_PICTURES, "transformer": ("LongCatImageTransformer2DModel",),
+}  # fmt: skip
+_XL = {
+    "scheduler": tuple(
+        f"{name}Scheduler"
+        for name in (
+            "EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "PNDM", "HeunDiscrete",
+            "DPMSolverMultistep", "UniPCMultistep",
+        )
+    ),
+    "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": _CLIP_WORDS,
+    "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _CLIP_WORDS, "unet": ("UNet2DConditionModel",),
+}  # fmt: skip
+_EDIT_XL = Call(
+    "StableDiffusionXLInstructPix2PixPipeline", _XL, image="image_guidance_scale", negative="negative_prompt",
+    heard=False, built={"add_watermarker": False},
+)  # fmt: skip
 _PHOTO_AREA = 1024 * 1024
 
 FAMILIES: dict[str, Family] = {
@@ -146,6 +171,33 @@ FAMILIES: dict[str, Family] = {
     ),
     "klein_base": _pipeline_family(
         "FLUX.2 klein base", Call("Flux2KleinPipeline", _KLEIN, photo_area=_PHOTO_AREA), _megapixel(50, 4.0),
+    ),
+    "kontext": _pipeline_family(
+        "FLUX.1 Kontext",
+        Call(
+            "FluxKontextPipeline", _KONTEXT, least=None, embedded=True, area="max_area",
+            constants={"_auto_resize": False},
+        ),
+        _megapixel(28, 2.5),
+    ),
+    "qwen_edit": _pipeline_family(
+        "Qwen-Image-Edit",
+        Call(
+            "QwenImageEditPlusPipeline", _QWEN, text="true_cfg_scale", negative="negative_prompt", no_negative=" ",
+            listed=True,
+        ),
+        _megapixel(40, 4.0),
+    ),
+    "longcat": _pipeline_family(
+        "LongCat-Image-Edit",
+        Call("LongCatImageEditPipeline", _LONGCAT, negative="negative_prompt", sized=False, heard=False),
+        _megapixel(50, 4.5),
+    ),
+    "cosxl": _pipeline_family(
+        "CosXL Edit", _EDIT_XL, ModelDefaults(7.0, 1.5, 1024, 20, "model", carry="pixels"), is_cosxl_edit=True
+    ),
+    "sdxl": _pipeline_family(
+        "SDXL-InstructPix2Pix", _EDIT_XL, ModelDefaults(3.0, 1.5, 768, 30, "model", carry="pixels")
     ),
 }  # fmt: skip
 

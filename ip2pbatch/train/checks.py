@@ -40,15 +40,15 @@ def problems_of(config: StageConfig) -> Iterator[Ip2pError]:
 
 
 def sdxl_to_evaluate(config: StageConfig) -> Iterator[Ip2pError]:
-    """An evaluation edits with its models, which SDXLs do by diffusers alone: said before one is trained for weeks."""
+    """An evaluation edits with its models, and by InstructPix2Pix alone: said before an SDXL is trained for weeks."""
     named = [(at, value) for at, value in config.sources() if isinstance(value, ModelName)]
     for name, one in config.inputs.items():
         starts = [value for at, value in one.sources() if isinstance(value, ModelName) and at == ("start",)]
         named += [(("inputs", name), value) for value in starts]
     for at, value in named:
         if is_sdxl(value):
-            hint = "edit by diffusers, and judge the pictures with a curve of `method: folder`, or `generated: FOLDER`"
-            yield config.mistake(f"{value} is an SDXL model, with which nothing is edited here yet", at, hint)
+            hint = "edit with `ip2pbatch run`, and judge the pictures with `method: folder`, or `generated: FOLDER`"
+            yield config.mistake(f"{value} is an SDXL model, with which no evaluation edits yet", at, hint)
 
 
 def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterator[Ip2pError]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from tiny_editors import EDITORS, save_editor
 from tiny_models import make_picture
 
+from ip2pbatch.backends.pytorch.pipeline import load_pictures
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.pipeline_engine import PipelineEngine, arguments_of
 from ip2pbatch.engine.pipelines import called, open_engine
@@ -24,6 +26,8 @@ from ip2pbatch.run.engine import Source, Stopped
 from ip2pbatch.run.machine import Machine
 
 SIZE = (96, 64)
+DISTINCT = [key for key in EDITORS if key not in ("klein", "cosxl")]
+"""Without those that differ from another one in nothing that is called."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +39,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=EDITORS)
+@pytest.fixture(scope="module", autouse=True)
+def at_home_in_less() -> Iterator[None]:
+    """Two of the pipelines scale each photo to a megapixel themselves: a hundredth of it here."""
+    qwen = import_module("diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus")
+    longcat = import_module("diffusers.pipelines.longcat_image.pipeline_longcat_image_edit")
+    dimensions = longcat.calculate_dimensions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qwen, "VAE_IMAGE_SIZE", 96 * 96)
+        patch.setattr(qwen, "CONDITION_IMAGE_SIZE", 64 * 64)
+        patch.setattr(longcat, "calculate_dimensions", lambda area, ratio: dimensions(area // 100, ratio))
+        yield
+
+
+@pytest.fixture(scope="module", params=DISTINCT)
 def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 
@@ -68,9 +85,11 @@ def test_every_family_of_pipelines_has_its_contract() -> None:
     assert set(EDITORS) == {key for key, one in FAMILIES.items() if one.call is not None}
 
 
+@pytest.mark.parametrize("family", EDITORS, indirect=True, scope="module")
 def test_pixels_are_those_of_a_direct_call(family: Family, folder: Path, engine: PipelineEngine) -> None:
     edit, pixels = an_edit(family, steps=2), make_picture(1, SIZE)
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    own = {name: load_pictures(folder / name) for name in called(family).parts if "processor" in name}
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **own)
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe).__name__ == called(family).cls
     said = arguments_of(called(family), edit, pixels) | {"generator": torch.Generator().manual_seed(7)}
@@ -95,7 +114,6 @@ def test_every_setting_reaches_the_picture(family: Family, engine: PipelineEngin
     changes += [{"negative": "snow everywhere", "text": 4.0}] if call.negative else []
     for change in changes:
         assert not np.array_equal(pixels_of(engine, an_edit(family, **change)), plain), change
-    assert np.array_equal(pixels_of(engine, an_edit(family)), plain)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 128)])

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +74,28 @@ def _part(layout: Layout, name: str, precision: str) -> Any:
     cls = getattr(transformers if is_of_transformers(name) else diffusers, layout.classes[name])
     if is_network(name):
         return load_part(layout, name, cls, DTYPES[precision])
+    if "processor" in name:
+        return load_pictures(layout.path / name)
     return cls.from_pretrained(layout.path / name, local_files_only=True)
+
+
+def load_pictures(folder: Path) -> Any:
+    """What makes Qwen's text encoder see pictures beside words, by Pillow alone: transformers' own class of it wants
+    torchvision, for videos, and would resize pictures otherwise where that is installed.
+    """
+    from transformers import ProcessorMixin, Qwen2Tokenizer, Qwen2VLImageProcessorPil, Qwen2VLProcessor
+
+    class Pictures(Qwen2VLProcessor):
+        """Of pictures, and not of videos."""
+
+        def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+            ProcessorMixin.__init__(self, image_processor, tokenizer)
+
+    pictures = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    return Pictures(pictures, Qwen2Tokenizer.from_pretrained(folder, local_files_only=True))
 
 
 def place(pipe: Any, device: torch.device, how: Memory) -> None:

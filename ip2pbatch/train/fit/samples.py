@@ -65,7 +65,7 @@ def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list
 
 
 def edit_by_pipeline(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
-    """The same with a model that no engine here opens, an SDXL, by the pipeline of diffusers that its folder names."""
+    """The same with an SDXL, by the pipeline of diffusers that its folder names."""
     precision = torch.float16 if making.device.startswith("cuda") else torch.float32
     found = []
     with quiet():
