@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL
+from ip2pbatch.plan.written.compared import Compared, model_path, refuse_clashes
 from ip2pbatch.plan.written.ranges import parse_numbers
 from ip2pbatch.plan.written.recipe import Recipe
 from ip2pbatch.plan.written.yaml_source import Mistake, reword
@@ -61,6 +62,21 @@ def change_output(recipe: Recipe, output: Mapping[str, object], metadata: Mappin
             flag = "--" + str(path[0]).replace("_", "-") if path else part
             raise UsageError(f"{flag}: {why}", hint=hint) from None
     return recipe.model_copy(update=parts)
+
+
+def compare_models(recipe: Recipe, models: Sequence[str]) -> Recipe:
+    """`recipe`, comparing `models` too, whose paths are relative to the working folder. Raises UsageError."""
+    known = {known for one in recipe.compare for known in (one.model, one.name)}
+    try:
+        paths = [model_path(model, Path.cwd()) for model in models]
+        more = [Compared.model_validate(path) for path in paths if path not in known]
+        compared = refuse_clashes((*recipe.compare, *more))
+    except ValidationError as error:
+        why, hint, _ = _said(error)
+        raise UsageError(f"--model: {why}", hint=hint) from None
+    except Mistake as mistake:
+        raise UsageError(f"--model: {mistake.why}", hint=mistake.hint) from None
+    return recipe.model_copy(update={"model": DEFAULT_MODEL, "compare": compared})
 
 
 def recipe_from_flags(flags: Flags) -> Recipe:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
 
 from ip2pbatch.plan.written.yaml_source import Mistake
 
@@ -108,3 +110,7 @@ def _finite(number: float) -> float:
     if not -_LARGEST < number < _LARGEST:
         raise Mistake(f"{number} is not a finite number", hint="7.5, for example")
     return float(number) + 0.0  # -0.0 and 0.0 are one scale
+
+
+Scales = Annotated[tuple[float, ...], BeforeValidator(read_numbers), WithJsonSchema(NUMBERS_SCHEMA)]
+Steps = Annotated[StrictInt, Field(ge=1, le=1000)]

@@ -21,13 +21,14 @@ from pydantic import (
 )
 
 from ip2pbatch.errors import RecipeError
-from ip2pbatch.plan.defaults import DEFAULT_MODEL, TINY
+from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import suffixes
-from ip2pbatch.plan.written.addresses import hub_hint, is_address
+from ip2pbatch.plan.written.addresses import is_address
+from ip2pbatch.plan.written.compared import Compared, model_path, refuse_clashes, with_path
 from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
-from ip2pbatch.plan.written.part import RecipePath, Written, normalised
-from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, read_numbers
+from ip2pbatch.plan.written.part import RecipePath, Written
+from ip2pbatch.plan.written.ranges import Scales, Steps, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.plan.written.where import Where
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
@@ -50,9 +51,7 @@ OTHER_NAMES = {
     "image_guidance_scale": "guidance: {image: 1.5}",
 }  # fmt: skip
 
-Scales = Annotated[tuple[float, ...], BeforeValidator(read_numbers), WithJsonSchema(NUMBERS_SCHEMA)]
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
-Steps = Annotated[StrictInt, Field(ge=1, le=1000)]
 
 
 def _scale(value: Any) -> float:
@@ -300,6 +299,9 @@ class Recipe(Written):
     model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
         DEFAULT_MODEL, description="hub id (@revision pins it), short name, folder, or tiny"
     )
+    compare: Annotated[tuple[Compared, ...], BeforeValidator(_some), AfterValidator(refuse_clashes)] = Field(
+        default=(), description="models instead of one: a run each, with sheets and a report that join them"
+    )
     photos: Annotated[tuple[PhotoFolder, ...], BeforeValidator(_some), Field(min_length=1)]
     edits: Annotated[tuple[EditSpec, ...], BeforeValidator(_some), AfterValidator(_numbered)] = ()
     guidance: GuidanceSpec = Field(default_factory=GuidanceSpec)
@@ -315,8 +317,14 @@ class Recipe(Written):
     @model_validator(mode="before")
     @classmethod
     def _model(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("model"), str):
-            return value | {"model": _model_path(value["model"], info)}
+        if not isinstance(value, dict):
+            return value
+        if "model" in value and value.get("compare"):
+            raise Mistake("either model or compare", hint="put it into the list: compare: [tiny, …]", at=("model",))
+        if isinstance(value.get("model"), str):
+            value = value | {"model": model_path(value["model"], _base(info))}
+        if isinstance(compared := value.get("compare"), (list, tuple)):
+            value = value | {"compare": [with_path(one, place, _base(info)) for place, one in enumerate(compared)]}
         return value
 
     @model_validator(mode="after")
@@ -341,14 +349,8 @@ class Recipe(Written):
             )
 
 
-def _model_path(name: str, info: ValidationInfo) -> str:
-    """A model that is a folder beside the recipe or is written like a path becomes absolute; hub ids stay."""
-    if is_address(name):
-        raise Mistake(f"{name!r} is an address and no model", hint=hub_hint(name), at=("model",))
-    base = info.context if isinstance(info.context, Path) else Path.cwd()
-    path = base / Path(name).expanduser()
-    written = name.startswith(("./", "../", "/", "~"))
-    return normalised(path) if written or (name != TINY and path.is_dir()) else name
+def _base(info: ValidationInfo) -> Path:
+    return info.context if isinstance(info.context, Path) else Path.cwd()
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -18,15 +18,19 @@ def schema() -> dict[str, Any]:
     parts["EditSpec"] = _edit(parts["EditSpec"])
     parts["PhotoFolder"] = _or(_photos(parts["PhotoFolder"]), {"type": "string", "minLength": 1})
     parts["Link"] = _or(parts["Link"], {"type": "string", "minLength": 1})
+    parts["Compared"]["required"] = ["model"]
+    parts["Compared"] = _or(parts["Compared"], {"type": "string", "minLength": 1})
     parts["Size"] = _or(_exactly_one(parts["Size"]), {"type": "integer", "minimum": 16})
     parts["Where"] = _or(parts["Where"], {"type": "string", "minLength": 1})
     seeds = _exactly_one(parts["Seeds"])
     for key in seeds["properties"]:
         seeds["properties"][key] = _or(_SEEDS | {"description": seeds["properties"][key]["description"]}, _SEED)
     parts["Seeds"] = _or(seeds, _SEED, _SEEDS)
-    for key, item in (("photos", "PhotoFolder"), ("edits", "EditSpec")):
+    said = made["properties"]["compare"]["description"]
+    for key, item in (("photos", "PhotoFolder"), ("edits", "EditSpec"), ("compare", "Compared")):
         one = {"$ref": f"#/$defs/{item}"}
         made["properties"][key] = {"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]}
+    made["properties"]["compare"]["description"] = said
     made["properties"]["photos"]["description"] = "a folder or a photo, a mapping, or a list of them"
     made["properties"]["edits"]["description"] = "instructions, mappings and chains"
     made["properties"]["seeds"]["default"] = DEFAULT_SEED
