@@ -21,7 +21,8 @@ from ip2pbatch.run.engine import Result
 from ip2pbatch.show import lettering
 from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, mark_of, totals
 from ip2pbatch.show.page import Box, Heading, Measure, Tile, draw_tile, tile_size
-from ip2pbatch.show.sheet import MAX_PIXELS, draw_sheets, pages_of, sheets_of, write_sheets
+from ip2pbatch.show.paging import MAX_PIXELS, pages_of
+from ip2pbatch.show.sheet import draw_sheets, sheets_of, write_sheets
 from ip2pbatch.show.table import page_size
 
 SMALL = Sheet(cell=96)
