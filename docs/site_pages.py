@@ -84,7 +84,7 @@ def link(found: re.Match[str], page: Path) -> str:
     if file in ELSEWHERE or file.startswith("docs/"):
         name = ELSEWHERE.get(file, file.removeprefix("docs/"))
         return f"{mark}[{words}]({name}{'#' + anchor if anchor else ''})"
-    if (recipe := re.fullmatch(r"recipes/(\w+)\.yaml", file)) is not None:
+    if (recipe := re.fullmatch(r"recipes/([\w-]+)\.yaml", file)) is not None:
         return f"[{words}](recipes.md#{recipe[1]})"
     return f"`{file}`" if words == file else f"{words} (`{file}`)"
 

@@ -36,7 +36,7 @@ def test_the_command_reference_is_what_the_commands_say() -> None:
 
 def test_the_readme_describes_every_recipe_in_a_line() -> None:
     described = set(
-        re.findall(r"^\| \[(\w+)\]\(recipes/\1\.yaml\) \| \S", (ROOT / "README.md").read_text(), re.MULTILINE)
+        re.findall(r"^\| \[([\w-]+)\]\(recipes/\1\.yaml\) \| \S", (ROOT / "README.md").read_text(), re.MULTILINE)
     )
     assert described == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 

@@ -26,7 +26,7 @@ def test_the_commands_of_a_page_work_in_their_order(
     calls = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("ip2pbatch ")]
     assert len(calls) >= 6
     for words in calls:
-        makes = words[0] in ("edit", "run", "retry")
+        makes = words[0] in ("edit", "run", "retry", "compare")
         said = command(*words, *(["--backend", "fake"] if makes else []))
         assert said.code == 0, f"{' '.join(words)}: {said.err}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from ip2pbatch import jobs
 from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, plain
-from ip2pbatch.cli.looking import Json, RunFolder
+from ip2pbatch.cli.looking import Json, RunFolder, begun
 from ip2pbatch.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -35,12 +37,27 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read every byte of a run, and say what is not as it was written. Exit 4 where anything is wrong."""
+    if folders := jobs.compared(run):
+        raise typer.Exit(_check_models(run, folders, repair, as_json))
     found = jobs.check(run, repair=repair, voice=Terminal())
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
         _show(found)
     raise typer.Exit(found.exit_code)
+
+
+def _check_models(what: Path, folders: Mapping[str, Path], repair: bool, as_json: bool) -> int:
+    """The same of each model's run of a comparison; the exit code."""
+    there = begun(folders, note=not as_json)
+    found = {name: jobs.check(folder, repair=repair, voice=Terminal()) for name, folder in there.items()}
+    if as_json:
+        each = {name: one.as_json() for name, one in found.items()}
+        print(json.dumps({"comparison": str(what), "models": each}, indent=2))
+    for name, one in found.items() if not as_json else ():
+        console.out().print(f"{name}:", markup=False)
+        _show(one)
+    return max((one.exit_code for one in found.values()), default=0)
 
 
 def _show(found: Checkup) -> None:

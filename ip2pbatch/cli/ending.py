@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, duration
+from ip2pbatch.errors import Ip2pError
 
 if TYPE_CHECKING:
     from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.comparing.each_model import Compared
     from ip2pbatch.jobs.outcome import Outcome
     from ip2pbatch.run.execute import Summary
 
@@ -21,6 +23,7 @@ _NOT_DONE = ("failed", "nan", "flagged", "skipped", "left")
 def show(outcome: Outcome, outlets: Outlets) -> int:
     """Say how it went, to people and machines; the exit code."""
     job, summary = outcome.job, outcome.summary
+    _delivered(outcome)
     for name, reason in summary.undelivered:
         console.warn(f"not delivered: {name}: {reason}")
     for one in outcome.broken:
@@ -42,6 +45,53 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     damaged = len(outcome.view.damaged)
     out.print(last_line(summary, len(outcome.broken), job.selection.shard, outcome.unmade, damaged), markup=False)
     return outcome.exit_code
+
+
+def _delivered(outcome: Outcome) -> None:
+    """What `deliver` says besides: what there is no file of, and what it tidied away."""
+    if outcome.unmade:
+        console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")
+    if outcome.removed is not None:
+        removed = count(len(outcome.removed), "file")
+        console.out().print(f"removed {removed} delivered before under other names or no longer asked for")
+
+
+def show_model(name: str, ended: Outcome | Ip2pError, outlets: Outlets) -> None:
+    """How the run of one of the models that are compared ended, to people and machines."""
+    from ip2pbatch.cli.machines import Outlets
+
+    if isinstance(ended, Ip2pError):
+        console.warn(f"{name}: {ended}" + (f" (hint: {ended.hint})" if ended.hint else ""))
+        outlets.without(name, ended)
+    else:
+        show(ended, Outlets(outlets.json))
+
+
+def show_compared(ended: Compared, outlets: Outlets) -> int:
+    """The same of all of them, and of what joins them; the exit code."""
+    out, drawn = console.talk() if outlets.json else console.out(), ended.drawn
+    if drawn:
+        *sheets, report = drawn.files
+        out.print(f"compared:        {ended.folder}", markup=False)
+        out.print(f"contact sheets:  {ended.folder / 'sheets'}  ({count(len(sheets), 'page')})", markup=False)
+        out.print(f"report:          {report}", markup=False)
+    elif ended.runs and not ended.left:
+        out.print("no sheets of so many pictures unasked: see `ip2pbatch sheet` and `ip2pbatch report`")
+    outlets.compared_models(ended)
+    out.print(_last_line_of(ended), markup=False)
+    return ended.exit_code
+
+
+def _last_line_of(ended: Compared) -> str:
+    undone = [name for name, one in ended.runs.items() if one.exit_code]
+    parts = [f"{', '.join(undone)} not complete"] if undone else []
+    parts += [f"{name}: {error}" for name, error in ended.troubles.items()]
+    parts += [f"{', '.join(ended.left)} not begun"] if ended.left else []
+    models = count(len(ended.runs) + len(ended.troubles) + len(ended.left), "model")
+    if parts:
+        return f"not complete: {models} compared; {'; '.join(parts)}"
+    edits = sum(one.summary.states.get("done", 0) for one in ended.runs.values())
+    return f"done: {models} compared, {count(edits, 'edit')}"
 
 
 def _notes(outcome: Outcome) -> None:

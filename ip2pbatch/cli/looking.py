@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,12 +33,34 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def status(run: RunFolder, as_json: Json = False) -> None:
-    """Show what of a run is done, failed or left, and why."""
-    found = jobs.status(run)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+    """Show what of a run is done, failed or left, and why; of a comparison, of each model's."""
+    if folders := jobs.compared(run):
+        _show_models(run, folders, as_json)
+    elif as_json:
+        print(json.dumps(jobs.status(run).as_json(), indent=2))
     else:
-        _show(found)
+        _show(jobs.status(run))
+
+
+def _show_models(what: Path, folders: Mapping[str, Path], as_json: bool) -> None:
+    """The same of each model's run."""
+    found = {name: jobs.status(folder) for name, folder in begun(folders, note=not as_json).items()}
+    if as_json:
+        each = {name: found[name].as_json() if name in found else None for name in folders}
+        print(json.dumps({"comparison": str(what), "models": each}, indent=2))
+    for one in found.values() if not as_json else ():
+        _show(one)
+
+
+def begun(folders: Mapping[str, Path], *, note: bool = True) -> dict[str, Path]:
+    """Those of the models' runs that were begun; of the others there is a note."""
+    from ip2pbatch.run.directory.layout import run_folders
+
+    found = {name: folder for name, folder in folders.items() if run_folders(folder)}
+    for name in folders if note else ():
+        if name not in found:
+            console.note(f"{name} is not begun yet")
+    return found
 
 
 def deliver(
@@ -70,16 +93,28 @@ def deliver(
     """Write the files of a finished run again, with other settings and without the model."""
     from ip2pbatch.cli.machines import Outlets
 
-    outcome = jobs.deliver(
-        recipe, out=out, format=format, quality=quality, full_resolution=full_resolution, name=name, dates=dates,
-        strength=strength, gps=gps, prompt=prompt, tidy=tidy, voice=Terminal(),
-    )  # fmt: skip
-    if outcome.unmade:
-        console.note(f"{count(outcome.unmade, 'edit')} of the recipe not made yet, so there is no file to write")
-    if outcome.removed is not None:
-        removed = count(len(outcome.removed), "file")
-        console.out().print(f"removed {removed} delivered before under other names or no longer asked for")
+    output: dict[str, Any] = {
+        "format": format, "quality": quality, "full_resolution": full_resolution, "name": name, "dates": dates,
+        "strength": strength,
+    }  # fmt: skip
+    if jobs.compared(recipe, out=out):
+        raise typer.Exit(_deliver_models(recipe, out, output, {"gps": gps, "prompt": prompt}, tidy))
+    outcome = jobs.deliver(recipe, out=out, **output, gps=gps, prompt=prompt, tidy=tidy, voice=Terminal())
     raise typer.Exit(ending.show(outcome, Outlets()))
+
+
+def _deliver_models(
+    recipe: Path, out: Path | None, output: Mapping[str, object], metadata: Mapping[str, object], tidy: bool
+) -> int:
+    """The same of every model's run, and of what joins them; the exit code."""
+    from ip2pbatch.cli.machines import Outlets
+    from ip2pbatch.jobs.comparing import comparison, each_model
+
+    told, outlets = partial(ending.show_model, outlets=Outlets()), Outlets()
+    ended = each_model.deliver_models(
+        comparison.found(recipe, out), output, metadata, Terminal(), tidy=tidy, told=told
+    )  # fmt: skip
+    return ending.show_compared(ended, outlets)
 
 
 def sheet(

@@ -17,6 +17,8 @@ from ip2pbatch.show import ci
 
 if TYPE_CHECKING:
     from ip2pbatch.cli.progress import Watcher
+    from ip2pbatch.errors import Ip2pError
+    from ip2pbatch.jobs.comparing.each_model import Compared
     from ip2pbatch.jobs.outcome import Outcome
     from ip2pbatch.plan.edits import Edit, Plan
     from ip2pbatch.plan.limits import Limits
@@ -65,6 +67,24 @@ class Outlets:
                     {path.relative_to(outcome.view.root).as_posix(): why for path, why in outcome.view.damaged.items()},
                 )
             )  # fmt: skip
+
+    def without(self, name: str, error: Ip2pError) -> None:
+        """Why the run of one of the models that are compared could not go on."""
+        if self.json:
+            console.data(ci.error_line(f"{name}: {error}", error.hint, error.exit_code))
+
+    def compared_models(self, ended: Compared) -> None:
+        """Everything that is told once of a comparison of models, after its runs: a JUnit suite, JSON's last line."""
+        if self.junit is not None:
+            from ip2pbatch.show.joined import joined
+
+            whole = joined(ended.folder.name, {name: one.view for name, one in ended.runs.items()}, {})
+            wrong = [one for run in ended.runs.values() for one in ci.beside(run.summary, run.broken)]
+            wrong += [ci.Beside("model", name, str(error)) for name, error in ended.troubles.items()]
+            self._write(ci.junit(whole, wrong, whole.passed))
+        if self.json:
+            counts = {"models": len(ended.runs), "without": len(ended.troubles), "left": len(ended.left)}
+            console.data(ci.verdict_line(str(ended.folder), counts, ended.exit_code))
 
     def compared(self, lines: Iterable[str], suite: str, annotations: Iterable[str]) -> None:
         """Everything that `lock` and `verify` tell at their end: JSON lines, a JUnit suite, GitHub's annotations.

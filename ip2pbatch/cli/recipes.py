@@ -14,6 +14,7 @@ from ip2pbatch.cli import console
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.forecast import Forecast
+    from ip2pbatch.plan.written.recipe import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -59,11 +60,24 @@ def _check(path: Path) -> int:
         refuse_unfit(recipe.photos, recipe.output.folder)
     except errors.PlanError as error:
         raise errors.PlanError(f"{path}: {error}", hint=error.hint) from None
-    warnings = advise(recipe)
-    for advice in warnings:
-        console.warn(f"{path}: {advice}")
-    console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}")
+    warnings = dict.fromkeys(str(advice) for one in _of_each_model(path, recipe) for advice in advise(one))
+    for said in warnings:
+        console.warn(f"{path}: {said}")
+    models = f", {console.count(len(recipe.compare), 'model')}" if recipe.compare else ""
+    console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}{models}")
     return len(warnings)
+
+
+def _of_each_model(path: Path, recipe: Recipe) -> list[Recipe]:
+    """The recipe, or where it compares that of each model. Raises RecipeError."""
+    from ip2pbatch.jobs.comparing.comparison import Comparison
+    from ip2pbatch.plan.written.recipe import parse_recipe
+    from ip2pbatch.run.directory.lines import RecordedRecipe
+
+    if not recipe.compare:
+        return [recipe]
+    each = Comparison(recipe, RecordedRecipe("", str(path))).recipes()
+    return [parse_recipe(one.text, Path(one.file)) for one in each.values()]
 
 
 def schema() -> None:
@@ -113,12 +127,18 @@ def plan(
     ] = None,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    cast = jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest, masks=masks)
+    casts = []
+    for name in jobs.compared(recipe, out=out) or [None]:
+        casts.append(
+            jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest, masks=masks, model=name)
+        )
+        write_manifest = masks = None  # the photos and their regions are the same for every model
     if as_json:
-        print(json.dumps(cast.as_json(), indent=2))
-    else:
+        each = [cast.as_json() for cast in casts]
+        print(json.dumps(each[0] if len(each) == 1 else {"models": each}, indent=2))
+    for cast in casts if not as_json else ():
         _show(cast)
-    if exit_code and (cast.edits_left or cast.files_left):
+    if exit_code and any(cast.edits_left or cast.files_left for cast in casts):
         raise typer.Exit(errors.DIFFERS)
 
 

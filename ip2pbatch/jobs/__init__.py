@@ -13,7 +13,7 @@ it is needed. The modules in here are never called like a function here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,9 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.run.machine import Machine, Precision, Provider
 
 if TYPE_CHECKING:
+    from ip2pbatch.errors import Ip2pError
     from ip2pbatch.jobs.checking import Checkup
+    from ip2pbatch.jobs.comparing.each_model import Compared
     from ip2pbatch.jobs.drawing import Drawn
     from ip2pbatch.jobs.exporting import Exported
     from ip2pbatch.jobs.forecast import Forecast
@@ -37,10 +39,11 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Finding
 
 __all__ = [
-    "Machine", "apply", "check", "deliver", "doctor", "edit", "export", "lock", "marks", "plan", "report", "retry",
-    "run", "sheet", "status", "trial_certificate", "verify", "watch",
+    "Machine", "apply", "check", "compare", "compared", "deliver", "doctor", "edit", "export", "lock", "marks", "plan",
+    "report", "retry", "run", "sheet", "status", "trial_certificate", "verify", "watch",
 ]  # fmt: skip
 
+_AGAIN = frozenset[Literal["failed", "skipped", "nan", "flagged"]]({"failed", "skipped", "nan", "flagged"})
 AnyPath = str | PathLike[str]
 Numbers = float | Sequence[float] | str
 """A number, several, or a text such as "5,7.5" or "1..2 by 0.25"."""
@@ -140,9 +143,40 @@ def retry(
     from ip2pbatch.jobs.session import carry_out_each
 
     voice = _heard(voice)
-    redo = frozenset[Literal["failed", "skipped", "nan", "flagged"]]({"failed", "skipped", "nan", "flagged"})
     selection = _selection(out, only, max_failures=max_failures)
-    return carry_out_each(jobs_of(Path(recipe), selection, voice), machine or Machine(), voice, redo=redo)
+    return carry_out_each(jobs_of(Path(recipe), selection, voice), machine or Machine(), voice, redo=_AGAIN)
+
+
+def compare(
+    recipe: AnyPath, *, models: Sequence[str] = (), out: AnyPath | None = None, only: str | None = None,
+    limit: int | None = None, shard: str | None = None, machine: Machine | None = None, fresh: bool = False,
+    again: bool = False, max_failures: str | int | None = None,
+    told: Callable[[str, Outcome | Ip2pError], None] = lambda name, ended: None, voice: Voice | None = None,
+) -> Compared:  # fmt: skip
+    """Make the pictures of a recipe with several models, an ordinary run each in a folder of its own, and join them on
+    sheets and in a report; call it again to go on. The models are those that the recipe compares, and `models`.
+
+    The output folder of a comparison may stand in the recipe's place. `again` tries what failed once more, as `retry`
+    does. `told` hears how each model's run ended.
+    """
+    from ip2pbatch.jobs.comparing.comparison import found
+    from ip2pbatch.jobs.comparing.each_model import carry_out_models
+
+    comparison = found(Path(recipe), None if out is None else Path(out), models)
+    return carry_out_models(
+        comparison, _selection(None, only, limit, shard, max_failures), machine or Machine(), _heard(voice),
+        fresh=fresh, redo=_AGAIN if again else None, told=told,
+    )  # fmt: skip
+
+
+def compared(what: AnyPath, *, out: AnyPath | None = None) -> dict[str, Path]:
+    """The output folders of the models' runs, by the models' names, that a recipe compares or a comparison in a folder
+    has, begun or not; none where it is of one model.
+    """
+    from ip2pbatch.jobs.comparing.comparison import comparison_of
+
+    comparison = comparison_of(Path(what), None if out is None else Path(out))
+    return {} if comparison is None else comparison.folders
 
 
 def watch(
@@ -162,9 +196,10 @@ def watch(
 
 def plan(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
-    write_manifest: AnyPath | None = None, masks: AnyPath | None = None,
+    write_manifest: AnyPath | None = None, masks: AnyPath | None = None, model: str | None = None,
 ) -> Forecast:  # fmt: skip
-    """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model.
+    """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model. `model` is
+    the name of one of those that a recipe compares.
 
     The photos are written as a manifest into `write_manifest`, for recipes that then need not look at them again, and
     drawn with the regions of their edits into the PNG `masks`.
@@ -172,7 +207,14 @@ def plan(
     from ip2pbatch.jobs.forecast import forecast
     from ip2pbatch.jobs.job import read, write_photos
 
-    job = read(Path(recipe), _selection(out, only, limit))
+    if model is None:
+        job = read(Path(recipe), _selection(out, only, limit))
+    else:
+        from ip2pbatch.jobs.comparing.comparison import found
+        from ip2pbatch.jobs.comparing.each_model import job_of
+
+        comparison = found(Path(recipe), None if out is None else Path(out))
+        job = job_of(comparison, model, _selection(None, only, limit))
     if write_manifest is not None:
         job = write_photos(job, Path(write_manifest))
     if masks is not None:
@@ -251,18 +293,28 @@ def trial_certificate(folder: AnyPath) -> tuple[Path, Path, Path]:
 
 def sheet(run: AnyPath, *, out: AnyPath | None = None, cell: int = 384, voice: Voice | None = None) -> Drawn:
     """Draw the contact sheets of a run again, with cells `cell` pixels long. Numbers that its recipe asks for and that
-    are not known of a picture are measured first.
+    are not known of a picture are measured first. Of a comparison, the sheets that join its runs.
     """
+    from ip2pbatch.jobs.comparing.comparison import comparison_of
+    from ip2pbatch.jobs.comparing.joint import draw_joined_sheets
     from ip2pbatch.jobs.drawing import draw_sheets
 
-    return draw_sheets(Path(run), _heard(voice), out=None if out is None else Path(out), cell=cell)
+    folder = None if out is None else Path(out)
+    if comparison := comparison_of(Path(run)):
+        return draw_joined_sheets(comparison, _heard(voice), out=folder, cell=cell)
+    return draw_sheets(Path(run), _heard(voice), out=folder, cell=cell)
 
 
 def report(run: AnyPath, *, out: AnyPath | None = None, voice: Voice | None = None) -> Drawn:
-    """Write the HTML report of a run again, after measuring as `sheet` does."""
+    """Write the HTML report of a run again, or the one that joins a comparison's, after measuring as `sheet` does."""
+    from ip2pbatch.jobs.comparing.comparison import comparison_of
+    from ip2pbatch.jobs.comparing.joint import draw_joined_report
     from ip2pbatch.jobs.drawing import draw_report
 
-    return draw_report(Path(run), _heard(voice), out=None if out is None else Path(out))
+    file = None if out is None else Path(out)
+    if comparison := comparison_of(Path(run)):
+        return draw_joined_report(comparison, _heard(voice), out=file)
+    return draw_report(Path(run), _heard(voice), out=file)
 
 
 def lock(

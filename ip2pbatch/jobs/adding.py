@@ -24,6 +24,7 @@ from ip2pbatch.run.directory.layout import RUN_FOLDER, run_folders
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.left_recipe import FIRST, changed_recipe, digests_left, free_place, is_free, leave
 from ip2pbatch.run.directory.lines import RecordedRecipe
+from ip2pbatch.run.directory.sessions import noted_comparison
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView, read_run
 
@@ -55,7 +56,7 @@ def applied(out: Path, number: int, photos: Sequence[Path], selection: Selection
     from ip2pbatch.show.cells import gallery
     from ip2pbatch.show.picks import origin_of, recipe_of
 
-    if not run_folders(out):
+    if not run_folders(out) and noted_comparison(out) is None:
         raise UsageError(f"{out} holds no run", hint="give the output folder of a run")
     view = read_run(out)
     cells = gallery(view).cells
@@ -135,7 +136,7 @@ def _again(view: RunView, selection: Selection, voice: Voice, *, fresh: bool) ->
 def _recorded(folder: Path) -> RunView:
     """The newest run in an output folder, which says what it was asked for. Raises UsageError."""
     root = folder.resolve().parent if folder.name.startswith(RUN_FOLDER) else folder
-    if not run_folders(root):
+    if not run_folders(root) and noted_comparison(root) is None:
         raise UsageError(
             f"{folder} holds no run", hint=f"give a recipe, or the output folder of a run; {_EDIT} takes photos"
         )
@@ -214,6 +215,11 @@ def leave_recipe(job: Job, voice: Voice, run: Run) -> None:
 
     One that a person changed there is left, and the new one gets a number. Raises ResourceError.
     """
+    if job.part_of is not None:
+        comparison, before = job.part_of
+        run.note("comparison", text=comparison.text, file=comparison.file, turn=before + 1)
+        leave(run, free_place(run.root, digests_left(run.root)), job.text)
+        return
     recipe, why = _as_one(job)
     here, given = free_place(run.root, digests_left(run.root)), recipe.output.folder
     if here.name != FIRST:

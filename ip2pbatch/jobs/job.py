@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
-from ip2pbatch.errors import MissingError
+from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.jobs.advising import refuse_unasked
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
@@ -23,6 +23,7 @@ from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.kept_defaults import differences, keeps_registering, kept_defaults
 from ip2pbatch.run.directory.lines import RecordedRecipe
+from ip2pbatch.run.directory.sessions import noted_comparison
 from ip2pbatch.run.patience import Allowance
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Job:
     job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `recipes` say all that the run
     is asked for then; where it `leaves` them as a recipe in the output folder, `elsewhere` is a file for it too.
     `defaults` fill in what the recipe leaves unsaid, and so does whether its run `registers`, which is None before it
-    has begun; `notes` are what a person should know of the planning.
+    has begun; `notes` are what a person should know of the planning. `part_of` is the comparison whose models it makes
+    the pictures of one of, and how many there were in its folder till then.
     """
 
     recipe: Recipe
@@ -72,6 +74,7 @@ class Job:
     leaves: bool = False
     elsewhere: Path | None = None
     registers: bool | None = None
+    part_of: tuple[RecordedRecipe, int] | None = None
 
     @property
     def out(self) -> Path:
@@ -98,6 +101,7 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     if selection.out is not None:
         output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
         recipe = recipe.model_copy(update={"output": output})
+    refuse_comparison(recipe)
     refuse_unasked(recipe)
     found = scan(recipe.photos, output=recipe.output.folder)
     defaults, notes = defaults_of(recipe, fresh=fresh)
@@ -115,6 +119,18 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
         recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
         recipes=(recorded,), registers=registers,
     )  # fmt: skip
+
+
+def refuse_comparison(recipe: Recipe) -> None:
+    """Raises UsageError where a recipe compares models, or would be run over what does."""
+    if recipe.compare:
+        names = ", ".join(one.name for one in recipe.compare)
+        hint = f"`ip2pbatch compare` makes a run of each in {recipe.output.folder}: give the folder or recipe of one"
+        raise UsageError(f"this recipe compares models ({names}), and this is for one of them", hint=hint)
+    out = recipe.output.folder
+    if noted_comparison(out) is not None:
+        hint = f"name another output folder; `ip2pbatch run {out}` goes on with the comparison"
+        raise UsageError(f"{out} holds a comparison of models, and no run of its own", hint=hint)
 
 
 def write_photos(job: Job, manifest: Path) -> Job:

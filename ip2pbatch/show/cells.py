@@ -42,7 +42,8 @@ class Cell:
     is delivered. `picture` is the model-size picture, `source` the photo's at that size, `original` the photo itself
     and `delivered` the finished file: None where there is none. `mark` is a plain verdict on the picture with what to
     try; `strength` is how much of it is delivered, `area` where, None for everywhere, and `moved` whether it was laid
-    on its photo again; `device` is what made it, where a run had several.
+    on its photo again; `device` is what made it, where a run had several; `model` is the name of its model where
+    several are compared.
     """
 
     key: str
@@ -76,6 +77,7 @@ class Cell:
     moved: bool = False
     seconds: float = 0.0
     device: str = ""
+    model: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -96,7 +98,8 @@ class Gallery:
     """Every cell of a run in the recipe's order, with the words that head a sheet and a report.
 
     `unreadable` are the photos that have no cell because their files are damaged, by name with the reason; `passed`
-    is what else lay in their folders, by kind.
+    is what else lay in their folders, by kind. `models` are those that are compared, by their names, and `absent` those
+    that have no cell, with the reason.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Gallery:
     cells: Sequence[Cell]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     passed: tuple[Passed, ...] = ()
+    models: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 def gallery(view: RunView) -> Gallery:
@@ -201,6 +206,11 @@ def grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return groups
 
 
+def largest(cells: Sequence[Cell]) -> Cell:
+    """The first of the cells whose photo its model saw the largest; where none saw it, the first."""
+    return max(cells, key=lambda cell: cell.size[0] * cell.size[1] if cell.source is not None else 0)
+
+
 def strips_of(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
     """The cells of each strip, links in order. Links may differ in seed and guidance: only their order tells."""
     strip: list[Cell] = []
@@ -215,7 +225,7 @@ def strips_of(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
 
 def totals(cells: Iterable[Cell]) -> str:
     """How many cells are in each state, in words: "18 done, 1 failed". An Edit that two strips share counts once."""
-    counts = Counter({cell.key: cell.state for cell in cells}.values())
+    counts = Counter({(cell.model, cell.key): cell.state for cell in cells}.values())
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none"
 
 

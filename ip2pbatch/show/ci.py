@@ -140,7 +140,9 @@ def finding_line(finding: Finding) -> str:
 
 
 def verdict_line(subject: str, counts: Mapping[str, int], exit_code: int) -> str:
-    """The last line of `lock` and `verify`: `subject` is the lock or the run, `counts` what was counted of it."""
+    """The last line of `lock` and `verify`, and of several models: `subject` is the lock, the run or the folder that
+    holds their runs, `counts` what was counted of it.
+    """
     return _line("verdict", subject=subject, counts=dict(counts), exit_code=exit_code)
 
 
@@ -159,9 +161,11 @@ def _fit(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What made a run end with 3 and is no Edit: a photo that cannot be read, a file that could not be written."""
+    """What made a run end with 3 and is no Edit: a photo that cannot be read, a file that could not be written; of
+    several models one whose run could not go on.
+    """
 
-    kind: Literal["broken", "undelivered"]
+    kind: Literal["broken", "undelivered", "model"]
     file: str
     why: str
 
@@ -244,12 +248,12 @@ def _xml(text: str) -> str:
 
 def _name(cell: Cell) -> str:
     scales = f"text {number(cell.guidance.text)}, image {number(cell.guidance.image)}, seed {cell.seed}"
-    return f"{cell.edit}: {cell.instruction} ({scales})"
+    return f"{f'{cell.model}: ' * bool(cell.model)}{cell.edit}: {cell.instruction} ({scales})"
 
 
 def _unique(cells: Iterable[Cell]) -> list[Cell]:
     """Every Edit once, though several strips may share it."""
-    return list({cell.key: cell for cell in cells}.values())
+    return list({(cell.model, cell.key): cell for cell in cells}.values())
 
 
 # --- GitHub ------------------------------------------------------------------------------------------------------

@@ -60,8 +60,10 @@ class Origin:
         return "\n".join(lines)
 
 
-def origin_of(view: RunView, folder: Path) -> Origin:
-    """The Origin of a run; where its recipe's text cannot be read, what its pictures tell."""
+def origin_of(view: RunView, folder: Path, model: str = "") -> Origin:
+    """The Origin of a run, `model` its name where several are compared; where its recipe's text cannot be read, what
+    its pictures tell.
+    """
     written = _parsed(view.sessions[-1].recipe if view.sessions else "", view)
     longest = max((max(edit.size) for edit in view.plan.edits), default=512)
     size = _size(written.get("size")) or f"{{long_side: {longest}}}"
@@ -75,7 +77,8 @@ def origin_of(view: RunView, folder: Path) -> Origin:
     base = Path(recorded[-1].file).parent if recorded and recorded[-1].file else view.root.absolute()
     sizes = len({_size(_parsed(one.text, view).get("size")) for one in recorded}) > 1
     return Origin(
-        view.plan.name, view.plan.model, size, folder, tuple(numbers), _settings(written, base), sizes,
+        view.plan.name, view.plan.model, size, folder, tuple(numbers),
+        _settings(written, base, f"picked-{model}" if model else "picked"), sizes,
         _part(written, "output", Output, base).get("strength", 1.0), view.root.absolute(),
     )  # fmt: skip
 
@@ -89,9 +92,9 @@ def _parsed(text: str, view: RunView) -> dict[str, Any]:
     return recipe if isinstance(recipe, dict) else {}
 
 
-def _settings(written: dict[str, Any], base: Path) -> tuple[str, ...]:
+def _settings(written: dict[str, Any], base: Path, folder: str) -> tuple[str, ...]:
     """The lines of `output`, for another folder, `metadata` and `safety`; paths in them become absolute."""
-    lines = [f"output: {flow(_part(written, 'output', Output, base) | {'folder': 'picked'})}"]
+    lines = [f"output: {flow(_part(written, 'output', Output, base) | {'folder': folder})}"]
     metadata = _part(written, "metadata", Metadata, base)
     lines += [f"metadata: {flow(metadata)}"] if metadata else []
     return (*lines, *(["safety: off"] if str(written.get("safety")).lower() in ("off", "false", "no") else []))

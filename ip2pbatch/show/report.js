@@ -16,12 +16,13 @@
   const node = (tag, properties) => Object.assign(document.createElement(tag), properties);
 
   // --- filter -----------------------------------------------------------------------------------------------------
-  const fields = ["words", "photo", "instruction", "state"].map(byId);
+  const fields = ["words", "photo", "instruction", "state", "model"].map(byId).filter(Boolean);
   const wanted = () => {
-    const [words, photo, instruction, state] = fields.map((field) => field.value);
+    const [words, photo, instruction, state, model] = fields.map((field) => field.value);
     const parts = words.toLowerCase().split(/\s+/).filter(Boolean);
     return (cell) =>
       (!photo || cell.photo === photo) &&
+      (!model || cell.model === model) &&
       (!instruction || cell.instruction === instruction) &&
       (!state || (state === "marked" ? cell.mark !== "" : cell.state === state)) &&
       parts.every((part) => cell.words.includes(part));
@@ -143,7 +144,7 @@
     const cell = cells[at];
     byId("after").src = image(at).src;
     byId("after").alt = cell.alt;
-    byId("viewer-title").textContent = `${cell.photo}: ${cell.instruction}`;
+    byId("viewer-title").textContent = `${cell.photo}: ${cell.instruction}${cell.model && ` (${cell.model})`}`;
     byId("viewer-facts").textContent = [cell.facts, cell.mark].filter(Boolean).join(" · ");
     byId("viewer-pick").checked = picked.has(at);
     byId("right").textContent = cell.short;
@@ -253,7 +254,7 @@
 
   // The command that does to the other photos what was done to this one.
   byId("whole").addEventListener("click", () => {
-    const text = `${data.apply} --cell ${cells[current].number}`;
+    const text = `${data.runs[cells[current].run].apply} --cell ${cells[current].number}`;
     byId("applied").textContent = text;
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => { byId("applied").textContent = `Copied: ${text}`; }, () => {});
   });
@@ -273,14 +274,14 @@
   const quote = (value) => JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
-  function recipe() {
-    const chosen = [...picked].sort((a, b) => a - b).map((place) => [place, cells[place]]);
+  function recipe(run) {
+    const chosen = [...picked].filter((place) => cells[place].run === run).sort((a, b) => a - b).map((place) => [place, cells[place]]);
     const folders = new Map();
     const edits = new Map();
     const at = (map, key, fresh) => map.get(key) ?? map.set(key, fresh).get(key);
     const several = new Set(chosen.map(([, cell]) => cell.folder)).size > 1;  // then names begin with their folder's
     for (const [place, cell] of chosen) {
-      const strength = strengths[place] === data.strength ? "" : `, strength: ${strengths[place]}`;
+      const strength = strengths[place] === data.runs[run].strength ? "" : `, strength: ${strengths[place]}`;
       at(folders, cell.folder, new Set()).add(cell.glob);
       at(edits, cell.recipe + strength, { id: cell.edit, photos: new Set() }).photos.add(several ? `${cell.prefix}/${cell.glob}` : cell.glob);
     }
@@ -295,7 +296,7 @@
       taken.add(name);
       return name;
     };
-    const lines = [data.head, "photos:"];
+    const lines = [data.runs[run].head, "photos:"];
     folders.forEach((names, folder) => {
       lines.push(`  - {folder: ${quote(folder)}, ${alike ? `include: ${list(names)}` : "pairs: both"}}`);
     });
@@ -307,10 +308,18 @@
   }
 
   function copyOut() {
-    const text = byId("yaml");
-    text.value = recipe();
-    byId("copied").textContent = "";
+    const runs = [...new Set([...picked].map((place) => cells[place].run))].sort((a, b) => a - b);
+    const named = new Map(cells.map((cell) => [cell.run, cell.model]));
+    byId("of-models").hidden = runs.length < 2;
+    byId("of-model").replaceChildren(...runs.map((run) => node("option", { value: String(run), textContent: named.get(run) })));
     byId("made").showModal();
+    write(runs[0]);
+  }
+
+  function write(run) {
+    const text = byId("yaml");
+    text.value = recipe(run);
+    byId("copied").textContent = "";
     text.focus();
     text.select();
     // Not every browser hands the clipboard to a page from the disk: the text is selected as well.
@@ -325,6 +334,7 @@
   byId("viewer-pick").addEventListener("change", (event) => pick(current, event.target.checked));
   byId("unpick").addEventListener("click", () => [...picked].forEach((at) => pick(at, false)));
   byId("recipe").addEventListener("click", copyOut);
+  byId("of-model").addEventListener("change", (event) => write(Number(event.target.value)));
   byId("made-close").addEventListener("click", () => byId("made").close());
 
   document.documentElement.classList.add("js");

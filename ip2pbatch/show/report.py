@@ -17,7 +17,6 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,7 +30,8 @@ from ip2pbatch.errors import DamagedError
 from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
-from ip2pbatch.show.cells import STATES, Cell, Gallery, State, aligned, gallery, grouped, number, strips_of, today
+from ip2pbatch.show.blocks import Shown, photos_of, source_of
+from ip2pbatch.show.cells import STATES, Cell, Gallery, State, gallery, grouped, number, strips_of, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 from ip2pbatch.show.proof import Proof
 
@@ -47,29 +47,24 @@ INSIDE, BESIDE = (512, 80), (768, 84)
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A picture as the page shows it: what stands in `src`, and its width and height in pixels."""
-
-    src: str
-    width: int
-    height: int
-
-
 def write_report(view: RunView, path: Path, counting: Counting = uncounted) -> Path:
     """Write the report of a run to `path`, with `<stem>_files/` beside it where there are more than INLINE pictures.
 
     Returns `path`. `counting` hears of each picture. Raises ResourceError where the disk is full or not writable.
     """
-    return draw_report(gallery(view), path, origin_of(view, path.parent), counting)
+    return draw_report(gallery(view), path, {"": origin_of(view, path.parent)}, counting)
 
 
-def draw_report(gallery: Gallery, path: Path, origin: Origin, counting: Counting = uncounted) -> Path:
-    """`write_report` for cells that are already at hand; `origin` heads the recipes that picks are copied to."""
+def draw_report(
+    gallery: Gallery, path: Path, origins: Mapping[str, Origin], counting: Counting = uncounted
+) -> Path:  # fmt: skip
+    """`write_report` for cells that are already at hand; `origins` head the recipes that picks are copied to, by the
+    cells' models, "" where there is one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     seen = _Seen(gallery.cells)
     pictures = _pictures(seen.shown, path, counting)
-    page = _render(gallery, seen, pictures, origin)
+    page = _render(gallery, seen, pictures, origins)
     write_atomic(path, page.encode("utf-8", "replace"))
     return path
 
@@ -119,7 +114,8 @@ def _fitting(calm: Sequence[int], lengths: Sequence[int]) -> list[int]:
 
 def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Proof, Shown]:
     """Every picture of the page at its size there. One that cannot be read is left out."""
-    wanted = list(dict.fromkeys(p for cell in cells for p in (_photo(cell), _whole(cell)) if p is not None))
+    sources = (source_of(own) for own in grouped(cells, lambda cell: cell.photo).values())
+    wanted = list(dict.fromkeys(p for p in (*sources, *map(_whole, cells)) if p is not None))
     folder = path.with_name(f"{path.stem}_files")
     inside = len(wanted) <= INLINE
     if not inside:
@@ -147,10 +143,6 @@ def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Pro
     return found
 
 
-def _photo(cell: Cell) -> Proof | None:
-    return None if cell.source is None else Proof(cell.source)
-
-
 def _whole(cell: Cell) -> Proof | None:
     """A cell's picture as its file shows it, but at full strength: the page has a slider for that."""
     return None if cell.proof is None else cell.proof.whole
@@ -175,7 +167,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], origin: Origin) -> str:
+def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], origins: Mapping[str, Origin]) -> str:
     cells = seen.shown
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
@@ -185,7 +177,7 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], orig
     captioned = captions()
     metrics = [m for m in captioned if any(m in cell.metrics for cell in cells)]
     cards = _cards(cells, pictures, metrics)
-    photos = _photos(cells, cards, pictures)
+    photos = photos_of(cells, cards, pictures)
     return environment.get_template(
         "report.html"
     ).render(
@@ -193,23 +185,15 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], orig
         policy=policy(style, script),
         style=Markup(style),  # our own files, and nothing else, enter the page unescaped
         script=Markup(script),
-        data=Markup(
-            _json(
-                {
-                    "head": origin.head(),
-                    "strength": origin.strength,
-                    "apply": origin.apply,
-                    "cells": _data(cells, cards, photos, origin),
-                }
-            )
-        ),
+        data=Markup(_json({"runs": [*map(_picking, origins.values())], "cells": _data(cells, cards, photos, origins)})),
         facts=_facts(gallery, seen),
         totals=[(state, seen.states[state]) for state in STATES if seen.states[state]],
         marked=sum(bool(cell.mark) for cell in cells),
         instructions=list(dict.fromkeys(cell.instruction for cell in cells)),
         photos=photos,
         cells=cards,
-        columns=[*COLUMNS, *((m, captioned[m]) for m in metrics), ("seconds", "Seconds")],
+        models=gallery.models,
+        columns=[*COLUMNS[not gallery.models :], *((m, captioned[m]) for m in metrics), ("seconds", "Seconds")],
         note=_meanings(metrics) if metrics else "",
         left_out=seen.left_out,
         unreadable=sorted(gallery.unreadable.items())[:MOST_UNREADABLE],
@@ -218,8 +202,8 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], orig
 
 
 COLUMNS = (
-    ("photo", "Photo"), ("instruction", "Instruction"), ("text", "Text guidance"), ("image", "Image guidance"),
-    ("seed", "Seed"), ("state", "State"),
+    ("model", "Model"), ("photo", "Photo"), ("instruction", "Instruction"), ("text", "Text guidance"),
+    ("image", "Image guidance"), ("seed", "Seed"), ("state", "State"),
 )  # fmt: skip
 
 
@@ -262,7 +246,7 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequ
         state = "damaged" if cell.state == "done" and shown is None else cell.state
         numbers = [f"{cell.metrics[m]:.2f}" if shown and m in cell.metrics else "" for m in metrics]
         cards.append({
-            "index": index, "photo": cell.photo, "instruction": cell.instruction,
+            "index": index, "model": cell.model, "photo": cell.photo, "instruction": cell.instruction,
             "link": cell.link, "links": cell.links,
             "text": number(cell.guidance.text), "image": number(cell.guidance.image), "seed": str(cell.seed),
             "state": state, "detail": cell.detail or (_UNREAD if state != cell.state else ""),
@@ -277,23 +261,28 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequ
 def _alt(cell: Cell) -> str:
     link = f"link {cell.link} of {cell.links}, " if cell.links > 1 else ""
     scales = f"text guidance {number(cell.guidance.text)}, image guidance {number(cell.guidance.image)}"
-    return f"{cell.photo}, {link}{cell.instruction}, {scales}, seed {cell.seed}"
+    return f"{cell.photo}, {f'{cell.model}, ' * bool(cell.model)}{link}{cell.instruction}, {scales}, seed {cell.seed}"
 
 
 def _picking(origin: Origin) -> dict[str, Any]:
-    """What the script needs of all cells, to write picked ones down."""
+    """What the script needs of all cells of a run, to write picked ones down."""
     return {"head": origin.head(), "strength": origin.strength, "apply": origin.apply}
 
 
 def _data(
-    cells: Sequence[Cell], cards: Sequence[Mapping[str, Any]], photos: Sequence[Mapping[str, Any]], origin: Origin
+    cells: Sequence[Cell],
+    cards: Sequence[Mapping[str, Any]],
+    photos: Sequence[Mapping[str, Any]],
+    origins: Mapping[str, Origin],
 ) -> list[dict[str, Any]]:
     """What the script needs of each cell."""
     place = {photo["name"]: at for at, photo in enumerate(photos)}
+    runs = {model: at for at, model in enumerate(origins)}
     chain: list[Cell] = []
     data = []
     for cell, card in zip(cells, cards, strict=True):
         chain = [*chain, cell] if cell.link > 1 else [cell]
+        origin = origins[cell.model]
         scales = f"text {card['text']}, image {card['image']}"
         took = f"{cell.seconds:.1f} s" if cell.seconds else ""
         told = [f"cell {cell.number}"] * bool(cell.number)
@@ -302,10 +291,11 @@ def _data(
         numbers = [f"{name} {value}" for name, value in card["numbers"]]
         data.append({
             "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
+            "run": runs[cell.model], "model": cell.model,
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
-            "words": f"{cell.photo} {cell.instruction} {cell.edit}".lower(),
+            "words": f"{cell.photo} {cell.instruction} {cell.edit} {cell.model}".lower(),
             "strength": cell.strength, "number": cell.number if card["state"] == "done" else 0,
-            "short": f"link {cell.link}, {scales}" if cell.links > 1 else scales,
+            "short": ", ".join([*[cell.model] * bool(cell.model), *[f"link {cell.link}"] * (cell.links > 1), scales]),
             "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *told, *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip
@@ -315,8 +305,8 @@ def _data(
 def _sort(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
     """What each column of the table is sorted by; None comes last."""
     return {
-        "photo": cell.photo, "instruction": f"{cell.instruction} {cell.link:02d}", "text": cell.guidance.text,
-        "image": cell.guidance.image, "seed": float(cell.seed), "state": card["state"],
+        "model": cell.model, "photo": cell.photo, "instruction": f"{cell.instruction} {cell.link:02d}",
+        "text": cell.guidance.text, "image": cell.guidance.image, "seed": float(cell.seed), "state": card["state"],
         **{m: round(cell.metrics[m], 4) if m in cell.metrics else None for m in captions()},
         "seconds": cell.seconds or None,
     }  # fmt: skip
@@ -330,57 +320,3 @@ def _link(path: Path | None, folder: Path) -> str:
         return "./" + quote(Path(os.path.relpath(path, folder)).as_posix(), errors="surrogateescape")
     except ValueError:  # another drive
         return ""
-
-
-# --- photos and their blocks -------------------------------------------------------------------------------------
-
-
-def _photos(
-    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Proof, Shown]
-) -> list[dict[str, Any]]:
-    """A section a photo: its source, then its single edits, its guidance grids and its chains."""
-    photos = []
-    for name, own in grouped(zip(cells, cards, strict=True), lambda pair: pair[0].photo).items():
-        source = _photo(own[0][0])
-        tried = next((cell for cell, _ in own if cell.state != "missing"), own[0][0])
-        shown = pictures.get(source, Shown("", 0, 0)) if source else Shown("", 0, 0)
-        photos.append({
-            "name": name, "src": shown.src, "width": shown.width, "height": shown.height, "blocks": _blocks(own),
-            "unread": tried.unread,
-        })  # fmt: skip
-    return photos
-
-
-Pair = tuple[Cell, dict[str, Any]]
-
-
-def _blocks(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    single = [pair for pair in pairs if pair[0].links == 1]
-    linked = [pair for pair in pairs if pair[0].links > 1]
-    flow: list[dict[str, Any]] = []
-    grids = []
-    for own in grouped(single, lambda pair: (pair[0].edit, pair[0].instruction, pair[0].seed)).values():
-        scales = {cell.guidance for cell, _ in own}
-        product = len(scales) > max(len({g.text for g in scales}), len({g.image for g in scales}))
-        if product:
-            grids.append(_grid(own))
-        else:
-            flow.extend(card for _, card in own)
-    card_of = {id(cell): card for cell, card in linked}
-    chains = []
-    for strip in strips_of(cell for cell, _ in linked):
-        first = strip[0]
-        scales_and_seed = f"text {number(first.guidance.text)}, image {number(first.guidance.image)}, seed {first.seed}"
-        title = f"Chain {first.edit}: {scales_and_seed}"
-        chains.append({"kind": "chain", "title": title, "cells": [card_of[id(cell)] for cell in strip]})
-    return [*([{"kind": "flow", "cells": flow}] if flow else []), *grids, *chains]
-
-
-def _grid(own: Sequence[Pair]) -> dict[str, Any]:
-    texts, images = aligned(c.guidance.text for c, _ in own), aligned(c.guidance.image for c, _ in own)
-    at = {(cell.guidance.text, cell.guidance.image): card for cell, card in own}
-    rows = [(images[image], [at.get((text, image)) for text in texts]) for image in images]
-    first = own[0][0]
-    return {
-        "kind": "grid", "title": f"{first.instruction}, seed {first.seed}", "heads": list(texts.values()), "rows": rows
-    }  # fmt: skip

@@ -15,6 +15,7 @@ from ip2pbatch.plan.written.outputs import Sheet
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.cells import Cell, Gallery, aligned, gallery, grouped, strips_of
+from ip2pbatch.show.model_sheets import model_sheets
 from ip2pbatch.show.page import Tile
 from ip2pbatch.show.paging import Draft, draw_drafts
 from ip2pbatch.show.table import Row, Table
@@ -56,7 +57,12 @@ def draw_sheets(
 
 
 def sheets_of(gallery: Gallery, settings: Sheet) -> Iterator[Draft]:
-    """The sheets of `gallery`: an overview where there is more than one thing to see, chains, guidance."""
+    """The sheets of `gallery`: an overview where there is more than one thing to see, chains, guidance; of several
+    models those that compare them.
+    """
+    if gallery.models:
+        yield from model_sheets(gallery, settings) if gallery.cells else ()
+        return
     drawn = [*_chains(gallery.cells, settings), *_guidances(gallery.cells, settings)]
     last = [cell for cell in gallery.cells if cell.link == cell.links]
     photos, columns = {cell.photo for cell in last}, {column_of(cell) for cell in last}

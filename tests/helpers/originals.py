@@ -27,4 +27,5 @@ def photos_below(folder: Path) -> list[Path]:
 
 
 def _is_output(folder: Path) -> bool:
-    return any(folder.glob(".ip2pbatch*"))
+    joined = folder.name == "sheets" and any(folder.parent.glob("*/.ip2pbatch*"))  # those of a comparison's runs
+    return joined or any(folder.glob(".ip2pbatch*"))

@@ -74,8 +74,8 @@ def gallery_of(folder: Path, count: int) -> Gallery:
     return Gallery("many", "tiny", "fake", tuple(cells))
 
 
-def origin(folder: Path) -> Origin:
-    return Origin("many", "tiny", "{long_side: 64}", folder)
+def origin(folder: Path) -> dict[str, Origin]:
+    return {"": Origin("many", "tiny", "{long_side: 64}", folder)}
 
 
 def test_the_page_allows_its_own_script_and_style_and_nothing_else(page: Page) -> None:

@@ -234,7 +234,9 @@ def test_no_text_of_a_run_runs_or_asks(window: Browser, tmp_path: Path, count: i
         for at, (cell, payload) in enumerate(zip(gallery.cells, PAYLOADS, strict=True))
     ]  # fmt: skip
     bad = replace(gallery, name=PAYLOADS[1], model=PAYLOADS[2], cells=tuple(cells))
-    report = draw_report(bad, tmp_path / "report.html", replace(origin(tmp_path), name=PAYLOADS[1], model=PAYLOADS[7]))
+    report = draw_report(
+        bad, tmp_path / "report.html", {"": replace(origin(tmp_path)[""], name=PAYLOADS[1], model=PAYLOADS[7])}
+    )
     window.forget()
 
     window.open(report)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.delivering import options_of, signer_of
-from ip2pbatch.jobs.job import Job, Selection, defaults_of
+from ip2pbatch.jobs.job import Job, Selection, defaults_of, refuse_comparison
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.jobs.watching.making import Maker, made_ready
@@ -51,6 +51,7 @@ def keep_watch(
     """
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
+    refuse_comparison(wanted)
     refuse_unready(wanted.sheet.metrics, voice)
     signer = signer_of(wanted)
     defaults, notes = defaults_of(wanted)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ip2pbatch.plan.defaults import TINY
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 from ip2pbatch.plan.written.part import Written, normalised
-from ip2pbatch.plan.written.ranges import Scales, Steps
+from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, Steps, read_numbers
 from ip2pbatch.plan.written.yaml_source import Mistake
 
 MOST_NAME = 60
 # What stands beside the models' folders.
 _TAKEN = ("sheets", "report.html", "report_files", "recipe.yaml")
 _ENDINGS = (".safetensors", ".ckpt")
+
+
+def _read(value: Any) -> Any:
+    return value if value == "default" else read_numbers(value)
+
+
+OwnScales = Annotated[
+    tuple[float, ...] | Literal["default"], BeforeValidator(_read),
+    WithJsonSchema({"anyOf": [{"const": "default"}, *NUMBERS_SCHEMA["anyOf"]]}),
+]  # fmt: skip
 
 
 class Compared(Written):
@@ -29,8 +39,12 @@ class Compared(Written):
     name: Annotated[str, Field(min_length=1, max_length=MOST_NAME)] = Field(
         description="its folder's name, and what sheets call it"
     )
-    text: Scales | None = Field(default=None, description="its own text scales; guidance is not for it then")
-    image: Scales | None = Field(default=None, description="its own image scales; guidance is not for it then")
+    text: OwnScales | None = Field(
+        default=None, description="its own text scales, or default, the model's; guidance is not for it then"
+    )
+    image: OwnScales | None = Field(
+        default=None, description="its own image scales, or default, the model's; guidance is not for it then"
+    )
     steps: Steps | None = Field(default=None, description="its own step count")
 
     @model_validator(mode="before")

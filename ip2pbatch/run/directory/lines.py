@@ -252,6 +252,17 @@ class LeftRecipe(Placed):
 
 
 @dataclass(frozen=True, slots=True)
+class PartOf(Placed):
+    """Which comparison of models a session is a part of: the text of the recipe that compares, and where it lay, as in
+    a RecordedRecipe. `turn` counts the comparisons in one output folder.
+    """
+
+    text: str
+    file: str = ""
+    turn: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ended(Placed):
     """How a session ended: Edits of its plan in each state, files that it delivered, why where an error ended it."""
 
@@ -288,6 +299,6 @@ HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Deliver
 SESSION: Mapping[str, Shape[Any]] = {
     "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
     "recipe": Shape(LeftRecipe), "end": Shape(Ended),
-    "also": Shape(Also), "joined": Shape(Joined),
+    "also": Shape(Also), "joined": Shape(Joined), "comparison": Shape(PartOf),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""

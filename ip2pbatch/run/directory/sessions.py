@@ -9,7 +9,7 @@ from typing import Any
 
 from ip2pbatch.disk.journal import Damage, parse_row, read_rows
 from ip2pbatch.plan.families import ModelDefaults
-from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import SESSION, EngineSpec, RecordedRecipe
 
 ALSO, JOINED = "also", "joined"
@@ -70,6 +70,39 @@ def read_sessions(layout: Layout, damage: list[Damage] | None = None) -> tuple[S
 def says_engine(layout: Layout) -> bool:
     """Whether any session still says which engine it opened."""
     return any(event["event"] == "engine" for session in read_sessions(layout) for event in session.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A comparison of models as its runs know it: the recipe that compares, how many comparisons there were till then
+    with it, and the names of the folders that hold its runs.
+    """
+
+    recipe: RecordedRecipe
+    turn: int
+    folders: tuple[str, ...]
+
+
+def noted_comparison(root: Path) -> Noted | None:
+    """The newest comparison of models whose runs lie in the folders of `root`; None where there is none, or a run of
+    `root` itself.
+    """
+    if run_folders(root) or not root.is_dir():
+        return None
+    folders = {
+        path.name: found[-1] for path in sorted(root.iterdir()) if path.is_dir() and (found := run_folders(path))
+    }
+    noted = [(event, name) for name, folder in folders.items() for event in _comparisons(folder)]
+    if not noted:
+        return None
+    newest = max((event for event, _ in noted), key=lambda event: int(event["turn"]))
+    names = tuple(dict.fromkeys(name for _, name in noted))
+    return Noted(RecordedRecipe(newest["text"], newest["file"]), newest["turn"], names)
+
+
+def _comparisons(folder: Path) -> Iterator[Mapping[str, Any]]:
+    events = (event for session in read_sessions(Layout(folder)) for event in session.events)
+    return (event for event in events if event["event"] == "comparison")
 
 
 def next_line(path: Path, damage: list[Damage] | None = None) -> tuple[int, int]:

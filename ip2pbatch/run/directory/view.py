@@ -28,7 +28,7 @@ from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
 from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.records import Done, Records, read_records
-from ip2pbatch.run.directory.sessions import Session, read_sessions
+from ip2pbatch.run.directory.sessions import Session, noted_comparison, read_sessions
 from ip2pbatch.run.directory.stored_plans import load_plan
 
 
@@ -164,6 +164,9 @@ def read_run(root: Path) -> RunView:
 
 def _find(root: Path) -> Layout:
     folders = [root] if (root / "run.json").is_file() else run_folders(root)
+    if not folders and (noted := noted_comparison(root)) is not None:
+        why = f"{root} holds a comparison of models, and no run of its own"
+        raise UsageError(why, hint=f"give the folder of one of them: {', '.join(noted.folders)}")
     if not folders or not Layout(folders[-1]).is_run():
         raise UsageError(f"{root} holds no run", hint="give the output folder of an earlier `ip2pbatch run` or `edit`")
     return Layout(folders[-1])

@@ -7,12 +7,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from ip2pbatch.jobs.comparing.comparison import comparison_of
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Photo
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
-from ip2pbatch.plan.written.recipe import load_recipe
+from ip2pbatch.plan.written.recipe import Recipe, load_recipe, parse_recipe
 from ip2pbatch.plan.written.schema import schema
 from ip2pbatch.plan.written.yaml_source import read_yaml
 
@@ -31,6 +32,7 @@ PICTURES = {
     "clothes": 210,
     "grid": 140,
     "chain": 21,
+    "compare-editors": 147,
 }
 DEMO_PHOTOS = ("astronaut.jpg", "cat.jpg", "coffee.jpg", "motorcycle.png", "rocket.jpg", "travel/china.jpg")
 DEMO = Scan(
@@ -47,11 +49,23 @@ def test_every_recipe_is_counted_here() -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_recipe_asks_for_its_pictures(name: str) -> None:
-    recipe = load_recipe(FOLDER / f"{name}.yaml")
-    plan = expand(recipe, DEMO, model_defaults(recipe.model))
+    path = FOLDER / f"{name}.yaml"
+    recipe = load_recipe(path)
     assert recipe.name == name
-    assert len(plan.edits) == PICTURES[name]
-    assert len(set(output_names(plan, recipe.output).values())) == sum(len(strip.keep) for strip in plan.strips)
+    edits = 0
+    for one in each_model(path, recipe):
+        plan = expand(one, DEMO, model_defaults(one.model))
+        assert len(set(output_names(plan, one.output).values())) == sum(len(strip.keep) for strip in plan.strips)
+        edits += len(plan.edits)
+    assert edits == PICTURES[name]
+
+
+def each_model(path: Path, recipe: Recipe) -> list[Recipe]:
+    """The recipe, or where it compares that of each model."""
+    compared = comparison_of(path)
+    if compared is None:
+        return [recipe]
+    return [parse_recipe(one.text, Path(one.file)) for one in compared.recipes().values()]
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -1,0 +1,45 @@
+"""The cells of several models' runs as one gallery: what is asked of a photo stands together, model beside model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from ip2pbatch.plan.unedited import Passed
+from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.show.cells import Cell, Gallery, gallery, grouped, strips_of
+
+
+def joined(name: str, views: Mapping[str, RunView], absent: Mapping[str, str]) -> Gallery:
+    """One gallery of the runs in `views`, by their models' names; `absent` says of others why there is no run."""
+    each = {model: gallery(view) for model, view in views.items()}
+    strips = [strip for model, own in each.items() for strip in _strips(model, own)]
+    cells = (cell for photo in grouped(strips, _photo).values() for cell in _side_by_side(photo))
+    backends = dict.fromkeys(own.backend for own in each.values())
+    unreadable = {photo: why for own in each.values() for photo, why in own.unreadable.items()}
+    return Gallery(
+        name, ", ".join(each), ", ".join(backends), tuple(cells), unreadable, _passed(each), (*each,), dict(absent)
+    )  # fmt: skip
+
+
+def _side_by_side(strips: list[list[Cell]]) -> Iterator[Cell]:
+    """The cells of a photo, edit by edit."""
+    return (cell for edit in grouped(strips, _edit).values() for strip in edit for cell in strip)
+
+
+def _strips(model: str, own: Gallery) -> Iterator[list[Cell]]:
+    return ([replace(cell, model=model) for cell in strip] for strip in strips_of(own.cells))
+
+
+def _photo(strip: list[Cell]) -> str:
+    return strip[0].photo
+
+
+def _edit(strip: list[Cell]) -> tuple[str, ...]:
+    """What makes strips comparable: the edit's name and all its instructions."""
+    return (strip[0].edit, *strip[0].chain)
+
+
+def _passed(each: Mapping[str, Gallery]) -> tuple[Passed, ...]:
+    """They looked at the same folders: what the first saw that saw anything."""
+    return next((own.passed for own in each.values() if own.passed), ())
