@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError
@@ -23,7 +24,7 @@ def load_pretrained(model: str, what: str, network: Any, others: Sequence[Any] =
         with quiet():
             first = network.from_pretrained(name, **place, **settings, use_safetensors=True)
             return [first, *(one.from_pretrained(name, **place) for one in others)]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         hint = "give a folder with config.json, model.safetensors and the tokenizer's files, or owner/name@revision"
         raise ModelError(f"no {what} could be loaded from {model}: {reason}", hint=hint) from error
