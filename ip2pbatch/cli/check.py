@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # of what is wrong, before the rest is only counted
 _NOUNS = {
-    "picture": "picture", "latent": "latent", "source": "source", "file": "delivered file", "line": "line",
-    "journal": "journal",
+    "picture": "picture", "latent": "latent", "source": "source", "mask": "mask", "file": "delivered file",
+    "line": "line", "journal": "journal",
 }  # fmt: skip
 
 

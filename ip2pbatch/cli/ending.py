@@ -137,7 +137,9 @@ def last_line(
 
     done = states.get("done", 0)
     unread = ", as far as their sizes tell: `ip2pbatch check` reads them" if done - summary.made > MOST_READ else ""
-    return f"done: {made}; {_all(done, f' of shard {shard}' if shard else '', unmade)}{unread}"
+    unmatched = states.get("unmatched", 0)
+    nothing = f"; {count(unmatched, 'edit')} found nothing to edit" if unmatched else ""
+    return f"done: {made}; {_all(done, f' of shard {shard}' if shard else '', unmade)}{unread}{nothing}"
 
 
 def _all(done: int, of: str, unmade: int) -> str:

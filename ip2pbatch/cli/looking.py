@@ -26,7 +26,15 @@ _TIDY = (
     "`ip2pbatch deliver RECIPE --tidy` removes files under older names, and those of pictures that RECIPE no longer "
     "asks for; files of another recipe, or of a photo that is gone, are yours to keep or remove (`--json` lists them)"
 )
-_COLOURS = {"done": "green", "left": "cyan", "failed": "red", "nan": "red", "flagged": "yellow", "skipped": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "left": "cyan",
+    "failed": "red",
+    "nan": "red",
+    "flagged": "yellow",
+    "skipped": "yellow",
+    "unmatched": "cyan",
+}
 
 RunFolder = Annotated[Path, typer.Argument(help="The output folder of a run, or its recipe.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

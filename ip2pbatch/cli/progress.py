@@ -50,7 +50,7 @@ class Watcher:
         self._console.print(f"{count(left, 'edit')} to make{before}")
 
     def finished(self, edit: Edit, record: Record) -> None:
-        if record.status not in ("done", "skipped"):
+        if record.status not in ("done", "skipped", "unmatched"):
             self._tell_failure(edit, record)
 
     def _tell_failure(self, edit: Edit, record: Record) -> None:

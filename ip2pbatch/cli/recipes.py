@@ -127,11 +127,16 @@ def plan(
     ] = None,
 ) -> None:
     """Show what a run would make: what is done, counts of edits and network rows, and the disk it needs."""
-    casts = []
+    from ip2pbatch.cli.terminal import Terminal
+
+    casts, voice = [], Terminal()
     for name in jobs.compared(recipe, out=out) or [None]:
         casts.append(
-            jobs.plan(recipe, out=out, only=only, limit=limit, write_manifest=write_manifest, masks=masks, model=name)
-        )
+            jobs.plan(
+                recipe, out=out, only=only, limit=limit, write_manifest=write_manifest, masks=masks, model=name,
+                voice=voice,
+            )
+        )  # fmt: skip
         write_manifest = masks = None  # the photos and their regions are the same for every model
     if as_json:
         each = [cast.as_json() for cast in casts]

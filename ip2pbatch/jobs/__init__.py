@@ -197,6 +197,7 @@ def watch(
 def plan(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
     write_manifest: AnyPath | None = None, masks: AnyPath | None = None, model: str | None = None,
+    voice: Voice | None = None,
 ) -> Forecast:  # fmt: skip
     """What a run would make: counts of edits, files and network rows, and the disk it needs. Loads no model. `model` is
     the name of one of those that a recipe compares.
@@ -220,7 +221,7 @@ def plan(
     if masks is not None:
         from ip2pbatch.jobs.drawing import draw_masks
 
-        job = draw_masks(job, Path(masks), _heard(None))
+        job = draw_masks(job, Path(masks), _heard(voice))
     return forecast(job)
 
 

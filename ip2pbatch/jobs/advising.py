@@ -1,28 +1,20 @@
-"""Before any time is spent: advice on a recipe's instructions, the words' and the text encoder's, and empty regions."""
+"""Before any time is spent: advice on a recipe's instructions, the words' and the text encoder's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import ModelError, PhotoError, PlanError
+from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.defaults import family_for, model_folder
 from ip2pbatch.plan.refusals.fitting import refuse_unfit
 from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives, specs_of
 from ip2pbatch.plan.written.recipe import Recipe
 
-if TYPE_CHECKING:
-    from ip2pbatch.jobs.voice import Voice
-    from ip2pbatch.plan.edits import Plan, Region
-
 _USUAL = 77  # tokens that CLIP's text encoder reads, its own two marks among them
 _MARKS = 2
-_THREADS = 4
-_TOLD = 3
 
 
 def advice(recipe: Recipe) -> list[Advice]:
@@ -80,30 +72,3 @@ def _cached(model: str) -> Path | None:
         return resolve(model, download=False).path
     except ModelError:
         return None
-
-
-def refuse_empty(plan: Plan, done: Container[str], voice: Voice) -> None:
-    """Make the regions of what is left to edit once, at the size that the model sees. Raises PlanError where one is of
-    no pixel, or its mask is no whole picture.
-    """
-    wanted = {
-        (edit.region, edit.size): f"{strip.photo.name} ({strip.id})"
-        for strip in plan.strips for edit in strip.edits if edit.region is not None and edit.key not in done
-    }  # fmt: skip
-    if not wanted:
-        return
-    with voice.busy("looking at the regions"), ThreadPoolExecutor(_THREADS) as pool:
-        troubles = [*filter(None, pool.map(_trouble, *zip(*wanted, strict=True), wanted.values()))]
-    if troubles:
-        more = f", and {len(troubles) - _TOLD:,} more like this" if len(troubles) > _TOLD else ""
-        hint = "draw what is to be edited in white, or leave these photos to other edits with `photos`"
-        raise PlanError("; ".join(troubles[:_TOLD]) + more, hint=hint)
-
-
-def _trouble(region: Region, size: tuple[int, int], where: str) -> str:
-    from ip2pbatch.pictures.areas.coverage import coverage
-
-    try:
-        return "" if coverage(region, size).any() else f"the region of {where} is empty: there is nothing to edit"
-    except PhotoError as error:
-        return f"the mask of {where}: {error}"

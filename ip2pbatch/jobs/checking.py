@@ -119,6 +119,9 @@ def _repair(view: RunView, faults: Sequence[Fault], digests: Sequence[Seen]) -> 
                 with suppress(FileNotFoundError):
                     run.set_aside(fault.edit, DamagedError(fault.why, path=view.root / fault.path))
                 done[fault] = "for the next run" if fault.kind == "picture" else "set aside"
+            elif fault.kind == "mask":
+                run.set_aside("", DamagedError(fault.why, path=view.root / fault.path))
+                done[fault] = "for the next run"
             elif fault.kind == "source":
                 done[fault] = _make_source(view, run, view.root / fault.path)
         done |= _deliver(view, run, [fault for fault in faults if fault.kind == "file"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.areas.composing import Area
+    from ip2pbatch.pictures.areas.coverage import Found
     from ip2pbatch.plan.edits import Strip
     from ip2pbatch.show.cells import Cell
     from ip2pbatch.show.region_sheet import Panel
@@ -136,35 +137,40 @@ def _why_damaged(one: Kept) -> str:
 def draw_masks(job: Job, path: Path, voice: Voice) -> Job:
     """Draw the photos of a plan with the regions of their edits into the PNG `path`; the job with a note of how many.
 
-    Raises PlanError where one is empty, NothingMatchedError where no edit has one, PhotoError, ResourceError.
+    What edits seek is found in the photos that are drawn, and told where it is not. Raises PlanError where a region is
+    empty, NothingMatchedError where no edit has one, MissingError, ModelError, PhotoError, ResourceError.
     """
-    from ip2pbatch.jobs.advising import refuse_empty
+    from ip2pbatch.jobs.finding import found_now, refuse_empty, regional, unmatched
+    from ip2pbatch.pictures.areas.coverage import unfound
     from ip2pbatch.show.region_sheet import draw_regions
 
-    refuse_empty(job.plan, (), voice)
-    wanted = {(strip.photo.name, strip.id): strip for strip in job.plan.strips if _area(strip)}
+    refuse_empty(regional(job.plan), unfound, voice)
+    wanted = {(strip.photo.name, strip.id): strip for strip in job.plan.strips if _area(strip, unfound)}
     if not wanted:
         why = "no edit of the recipe is of a region alone"
         raise NothingMatchedError(why, hint="region: masks/, or region: {box: [0, 0, 100, 40]}")
     strips = [*wanted.values()][:MOST_REGIONS]
+    found = found_now(strips, voice)
+    edits = [(strip, edit) for strip in strips for edit in strip.edits]
+    nothing = tuple(unmatched(edits, refuse_empty(edits, found, voice)))
     with voice.busy("drawing the regions"), ThreadPoolExecutor(_THREADS) as pool:
-        panels = [*pool.map(_panel, strips)]
+        panels = [*pool.map(lambda strip: _panel(strip, found), strips)]
     draw_regions(panels, f"{job.recipe.name}: where photos are edited", path)
     cut = f" of {len(wanted):,}; --only and --limit choose others" if len(wanted) > len(strips) else ""
-    return replace(job, notes=(*job.notes, f"{path} shows {len(strips):,} photos with their regions{cut}"))
+    return replace(job, notes=(*job.notes, *nothing, f"{path} shows {len(strips):,} photos with their regions{cut}"))
 
 
-def _area(strip: Strip) -> Area | None:
+def _area(strip: Strip, found: Found) -> Area | None:
     from ip2pbatch.pictures.areas.composing import area_of
 
-    return area_of([edit.region for edit in strip.edits], strip.feathers)
+    return area_of([edit.region for edit in strip.edits], strip.feathers, found)
 
 
-def _panel(strip: Strip) -> Panel:
+def _panel(strip: Strip, found: Found) -> Panel:
     from ip2pbatch.pictures import images
     from ip2pbatch.show.region_sheet import CELL, Panel
 
-    (width, height), area = strip.photo.size, _area(strip)
+    (width, height), area = strip.photo.size, _area(strip, found)
     assert area is not None, "only those are drawn"
     size = max(1, round(CELL * width / max(width, height))), max(1, round(CELL * height / max(width, height)))
     return Panel(strip.photo.name, strip.id, images.load(strip.photo.path, size).pixels, area.share(size))

@@ -70,7 +70,7 @@ def forecast(job: Job) -> Forecast:
     """
     plan, view = job.plan, _view(job.out)
     names = file_names(job, _numbers(view, job) if view else None)
-    done: Set[str] = view.done if view else set()
+    done, unmatched = _over(view) if view else (set[str](), set[str]())
     left = [edit for edit in plan.edits if edit.key not in done]
     by_rows = family_for(job.recipe.model).call is None
     sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
@@ -79,7 +79,7 @@ def forecast(job: Job) -> Forecast:
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), passed=job.scan.passed,
         notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
-        files=len(names), files_left=_files_left(view, job, names, done) if view else len(names),
+        files=len(names), files_left=_files_left(view, job, names, done, unmatched) if view else len(names),
         rows=count_rows(left) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in left) if by_rows else 0,
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items() if by_rows},
         sizes=dict(sizes.most_common()),
@@ -108,7 +108,13 @@ def _numbers(view: RunView, job: Job) -> Mapping[str, int]:
     return {**view.numbers, **given} if given else view.numbers
 
 
-def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[str]) -> int:
+def _over(view: RunView) -> tuple[Set[str], Set[str]]:
+    """The keys of which nothing is left to make, and those among them whose region has nothing in their photo."""
+    unmatched = {record.edit for record in view.records.failed() if record.status == "unmatched"}
+    return (view.done | unmatched if unmatched else view.done), unmatched
+
+
+def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[str], unmatched: Set[str]) -> int:
     """How many files a run would write: of edits that are left, and those due of edits that are done."""
     from ip2pbatch.jobs.delivering import settings_of
     from ip2pbatch.run.deliveries import is_due
@@ -119,6 +125,8 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
     for (at, link), target in names.items():
         strip = job.plan.strips[at]
         edit = strip.edits[link - 1]
+        if edit.key in unmatched:
+            continue
         last = view.delivery(strip, edit)
         somebodys = skips and last is None and (view.root / target).exists()
         is_left = edit.key not in done

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from ip2pbatch.errors import StaleError, UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.backends import backend
+from ip2pbatch.jobs.finding import keep_masks
 from ip2pbatch.jobs.job import versions
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.directory.view import RunView, read_run
@@ -34,7 +36,7 @@ class Recorded:
     """How pictures were made. `paths` are the delivered files by (photo, edit's id, link, key).
 
     `batch` and `rows` are the shape of calls, `steps` the speed-ups that were in (None where nobody wrote them down),
-    `device` and `versions` what they were made on and with.
+    `device` and `versions` what they were made on and with; `masks` is the run that kept those of its photos.
     """
 
     spec: EngineSpec
@@ -47,6 +49,7 @@ class Recorded:
     safety: bool
     delivery: DeliverySettings
     paths: Mapping[tuple[str, str, int, str], str]
+    masks: Layout | None = None
 
 
 @contextmanager
@@ -66,6 +69,7 @@ def made_again(recorded: Recorded, part: Plan, voice: Voice, *, deliver: bool) -
     with tempfile.TemporaryDirectory(prefix="ip2pbatch-verify-") as folder:
         with open_run(Path(folder), spec) as run:
             run.begin_session(recorded.plan, Invocation(now().isoformat(timespec="seconds"), "verify"))
+            keep_masks(part, run, voice, kept=recorded.masks)
             engine = open_engine()
             engine.limits = dataclasses.replace(engine.limits, rows=_row_buckets(recorded))
             for text in _unlike(recorded, engine, machine):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.jobs import engines
-from ip2pbatch.jobs.advising import refuse_empty
+from ip2pbatch.jobs.finding import is_settled, keep_masks, seeks, settle_unmatched
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome, as_one
@@ -178,8 +178,11 @@ def _begin(
     note_unedited(run, job.scan)
     options = dataclasses.replace(options_of(job, run, redo, signer=signer), then=_then(job))
     tell_damage(run, voice)
-    if len(already_done(job.plan, run)) < len(job.plan.edits):
-        refuse_empty(job.plan, run.done, voice)
+    if seeks(job.recipe):
+        keep_masks(job.plan, run, voice)
+    if not is_settled(job.plan, run, already_done(job.plan, run)):
+        settle_unmatched(job.plan, run, voice)
+    if not is_settled(job.plan, run, already_done(job.plan, run)):
         advise(job.recipe, voice)
         _warn_of_disk(job, run, voice)
     return options
@@ -256,7 +259,8 @@ def _opened(
 
 def _is_made(job: Job, run: Run) -> bool:
     """Whether nothing is left to make, and the run still says which engine made it."""
-    return len(already_done(job.plan, run)) == len(job.plan.edits) and (not run.done or says_engine(run.layout))
+    is_made = is_settled(job.plan, run, already_done(job.plan, run))
+    return is_made and (not run.done or says_engine(run.layout))
 
 
 def deliver_again(
@@ -295,6 +299,8 @@ def _delivered(job: Job, voice: Voice) -> tuple[Summary, set[str]]:
         note_unedited(run, job.scan)
         options = dataclasses.replace(options_of(job, run, signer=signer), then=_then(job))
         tell_damage(run, voice)
+        if seeks(job.recipe):
+            keep_masks(job.plan, run, voice, lambda edit: edit.key in run.done)
         damaged = _heal(job, run, voice, "run the recipe again")
         if options.deliver:
             options.deliver.refuse(job.plan, damaged)

@@ -172,7 +172,7 @@ def _of_run(view: RunView) -> Subject:
                 paths[strip.photo.name, strip.id, link, edit.key] = file.path
     recorded = Recorded(
         view.spec, view.plan, engine["batch"], engine["rows"], steps, engine["device"],
-        made_with(view), engine["safety"], delivery, paths,
+        made_with(view), engine["safety"], delivery, paths, view.layout,
     )  # fmt: skip
     return Subject(str(view.root), RunWitness(view), recorded, caveats=tuple(caveats(view)))
 

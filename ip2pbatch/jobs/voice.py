@@ -124,7 +124,7 @@ class _OnBar(Quiet):
 
     def finished(self, edit: Edit, record: Record) -> None:
         self._bar.update()
-        if record.status not in ("done", "skipped"):
+        if record.status not in ("done", "skipped", "unmatched"):
             _line(f"{record.status}: {edit.instruction}: {record.detail}")
 
     def ahead(self, ahead: Ahead) -> None:

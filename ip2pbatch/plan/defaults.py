@@ -13,6 +13,8 @@ from ip2pbatch.plan.editors.short_names import short_name
 from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults, family_of
 
 DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
+SEGMENTER = "CIDAS/clipseg-rd64-refined"
+"""What finds words, the subject and the background in photos where a recipe names no other model."""
 TINY = "tiny"
 SETTINGS_FILE = "ip2pbatch.json"
 _TINY_FOLDER = Path(__file__).parent.parent / TINY

@@ -7,7 +7,7 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +20,8 @@ KEY_VERSION = 1
 _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 Carry = Literal["latent", "pixels"]
+SoughtKind = Literal["faces", "subject", "background", "words"]
+Missing = Literal["skip", "whole"]
 
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]
@@ -37,14 +39,44 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """What a detector looks for in a photo: `kind`, and with "words" what they say.
+
+    `by` names the detector, its version and its weights, so that a key knows of another one; `model` is how the recipe
+    calls it, "" where it does not, and changes nothing.
+    """
+
+    kind: SoughtKind
+    by: str
+    words: str = ""
+    model: str = field(default="", compare=False)
+
+    @property
+    def row(self) -> dict[str, str]:
+        """What a key says of it."""
+        return {"kind": self.kind, "by": self.by} | ({"words": self.words} if self.words else {})
+
+    @property
+    def called(self) -> str:
+        """What a person calls it."""
+        return f"“{self.words}”" if self.words else self.kind
+
+    def mask_name(self, photo: str) -> str:
+        """What the mask of the photo with this digest is kept as: 32 hex digits."""
+        return hashlib.sha256(_as_json([photo, self.row]).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a photo: what lies in one of `polygons`, or what is white in a mask file.
+    """A part of a photo: what lies in one of `polygons`, or what is white in a mask file, or what is `sought` in the
+    photo with the digest `photo`; all of it where it is none of these. What lies in `protect` is no part of it.
 
     Points are (across, down) in per cent of the photo's width and height, from the top left, of the photo as it is
     seen upright. `mask` is the digest of the file's pixels, "" where there is none; `path` is where it lies now, and
     `folder` that of masks by photos' names where it was found in one: neither changes anything. `grow` is in per cent
     of the photo's short side, negative to shrink; `invert` takes the rest of the
-    photo instead, after it grew.
+    photo instead, after it grew. `missing` says what becomes of a photo in which nothing is found: it is skipped, or
+    edited whole.
     """
 
     polygons: tuple[Polygon, ...] = ()
@@ -53,27 +85,68 @@ class Region:
     invert: bool = False
     path: Path | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
+    sought: Sought | None = None
+    photo: str = ""
+    missing: Missing = "skip"
+    protect: Region | None = None
 
     @property
     def row(self) -> dict[str, Any]:
         """What a key and a stored plan say of it, only what is set: `region_of` reads it."""
         polygons = [[list(point) for point in polygon] for polygon in self.polygons]
         found = {"polygons": polygons, "mask": self.mask, "grow": self.grow, "invert": self.invert}
+        found |= {"sought": self.sought and self.sought.row, "protect": self.protect and self.protect.row}
+        found |= {"missing": self.missing if self.missing != "skip" else ""}
         return {name: value for name, value in found.items() if value}
 
     @property
+    def is_all(self) -> bool:
+        """Whether it is all of a photo but for what is protected."""
+        return not (self.polygons or self.mask or self.sought)
+
+    @property
+    def looked_for(self) -> tuple[Sought, ...]:
+        """What of it a detector looks for."""
+        protected = self.protect.sought if self.protect else None
+        return tuple(one for one in (self.sought, protected) if one is not None)
+
+    @property
     def written(self) -> dict[str, Any]:
-        """The same as a recipe says it: of a folder of masks the folder, so that other photos get their own."""
-        rest = {name: value for name, value in self.row.items() if name not in ("polygons", "mask")}
+        """The same as a recipe says it in `region`, and in `protect` of what is protected; {} where it is all.
+
+        Of a folder of masks it is the folder, so that other photos get their own.
+        """
+        rest = {name: value for name, value in self.row.items() if name in ("grow", "invert", "missing")}
         if self.mask:
             return {"mask": str(self.folder or self.path), **rest}
-        return {"polygon": [[list(point) for point in polygon] for polygon in self.polygons], **rest}
+        if self.sought is not None:
+            what = {"words": self.sought.words} if self.sought.words else {"find": self.sought.kind}
+            return what | ({"model": self.sought.model} if self.sought.model else {}) | rest
+        return (
+            {"polygon": [[list(point) for point in polygon] for polygon in self.polygons], **rest}
+            if self.polygons
+            else {}
+        )
 
 
-def region_of(row: Mapping[str, Any], path: str = "", folder: str = "") -> Region:
-    """The Region that `row` says; equal ones are one, for a plan may have millions of them."""
+def region_of(
+    row: Mapping[str, Any],
+    path: str = "",
+    folder: str = "",
+    *,
+    photo: str = "",
+    model: str = "",
+    protect: Region | None = None,
+) -> Region:
+    """The Region that `row` says, where it says something of what is protected with `protect`; equal ones are one, for
+    a plan may have millions of them.
+    """
     polygons = tuple(tuple((x, y) for x, y in polygon) for polygon in row.get("polygons", ()))
-    return _one(polygons, row.get("mask", ""), row.get("grow", 0.0), row.get("invert", False), path, folder)
+    found = _one(polygons, row.get("mask", ""), row.get("grow", 0.0), row.get("invert", False), path, folder)
+    if "sought" not in row and protect is None:
+        return found
+    sought = Sought(**row["sought"], model=model) if "sought" in row else None
+    return replace(found, sought=sought, photo=photo, missing=row.get("missing", "skip"), protect=protect)
 
 
 @lru_cache(maxsize=1024)

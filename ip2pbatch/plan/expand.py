@@ -14,13 +14,12 @@ from ip2pbatch.plan.edits import Carry, Edit, Guidance, Photo, Plan, Strip, make
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.large.expansion import Expansion, MakeEdit
-from ip2pbatch.plan.regions import Regions
+from ip2pbatch.plan.regional.regions import Place, Regions
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Region
     from ip2pbatch.plan.photos import Scan
     from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
-    from ip2pbatch.plan.written.where import Where
 
 
 def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
@@ -50,7 +49,7 @@ class _Asked:
         self._own: dict[str, list[EditSpec]] = defaultdict(list)
         for row in scan.instructions:
             self._own[row.photo].append(row.edit)
-        self._regions = Regions.read(((spec.wheres, spec.wants) for spec in self._shared), scan.photos)
+        self._regions = Regions.read(((spec.places, spec.wants) for spec in self._shared), scan.photos)
 
     def __call__(self, photo: Photo, make: MakeEdit | None = None) -> list[Strip]:
         """Raises PlanError where the photo has no size that the model can take."""
@@ -59,7 +58,7 @@ class _Asked:
         return [
             _strip(photo, sizes[spec.size], spec, guidance, zip(spec.chain, seeds, regions, strict=True), make)
             for spec in self._specs(photo.name) if spec.wants(photo.name)
-            for regions in [[self._regions.of(where, photo) for where in spec.wheres]]
+            for regions in [[self._regions.of(place, photo) for place in spec.places]]
             for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain))
             for guidance in spec.cells
         ]  # fmt: skip
@@ -104,19 +103,25 @@ class _Spec:
     wants: Callable[[str], bool]  # by a photo's name
     strength: float | None
     negative: str
-    wheres: tuple[Where | None, ...]  # of each link
+    places: tuple[Place, ...]  # of each link
     feathers: tuple[float, ...]
 
     @classmethod
     def of(cls, spec: EditSpec, recipe: Recipe, defaults: ModelDefaults) -> _Spec:
-        wheres = tuple(link.region or spec.region for link in spec.chain)
+        places = tuple((link.region or spec.region, link.protect or spec.protect) for link in spec.chain)
+        feathers = tuple(_feather(place) for place in places)
         return cls(
             spec.id, spec.chain, spec.keep, spec.carry or defaults.carry, cells_of(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
             matcher(spec.photos) if spec.photos else lambda name: True, spec.strength, spec.negative or "",
-            wheres, tuple(where.feather if where else 0.0 for where in wheres) if any(wheres) else (),
+            places, feathers if any(map(any, places)) else (),
         )  # fmt: skip
+
+
+def _feather(place: Place) -> float:
+    region, protect = place
+    return region.feather if region else protect.feather if protect else 0.0
 
 
 def _strip(

@@ -33,6 +33,7 @@ from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery
 from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import Superseded
+from ip2pbatch.run.masks import masks_in
 from ip2pbatch.run.sources import refuse_other
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
@@ -111,7 +112,7 @@ class Deliverer:
         self.run, self.targets, self.settings, self.on_conflict, self.queue = run, targets, settings, on_conflict, queue
         self._signer, self._reserved = signer, paths_of(targets) if reserved is None else reserved
         self._swept = set[Path]() if swept is None else swept
-        self._originals = Originals(sizing=run.spec.sizing)
+        self._originals, self._masks = Originals(sizing=run.spec.sizing), masks_in(run.layout)
         self._counting, self._ready = threading.Lock(), set[Ready]()
         self._sidecars = dict[Path, Path]()
         self.refused: list[tuple[str, str]] = []
@@ -230,7 +231,8 @@ class Deliverer:
         try:
             source = self._originals.at(strip.photo.path)
             refuse_other(strip.photo, source.look)
-            area = area_of([edit.region for edit in strip.edits[: errand.link]], strip.feathers[: errand.link])
+            regions = [edit.region for edit in strip.edits[: errand.link]]
+            area = area_of(regions, strip.feathers[: errand.link], self._masks)
             return prepare(source, picture, settings, provenance, place, self._signer, area=area)
         finally:
             self._originals.trim()

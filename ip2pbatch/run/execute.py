@@ -91,7 +91,8 @@ class Summary:
     def exit_code(self) -> int:
         if self.stopped:
             return self.stopped
-        complete = self.states.get("done", 0) == sum(self.states.values()) and not self.undelivered
+        settled = sum(self.states.get(state, 0) for state in ("done", "unmatched"))
+        complete = settled == sum(self.states.values()) and not self.undelivered
         return errors.DONE if complete else errors.UNFINISHED
 
 
@@ -139,7 +140,8 @@ class Workshop:
         self._sources = Sources(run, photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
         self._errands: dict[str, list[Errand]] = defaultdict(list)
         for edit in self._schedule.skipped:
-            self.run.fail(edit.key, "skipped", self._why_skipped(edit))
+            if run.records.status(edit.key) != "unmatched":
+                run.fail(edit.key, "skipped", self._why_skipped(edit))
         backlog: Iterator[Errand] = iter(())
         if options.deliver:
             options.deliver.sweep()

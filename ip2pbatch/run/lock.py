@@ -78,6 +78,13 @@ class LockedEdit(_Part):
     pixels: str
 
 
+class Unmatched(_Part):
+    """An Edit of which there is no picture, because nothing that its region seeks is in its photo."""
+
+    photo: str
+    instruction: str
+
+
 class LockedFile(_Part):
     """One delivered file: link `link` of the recipe's edit `id` on `photo`. `sha256` is of the whole file, of one that
     is signed as it was before: a signature is never the same again. `strength` is its edit's own, if it has one.
@@ -106,6 +113,7 @@ class Lock(_Part):
     output: dict[str, str | int | float | bool]
     photos: dict[str, str]
     edits: dict[str, LockedEdit]
+    unmatched: dict[str, Unmatched] = {}
     files: dict[str, LockedFile]
 
 
@@ -150,6 +158,7 @@ def make_lock(view: RunView, plan: Plan, now: Surroundings, recipe: str) -> Lock
         output=dict(now.output),
         photos={photo.name: photo.digest for photo in plan.photos},
         edits=_edits(view, plan),
+        unmatched=_unmatched(view, plan),
         files=dict(_files(view, plan)),
     )
 
@@ -159,6 +168,8 @@ def write_lock(lock: Lock, path: Path) -> None:
     data = lock.model_dump(mode="json")
     if lock.engine.sizing == "bicubic":  # locks of such runs never said it
         del data["engine"]["sizing"]
+    if not lock.unmatched:  # most have none, and locks did not always say it
+        del data["unmatched"]
     for file in data["files"].values():
         if file["strength"] is None:
             del file["strength"]
@@ -271,7 +282,7 @@ def devices_of(event: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _refuse_unfinished(view: RunView, plan: Plan) -> None:
     states = Counter(_state(view, edit) for edit in plan.edits)
-    left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
+    left = ", ".join(f"{count} {state}" for state, count in states.items() if state not in ("done", "unmatched"))
     if left:
         raise StaleError(
             f"the run in {view.root} is not finished: {left} of {len(plan.edits)} edits",
@@ -287,14 +298,27 @@ def _state(view: RunView, edit: Edit) -> str:
 
 
 def _edits(view: RunView, plan: Plan) -> dict[str, LockedEdit]:
-    photos = {edit.key: strip.photo.name for strip in reversed(plan.strips) for edit in strip.edits}
+    photos = _photos(plan)
     return {
         edit.key: LockedEdit(
             photo=photos[edit.key], instruction=edit.instruction, seed=edit.seed,
             pixels=_pixels(view, edit),
         )
-        for edit in plan.edits
+        for edit in plan.edits if _state(view, edit) == "done"
     }  # fmt: skip
+
+
+def _unmatched(view: RunView, plan: Plan) -> dict[str, Unmatched]:
+    photos = _photos(plan)
+    return {
+        edit.key: Unmatched(photo=photos[edit.key], instruction=edit.instruction)
+        for edit in plan.edits if _state(view, edit) == "unmatched"
+    }  # fmt: skip
+
+
+def _photos(plan: Plan) -> dict[str, str]:
+    """The first photo that each Edit is of, by its key."""
+    return {edit.key: strip.photo.name for strip in reversed(plan.strips) for edit in strip.edits}
 
 
 def _pixels(view: RunView, edit: Edit) -> str:
@@ -310,6 +334,8 @@ def _pixels(view: RunView, edit: Edit) -> str:
 def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
     for strip in plan.strips:
         for link, edit in view.kept(strip):
+            if _state(view, edit) == "unmatched":
+                continue
             delivery = view.delivery(strip, edit)
             digest = file_digest(view.root / delivery.path) if delivery else None
             if delivery is None or digest is None:

@@ -54,7 +54,7 @@ class Patience(OneAtATime):
 
     def finished(self, edit: Edit, record: Record) -> None:
         super().finished(edit, record)
-        if record.status in ("done", "skipped"):
+        if record.status in ("done", "skipped", "unmatched"):
             return
         self._failed += 1
         if self._failed > self._most and not self._stop.asked.is_set():

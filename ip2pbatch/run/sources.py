@@ -20,6 +20,7 @@ from ip2pbatch.plan.photo_digests import Look, look
 from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.engine import Source
+from ip2pbatch.run.masks import masks_in
 
 log = logging.getLogger("ip2pbatch.run")
 
@@ -32,7 +33,7 @@ class Sources:
     """
 
     def __init__(self, run: Run, photos: Iterable[Photo], *, ahead: int, threads: int) -> None:
-        self._run, self._most = run, ahead
+        self._run, self._most, self._found = run, ahead, masks_in(run.layout)
         self._photos: dict[str, list[Photo]] = {}
         for photo in photos:
             self._photos.setdefault(photo.digest, []).append(photo)
@@ -77,7 +78,7 @@ class Sources:
         with self._lock:
             future = self._masks.get((region, size))
             if future is None:
-                future = self._masks[region, size] = self._pool.submit(coverage, region, size)
+                future = self._masks[region, size] = self._pool.submit(coverage, region, size, self._found)
             self._masks.move_to_end((region, size))
             while len(self._masks) > self._most:
                 self._masks.popitem(last=False)

@@ -66,14 +66,14 @@ def _recipe(lock: Lock, plan: Plan, moved: set[str]) -> Iterator[Difference]:
     """What the recipe asks for otherwise, of the photos that are still the same."""
     strips = [strip for strip in plan.strips if strip.photo.name not in moved]
     asked = {edit.key: edit.instruction for strip in strips for edit in strip.edits}
-    new = Counter(words for key, words in asked.items() if key not in lock.edits)
-    gone = Counter(
-        row.instruction for key, row in lock.edits.items() if key not in asked and row.photo not in moved
-    )  # fmt: skip
+    locked = lock.edits | lock.unmatched
+    new = Counter(words for key, words in asked.items() if key not in locked)
+    gone = Counter(row.instruction for key, row in locked.items() if key not in asked and row.photo not in moved)
     yield from _otherwise(new, gone, "is not locked")
     if not new and not gone:
         old = {(f.photo, f.id, f.link, f.edit, f.strength) for f in lock.files.values() if f.photo not in moved}
-        names = sorted({f"{row[0]} ({row[1]})" for row in old ^ set(_kept(strips))})
+        kept = {row for row in _kept(strips) if row[3] not in lock.unmatched}
+        names = sorted({f"{row[0]} ({row[1]})" for row in old ^ kept})
         if names:
             yield Difference("recipe", f"delivers other links or strengths, or calls edits otherwise: {_some(names)}")
 

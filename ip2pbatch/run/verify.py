@@ -119,8 +119,9 @@ class RunWitness:
 
     def left(self, level: Level) -> int:
         """How many that the run was asked for are not among `cases`."""
-        asked = len(self._places) if level is Level.BITWISE else len(self.view.plan.edits)
-        return asked - len(self.cases(level))
+        files = level is Level.BITWISE
+        asked = [place[-1] for place in self._places] if files else [edit.key for edit in self.view.plan.edits]
+        return sum(not self._is_unmatched(key) for key in asked) - len(self.cases(level))
 
     def tampered(self, cases: Sequence[Case]) -> list[str]:
         """The delivered files of these pictures that are gone or not as they were delivered."""
@@ -131,6 +132,10 @@ class RunWitness:
     def _is_finished(self, key: str) -> bool:
         record = self.view.record(key)
         return record is not None and record.status == "done"
+
+    def _is_unmatched(self, key: str) -> bool:
+        record = self.view.record(key)
+        return record is not None and record.status == "unmatched"
 
     def file_sha256(self, case: Case) -> str | None:
         place = self._places.get((case.photo, case.id, case.link, case.key))

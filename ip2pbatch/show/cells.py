@@ -27,8 +27,8 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 _FEW = 20_000  # cells that are held in memory
 _MOVED = 1.0  # model pixels: an edit that was moved back by more says so
-State = Literal["done", "failed", "nan", "flagged", "skipped", "damaged", "missing"]
-STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "damaged", "missing")
+State = Literal["done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing"]
+STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing")
 
 # What to try, by the verdict on a picture.
 ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lower text or raise image"}

@@ -38,7 +38,8 @@ _KEYS: dict[str, dict[str, Any]] = {
     "item": {
         "key": _TEXT, "photo": _TEXT, "instruction": _TEXT, "text": _NUMBER, "image": _NUMBER, "seed": _COUNT,
         "steps": _COUNT, "sampler": _TEXT, "size": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
-        "status": {"enum": ["done", "failed", "nan", "flagged", "skipped"]}, "detail": _TEXT, "seconds": _NUMBER,
+        "status": {"enum": ["done", "failed", "nan", "flagged", "skipped", "unmatched"]},
+        "detail": _TEXT, "seconds": _NUMBER,
         "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
     },
     "measured": {"key": _TEXT, "metrics": {"type": "object", "additionalProperties": {"type": ["number", "null"]}}},

@@ -180,4 +180,9 @@ def _link(cell: Cell) -> str:
 
 
 def _region(cell: Cell) -> str:
-    return f", region: {flow(cell.region.written | {'feather': cell.feather})}" if cell.region else ""
+    """Its region, and what it leaves as it is; the feather is the region's where it has one."""
+    if cell.region is None:
+        return ""
+    own, protect, feather = cell.region.written, cell.region.protect, {"feather": cell.feather}
+    said = f", region: {flow(own | feather)}" if own else ""
+    return said if protect is None else f"{said}, protect: {flow(protect.written | ({} if own else feather))}"

@@ -13,7 +13,7 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan
-from ip2pbatch.plan.regions import fits
+from ip2pbatch.plan.regional.regions import fits
 from ip2pbatch.plan.written.as_text import recipe_text
 from ip2pbatch.plan.written.recipe import Recipe, load_recipe, parse_recipe
 from ip2pbatch.run.directory.layout import Layout
@@ -149,9 +149,16 @@ def test_a_stored_plan_has_regions_and_feathers_and_others_have_their_old_lines(
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        ("3", "should be the path of a mask, or a mapping"),
-        ("{feather: 3}", "either a mask, or boxes and polygons"),
-        ("{mask: m, box: [0, 0, 1, 1]}", "either a mask, or boxes and polygons"),
+        ("3", "should be faces, the path of a mask, or a mapping"),
+        ("{feather: 3}", "one of a mask, boxes and polygons, find, and words"),
+        ("{mask: m, box: [0, 0, 1, 1]}", "one of a mask, boxes and polygons, find, and words"),
+        ("{find: faces, words: the sky}", "one of a mask, boxes and polygons, find, and words"),
+        ("{find: dogs}", "'dogs' is not one of faces, subject, background"),
+        ("{find: faces, model: a/b}", "model: is for words, subject and background"),
+        ("{words: the sky, model: 's3://a/b'}", "is an address and no model"),
+        ("{words: ''}", "words"),
+        ("{box: [0, 0, 9, 9], missing: whole}", "missing: is of what is looked for"),
+        ("{find: faces, missing: never}", "missing"),
         ("{box: [0, 0, 100]}", "a box has four numbers"),
         ("{box: [[0, 0, 9, 9], [0, 0, 0, 9]]}", "the box is empty"),
         ("{box: [0, 0, 100, 101]}", "101 is not a number from 0 to 100"),
@@ -179,8 +186,69 @@ edits:
   - {instruction: b, region: {box: [0, 0, 100, 40], grow: 2, invert: true}}
   - {instruction: c, region: {polygon: [[[0, 0], [100, 0], [50, 60]], [[1, 1], [2, 1], [2, 2]]], feather: 0}}
   - {chain: [d, {instruction: e, region: {box: [0, 0, 50, 50]}}]}
+  - {instruction: f, region: faces, protect: masks/}
+  - {instruction: g, protect: {find: faces, grow: 1, feather: 3}}
+  - {instruction: h, region: {words: the sky, model: ./segmenter, missing: whole}}
 """
     recipe = parse_recipe(text, tmp_path / "r.yaml")
     assert recipe.edits[0].region is not None
     assert recipe.edits[0].region.mask == tmp_path / "masks" / "sky.png"
     assert parse_recipe(recipe_text(recipe), Path("/elsewhere/r.yaml")).edits == recipe.edits
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("{find: faces, invert: true}", "protect.invert: unknown key"),
+        ("{find: faces, missing: whole}", "protect.missing: unknown key"),
+        ("{find: faces, feather: 3}", "protect.feather: region says it for the whole edit"),
+        ("7", "protect: should be faces"),
+    ],
+)
+def test_what_cannot_be_protected_is_told_with_its_place(tmp_path: Path, written: str, why: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "photos: p\nedits:\n  - instruction: make it winter\n    region: {box: [0, 0, 9, 9]}\n"
+        f"    protect: {written}\n"
+    )
+    with pytest.raises(RecipeError, match=why) as told:
+        load_recipe(path)
+    assert told.value.line == 5
+
+
+def test_what_is_sought_and_protected_is_in_the_key_and_faces_are_known_without_their_detector() -> None:
+    plans = [
+        plan_of("faces"), plan_of({"find": "faces", "missing": "whole"}), plan_of(None), plan_of(None, protect="faces"),
+        plan_of({"box": [0, 0, 9, 9]}, protect="faces"), plan_of({"box": [0, 0, 9, 9]}),
+        plan_of({"find": "faces", "invert": True}), plan_of("faces", protect={"box": [0, 0, 9, 9]}),
+    ]  # fmt: skip
+    assert len({key for plan in plans for key in keys(plan)}) == 3 * len(plans)
+    assert keys(plan_of({"find": "faces", "feather": 9})) == keys(plans[0])
+    first = plans[0].edits[0].region
+    assert first is not None
+    assert first.sought is not None
+    assert (first.sought.by.split()[2], first.photo) == ("8f2383e4dd3cfbb4,", "digest of day1/a.jpg")
+    assert plan_of(None, protect={"find": "faces", "feather": 7}).strips[0].feathers == (7,)
+
+
+def test_another_commit_of_what_finds_words_is_another_picture_and_a_whole_one_needs_no_model() -> None:
+    old, new = (plan_of({"words": "the sky", "model": f"a/b@{letter * 40}"}) for letter in "ab")
+    assert not {*keys(old)} & {*keys(new)}
+    assert not {*keys(old)} & {*keys(plan_of({"words": "the sea", "model": f"a/b@{'a' * 40}"}))}
+
+
+def test_a_stored_plan_has_what_is_sought_and_protected(tmp_path: Path) -> None:
+    folder = masks(tmp_path / "masks", "a.png", "b.png", "c.png")
+    words = {"words": "the sky", "model": f"a/b@{'a' * 40}", "missing": "whole"}
+    for region, protect in (("faces", str(folder)), (words, {"box": [1, 2, 3, 4]}), (None, "faces")):
+        plan = plan_of(region, protect=protect)
+        again = load_plan(Layout(tmp_path).plan(store_plan(Layout(tmp_path), plan)))
+        assert again is not None
+        assert again.edits == plan.edits
+        for one, other in zip(again.edits, plan.edits, strict=True):
+            assert one.region is not None
+            assert other.region is not None
+            assert one.region.written == other.region.written
+            assert one.region.protect
+            assert other.region.protect
+            assert one.region.protect.written == other.region.protect.written

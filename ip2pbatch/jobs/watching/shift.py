@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
-from ip2pbatch.jobs.advising import refuse_empty
 from ip2pbatch.jobs.delivering import options_of, signer_of
+from ip2pbatch.jobs.finding import keep_masks, seeks, settle_unmatched
 from ip2pbatch.jobs.job import Job, Selection, defaults_of, refuse_comparison
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
@@ -105,7 +105,7 @@ class Shift:
         self._notes: Counter[str] = Counter()
         self._made = self._delivered = self._shrunk = 0
         self._in_session = False
-        self._swept = set[Path]()
+        self._swept, self._seeks = set[Path](), seeks(self.recipe)
 
     def work(self, stop: Stop, *, once_idle: float | None, pause: float) -> None:
         """Until `stop` is asked, or nothing came for `once_idle` seconds. Raises PlanError for a folder never there."""
@@ -179,7 +179,9 @@ class Shift:
 
     def _edit(self, found: Scan, stop: Stop) -> None:
         plan = expand(self.recipe, found, self._nothing.defaults)
-        refuse_empty(plan, self.run.done, self._voice)
+        if self._seeks:
+            keep_masks(plan, self.run, self._voice)
+        settle_unmatched(plan, self.run, self._voice)
         job = self._job(found, plan)
         self._begin()
         self.run.ask_more(plan)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.pictures.areas.coverage import Coverage, coverage, faded
+from ip2pbatch.pictures.areas.coverage import Coverage, Found, share, unfound
 from ip2pbatch.plan.edits import Region
 
 Numbers = TypeVar("Numbers", bound=NDArray[Any])
@@ -18,23 +18,27 @@ _ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """All that a chain of edits has touched: each link's Region, and how far around it the link fades out."""
+    """All that a chain of edits has touched: each link's Region, and how far around it the link fades out.
+
+    `found` gives the masks of what they seek.
+    """
 
     parts: tuple[tuple[Region, float], ...]
+    found: Found = unfound
 
     def share(self, size: tuple[int, int]) -> Coverage:
         """How much of the edit is in each pixel at (width, height) `size`: uint8 [h, w]. Raises PhotoError."""
-        shares = [faded(coverage(region, size), feather) for region, feather in self.parts]
-        found: Coverage = np.maximum.reduce(shares)
-        return found
+        shares = [share(region, feather, size, self.found) for region, feather in self.parts]
+        together: Coverage = np.maximum.reduce(shares)
+        return together
 
 
-def area_of(regions: Sequence[Region | None], feathers: Sequence[float]) -> Area | None:
+def area_of(regions: Sequence[Region | None], feathers: Sequence[float], found: Found = unfound) -> Area | None:
     """Of the links of a chain up to the delivered one; None where one of them edits all of the photo."""
     if not feathers or None in regions:
         return None
     parts = zip(regions, feathers, strict=True)
-    return Area(tuple((region, feather) for region, feather in parts if region is not None))
+    return Area(tuple((region, feather) for region, feather in parts if region is not None), found)
 
 
 def composed(edit: Numbers, photo: Numbers, share: Coverage) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,59 @@ _FINE = 1_500_000  # pixels up to which polygons are drawn four times as large, 
 _REACH = 16  # pixels over which distances are measured; longer ones are measured in a smaller picture
 
 
-def coverage(region: Region, size: tuple[int, int]) -> Coverage:
+Found = Callable[[Region], Coverage]
+"""Gives the mask of what a Region seeks in its photo, uint8 at any size, all 0 where nothing was found. Raises
+PhotoError where nobody looked for it.
+"""
+
+
+def unfound(region: Region) -> Coverage:
+    """Where nobody looks for anything."""
+    raise PhotoError("nobody looked for what is to be edited in the photo", hint="run the recipe again")
+
+
+def coverage(region: Region, size: tuple[int, int], found: Found = unfound) -> Coverage:
     """`region` in a picture of (width, height) `size`: uint8 [h, w], 255 where all of a pixel is edited.
 
-    A mask that was drawn soft is soft. Raises PhotoError where the mask cannot be read or is another one by now.
+    A mask that was drawn soft is soft. Raises PhotoError where a mask cannot be read or is another one by now.
     """
-    drawn = _drawn(region.polygons, size) if not region.mask else _sized(_mask(region), size)
+    own = _own(region, size, found)
+    return own if region.protect is None else np.minimum(own, 255 - _own(region.protect, size, found))
+
+
+def share(region: Region, feather: float, size: tuple[int, int], found: Found = unfound) -> Coverage:
+    """The same with what fades out over `feather` per cent of the short side: around the region, but not into what is
+    protected.
+    """
+    own = faded(_own(region, size, found), feather)
+    if region.protect is None:
+        return own
+    return np.minimum(own, 255 - faded(_own(region.protect, size, found), feather))
+
+
+def _own(region: Region, size: tuple[int, int], found: Found) -> Coverage:
+    """Without regard to what is protected."""
+    if region.is_all:
+        return _whole(size)
+    drawn = _shape(region, size, found)
+    if region.missing == "whole" and not drawn.any():
+        return _whole(size)
     short = min(size)
     if region.grow > 0:
         drawn = _grown(drawn, region.grow / 100 * short)
     elif region.grow < 0:
         drawn = 255 - _grown(255 - drawn, -region.grow / 100 * short)
-    found: Coverage = 255 - drawn if region.invert else drawn
-    return found
+    return 255 - drawn if region.invert else drawn
+
+
+def _shape(region: Region, size: tuple[int, int], found: Found) -> Coverage:
+    if region.sought is None:
+        return _sized(_mask(region), size) if region.mask else _drawn(region.polygons, size)
+    return _sized(found(region), size)
+
+
+def _whole(size: tuple[int, int]) -> Coverage:
+    return np.full((size[1], size[0]), 255, np.uint8)
 
 
 def faded(area: Coverage, feather: float) -> Coverage:

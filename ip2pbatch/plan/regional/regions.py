@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ from ip2pbatch.errors import PlanError
 from ip2pbatch.plan.edits import Photo, Region, region_of
 from ip2pbatch.plan.folder_walk import nfc
 from ip2pbatch.plan.formats import suffixes
+from ip2pbatch.plan.regional.finders import known_as
 
 if TYPE_CHECKING:
-    from ip2pbatch.plan.written.where import Where
+    from ip2pbatch.plan.written.where import Protected, Shape, Where
 
 _ASPECT = 0.02  # by how much a mask's shape may differ: sides that were rounded to multiples of eight do by one
 _TOLD = 3
@@ -25,32 +26,41 @@ _HINT = (
 )
 
 
+Place = tuple["Where | None", "Protected | None"]
+"""What a link says of where it edits, and of what it leaves as it is."""
+
+
 @dataclass(slots=True)
 class Regions:
     """The Regions of photos: find those that are masks with `look`, then ask `of`."""
 
-    _masks: dict[tuple[Where, str], Region] = field(default_factory=dict)
+    _masks: dict[tuple[Shape, str], Region] = field(default_factory=dict)
+    _finders: dict[Shape, str] = field(default_factory=dict)  # what keys say of them
 
     @classmethod
-    def read(
-        cls, specs: Iterable[tuple[Sequence[Where | None], Callable[[str], bool]]], photos: Sequence[Photo]
-    ) -> Regions:
-        """Of the photos that edits want by their names, with what the edits' links say. Raises PlanError."""
-        asked: dict[Where, dict[str, Photo]] = defaultdict(dict)
-        for wheres, wants in specs:
-            for where in {where for where in wheres if where and where.mask}:
-                asked[where] |= {photo.name: photo for photo in photos if wants(photo.name)}
+    def read(cls, specs: Iterable[tuple[Sequence[Place], Callable[[str], bool]]], photos: Sequence[Photo]) -> Regions:
+        """Of the photos that edits want by their names, with what the edits' links say.
+
+        Raises PlanError, and ModelError where what finds something is not known on this machine.
+        """
+        asked: dict[Shape, dict[str, Photo]] = defaultdict(dict)
         regions = cls()
-        regions.look({where: own.values() for where, own in asked.items()})
+        for places, wants in specs:
+            for shape in {shape for place in places for shape in place if shape is not None}:
+                if shape.kind is not None:
+                    regions._finders[shape] = known_as(shape.kind, shape.model or "")
+                if shape.mask:
+                    asked[shape] |= {photo.name: photo for photo in photos if wants(photo.name)}
+        regions.look({shape: own.values() for shape, own in asked.items()})
         return regions
 
-    def look(self, asked: Mapping[Where, Iterable[Photo]]) -> None:
+    def look(self, asked: Mapping[Shape, Iterable[Photo]]) -> None:
         """Read the masks that these photos need, as far as their headers and digests go.
 
         Raises PlanError where one is missing, is no picture, or has not the shape of its photo.
         """
         troubles: list[str] = []
-        wanted: dict[tuple[Where, Photo], Path] = {}
+        wanted: dict[tuple[Shape, Photo], Path] = {}
         for where, photos in asked.items():
             if where.mask is not None:
                 wanted |= {(where, photo): path for photo, path in _paired(where.mask, photos, troubles)}
@@ -67,13 +77,22 @@ class Regions:
             more = f", and {len(troubles) - _TOLD:,} more like this" if len(troubles) > _TOLD else ""
             raise PlanError("; ".join(list(dict.fromkeys(troubles))[:_TOLD]) + more, hint=_HINT)
 
-    def of(self, where: Where | None, photo: Photo) -> Region | None:
-        """That of one photo."""
-        if where is None:
-            return None
-        if where.mask is not None:
-            return self._masks[where, photo.name]
-        return region_of({"polygons": where.polygons, **_rest(where)})
+    def of(self, place: Place, photo: Photo) -> Region | None:
+        """That of one photo; None where all of it is edited."""
+        where, protect = place
+        own = None if where is None else self._shape(where, photo)
+        if protect is None:
+            return own
+        return replace(own or Region(), protect=self._shape(protect, photo))
+
+    def _shape(self, shape: Shape, photo: Photo) -> Region:
+        if shape.mask is not None:
+            return self._masks[shape, photo.name]
+        if shape.kind is None:
+            return region_of({"polygons": shape.polygons, **shape.rest})
+        words = {"words": shape.words} if shape.words else {}
+        sought = {"kind": shape.kind, "by": self._finders[shape], **words}
+        return region_of({"sought": sought, **shape.rest}, photo=photo.digest, model=shape.model or "")
 
 
 def fits(mask: tuple[int, int], photo: tuple[int, int]) -> bool:
@@ -82,13 +101,9 @@ def fits(mask: tuple[int, int], photo: tuple[int, int]) -> bool:
     return abs(across - down) <= max(_ASPECT * across, *photo)  # one pixel of the mask more or less
 
 
-def _rest(where: Where) -> dict[str, float | bool]:
-    return {"grow": where.grow, "invert": where.invert}
-
-
-def _masked(where: Where, path: Path, digest: str) -> Region:
+def _masked(where: Shape, path: Path, digest: str) -> Region:
     folder = str(where.mask) if where.mask is not None and where.mask.is_dir() else ""
-    return region_of({"mask": digest, **_rest(where)}, str(path), folder)
+    return region_of({"mask": digest, **where.rest}, str(path), folder)
 
 
 def _misfit(path: Path, look: Photo, photo: Photo) -> str:

@@ -30,7 +30,7 @@ from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
 from ip2pbatch.plan.written.part import RecipePath, Written
 from ip2pbatch.plan.written.ranges import Scales, Steps, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
-from ip2pbatch.plan.written.where import Where
+from ip2pbatch.plan.written.where import Protected, Where
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
 Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm", "model"]
@@ -123,6 +123,7 @@ class Link(Written):
     text: Scale | None = Field(default=None, description="its own text scale")
     image: Scale | None = Field(default=None, description="its own image scale")
     region: Where | None = Field(default=None, description="its own region instead of the chain's")
+    protect: Protected | None = Field(default=None, description="what it leaves as it is, instead of the chain's")
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +161,9 @@ class EditSpec(Written):
         default=None, description="globs of the photos that get it, instead of all"
     )
     region: Where | None = Field(default=None, description="the part of a photo that is edited, instead of all of it")
+    protect: Protected | None = Field(
+        default=None, description="the part of a photo that stays as it is, such as faces"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -176,6 +180,16 @@ class EditSpec(Written):
                     raise Mistake("unknown key", hint=suggest(key, ("instruction", "chain")), at=(key,))
             raise Mistake("an edit has either an instruction or a chain", hint="{instruction: make it winter}")
         return _chain(value) if "chain" in value else _single(value)
+
+    @model_validator(mode="after")
+    def _one_feather(self) -> EditSpec:
+        """How far a link fades out is said once, by its region where it has one."""
+        for place, link in enumerate(self.chain):
+            region, protect = link.region or self.region, link.protect or self.protect
+            if region and protect and "feather" in protect.model_fields_set:
+                at = ("chain", place, "protect") if link.protect and len(self.chain) > 1 else ("protect",)
+                raise Mistake("region says it for the whole edit", hint="write feather there", at=(*at, "feather"))
+        return self
 
 
 def _single(value: dict[str, Any]) -> dict[str, Any]:

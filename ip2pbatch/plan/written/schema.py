@@ -21,7 +21,8 @@ def schema() -> dict[str, Any]:
     parts["Compared"]["required"] = ["model"]
     parts["Compared"] = _or(parts["Compared"], {"type": "string", "minLength": 1})
     parts["Size"] = _or(_exactly_one(parts["Size"]), {"type": "integer", "minimum": 16})
-    parts["Where"] = _or(parts["Where"], {"type": "string", "minLength": 1})
+    for part in ("Where", "Protected"):
+        parts[part] = _or(parts[part], {"type": "string", "minLength": 1})
     seeds = _exactly_one(parts["Seeds"])
     for key in seeds["properties"]:
         seeds["properties"][key] = _or(_SEEDS | {"description": seeds["properties"][key]["description"]}, _SEED)

@@ -1,13 +1,16 @@
-"""Where in a photo an edit is made, as a person writes it: a mask, boxes, polygons."""
+"""Where in a photo an edit is made, as a person writes it: a mask, boxes, polygons, or what is found in it."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, WithJsonSchema, model_validator
 
-from ip2pbatch.plan.edits import FEATHER, Polygon
+from ip2pbatch.plan.defaults import SEGMENTER
+from ip2pbatch.plan.edits import FEATHER, Missing, Polygon, SoughtKind
+from ip2pbatch.plan.written.compared import model_path
 from ip2pbatch.plan.written.part import RecipePath, Written
 from ip2pbatch.plan.written.yaml_source import Mistake
 
@@ -15,6 +18,10 @@ _PERCENT = {"type": "number", "minimum": 0, "maximum": 100}
 _BOX = {"type": "array", "items": _PERCENT, "minItems": 4, "maxItems": 4}
 _POINT = {"type": "array", "items": _PERCENT, "minItems": 2, "maxItems": 2}
 _POLYGON = {"type": "array", "items": _POINT, "minItems": 3}
+Find = Literal["faces", "subject", "background"]
+
+_KINDS = "region: faces, masks/, {box: [0, 0, 100, 40]} or {words: the sky}"
+_MOST_WORDS = 200
 _MOST = 1000  # points of a polygon: what has more is better drawn into a mask
 _BOX_HINT = "box: [left, top, right, bottom] in per cent of the photo, such as [0, 0, 100, 40]"
 _POLYGON_HINT = "polygon: [[across, down], …] in per cent of the photo, such as [[0, 0], [100, 0], [50, 60]]"
@@ -78,8 +85,8 @@ def _area(points: Polygon) -> float:
     return sum(abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)) for (x1, y1), (x2, y2) in pairwise(rest))
 
 
-class Where(Written):
-    """The part of a photo that is edited; the rest of the delivered file is the photo."""
+class Shape(Written):
+    """Where in a photo something is: a mask, boxes and polygons, or what a detector finds."""
 
     # fmt: off
     mask: RecipePath | None = Field(
@@ -94,29 +101,37 @@ class Where(Written):
         WithJsonSchema({"anyOf": [_POLYGON, {"type": "array", "items": _POLYGON, "minItems": 1}]}),
     ] = Field(default=(), description="[[across, down], …] in per cent of the photo, or several of these")
     # fmt: on
+    find: Find | None = Field(default=None, description="what is found in each photo: faces, subject or background")
+    words: Annotated[str, Field(min_length=1, max_length=_MOST_WORDS)] | None = Field(
+        default=None, description="what is found in each photo, in words, such as the sky"
+    )
+    model: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description=f"what finds words, subject and background: hub id or folder ({SEGMENTER})"
+    )
     feather: Annotated[float, Field(ge=0, le=50)] = Field(
         default=FEATHER, description="how far around it the edit fades out, in per cent of the photo's short side"
     )
     grow: Annotated[float, Field(ge=-50, le=50)] = Field(
         default=0.0, description="by how much it is made larger (smaller where negative), in per cent of the short side"
     )
-    invert: StrictBool = Field(default=False, description="edit everything else instead")
 
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict):
-            return value
+            base, model = info.context if isinstance(info.context, Path) else Path.cwd(), value.get("model")
+            return value | {"model": model_path(model, base)} if isinstance(model, str) else value
         if isinstance(value, str) and value.strip():
-            return {"mask": value}
-        raise Mistake("should be the path of a mask, or a mapping", hint="region: {box: [0, 0, 100, 40]}")
+            return {"find": value} if value in get_args(Find) else {"mask": value}
+        raise Mistake("should be faces, the path of a mask, or a mapping", hint="region: {box: [0, 0, 100, 40]}")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Where:
-        if (self.mask is None) == (not self.box and not self.polygon):
-            raise Mistake(
-                "either a mask, or boxes and polygons", hint="region: masks/, or region: {box: [0, 0, 100, 40]}"
-            )
+    def _one_kind(self) -> Self:
+        given = [self.mask is not None, bool(self.box or self.polygon), self.find is not None, self.words is not None]
+        if sum(given) != 1:
+            raise Mistake("one of a mask, boxes and polygons, find, and words", hint=_KINDS)
+        if self.model is not None and self.kind in (None, "faces"):
+            raise Mistake("is for words, subject and background", hint="remove model", at=("model",))
         return self
 
     @property
@@ -126,3 +141,38 @@ class Where(Written):
             ((left, top), (right, top), (right, bottom), (left, bottom)) for left, top, right, bottom in self.box
         )
         return (*corners, *self.polygon)
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What a Region's row says of it besides."""
+        return {"grow": self.grow}
+
+    @property
+    def kind(self) -> SoughtKind | None:
+        """What a detector looks for; None where it is drawn."""
+        return "words" if self.words is not None else self.find
+
+
+class Where(Shape):
+    """The part of a photo that is edited; the rest of the delivered file is the photo."""
+
+    invert: StrictBool = Field(default=False, description="edit everything else instead")
+    missing: Missing = Field(
+        default="skip", description="of a photo in which nothing is found: leave it out, or edit the whole of it"
+    )
+
+    @model_validator(mode="after")
+    def _looks(self) -> Self:
+        if "missing" in self.model_fields_set and self.kind is None:
+            why = "is of what is looked for in a photo: faces, subject, background, words"
+            raise Mistake(why, hint="remove missing", at=("missing",))
+        return self
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What a Region's row says of it besides."""
+        return {"grow": self.grow, "invert": self.invert, "missing": self.missing}
+
+
+class Protected(Shape):
+    """The part of a photo that an edit leaves as it is."""

@@ -17,7 +17,7 @@ from ip2pbatch.run.directory.standing_files import Look, look_at
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView
 
-Kind = Literal["picture", "latent", "source", "file", "line", "journal"]
+Kind = Literal["picture", "latent", "source", "mask", "file", "line", "journal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ def readings(view: RunView) -> list[Reading]:
             if record.latent or latent.is_file():
                 found.append(partial(_kept, view, "latent", latent, record.latent, record.edit))
     found += [partial(_kept, view, "source", path, "", "") for path in sorted(view.layout.sources.glob("??/*.png"))]
+    found += [partial(_kept, view, "mask", path, "", "") for path in sorted(view.layout.masks.glob("??/*.png"))]
     asked = [place for strip in view.strips for place in places(strip)]
     wanted = {view.deliveries[place].path for place in asked if place in view.deliveries}
     for file in view.deliveries.files():
@@ -87,7 +88,9 @@ def _lost(view: RunView, record: Record) -> Fault:
     return Fault("picture", _below(view, path), why, record.edit)
 
 
-def _kept(view: RunView, kind: Literal["picture", "latent", "source"], path: Path, digest: str, edit: str) -> Seen:
+def _kept(
+    view: RunView, kind: Literal["picture", "latent", "source", "mask"], path: Path, digest: str, edit: str
+) -> Seen:
     name = _below(view, path)
     kept = Kept(path, digest, kind)
     try:
@@ -96,7 +99,7 @@ def _kept(view: RunView, kind: Literal["picture", "latent", "source"], path: Pat
             kept.latent(data)
     except DamagedError as error:
         return Seen(name, kind, edit, fault=Fault(kind, name, str(error), edit))
-    return Seen(name, kind, edit, len(data), digest="" if digest or kind == "source" else digest_of(data))
+    return Seen(name, kind, edit, len(data), digest="" if digest or kind in ("source", "mask") else digest_of(data))
 
 
 def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:

@@ -34,7 +34,7 @@ class Kept:
 
     path: Path
     digest: str = ""
-    noun: Literal["picture", "latent", "source"] = "picture"
+    noun: Literal["picture", "latent", "source", "mask"] = "picture"
 
     def read(self) -> bytes:
         """The file's bytes, as they were written. Raises DamagedError where they are not; ResourceError."""

@@ -36,6 +36,10 @@ class Layout:
     def sources(self) -> Path:
         return self.folder / "sources"
 
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
     def is_run(self) -> bool:
         """Whether a run was ever begun here: by its header, or where that is gone, by its journals."""
         return self.header.is_file() or any(self.folder.glob("sessions*.jsonl"))
@@ -47,7 +51,7 @@ class Layout:
     def folders(self) -> Iterator[Path]:
         """Every folder in which pictures or plans are written, as far as they exist."""
         yield from (self.folder, self.folder / "plans")
-        for parent in (self.edits, self.sources):
+        for parent in (self.edits, self.sources, self.masks):
             yield from (path for path in parent.glob("??") if path.is_dir())
 
     def sessions(self, shard: Shard | None) -> Path:
@@ -76,6 +80,10 @@ class Layout:
     def source(self, digest: str, size: tuple[int, int]) -> Path:
         """The photo as the model saw it, lossless, at `size` (width, height)."""
         return self.sources / digest[:2] / f"{digest}-{size[0]}x{size[1]}.png"
+
+    def mask(self, name: str) -> Path:
+        """What a detector found in a photo, white, by `Sought.mask_name`."""
+        return self.masks / name[:2] / f"{name}.png"
 
 
 def run_folders(root: Path) -> list[Path]:

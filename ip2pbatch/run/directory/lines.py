@@ -17,7 +17,7 @@ from ip2pbatch.disk.shapes import STRICT, Shape
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.families import ModelDefaults
 
-Status = Literal["done", "failed", "nan", "flagged", "skipped"]
+Status = Literal["done", "failed", "nan", "flagged", "skipped", "unmatched"]
 UNREAD = "not read by the text encoder: "
 """What stands in the detail of a picture before the words of its instruction that were too many."""
 

@@ -20,7 +20,7 @@ from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import RECORD, Record, Status
 
 S = TypeVar("S")
-_STATUSES: tuple[Status, ...] = ("done", "failed", "nan", "flagged", "skipped")
+_STATUSES: tuple[Status, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched")
 _DONE, _STATUS, _DETAIL = 0, 7, 8  # the number of done and all numbers' bits; what is added where a line has a detail
 
 

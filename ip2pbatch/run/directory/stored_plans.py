@@ -129,8 +129,21 @@ def _later(edit: Edit) -> Iterator[dict[str, Any]]:
 
 
 def _region(region: Region) -> dict[str, Any]:
-    folder = {"masks": str(region.folder)} if region.folder else {}
-    return {"region": region.row, "path": str(region.path or "")} | folder
+    """Its row, and what is in no key: where a mask lies now, whose photo is looked at, how its model is called."""
+    later = {
+        "masks": str(region.folder or ""), "photo": region.photo,
+        "finder": region.sought.model if region.sought else "",
+        "protect": _region(region.protect) if region.protect else None,
+    }  # fmt: skip
+    return {"region": region.row, "path": str(region.path or "")} | {k: v for k, v in later.items() if v}
+
+
+def _region_again(more: Any) -> Region:
+    protect = _region_again(more["protect"]) if "protect" in more else None
+    return region_of(
+        more["region"], more["path"], more.get("masks", ""), photo=more.get("photo", ""),
+        model=more.get("finder", ""), protect=protect,
+    )  # fmt: skip
 
 
 def _line(row: object) -> bytes:
@@ -145,7 +158,7 @@ def _photo(row: Any) -> Photo:
 def _edit(row: Any) -> Edit:
     key, source, instruction, text, image, seed, steps, sampler, width, height, carry, *later = row
     more = later[0] if later else {}
-    region = region_of(more["region"], more["path"], more.get("masks", "")) if "region" in more else None
+    region = _region_again(more) if "region" in more else None
     fixed = Guidance(text, image), seed, steps, sampler, (width, height), carry
     return Edit(key, source, instruction, *fixed, region, more.get("negative", ""))
 

@@ -132,9 +132,9 @@ class RunView:
         return ((link, strip.edits[link - 1]) for link in strip.keep)
 
     def counts(self) -> dict[str, int]:
-        """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left."""
+        """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, unmatched, left."""
         states = Counter(self.records.status(key) or "left" for key in self.plan.keys)
-        return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
+        return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "unmatched", "left")}
 
 
 def read_run(root: Path) -> RunView:

@@ -393,7 +393,8 @@ def test_the_schema_knows_every_shorthand(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(EVERYTHING)
     forms = ["photos: a\nedits: b", "photos: [a, {folder: b}]\nedits: [{chain: [a, b], keep: all}, [a, c]]",
              "photos: {manifest: a.csv}\nedits: [a]", "photos: {manifest: a.csv, folder: b, exclude: c}\nedits: [a]",
-             BASE + "seeds: {per_photo: 3}", BASE + "size: 512", BASE + "safety: false"]  # fmt: skip
+             BASE + "seeds: {per_photo: 3}", BASE + "size: 512", BASE + "safety: false",
+             "photos: p\nedits: [{instruction: a, region: faces, protect: {words: the sky}}]"]  # fmt: skip
     for text in [EVERYTHING, *forms]:
         (tmp_path / "r.yaml").write_text(text)
         load_recipe(tmp_path / "r.yaml")
