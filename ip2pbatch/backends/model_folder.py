@@ -1,8 +1,8 @@
-"""What a model folder must look like before anything of it is loaded: diffusers' layout of a model that edits, or of
-one that draws from text, and no other.
+"""What a model must look like before anything of it is loaded: a folder in diffusers' layout of a model that edits, or
+of one that draws from text, or one file in the original layout (`single_file/`), and no other.
 
-Reads JSON and safetensors headers only. A folder that passes holds known classes with their weights as safetensors;
-pickles, code and file names that point elsewhere are refused with the reason, and nothing in them is executed.
+Reads JSON and safetensors headers only. What passes holds known classes with their weights as safetensors; pickles,
+code and file names that point elsewhere are refused with the reason, and nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ip2pbatch.backends import artefact
+from ip2pbatch.backends.single_file import ldm_file
+from ip2pbatch.backends.single_file.ldm_file import SingleFile
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.families import FAMILIES, families
 
@@ -70,22 +72,29 @@ _CONVERT = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A checked folder: the class of each component, the weight files (relative), and the suffix of their names."""
+    """A checked folder: the class of each component, the weight files (relative), and the suffix of their names. Of a
+    single file `path` is the file, and its configurations are found in its weights' shapes.
+    """
 
     path: Path
     classes: dict[str, str]
     files: tuple[str, ...]
     variants: dict[str, str | None]
+    single: SingleFile | None = None
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's configuration file as it stands."""
+        if self.single is not None:
+            return dict(self.single.described.configs[component])
         return read_json(self.path / component / CONFIGS.get(component, "config.json"))
 
 
 def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
-    """The Layout of the model folder `path`, without `checker` as if it shipped no safety checker; raises ModelError
-    with the reason where it is no `kind` that we load.
+    """The Layout of the model folder or file `path`, without `checker` as if it shipped no safety checker; raises
+    ModelError with the reason where it is no `kind` that we load.
     """
+    if path.is_file():
+        return _checked(Layout(path, dict(ldm_file.CLASSES), (), {}, ldm_file.check(path)), kind)
     index = read_index(path)
     refuse_code(path, index)
     _refuse_pipeline(path, index.get("_class_name"), kind)
@@ -93,7 +102,10 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
     present = {name: found for name, found in classes.items() if found is not None}
     variants = {name: weight_variant(path / name, base) for name, base in WEIGHTS.items() if name in present}
     files = [name for component in present for name in _component_files(path, component, variants.get(component))]
-    layout = Layout(path, present, ("model_index.json", *sorted(files)), variants)
+    return _checked(Layout(path, present, ("model_index.json", *sorted(files)), variants), kind)
+
+
+def _checked(layout: Layout, kind: Kind) -> Layout:
     _check_channels(layout, kind)
     _check_schedule(layout)
     return layout
@@ -101,17 +113,23 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
 
 def read_index(path: Path) -> dict[str, Any]:
     """What names a model folder's pipeline and its components; ModelError where `path` is no such folder."""
-    if path.is_file():
-        raise ModelError(f"{path} is a single checkpoint file, not a model folder", hint=_CONVERT)
     if artefact.is_artefact(path):
         hint = f"use --backend onnx, or the model it was exported from: {artefact.read(path).model}"
         raise ModelError(f"{path} is a model exported to ONNX, which torch cannot load", hint=hint)
     index_file = path / "model_index.json"
     if not index_file.is_file():
-        pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
-        what = f"it holds {pickles[0]}, a pickle, which is never loaded" if pickles else "it has no model_index.json"
-        raise ModelError(f"{path} is not a model folder in diffusers' layout: {what}", hint=_CONVERT)
+        what, hint = _instead(path)
+        raise ModelError(f"{path} is not a model folder in diffusers' layout: {what}", hint=hint)
     return read_json(index_file)
+
+
+def _instead(path: Path) -> tuple[str, str]:
+    """What a folder holds that is no model's, and what to do with it."""
+    if pickles := sorted(file.name for pattern in PICKLES for file in path.glob(pattern)):
+        return f"it holds {pickles[0]}, a pickle, which is never loaded", f"ip2pbatch models import {path / pickles[0]}"
+    if files := sorted(path.glob("*.safetensors")):
+        return f"it holds {files[0].name}", f"give the file itself: {files[0]}"
+    return "it has no model_index.json", _CONVERT
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -128,7 +146,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_schedule(path: Path) -> dict[str, Any]:
-    """The noise schedule of a model's folder, or of an export's, as diffusers stores it."""
+    """The noise schedule of a model's folder, or of an export's, as diffusers stores it; of a file all have one."""
+    if path.is_file():
+        return dict(ldm_file.SCHEDULE)
     return read_json(path / "scheduler" / CONFIGS["scheduler"])
 
 

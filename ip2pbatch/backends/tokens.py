@@ -9,12 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from ip2pbatch.backends.single_file import ldm_file
+
 _HALF = re.compile(r"(?<![^\W\d_a-zA-Z])[a-zA-Z]+\Z")  # of a word in Latin letters: other scripts may part none
 
 
 def load_tokenizer(model: Path) -> Any:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model's folder or file. Raises ModelError where a file's vocabulary is not on this machine."""
     import transformers
+
+    if model.is_file():
+        single = ldm_file.check(model)
+        return single.vocabulary.tokenizer(single.tokens)
 
     return transformers.CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
 

@@ -1,4 +1,4 @@
-"""From a model's name to a checked folder on disk: `tiny`, a folder, or a hub id `owner/name[@revision]`.
+"""From a model's name to what is checked on disk: `tiny`, a folder, a file, or a hub id `owner/name[@revision]`.
 
 The hub's cache is asked first and the network last; nothing but safetensors, JSON and vocabularies is fetched.
 """
@@ -19,7 +19,7 @@ from ip2pbatch.backends.pipeline_folder import base_of, is_network
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.defaults import TINY, model_id
+from ip2pbatch.plan.defaults import TINY, is_file, model_id, snapshot_of
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 
@@ -69,12 +69,13 @@ def resolve(
         return _folder(_embedded(), TINY, "", kind, checker)
     folder = Path(model).expanduser()
     if folder.exists():
-        return _folder(folder.resolve(), model, "", kind, checker)
-    found = model_id(model)
+        return _folder(snapshot_of(folder).resolve(), model, "", kind, checker)
+    found = None if is_file(model) else model_id(model)
     if found is None:
         _refuse_address(model)
         raise ModelError(
-            f"there is no model folder {model}", hint="give a folder, a hub id such as owner/name, or --model tiny"
+            f"there is no model {'file' if is_file(model) else 'folder'} {model}",
+            hint="give a folder, a .safetensors file, a hub id such as owner/name, or --model tiny",
         )
     repo, revision = found
     path = _cached(repo, revision)
@@ -124,6 +125,10 @@ def list_models() -> list[KnownModel]:
 
 def file_digests(path: Path, files: tuple[str, ...] | None = None, *, checker: bool = True) -> dict[str, str]:
     """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
+    if path.is_file():
+        single = model_folder.check(path).single
+        vocabulary = {} if single is None else {"vocabulary": single.vocabulary.digest}
+        return {"checkpoint": sha256s([path])[0], **vocabulary}
     if files is None:
         exported = artefact.is_artefact(path)
         files = artefact.read(path).loaded(checker) if exported else checked(path, checker=checker).files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,9 @@ Examined = Annotated[
     str | None, typer.Option("--model", help="Say of this model whether it can be used, and which speed-ups it lacks.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A .ckpt or .safetensors in Stable Diffusion's original layout.")]
+To = Annotated[Path | None, typer.Option(help="The folder to make.", show_default="FILE without its ending")]
+SingleFile = Annotated[Path, typer.Option(help="The .safetensors to write.")]
 
 
 @app.command("list")
@@ -71,6 +75,28 @@ def pull(model: Name) -> None:
 
     folder = pull(model, console.note)
     console.out().print(f"{folder.name} at revision {folder.revision} is in {folder.path}")
+
+
+@app.command("import")
+def import_(file: Checkpoint, to: To = None) -> None:
+    """Make a folder of safetensors of one checkpoint file. Nothing that lies in a .ckpt is run."""
+    from ip2pbatch.backends.conversion import import_file
+
+    made = import_file(file, to or file.with_suffix(""), console.note)
+    are = "tensor that is" if made.left == 1 else "tensors that are"
+    left = f"; {made.left:,} {are} no part of the model left out" if made.left else ""
+    console.out().print(f"{file} (sha256 {made.sha256[:12]}) is in {made.folder}{left}", markup=False)
+    console.out().print(f"use it with --model {made.folder}", markup=False)
+
+
+@app.command()
+def export(model: Name, single_file: SingleFile) -> None:
+    """Write a model as one file in the original layout, which A1111 and ComfyUI load."""
+    from ip2pbatch.backends.conversion import export_file
+    from ip2pbatch.backends.weights import resolve
+
+    size = export_file(resolve(model, checker=False, note=console.note).path, model, single_file)
+    console.out().print(f"{model} is in {single_file}, {size / 1e6:,.0f} MB", markup=False)
 
 
 def doctor(model: Examined = None, as_json: Json = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 SEGMENTER = "CIDAS/clipseg-rd64-refined"
 """What finds words, the subject and the background in photos where a recipe names no other model."""
 TINY = "tiny"
+FILES = (".safetensors", ".ckpt")
 SETTINGS_FILE = "ip2pbatch.json"
 _TINY_FOLDER = Path(__file__).parent.parent / TINY
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -85,11 +87,30 @@ def model_defaults(model: str) -> ModelDefaults:
 
 
 def model_folder(model: str) -> Path | None:
-    """The folder of `model`: the embedded one for `tiny`, the path where it is a folder, None for a hub id."""
+    """The folder of `model`: the embedded one for `tiny`, a path that is a folder, None for a file or a hub id."""
     if model == TINY:
         return _TINY_FOLDER
     path = Path(model)
-    return path if path.is_dir() else None
+    return snapshot_of(path) if path.is_dir() else None
+
+
+def snapshot_of(folder: Path) -> Path:
+    """The model in a folder of the hub's cache (`models--owner--name`): what `main` means there, or the only one there
+    is. Any other folder is its own.
+    """
+    if not (snapshots := folder / "snapshots").is_dir() or (folder / "model_index.json").exists():
+        return folder
+    with suppress(OSError, ValueError):
+        main = snapshots / (folder / "refs" / "main").read_text("ascii").strip()
+        if main.is_dir():
+            return main
+    found = [path for path in sorted(snapshots.iterdir()) if path.is_dir()]
+    return found[0] if len(found) == 1 else folder
+
+
+def is_file(model: str) -> bool:
+    """Whether a model is written as one file, which need not be there."""
+    return Path(model).suffix.lower() in FILES
 
 
 def _multiple(folder: Path, least: int) -> int:

@@ -208,14 +208,6 @@ def test_a_pickle_is_never_executed(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
-def test_a_single_checkpoint_file_is_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"weights")
-    with pytest.raises(ModelError, match="single checkpoint file") as caught:
-        weights.resolve(str(tmp_path / name))
-    assert "models pull" in str(caught.value.hint)
-
-
 def test_a_missing_folder_is_not_taken_for_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     with pytest.raises(ModelError, match="there is no model folder"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout
-from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch import from_file, steps
 from ip2pbatch.backends.pytorch.dry import unet_without_weights
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
@@ -218,8 +218,11 @@ def _bytes_of(checked: Layout, dtype: torch.dtype) -> int:
     """What the weights take on a CPU: the UNet's in `dtype`, the others' in float32."""
     total = 0
     for name in model_folder.WEIGHTS:
-        files = [file for file in checked.files if file.startswith(f"{name}/") and file.endswith(".safetensors")]
         size = dtype.itemsize if name == "unet" else torch.float32.itemsize
+        if checked.single is not None:
+            total += size * (checked.single.elements(name) if name in checked.classes else 0)
+            continue
+        files = [file for file in checked.files if file.startswith(f"{name}/") and file.endswith(".safetensors")]
         total += size * room.elements(checked.path / file for file in files)
     return total
 
@@ -304,6 +307,8 @@ def load_checker(checked: Layout, device: torch.device) -> tuple[Any | None, Any
 
 def load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.Module:
     """One network with every weight from its safetensors; ModelError where a weight is missing or of another shape."""
+    if checked.single is not None:
+        return from_file.load(checked.single, name, dtype).eval().requires_grad_(False)
     module: nn.Module
     module, report = kind.from_pretrained(
         checked.path / name, dtype=dtype, variant=checked.variants[name], use_safetensors=True, local_files_only=True,

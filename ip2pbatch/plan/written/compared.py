@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import FILES, TINY, is_file
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 from ip2pbatch.plan.written.part import Written, normalised
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, Steps, read_numbers
@@ -17,7 +17,6 @@ from ip2pbatch.plan.written.yaml_source import Mistake
 MOST_NAME = 60
 # What stands beside the models' folders.
 _TAKEN = ("sheets", "report.html", "report_files", "recipe.yaml")
-_ENDINGS = (".safetensors", ".ckpt")
 
 
 def _read(value: Any) -> Any:
@@ -69,7 +68,7 @@ class Compared(Written):
 def short_name(model: str) -> str:
     """What a model's folder is called: the last part of a path or hub id, without revision and a file's ending."""
     text = Path(model if Path(model).is_absolute() else model.partition("@")[0]).name
-    return _fit(next((text[: -len(end)] for end in _ENDINGS if text.casefold().endswith(end)), text))
+    return _fit(next((text[: -len(end)] for end in FILES if text.casefold().endswith(end)), text))
 
 
 def _fit(text: str) -> str:
@@ -100,9 +99,9 @@ def with_path(compared: Any, place: int, base: Path) -> Any:
 
 
 def model_path(name: str, base: Path, at: tuple[str | int, ...] = ("model",)) -> str:
-    """A model that is a folder beside the recipe or is written like a path becomes absolute; hub ids stay."""
+    """A model that is a folder beside the recipe, a file or written like a path becomes absolute; hub ids stay."""
     if is_address(name):
         raise Mistake(f"{name!r} is an address and no model", hint=hub_hint(name), at=at)
     path = base / Path(name).expanduser()
     written = name.startswith(("./", "../", "/", "~"))
-    return normalised(path) if written or (name != TINY and path.is_dir()) else name
+    return normalised(path) if written or is_file(name) or (name != TINY and path.is_dir()) else name

@@ -311,7 +311,7 @@ class Recipe(Written):
         default="edits", description="title of sheets and report"
     )
     model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        DEFAULT_MODEL, description="hub id (@revision pins it), short name, folder, or tiny"
+        DEFAULT_MODEL, description="hub id (@revision pins it), short name, folder, .safetensors file, or tiny"
     )
     compare: Annotated[tuple[Compared, ...], BeforeValidator(_some), AfterValidator(refuse_clashes)] = Field(
         default=(), description="models instead of one: a run each, with sheets and a report that join them"
