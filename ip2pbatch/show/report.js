@@ -36,7 +36,7 @@
       box.hidden = !shown.has(at);
     });
     rows.forEach((row, at) => { row.hidden = !shown.has(at); });
-    for (const part of document.querySelectorAll("#gallery .photo, .block, .scroll:has(.grid)")) {
+    for (const part of document.querySelectorAll("#gallery .photo, .block, .scroll:has(.grid), .models tbody tr")) {
       part.hidden = ![...part.querySelectorAll("figure[data-cell]")].some((figure) => !figure.closest("li[hidden], figure[hidden]"));
     }
     order();

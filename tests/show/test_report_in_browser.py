@@ -23,6 +23,8 @@ from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.engine import Result
+from ip2pbatch.show.joined import joined
+from ip2pbatch.show.picks import origin_of
 from ip2pbatch.show.report import INSIDE, draw_report, write_report
 
 pytestmark = [
@@ -459,3 +461,39 @@ def test_a_cell_is_used_for_the_whole_folder_by_a_command_that_is_copied(page: B
     )
     page.press("n")
     assert page.js("return document.querySelector('#applied').textContent") == ""
+
+
+def test_several_models_are_filtered_and_each_one_s_picks_are_a_recipe_of_its_own(
+    window: Browser, tmp_path: Path
+) -> None:  # fmt: skip
+    recipe = (
+        "name: seasons\nmodel: tiny\nphotos: photos\nedits: [{instruction: make it winter, text: [5, 7]}]\nsize: 64\n"
+    )
+    photos = {"a.jpg": (120, 80)}
+    views = {name: make_run(tmp_path / name, recipe, photos) for name in ("first", "second")}
+    origins = {name: origin_of(view, tmp_path, name) for name, view in views.items()}
+    window.open(draw_report(joined("both", views, {}), tmp_path / "report.html", origins))
+    window.js(CHOOSE, "#model", "second")
+    assert window.js(SHOWN) == 2
+    rows = "return [...document.querySelectorAll('.models tbody tr')].map(row => row.checkVisibility())"
+    assert window.js(rows) == [False, True]
+    window.js(CHOOSE, "#model", "")
+    for cell in (0, 3):
+        window.js("document.querySelector(`figcaption [data-pick='${arguments[0]}']`).click()", cell)
+    window.click("#recipe")
+    written = "return document.querySelector('#yaml').value"
+    first = window.js(written)
+    window.js(
+        "const one = document.getElementById('of-model'); one.value = '1'; one.dispatchEvent(new Event('change'))"
+    )
+    second = window.js(written)
+    for name, text, scale in (("first", first, 5), ("second", second, 7)):
+        (tmp_path / name / "picked.yaml").write_text(text, encoding="utf-8")
+        (edit,) = plan_of(tmp_path / name / "picked.yaml").edits
+        assert (edit.key, edit.guidance.text) == (views[name].plan.edits[scale == 7].key, scale)
+        assert f'folder: "picked-{name}"' in text
+    window.click("#made-close")
+    window.click("[data-open='3']")
+    window.click("#whole")
+    said = window.js("return document.querySelector('#applied').textContent").removeprefix("Copied: ")
+    assert said == f"ip2pbatch apply {views['second'].root} --cell 2"

@@ -37,7 +37,7 @@ def a_cell(photo: str = "a.jpg", words: str = "make it winter", **changes: objec
     values: dict[str, object] = {"guidance": Guidance(7.5, 1.5), "state": "missing", "size": (96, 64)} | changes
     return Cell(
         key=f"{photo} {words} {sorted(changes.items(), key=str)}", photo=photo, edit=words.replace(" ", "-"),
-        instruction=words, seed=7, steps=5, sampler="euler", **values,  # type: ignore[arg-type]
+        instruction=words, steps=5, sampler="euler", **({"seed": 7} | values),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -287,3 +287,45 @@ def test_an_elided_name_keeps_both_ends() -> None:
     assert short.startswith("hol")
     assert short.endswith("412.jpg")
     assert lettering.elide("short.jpg", 16, 400) == "short.jpg"
+
+
+def of_models(*cells: Cell, **absent: str) -> Gallery:
+    models = tuple(dict.fromkeys(cell.model for cell in cells))
+    return replace(a_gallery(*cells), models=models, absent=absent)
+
+
+def test_models_stand_side_by_side_on_a_sheet_of_each_instruction() -> None:
+    whole = of_models(
+        *(a_cell(photo, words, model=model, seed=seed) for photo in ("a.jpg", "b.jpg")
+          for words in ("make it winter", "make it night") for model in ("tiny", "other") for seed in (1, 2)),
+        gone="it is not on this machine",
+    )  # fmt: skip
+    drafts = list(sheets_of(whole, SMALL))
+    assert [draft.slug for draft in drafts] == [
+        f"models-make-it-{words}-seed{number}" for words in ("winter", "night") for number in (1, 2)
+    ]
+    for draft in drafts:
+        assert draft.table.heads == ("tiny", "other")
+        assert [len([tile for tile in row.tiles if tile]) for row in draft.table.rows] == [2, 2]
+        assert ("without gone:", "it is not on this machine") in draft.facts
+
+
+def test_scales_of_models_are_rows_from_weak_to_strong_and_one_photo_has_all_its_edits_on_one_sheet() -> None:
+    both = [Guidance(text, image) for image in (1.2, 1.5) for text in (7.5, 5)]
+    whole = of_models(
+        *(a_cell(guidance=scales, model="tiny") for scales in both),
+        *(a_cell(guidance=Guidance(text, 0), model="other") for text in (4, 1, 2)),
+        a_cell(words="make it night", model="tiny"), a_cell(words="make it night", model="other"),
+    )  # fmt: skip
+    models, scales = sheets_of(whole, SMALL)
+    assert (models.slug, models.subject, scales.slug) == ("models", "a.jpg", "scales-make-it-winter-a")
+    assert [[tile and tile.caption for tile in row.tiles] for row in models.table.rows] == [
+        ["make it winter"] * 2, ["make it night"] * 2,
+    ]  # fmt: skip
+    said = {row.label: [tile and tile.caption for tile in row.tiles] for row in scales.table.rows}
+    assert said == {
+        "tiny, image 1.2": ["text 5, image 1.2", "text 7.5, image 1.2", None],
+        "tiny, image 1.5": ["text 5, image 1.5", "text 7.5, image 1.5", None],
+        "other": ["text 1, image 0", "text 2, image 0", "text 4, image 0"],
+    }
+    assert scales.table.heads == ("", "", "")
