@@ -172,3 +172,15 @@ def test_a_watched_photo_without_a_face_is_left_out(command: CommandLine, recipe
     said = command("watch", recipe.parent / "photos", recipe, *FAKE, "--once-idle", "0.2", "--settle", "0.05")
     assert (said.code, "no face was found in cup.png" in said.err) == (0, True), said.out + said.err
     assert changed(recipe, "her")[FACE].mean() > 0.9
+
+
+def test_a_cell_is_used_for_others_with_what_it_seeks_and_protects(command: CommandLine, recipe: Path) -> None:
+    write(recipe, "region: {box: [0, 0, 100, 60], feather: 3}, protect: {find: faces, grow: 1}")
+    assert command("run", recipe, *FAKE, "--only", "her.png").code == 0
+    said = command("apply", recipe.parent / "out", "--cell", "1")
+    assert (said.code, "1 edit made" in said.out) == (0, True), said.out + said.err
+    assert not changed(recipe, "cup")[200:].any()
+    write(recipe, "protect: {find: faces, grow: 1}")
+    assert command("run", recipe, *FAKE, "--only", "her.png").code == 0
+    assert command("apply", recipe.parent / "out", "--cell", "1").code == 0
+    assert changed(recipe, "cup")[200:].mean() > 0.9

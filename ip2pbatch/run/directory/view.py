@@ -132,9 +132,12 @@ class RunView:
         return ((link, strip.edits[link - 1]) for link in strip.keep)
 
     def counts(self) -> dict[str, int]:
-        """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, unmatched, left."""
+        """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left, and unmatched where
+        there are any.
+        """
         states = Counter(self.records.status(key) or "left" for key in self.plan.keys)
-        return {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "unmatched", "left")}
+        found = {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
+        return found | ({"unmatched": states["unmatched"]} if states["unmatched"] else {})
 
 
 def read_run(root: Path) -> RunView:
