@@ -40,11 +40,15 @@ class HashTable:
         found = self.get(hashed, has_key)
         if found is not None:
             return found
+        self.add(hashed, number)
+        return number
+
+    def add(self, hashed: int, number: int) -> None:
+        """A number whose key no other has."""
         self._put((hashed & _LOW) << 32 | number + 1)
         self._held += 1
         if self._held * 4 > len(self._slots) * 3:
             self._grow()
-        return number
 
     def _put(self, entry: int) -> None:
         slots = self._slots

@@ -22,7 +22,7 @@ Row = TypeVar("Row")
 Parse = Callable[[bytes], Row | None]
 """From a line's bytes to what it says; None where it cannot be read."""
 
-_SEAL, _SEALED = b',"crc":"', len(b',"crc":"01234567"}')
+_SEAL, SEALED = b',"crc":"', len(b',"crc":"01234567"}')
 _SHOWN = 5  # numbers of bad lines that are named before the rest is counted
 
 
@@ -250,8 +250,8 @@ def sealed_lines(rows: Iterable[dict[str, Any]]) -> bytes:
 def unseal(line: bytes) -> tuple[bytes, bool] | None:
     """The JSON of a line without its checksum, and whether it had one; None where that is not the line's own."""
     line = line.removesuffix(b"\n")
-    head = line[:-_SEALED]
-    if line[-_SEALED : -_SEALED + len(_SEAL)] != _SEAL:
+    head = line[:-SEALED]
+    if line[-SEALED : -SEALED + len(_SEAL)] != _SEAL:
         return line, False
     return (head + b"}", True) if line[-10:] == b'%08x"}' % zlib.crc32(head) else None
 

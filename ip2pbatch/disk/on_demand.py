@@ -12,13 +12,13 @@ import tempfile
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from ip2pbatch.disk.atomic import disk_error
 
 Thing = TypeVar("Thing")
-_BLOCK = 1024  # bytes that are read at once
+_BLOCK = 1 << 14  # bytes that are read at once
 
 
 class OnDemand(Sequence[Thing]):
@@ -44,6 +44,9 @@ class OnDemand(Sequence[Thing]):
         if last is None or last[0] != place:
             last = self._last = place, self._make(json.loads(self._line(place)))
         return last[1]
+
+    def __iter__(self) -> Iterator[Thing]:
+        return (self._make(json.loads(self._line(place))) for place in self._places)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -73,16 +76,13 @@ def spooled(rows: Iterable[object], make: Callable[[Any], Thing]) -> OnDemand[Th
 
 
 class _Lines:
-    """The line of an open file that begins at a place."""
+    """The line of an open file that begins at a place. What stands beside it is mostly asked for next."""
 
     def __init__(self, file: int) -> None:
-        self._file, self._reading = file, threading.Lock()
-        weakref.finalize(self, os.close, file)
+        self._file, self._reading = os.fdopen(file, "rb", _BLOCK), threading.Lock()
+        weakref.finalize(self, self._file.close)
 
     def __call__(self, place: int) -> bytes:
-        data = b""
         with self._reading:
-            os.lseek(self._file, place, os.SEEK_SET)
-            while b"\n" not in data and (more := os.read(self._file, _BLOCK)):
-                data += more
-        return data[: data.find(b"\n")]
+            self._file.seek(place)
+            return self._file.readline()

@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -31,6 +32,7 @@ Numbers = NDArray[Any]
 
 _FILE = 44  # bits of a place that say where in its file a line begins; those above them say in which file
 _BLOCK = 1 << 14  # bytes that are read at once: what stands beside a row is mostly asked for next
+_STEP = 1 << 16  # numbers that are looked at together
 
 
 def row_hash(key: Hashable) -> int:
@@ -44,10 +46,15 @@ def numbers_of(values: array[int]) -> Numbers:
 
 
 def among(hashes: Numbers, wanted: Numbers) -> NDArray[np.bool_]:
-    """Whether each is one of those that are `wanted`. By sorting: numpy's other way, which 2.0 takes of itself, counts
-    in a table as large as the numbers, and 64 bits are too many for it.
+    """Whether each is one of those that are `wanted`. Looked up in steps, so that beside them only a bit each is held:
+    numpy's own way sorts both together, and takes forty bytes a number for it.
     """
-    return np.isin(hashes, wanted, kind="sort")
+    ordered, found = np.unique(wanted), np.zeros(len(hashes), np.bool_)
+    for start in range(0, len(hashes) if len(ordered) else 0, _STEP):
+        some = hashes[start : start + _STEP]
+        at = np.minimum(ordered.searchsorted(some), len(ordered) - 1)
+        found[start : start + _STEP] = ordered[at] == some
+    return found
 
 
 class Rows:
@@ -128,9 +135,8 @@ class Index:
     """The numbers of rows by the hash of a key of theirs: twelve bytes a row."""
 
     def __init__(self, hashes: Numbers) -> None:
-        order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[order]
-        self._order = order.astype(np.uint32) if len(order) < 1 << 32 else order
+        self._order = _ordered(hashes)
+        self._hashes = hashes[self._order]
 
     @property
     def keys(self) -> Numbers:
@@ -148,6 +154,20 @@ class Index:
             end += 1
         return self._order[first:end]
 
+    def last_of(self, values: Numbers) -> Numbers:
+        """For each of some hashes the number of the last row that has it, −1 where none has."""
+        found = np.full(len(values), -1, np.int64)
+        if len(self._hashes):
+            at = self._hashes.searchsorted(values, side="right") - 1
+            known = (at >= 0) & (self._hashes[at] == values)
+            found[known] = self._order[at[known]]
+        return found
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether no two rows have one hash."""
+        return not np.any(self._hashes[1:] == self._hashes[:-1])
+
     def last(self) -> NDArray[np.bool_]:
         """Whether each row is the last one with its hash."""
         ends = np.ones(len(self._hashes), np.bool_)
@@ -161,3 +181,16 @@ class Index:
         found = np.empty(len(self._hashes), np.bool_)
         found[self._order] = ~among(self._hashes, values)
         return found
+
+
+def _ordered(hashes: Numbers) -> Numbers:
+    """The numbers of the rows by their hashes, equal ones in their order, in four bytes each where that is enough."""
+    order = np.argsort(hashes, kind="stable")
+    return order.astype(np.uint32) if len(order) < 1 << 32 else order
+
+
+def hashes_of(keys: Iterable[Hashable]) -> Iterator[Numbers]:
+    """The hashes of many keys, some thousands at a time."""
+    hashes = map(row_hash, keys)
+    while some := array("Q", islice(hashes, _STEP)):
+        yield numbers_of(some)

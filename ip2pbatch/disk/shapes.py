@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+from collections.abc import Callable
 from dataclasses import Field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ip2pbatch.disk.journal import parse_object, unseal
+from ip2pbatch.disk.journal import SEALED, parse_object, unseal
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """As `__pydantic_config__` of a class: no field but its own, no number from a text, no infinity."""
@@ -21,6 +24,7 @@ class Shaped(Protocol):
 
 
 Row = TypeVar("Row", bound=Shaped)
+Told = TypeVar("Told")
 
 
 class Shape(Generic[Row]):
@@ -61,6 +65,29 @@ class Shape(Generic[Row]):
     def known(self, row: dict[str, Any]) -> dict[str, Any]:
         """The fields of a row that this version knows."""
         return {name: value for name, value in row.items() if name in self._names}
+
+
+class Usual(Generic[Told]):
+    """What is noted of a line: of one as it is mostly written by a `pattern` of its bytes up to the closing brace or
+    the checksum, which takes none that its shape would not; of others `by_shape`. It takes a third of the time.
+
+    `noted` makes it of the pattern's match. Where that raises ValueError, the shape decides.
+    """
+
+    def __init__(
+        self, pattern: bytes, noted: Callable[[re.Match[bytes]], Told], by_shape: Callable[[bytes], Told | None]
+    ) -> None:  # fmt: skip
+        self._match = re.compile(pattern + rb'(?:,"crc":"(?P<crc>[0-9a-f]{8})")?\}\n').fullmatch
+        self._noted, self._by_shape = noted, by_shape
+
+    def __call__(self, line: bytes) -> Told | None:
+        match = self._match(line)
+        if match is None or ((crc := match["crc"]) and int(crc, 16) != zlib.crc32(line[: -SEALED - 1])):
+            return self._by_shape(line)
+        try:
+            return self._noted(match)
+        except ValueError:
+            return self._by_shape(line)
 
 
 def _has_surrogates(data: bytes) -> bool:

@@ -24,9 +24,10 @@ from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, RecordedRecipe, Status
 from ip2pbatch.run.directory.sessions import says_engine
 from ip2pbatch.run.directory.view import RunView, read_run
-from ip2pbatch.run.execute import already_done, run_plan
+from ip2pbatch.run.execute import run_plan
 from ip2pbatch.run.pace import Then
 from ip2pbatch.run.patience import Patience
+from ip2pbatch.run.states import already_done
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.locking import AsLocked

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -75,13 +75,18 @@ class DeliverySettings:
     @property
     def digest(self) -> str:
         """12 hex digits over `recorded` and the version of this module."""
-        text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, self.recorded], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _digest(self)
 
     @property
     def recorded(self) -> dict[str, str | float | bool]:
         """The fields for locks and digests: those that came later only where they are set, so that older ones hold."""
         return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
+
+
+@lru_cache(maxsize=64)  # it is asked for with every file of a run, and a run has few
+def _digest(settings: DeliverySettings) -> str:
+    text = json.dumps([DELIVERY_VERSION, metadata.SOFTWARE, settings.recorded], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

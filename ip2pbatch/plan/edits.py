@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain, islice
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,15 +187,26 @@ def make_edit(
     What was made is found by its key for ever. A field that Edit gets after these is appended to the list only where
     it is set (as a pair with its name), so that an Edit which does without it keeps its key.
     """
-    scales = float(guidance.text), float(guidance.image)
-    fields: list[object] = [KEY_VERSION, source, instruction, *scales, seed, steps, sampler, list(size), carry]
+    begun = _of_instruction(instruction, float(guidance.text), float(guidance.image))
+    text = f"[{KEY_VERSION},{encode_basestring_ascii(source)},{begun},{seed},{_of_how(steps, sampler, size, carry)}"
     if region is not None:
-        fields.append(["region", region.row])
+        text += f",{_as_json(['region', region.row])}"
     if negative:
-        fields.append(["negative", negative])
-    text = _as_json(fields)
+        text += f",{_as_json(['negative', negative])}"
+    text += "]"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region, negative)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _of_instruction(instruction: str, text: float, image: float) -> str:
+    """What very many Edits have in common, as it stands in the text that their keys are made of."""
+    return _as_json([instruction, text, image])[1:-1]
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _of_how(steps: int, sampler: str, size: tuple[int, int], carry: Carry | None) -> str:
+    return _as_json([steps, sampler, list(size), carry])[1:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +256,10 @@ class ManyStrips(Sequence[Strip]):
     @abstractmethod
     def of_photo(self, photo: int) -> Iterator[tuple[int, Strip]]:
         """The strips of a photo, each with its number."""
+
+    @abstractmethod
+    def by_photo(self) -> Iterator[tuple[Sequence[Strip], Sequence[Edit]]]:
+        """Of each photo its strips, and those of its Edits that no photo before it has."""
 
     @abstractmethod
     def photo_with(self, key: str) -> int | None:
@@ -303,7 +319,7 @@ def _told_again(photos: Sequence[Photo]) -> set[str]:
     """The digests that several photos have."""
     seen, again = HashTable(), set[str]()
     for number, photo in enumerate(photos):
-        if _first(photos, seen, number, photo.digest) != number:
+        if first_with(photos, seen, number, photo.digest) != number:
             again.add(photo.digest)
     return again
 
@@ -323,7 +339,8 @@ class Photo:
     size: tuple[int, int]
 
 
-def _first(photos: Sequence[Photo], seen: HashTable, number: int, digest: str) -> int:
+def first_with(photos: Sequence[Photo], seen: HashTable, number: int, digest: str) -> int:
+    """The first of `photos` that has this digest, which photo `number` has; `seen` knows those before."""
     return seen.setdefault(hash(digest), number, lambda other: photos[other].digest == digest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,13 +39,19 @@ def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
     return Plan(recipe.name, recipe.model, scan.photos, strips, edits)
 
 
+_Sides = tuple[int | None, float | None] | None
+"""What a size says, which is quicker to look up than it."""
+_MOST_SIZES = 10_000  # of photos, for which it is remembered what the model takes of them
+
+
 class _Asked:
     """The strips that a recipe asks for of a photo, each Edit made once."""
 
     def __init__(self, recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> None:
         self._recipe, self._defaults = recipe, defaults
         self._shared = [_Spec.of(spec, recipe, defaults) for spec in recipe.edits]
-        self._sizes = {recipe.size, *(spec.size for spec in self._shared)}
+        self._sizes = {_sides(size): size for size in (recipe.size, *(spec.size for spec in self._shared))}
+        self._fitted: dict[tuple[int, int], dict[_Sides, tuple[int, int]]] = {}
         self._own: dict[str, list[EditSpec]] = defaultdict(list)
         for row in scan.instructions:
             self._own[row.photo].append(row.edit)
@@ -53,15 +59,30 @@ class _Asked:
 
     def __call__(self, photo: Photo, make: MakeEdit | None = None) -> list[Strip]:
         """Raises PlanError where the photo has no size that the model can take."""
-        make = make or _Once()
-        sizes = {size: model_size(photo, size, self._defaults) for size in self._sizes}
-        return [
-            _strip(photo, sizes[spec.size], spec, guidance, zip(spec.chain, seeds, regions, strict=True), make)
-            for spec in self._specs(photo.name) if spec.wants(photo.name)
-            for regions in [[self._regions.of(place, photo) for place in spec.places]]
-            for seeds in _seeds(spec.seeds, photo.digest, len(spec.chain))
-            for guidance in spec.cells
-        ]  # fmt: skip
+        make, sizes, strips = make or _Once(), self._sizes_of(photo), list[Strip]()
+        seeds: dict[tuple[int, int], list[list[int]]] = {}  # many edits ask for the same
+        for spec in self._specs(photo.name):
+            if not spec.wants(photo.name):
+                continue
+            asked, links = (id(spec.seeds), len(spec.chain)), len(spec.chain)
+            if asked not in seeds:
+                seeds[asked] = list(_seeds(spec.seeds, photo.digest, links))
+            regions = [self._regions.of(place, photo) for place in spec.places] if spec.feathers else [None] * links
+            size = sizes[spec.sides]
+            strips += [
+                _strip(photo, size, spec, guidance, own, regions, make)
+                for own in seeds[asked] for guidance in spec.cells
+            ]  # fmt: skip
+        return strips
+
+    def _sizes_of(self, photo: Photo) -> dict[_Sides, tuple[int, int]]:
+        """What the model takes of a photo for each size that is asked for; most photos have one of few sizes."""
+        fitted = self._fitted.get(photo.size)
+        if fitted is None:
+            fitted = {sides: model_size(photo, size, self._defaults) for sides, size in self._sizes.items()}
+            if len(self._fitted) < _MOST_SIZES:
+                self._fitted[photo.size] = fitted
+        return fitted
 
     def _specs(self, photo: str) -> list[_Spec]:
         recipe = self._recipe
@@ -100,6 +121,7 @@ class _Spec:
     steps: int
     sampler: str
     size: Size | None
+    sides: _Sides
     wants: Callable[[str], bool]  # by a photo's name
     strength: float | None
     negative: str
@@ -114,6 +136,7 @@ class _Spec:
             spec.id, spec.chain, spec.keep, spec.carry or defaults.carry, cells_of(recipe, spec, defaults),
             spec.seeds or recipe.seeds, spec.steps or recipe.steps or defaults.steps,
             spec.sampler or recipe.sampler or defaults.sampler, spec.size or recipe.size,
+            _sides(spec.size or recipe.size),
             matcher(spec.photos) if spec.photos else lambda name: True, spec.strength, spec.negative or "",
             places, feathers if any(map(any, places)) else (),
         )  # fmt: skip
@@ -125,16 +148,22 @@ def _feather(place: Place) -> float:
 
 
 def _strip(
-    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance,
-    chain: Iterable[tuple[Link, int, Region | None]], make: MakeEdit,
+    photo: Photo, size: tuple[int, int], spec: _Spec, guidance: Guidance, seeds: Sequence[int],
+    regions: Sequence[Region | None], make: MakeEdit,
 ) -> Strip:  # fmt: skip
     """One photo through a chain, with the seed and the region of each link, at one cell."""
     links: list[Edit] = []
-    for link, seed, region in chain:
-        source, carry = (links[-1].key, spec.carry) if links else (photo.digest, None)
+    source, carry = photo.digest, None
+    for link, seed, region in zip(spec.chain, seeds, regions, strict=True):
         how = link_guidance(link, guidance), seed, spec.steps, spec.sampler, size, carry, region, spec.negative
-        links.append(make(source, link.instruction, *how))
+        edit = make(source, link.instruction, *how)
+        links.append(edit)
+        source, carry = edit.key, spec.carry
     return Strip(photo, spec.id, guidance, links[0].seed, tuple(links), spec.keep, spec.strength, spec.feathers)
+
+
+def _sides(size: Size | None) -> _Sides:
+    return None if size is None else (size.long_side, size.megapixels)
 
 
 def _refuse_unmatched(recipe: Recipe, scan: Scan) -> None:

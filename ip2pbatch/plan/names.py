@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ip2pbatch.disk.hash_table import HashTable
@@ -31,6 +32,8 @@ _AXES = {"text": "_t{text}", "image": "_i{image}", "seed": "_s{seed}", "link": "
 _SETTINGS = {"steps": "_{}steps", "sampler": "_{}", "size": "_{}px"}
 _FIRST = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"))  # what the first version read
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$")
+# What every file system takes as it is; most names are nothing else.
+_HARMLESS = re.compile(r"[0-9A-Za-z_-]+(?:[ .]+[0-9A-Za-z_-]+)*")
 
 # (strip's index in the plan, link counted from 1) → something about that picture
 Place = tuple[int, int]
@@ -67,10 +70,10 @@ class FileNames(Mapping[Place, str]):
             if _gives_way(strip):
                 self._some_give_way = True
             else:
-                self._enter(index, strip)
+                self._enter(index, strip, gives_way=False)
         for index, strip in enumerate(plan.strips if self._some_give_way else ()):
             if _gives_way(strip):
-                self._enter(index, strip)
+                self._enter(index, strip, gives_way=True)
 
     def __getitem__(self, place: Place) -> str:
         index, link = place
@@ -93,15 +96,21 @@ class FileNames(Mapping[Place, str]):
         """Whether one of the files is called so."""
         return self._taken.get(hash(_folded(path)), lambda number: self._name(*self._file(number)) == path) is not None
 
-    def _enter(self, index: int, strip: Strip) -> None:
+    def _enter(self, index: int, strip: Strip, *, gives_way: bool) -> None:
         for number, link in enumerate(strip.keep, start=self._first[index]):
-            if _gives_way(strip):
+            if gives_way:
                 self._aside[number] = self._holder(self._name(index, strip, link)) is not None
             name = self._name(index, strip, link)
             other = self._enter_name(_folded(name), number)
             if other != number:
                 _refuse(name, self._file(other), (index, strip, link))
             self.folders.add(name.rpartition("/")[0])
+
+    def files(self, strips: Iterable[tuple[int, Strip]]) -> Iterator[tuple[Strip, int, str]]:
+        """Every kept link of these strips, which come with their numbers, and its file's name."""
+        for index, strip in strips:
+            for link in strip.keep:
+                yield strip, link, self._name(index, strip, link)
 
     def _enter_name(self, folded: str, number: int) -> int:
         return self._taken.setdefault(hash(folded), number, lambda other: self._is(other, folded))
@@ -155,7 +164,7 @@ class _Naming:
         self._ends = {axis: Template.parse(end) for axis, end in _AXES.items() if axis not in self._fields}
         if numbers is None and "n" in self._fields:
             numbers = {photo.name: place for place, photo in enumerate(plan.photos, start=1)}
-        self._numbers = numbers or {}
+        self._numbers, self._extensions = numbers or {}, dict[str, str]()
         self._varying = {} if isinstance(plan.strips, ManyStrips) else _varying(plan.strips)
         self._last: tuple[Photo | None, Mapping[_Row, Collection[str]]] = None, {}
 
@@ -172,15 +181,23 @@ class _Naming:
     def name(self, strip: Strip, link: int, varies: Collection[str], *, aside: bool) -> str:
         """The name of one file; `aside` where another photo's has the one that it would have."""
         photo = strip.photo.name
-        values = _values(strip) | {"link": link, "date": self._dates.get(photo, UNDATED)}
+        values = _values(strip)
+        values |= {"link": link, "date": self._dates.get(photo, UNDATED) if self._dates else UNDATED}
         if "n" in self._fields:
             values["n"] = self._numbers[photo]
-        appended = [end.fill(values) for axis, end in self._ends.items() if axis in varies]
-        more = "".join([*appended, *_settings(strip, varies)])
-        extension = _extension(self._output, photo)
+        appended = [end.fill(values) for axis, end in self._ends.items() if axis in varies] if varies else []
+        more = "".join([*appended, *_settings(strip, varies)]) if varies else ""
+        extension = self._extension(photo)
         if aside:
             extension = f"_{_suffix(photo)[1:].lower()}{extension}"
         return safe_path(self._template.fill(values), more + extension)
+
+    def _extension(self, photo: str) -> str:
+        """Of a delivered file, which hangs on that of its photo alone."""
+        own = _suffix(photo)
+        if own not in self._extensions:
+            self._extensions[own] = _extension(self._output, own)
+        return self._extensions[own]
 
 
 def safe_path(path: str, end: str) -> str:
@@ -192,6 +209,8 @@ def safe_path(path: str, end: str) -> str:
 
 
 def _safe_part(part: str, end: str) -> str:
+    if _HARMLESS.fullmatch(part) and len(part) + len(end) < MAX_BYTES - _ROOM and not _RESERVED.match(part + end):
+        return part + end
     text = FORBIDDEN.sub("-", unicodedata.normalize("NFC", part)).strip().rstrip(". ")
     if text.startswith("."):
         text = "_" + text[1:]  # hidden files would be lost from sight, and .ip2pbatch is the run's own
@@ -205,22 +224,27 @@ def _safe_part(part: str, end: str) -> str:
 
 
 def _values(strip: Strip) -> dict[str, object]:
-    folder, _, file = strip.photo.name.rpartition("/")
-    stem = file[: -len(_suffix(file))] if _suffix(file) else file
+    folder, stem = _parts(strip.photo.name)
     scales = {"text": strip.guidance.text, "image": strip.guidance.image}
     return {"folder": folder, "stem": stem, "edit": strip.id, "seed": strip.seed, **scales}
 
 
+@lru_cache(maxsize=1024)  # all files of a photo ask for it
+def _parts(name: str) -> tuple[str, str]:
+    folder, _, file = name.rpartition("/")
+    return folder, file[: -len(_suffix(file))] if _suffix(file) else file
+
+
+@lru_cache(maxsize=1024)
 def _suffix(name: str) -> str:
     dot = name.rfind(".")
     return name[dot:] if dot > name.rfind("/") + 1 else ""
 
 
-def _extension(output: Output, photo: str) -> str:
-    """Of a delivered file: with `same` the photo's own, or that of what is written in its stead."""
+def _extension(output: Output, own: str) -> str:
+    """Of a delivered file: with `same` its photo's `own`, or that of what is written in its stead."""
     if output.format != "same":
         return FORMATS[output.format].suffixes[0]
-    own = _suffix(photo)
     kind = by_suffix(own)
     delivered = kind.delivered(output.raw) if kind else ""
     return own if kind is None or delivered == kind.name else FORMATS[delivered].suffixes[0]
@@ -231,10 +255,12 @@ def _gives_way(strip: Strip) -> bool:
 
     So runs from before such photos were read go on, and no name of theirs changes.
     """
-    return _suffix(strip.photo.name).lower() not in _FIRST
+    return _suffix(strip.photo.name) not in _FIRST and _suffix(strip.photo.name).lower() not in _FIRST
 
 
 def _folded(name: str) -> str:
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", name).casefold()
 
 

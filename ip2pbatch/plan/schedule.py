@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.limits import Limits
@@ -21,12 +21,17 @@ class Schedule:
 
     The order is the plan's and depends on nothing else. An Edit is ready when its source is a photo or a finished
     parent. `done` and `failed` are keys from earlier sessions; what descends from a failed one is in `skipped` and
-    never handed out.
+    never handed out. `left` are the numbers of those that are not done, where they are known.
     """
 
-    def __init__(self, plan: Plan, done: Container[str], failed: Collection[str], limits: Limits) -> None:
+    def __init__(
+        self, plan: Plan, done: Container[str], failed: Collection[str], limits: Limits,
+        left: Iterable[int] | None = None,
+    ) -> None:  # fmt: skip
         self._limits = limits
-        self._at, self._waiting = _of_use(plan, done)
+        self._at, self._waiting = _of_use(
+            plan, (n for n, key in enumerate(plan.keys) if key not in done) if left is None else left
+        )
         self._place = {edit.key: place for place, edit in self._at.items()}
         self._children: dict[str, list[str]] = defaultdict(list)
         for edit in self._at.values():
@@ -46,6 +51,11 @@ class Schedule:
     def edit(self, key: str) -> Edit:
         """One of those."""
         return self._at[self._place[key]]
+
+    @property
+    def waiting(self) -> Collection[str]:
+        """The keys of the Edits that are neither finished, failed nor skipped."""
+        return self._waiting
 
     @property
     def left(self) -> int:
@@ -142,21 +152,21 @@ class Schedule:
             heapq.heapify(queue)
 
 
-def _of_use(plan: Plan, done: Container[str]) -> tuple[dict[int, Edit], set[str]]:
-    """The Edits that are not done and all that these descend from, by their places in the plan; the keys of the former.
+def _of_use(plan: Plan, left: Iterable[int]) -> tuple[dict[int, Edit], set[str]]:
+    """The Edits that are left and all that these descend from, by their places in the plan; the keys of the former.
 
     What is done is not held for its own sake: of a long run that goes on it is nearly all.
     """
-    found, sources, waiting = list[tuple[int, Edit]](), set[str](), set[str]()
-    for place, edit in zip(range(len(plan.edits) - 1, -1, -1), reversed(plan.edits), strict=True):
-        if edit.key not in done:
-            waiting.add(edit.key)
-        elif edit.key not in sources:
-            continue
-        found.append((place, edit))
-        if edit.carry is not None:
-            sources.add(edit.source)
-    return dict(reversed(found)), waiting
+    found = {place: plan.edits[place] for place in left}
+    waiting, place_of = {edit.key for edit in found.values()}, None
+    links = [edit for edit in found.values() if edit.carry is not None and edit.source not in waiting]
+    while links:
+        place_of = place_of or plan.places()
+        place = place_of(links.pop().source)
+        if place is not None and place not in found:
+            found[place] = plan.edits[place]
+            links += [found[place]] if found[place].carry is not None else []
+    return dict(sorted(found.items())), waiting
 
 
 def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> list[Edit]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress, islice, starmap
 from pathlib import Path
 
 from ip2pbatch.disk.atomic import Beside, write_atomic
@@ -26,7 +28,7 @@ from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
 from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
-from ip2pbatch.plan.names import folders_of, paths_of
+from ip2pbatch.plan.names import FileNames, folders_of, paths_of
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
@@ -39,6 +41,7 @@ from ip2pbatch.run.sources import refuse_other
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 _THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
 _SIDECAR = "a sidecar of the name that its own would have lies beside a file already, and was left as it is"
+_TOGETHER = 1024  # files of which it is looked up together what was delivered
 log = logging.getLogger("ip2pbatch.run")
 
 
@@ -77,11 +80,15 @@ def is_due(
     """Whether a file is to be written, after what was last delivered in its place: also where that has another name
     than `target`, which an earlier picture of ours holds.
     """
-    if last is None or last.settings != shape_digest(settings, target, strip) or not (root / last.path).is_file():
+    if last is None or last.settings != shape_digest(settings, target, strip) or not _is_file(root, last.path):
         return True
     if settings.sidecar == "copy" and _lacks_sidecar(last, root, strip.photo):
         return True
     return last.path != target and superseded.replaceable(root, target, strip.photo) is not None
+
+
+def _is_file(root: Path, path: str) -> bool:
+    return os.path.isfile(f"{root}/{path}")  # noqa: PTH113  a run asks it of every file, and a Path takes longer
 
 
 def _lacks_sidecar(last: Delivery, root: Path, photo: Photo) -> bool:
@@ -136,14 +143,27 @@ class Deliverer:
 
     def errands(self, plan: Plan, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[Errand]:
         """Every file that `plan` asks for, in its order: those of Edits whose keys are `wanted`."""
-        for index, strip in enumerate(plan.strips):
-            for link in strip.keep:
-                if wanted(strip.edits[link - 1].key):
-                    yield Errand(strip, link, self.targets[index, link])
+        for strip, link, target in self._files(enumerate(plan.strips)):
+            if wanted(strip.edits[link - 1].key):
+                yield Errand(strip, link, target)
 
-    def outstanding(self, plan: Plan, done: Container[str]) -> Iterator[Errand]:
-        """The files of done Edits that are due."""
-        return filter(self._is_due, self.errands(plan, done.__contains__))
+    def errands_of(self, key: str, strips: Iterable[tuple[int, Strip]]) -> list[Errand]:
+        """The files of one Edit, which these strips of the plan have."""
+        found = self._files((number, strip) for number, strip in strips)
+        return [Errand(strip, link, target) for strip, link, target in found if strip.edits[link - 1].key == key]
+
+    def _files(self, strips: Iterable[tuple[int, Strip]]) -> Iterator[tuple[Strip, int, str]]:
+        if isinstance(self.targets, FileNames):
+            return self.targets.files(strips)
+        return ((strip, link, self.targets[index, link]) for index, strip in strips for link in strip.keep)
+
+    def outstanding(self, plan: Plan, are_done: Callable[[Sequence[str]], Iterable[bool]]) -> Iterator[Errand]:
+        """The files of done Edits that are due. What was delivered is looked up for many at a time."""
+        errands = starmap(Errand, self._files(enumerate(plan.strips)))
+        while some := list(islice(errands, _TOGETHER)):
+            made = [*compress(some, are_done([errand.edit.key for errand in some]))]
+            told = self.run.deliveries.each([(strip_key(one.strip), one.edit.key) for one in made])
+            yield from (one for one, last in zip(made, told, strict=True) if self._is_due_after(one, last))
 
     def refuse(self, plan: Plan, damaged: Mapping[str, DamagedError]) -> None:
         """Count the files of pictures that were found damaged among those that are not delivered."""
@@ -270,7 +290,9 @@ class Deliverer:
         return strip.edits[link - 1].key in self.run.done and self._is_due(Errand(strip, link, target))
 
     def _is_due(self, errand: Errand) -> bool:
-        last = self.run.deliveries.get((strip_key(errand.strip), errand.edit.key))
+        return self._is_due_after(errand, self.run.deliveries.get((strip_key(errand.strip), errand.edit.key)))
+
+    def _is_due_after(self, errand: Errand, last: Delivery | None) -> bool:
         settings = self.settings.of(errand.strip)
         return is_due(last, self.run.root, settings, errand.target, errand.strip, self._superseded)
 

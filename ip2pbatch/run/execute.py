@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from ip2pbatch import errors
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.run.calls import Calls, Job
 from ip2pbatch.run.deliveries import Deliverer, Errand, Ready
@@ -33,6 +32,7 @@ from ip2pbatch.run.events import Events, OneAtATime, Quiet
 from ip2pbatch.run.flat import judge
 from ip2pbatch.run.pace import Pace, Then
 from ip2pbatch.run.sources import Sources
+from ip2pbatch.run.states import already_done, states_of
 from ip2pbatch.run.stop import Flag, Stop, listening
 from ip2pbatch.run.utilisation import Busy
 
@@ -132,25 +132,21 @@ class Workshop:
         self._writers = ThreadPoolExecutor(options.writers, thread_name_prefix="write")
         done = already_done(plan, run)
         settled = [record.edit for record in run.records.failed() if record.status not in options.redo]
-        self._schedule = Schedule(plan, done, settled, engine.limits)
-        strips = [strip for strip in plan.strips if any(self._schedule.knows(edit.key) for edit in strip.edits)]
-        self._origin = {edit.key: strip.photo.digest for strip in strips for edit in strip.edits}
-        photos = dict.fromkeys(strip.photo for strip in strips)
+        self._schedule = Schedule(plan, done, settled, engine.limits, done.lacking())
+        self._holders = Holders(plan)
         loaders = options.loaders or engine.limits.helpers
-        self._sources = Sources(run, photos, ahead=(_AHEAD + 1) * engine.limits.batch, threads=loaders)
-        self._errands: dict[str, list[Errand]] = defaultdict(list)
+        ahead = (_AHEAD + 1) * engine.limits.batch
+        self._sources = Sources(run, self._holders.photos, ahead=ahead, threads=loaders)
         for edit in self._schedule.skipped:
             if run.records.status(edit.key) != "unmatched":
                 run.fail(edit.key, "skipped", self._why_skipped(edit))
         backlog: Iterator[Errand] = iter(())
         if options.deliver:
             options.deliver.sweep()
-            for errand in options.deliver.errands(plan, self._schedule.knows):
-                self._errands[errand.edit.key].append(errand)
-            backlog = options.deliver.outstanding(plan, done)
+            backlog = options.deliver.outstanding(plan, done.each)
         couriers = options.couriers or engine.limits.helpers
-        promised = {key: len(own) for key, own in self._errands.items() if self._schedule.is_waiting(key)}
-        self._pace = Pace(options.clock, self._schedule.left, promised, couriers, options.then)
+        files = self._promised()
+        self._pace = Pace(options.clock, self._schedule.left, files, self._files_of, couriers, options.then)
         self._events.started(self._schedule.left, len(done))
         self._couriers = Couriers(self._prepare, self._place, backlog, threads=couriers, after=self._tell_ahead)
         self._couriers.start()
@@ -279,7 +275,7 @@ class Workshop:
             )
             self._sources.release(edit.key)
             self._events.finished(edit, record)
-            self._couriers.send(self._errands.get(edit.key, ()))
+            self._couriers.send(self._errands_of(edit.key))
             self._ended(edit)
         # The main thread must hear of anything: an exception in a thread is otherwise lost.
         except BaseException as error:
@@ -287,11 +283,31 @@ class Workshop:
         finally:
             self._room.release()
 
+    def _errands_of(self, key: str) -> list[Errand]:
+        """The files that an Edit is delivered as."""
+        deliver = self.options.deliver
+        return [] if deliver is None else deliver.errands_of(key, self._holders.of(key))
+
+    def _files_of(self, key: str) -> int:
+        """How many these are."""
+        if self.options.deliver is None:
+            return 0
+        strips = (strip for _, strip in self._holders.of(key))
+        return sum(strip.edits[link - 1].key == key for strip in strips for link in strip.keep)
+
+    def _promised(self) -> int:
+        """Those of all Edits that are to be made."""
+        deliver, waiting = self.options.deliver, self._schedule.waiting
+        if deliver is not None and len(waiting) == len(self.plan.edits):
+            return len(deliver.targets)
+        return sum(map(self._files_of, waiting))
+
     def _score(self, edit: Edit, image: Pixels) -> Mapping[str, float]:
         if self.options.score is None:
             return {}
         try:
-            photo = self._sources.photo(self._origin[edit.key], edit.size).result()
+            _, strip = next(self._holders.of(edit.key))
+            photo = self._sources.photo(strip.photo.digest, edit.size).result()
             return self.options.score(edit, photo, image)
         except Exception:
             log.exception("scoring %s", edit.key)  # a picture without numbers is better than none
@@ -357,43 +373,3 @@ class Workshop:
 def not_tried(parent: Edit, status: Status) -> str:
     """Why a link after `parent` was not tried."""
     return f"not tried: it starts from “{parent.instruction}”, which is {status}"
-
-
-class _AlreadyDone(Set[str]):
-    """Of the keys of a plan's Edits those that need no engine, held as a byte for each that says whether it does."""
-
-    def __init__(self, plan: Plan, run: Run) -> None:
-        self._plan, self._run, self._place = plan, run, plan.places()
-        missing = self._missing = bytearray(key not in run.done for key in plan.keys)
-        hands_on = any(missing) and plan.latents
-        for edit in reversed(plan.edits) if hands_on else ():  # children first: one made again may ask for its parent's
-            lacks = edit.carry == "latent" and self._misses(edit.key) and not run.has_latent(edit.source)
-            if lacks and (place := self._place(edit.source)) is not None:
-                missing[place] = True
-
-    def _misses(self, key: str) -> bool:
-        place = self._place(key)
-        return place is not None and bool(self._missing[place])
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key in self._run.done and not self._misses(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return (key for key in self._plan.keys if key in self)
-
-    def __len__(self) -> int:
-        return len(self._missing) - sum(self._missing)
-
-    @classmethod
-    def _from_iterable(cls, keys: Iterable[Any]) -> set[Any]:
-        return set(keys)
-
-
-def already_done(plan: Plan, run: Run) -> Set[str]:
-    """The keys of `plan` that need no engine: done, and with the latent that a link still to be made starts from."""
-    return _AlreadyDone(plan, run)
-
-
-def states_of(plan: Plan, run: Run) -> Counter[str]:
-    """How many Edits of the plan are in each state."""
-    return Counter(run.records.status(key) or "left" for key in plan.keys)

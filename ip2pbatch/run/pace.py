@@ -36,15 +36,16 @@ class Pace:
 
     The model and the couriers work side by side, so that the slower of them says how long it takes. The model's rate
     is edits since the start; that of delivery is the time that files took, since couriers mostly wait for the model.
-    `promised` says how many files each Edit that is to be made will be delivered as, `then` what follows the run.
+    `files` are those that all Edits that are to be made will be delivered as, `promised` says how many one of them
+    will, `then` what follows the run.
     """
 
     def __init__(
-        self, clock: Callable[[], float], edits: int, promised: Mapping[str, int], couriers: int,
+        self, clock: Callable[[], float], edits: int, files: int, promised: Callable[[str], int], couriers: int,
         then: Then | None = None,
     ) -> None:  # fmt: skip
         self._clock, self._begun, self._couriers, self._then = clock, clock(), couriers, then or Then("", 0.0)
-        self._edits, self._promised, self._files = edits, dict(promised), sum(promised.values())
+        self._edits, self._promised, self._files = edits, promised, files
         self._made = self._carried = 0
         self._carrying = 0.0
         self._counting = threading.Lock()
@@ -54,7 +55,7 @@ class Pace:
         with self._counting:
             self._made += 1
             self._edits = max(0, self._edits - 1)
-            self._files -= self._promised.pop(key, 0)
+            self._files = max(0, self._files - self._promised(key))
 
     def carried(self, seconds: float) -> None:
         """A file was written, or cannot be, after so many seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -29,14 +29,12 @@ class Sources:
     """Loads Sources in threads. A photo is decoded once a run: at model size it is kept in the run directory.
 
     At most `ahead` photos are in memory; all cells of a grid share theirs. `hold` keeps what the engine just made at
-    hand until it is on the disk, so that the next link need not wait.
+    hand until it is on the disk, so that the next link need not wait. `photos` gives those with a digest.
     """
 
-    def __init__(self, run: Run, photos: Iterable[Photo], *, ahead: int, threads: int) -> None:
-        self._run, self._most, self._found = run, ahead, masks_in(run.layout)
-        self._photos: dict[str, list[Photo]] = {}
-        for photo in photos:
-            self._photos.setdefault(photo.digest, []).append(photo)
+    def __init__(self, run: Run, photos: Callable[[str], Sequence[Photo]], *, ahead: int, threads: int) -> None:
+        self._run, self._most, self._photos = run, ahead, photos
+        self._found = masks_in(run.layout)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
         self._loaded: OrderedDict[tuple[str, tuple[int, int]], Future[Pixels]] = OrderedDict()
         self._masks: OrderedDict[tuple[Region, tuple[int, int]], Future[Coverage]] = OrderedDict()
@@ -102,7 +100,7 @@ class Sources:
             if kept is not None:
                 return kept
         # the same bytes may lie in several places
-        pixels = _first_whole(self._photos[digest], size, self._run.spec.sizing)
+        pixels = _first_whole(self._photos(digest), size, self._run.spec.sizing)
         self._run.keep_source(digest, size, pixels)
         return pixels
 
@@ -147,7 +145,7 @@ def remake_source(run: Run, photo: Photo, size: tuple[int, int], damage: Damaged
     return False
 
 
-def _first_whole(photos: list[Photo], size: tuple[int, int], sizing: Sizing) -> Pixels:
+def _first_whole(photos: Sequence[Photo], size: tuple[int, int], sizing: Sizing) -> Pixels:
     """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
     for photo in photos[:-1]:
         with suppress(PhotoError):

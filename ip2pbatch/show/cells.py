@@ -9,8 +9,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, NamedTuple, TypeVar, overload
 
 from ip2pbatch.pictures.areas.composing import Area, area_of
 from ip2pbatch.pictures.likeness import verdict
@@ -19,6 +21,7 @@ from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.taught import Taught, taught_by
 from ip2pbatch.run import clock
 from ip2pbatch.run.directory.kept import Kept
+from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.proof import Proof
@@ -26,6 +29,7 @@ from ip2pbatch.show.proof import Proof
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 _FEW = 20_000  # cells that are held in memory
+_TOGETHER = 1024  # strips of which it is looked up together what became of them
 _MOVED = 1.0  # model pixels: an edit that was moved back by more says so
 State = Literal["done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing"]
 STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing")
@@ -93,6 +97,16 @@ class Cell:
         return "not read yet" if self.state == "missing" else "the photo could not be read"
 
 
+class Outline(NamedTuple):
+    """What totals, and whoever chooses among very many cells, know of a cell."""
+
+    photo: str
+    state: State
+    steps: int
+    sampler: str
+    marked: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """Every cell of a run in the recipe's order, with the words that head a sheet and a report.
@@ -116,7 +130,7 @@ def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
     taught = taught_by(view.spec.model) if view.spec.backend != "fake" else None
     cells = _Cells(view, taught)
-    few = tuple(cells) if len(cells) <= _FEW else cells
+    few = tuple(cells) if len(view.strips) <= _FEW >= len(cells) else cells
     return Gallery(view.plan.name, view.spec.model, view.spec.backend, few, view.broken, view.passed)
 
 
@@ -125,8 +139,11 @@ class _Cells(Sequence[Cell]):
 
     def __init__(self, view: RunView, taught: Taught | None) -> None:
         self._view, self._taught = view, taught
-        links = (len(strip.edits) for strip in view.strips)
-        self._starts = array("Q", itertools.accumulate(links, initial=0))
+
+    @cached_property
+    def _starts(self) -> array[int]:
+        links = (len(strip.edits) for strip in self._view.strips)
+        return array("Q", itertools.accumulate(links, initial=0))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -144,6 +161,32 @@ class _Cells(Sequence[Cell]):
         strip, link = self._view.strips[number], at - self._starts[number]
         return replace(_cell(self._view, strip, strip.edits[link], link + 1, self._taught), number=at + 1)
 
+    def of_strip(self, number: int, first: int) -> list[Cell]:
+        """The cells of one strip, of which the first has the number `first` from 0."""
+        strip, cells = self._view.strips[number], list[Cell]()
+        for link, edit in enumerate(strip.edits, start=1):
+            cell = _cell(self._view, strip, edit, link, self._taught)
+            cells.append(replace(cell, number=first + link))
+        return cells
+
+    def outlines(self) -> Iterator[list[Outline]]:
+        """What is seen of the cells of each strip without a look at their files."""
+        strips = iter(self._view.strips)
+        while some := list(islice(strips, _TOGETHER)):
+            keys = [(strip_key(strip), edit.key) for strip in some for edit in strip.edits]
+            records = self._view.records.each(key for _, key in keys)
+            deliveries = self._view.deliveries.each(keys)
+            for strip in some:
+                told = zip(
+                    strip.edits, islice(records, len(strip.edits)), islice(deliveries, len(strip.edits)), strict=True
+                )
+                yield [self._outline(strip, edit, record, delivery) for edit, record, delivery in told]
+
+    def _outline(self, strip: Strip, edit: Edit, record: Record | None, delivery: Delivery | None) -> Outline:
+        state = _state(self._view, edit.key, record)
+        marked = record is not None and state == "done" and any(_marks(record, edit, self._taught, delivery))
+        return Outline(strip.photo.name, state, edit.steps, edit.sampler, marked)
+
     def __iter__(self) -> Iterator[Cell]:
         cells = (
             _cell(self._view, strip, edit, link, self._taught)
@@ -155,8 +198,7 @@ class _Cells(Sequence[Cell]):
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:
     record, picture, delivery = view.record(edit.key), view.picture(edit.key), view.delivery(strip, edit)
     detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
-    damaged = view.why_damaged(edit.key)
-    state: State = "damaged" if damaged else "missing" if record is None else record.status
+    damaged, state = view.why_damaged(edit.key), _state(view, edit.key, record)
     return Cell(
         key=edit.key, photo=strip.photo.name, edit=strip.id, instruction=edit.instruction, guidance=edit.guidance,
         seed=edit.seed, steps=edit.steps, sampler=edit.sampler, size=edit.size, state=state, link=link,
@@ -172,6 +214,22 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         seconds=record.seconds if record else 0.0, device=record.device if record else "",
         metrics=record.metrics | detail if record and not damaged else {},
     )  # fmt: skip
+
+
+def _state(view: RunView, key: str, record: Record | None) -> State:
+    return "damaged" if view.why_damaged(key) else "missing" if record is None else record.status
+
+
+def outlines(cells: Sequence[Cell]) -> Iterator[list[Outline]]:
+    """What is seen of the cells of each strip, of which there may be millions."""
+    if isinstance(cells, _Cells):
+        return cells.outlines()
+    return ([Outline(c.photo, c.state, c.steps, c.sampler, bool(c.mark)) for c in strip] for strip in strips_of(cells))
+
+
+def cells_of_strip(cells: Sequence[Cell], number: int, first: int, length: int) -> Sequence[Cell]:
+    """The cells of one strip by its number, of which the first has the number `first` from 0."""
+    return cells.of_strip(number, first) if isinstance(cells, _Cells) else cells[first : first + length]
 
 
 def _strength(strip: Strip, delivery: Delivery | None) -> float:

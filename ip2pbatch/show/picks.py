@@ -65,8 +65,7 @@ def origin_of(view: RunView, folder: Path, model: str = "") -> Origin:
     its pictures tell.
     """
     written = _parsed(view.sessions[-1].recipe if view.sessions else "", view)
-    longest = max((max(edit.size) for edit in view.plan.edits), default=512)
-    size = _size(written.get("size")) or f"{{long_side: {longest}}}"
+    size = _size(written.get("size")) or f"{{long_side: {max((max(e.size) for e in view.plan.edits), default=512)}}}"
     specs = written.get("edits")
     seeds = [
         written.get("seeds"),

@@ -31,7 +31,7 @@ from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.events import Counting, uncounted
 from ip2pbatch.show.blocks import Shown, photos_of, source_of
-from ip2pbatch.show.cells import STATES, Cell, Gallery, State, gallery, grouped, number, strips_of, today
+from ip2pbatch.show.cells import STATES, Cell, Gallery, State, cells_of_strip, gallery, grouped, number, outlines, today
 from ip2pbatch.show.picks import Origin, origin_of, pick_of
 from ip2pbatch.show.proof import Proof
 
@@ -82,20 +82,21 @@ class _Seen:
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.states, self.steps, self.samplers = Counter[State](), set[int](), set[str]()
         photos, calm, lengths = set[int](), bytearray(), array("Q")
-        for strip in strips_of(cells):
-            self.states.update(cell.state for cell in strip)
-            self.steps.update(cell.steps for cell in strip)
-            self.samplers.update(cell.sampler for cell in strip)
+        for strip in outlines(cells):
+            for cell in strip:
+                self.states[cell.state] += 1
+                self.steps.add(cell.steps)
+                self.samplers.add(cell.sampler)
             photos.add(hash(strip[0].photo))
-            calm.append(all(cell.state == "done" and not cell.mark for cell in strip))
+            calm.append(all(cell.state == "done" and not cell.marked for cell in strip))
             lengths.append(len(strip))
         self.photos, self.left_out = len(photos), 0
-        self.shown = cells
-        if len(cells) > MOST_CELLS:
-            kept = _fitting(calm, lengths)
-            starts = array("Q", itertools.accumulate(lengths, initial=0))
-            self.shown = [cells[at] for strip in kept for at in range(starts[strip], starts[strip + 1])]
-            self.left_out = len(cells) - len(self.shown)
+        self.shown, total = cells, sum(lengths)
+        if total > MOST_CELLS:
+            kept, starts = _fitting(calm, lengths), array("Q", itertools.accumulate(lengths, initial=0))
+            of_strips = (cells_of_strip(cells, strip, starts[strip], lengths[strip]) for strip in kept)
+            self.shown = [*itertools.chain.from_iterable(of_strips)]
+            self.left_out = total - len(self.shown)
 
 
 def _fitting(calm: Sequence[int], lengths: Sequence[int]) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from typing import TypeVar
 from PIL import Image
 from runs import SPEC, fork, make_photos
 
-from ip2pbatch.disk.journal import Journal
+from ip2pbatch.disk.journal import Journal, seal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Photo, Plan, held
@@ -35,7 +36,7 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
 from ip2pbatch.plan.written.recipe import Recipe
-from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.deliveries import Deliverer, shape_digest
 from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import Delivery, Invocation, Record
@@ -120,38 +121,42 @@ def planning(field: Field) -> None:
 
 
 def filling(field: Field) -> None:
-    """All pictures but the last ones, as links to a few files, their records and files, as a run writes them but for
-    asking the disk after each whether it has it.
+    """All pictures and files but the last ones, as links to a few files, and what the journals say of them, as a run
+    writes it but for asking the disk after each whether it has it. Lines and paths are put together by hand: a run
+    would take hours for so many.
     """
-    plan, layout = field.plan(), Layout(field.out / ".ip2pbatch")
+    plan, layout, settings = field.plan(), Layout(field.out / ".ip2pbatch"), DeliverySettings()
     buffer = io.BytesIO()
     Image.new("RGB", (48, 32), (90, 120, 60)).save(buffer, "PNG")
-    pictures = Links(field.folder / "picture", buffer.getvalue())
-    record = asdict(Record("", "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(buffer.getvalue())))
-    with closing(Journal(layout.results(None))) as journal:
-        for keys in batched(islice(plan.keys, field.edits - field.left), 10_000):
-            for key in keys:
-                pictures.appear(layout.picture(key))
-            journal.append(*(record | {"edit": key} for key in keys), lasting=False)
-    _delivering(field, plan)
+    pictures, files = Links(field.folder / "picture", buffer.getvalue()), Links(field.folder / "file", b"")
+    record = _pattern(Record(_BLANK, "done", 0.1, "", {"l1": 0.1, "ssim": 0.9}, len(buffer.getvalue())).as_row())
+    row = asdict(Delivery(_BLANK, _BLANK, _BLANK, _BLANK, "0" * 64, 0.5, turn=1))
+    del row["begun"]
+    told, announced = _pattern(row), _pattern(row | {"begun": True})
+    edits, out = str(layout.edits), str(field.out)
+    with (
+        closing(Journal(layout.results(None))) as results,
+        closing(Journal(layout.deliveries(None))) as deliveries,
+    ):
+        for strips in batched(islice(plan.strips, field.edits - field.left), 10_000):
+            records, rows = [], []
+            for strip in strips:
+                key, target = strip.edits[0].key, f"{strip.photo.name[:-4]}_{strip.id}.jpg"
+                pictures.appear(f"{edits}/{key[:2]}/{key}.png")
+                files.appear(f"{out}/{target}")
+                place = key, strip_key(strip), target, shape_digest(settings, target, strip)
+                records.append(seal(record % key.encode()) + b"\n")
+                rows += [seal(line % tuple(part.encode() for part in place)) + b"\n" for line in (announced, told)]
+            results.write(b"".join(records), lasting=False)
+            deliveries.write(b"".join(rows), lasting=False)
 
 
-def _delivering(field: Field, plan: Plan) -> None:
-    """Empty files under the names of all pictures but the last ones, announced and recorded."""
-    files = Links(field.folder / "file", b"")
-    with open_run(field.out, SPEC) as run:
-        deliverer = field.deliverer(run, plan)
-        with closing(Journal(run.layout.deliveries(None))) as journal:
-            for errands in batched(islice(deliverer.errands(plan), field.edits - field.left), 10_000):
-                rows = []
-                for errand in errands:
-                    files.appear(field.out / errand.target)
-                    place = errand.edit.key, strip_key(errand.strip)
-                    row = asdict(Delivery(*place, errand.target, deliverer._digest(errand), "0" * 64, 0.5)) | {
-                        "turn": 1
-                    }
-                    rows += [row | {"begun": True}, row]
-                journal.append(*rows, lasting=False)
+_BLANK = "\0"
+
+
+def _pattern(row: dict[str, object]) -> bytes:
+    """A line with its blanks to be filled."""
+    return json.dumps(row, separators=(",", ":")).replace("%", "%%").replace(json.dumps(_BLANK)[1:-1], "%b").encode()
 
 
 class Links:
@@ -160,7 +165,7 @@ class Links:
     def __init__(self, path: Path, data: bytes) -> None:
         self._path, self._data, self._links = path, data, 0
 
-    def appear(self, path: Path) -> None:
+    def appear(self, path: str) -> None:
         if self._links % 50_000 == 0:  # a file may have so many names on ext4
             self._path.unlink(missing_ok=True)
             self._path.write_bytes(self._data)
@@ -168,7 +173,7 @@ class Links:
         try:
             os.link(self._path, path)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True)
+            Path(path).parent.mkdir(parents=True)
             os.link(self._path, path)
 
 
@@ -177,6 +182,12 @@ def batched(things: Iterable[Thing], size: int) -> Iterator[list[Thing]]:
     rest = iter(things)
     while some := list(islice(rest, size)):
         yield some
+
+
+def opening(field: Field) -> None:
+    """What there is, before anything is planned."""
+    with open_run(field.out, SPEC) as run:
+        assert len(run.records) == len(run.deliveries) == field.edits - field.left
 
 
 def resume(field: Field) -> None:
@@ -203,6 +214,7 @@ def report(field: Field) -> None:
 STAGES: dict[str, Callable[[Field], None]] = {
     "planning, with names and the plan's copy": planning,
     "filling the run directory (preparation)": filling,
+    "opening the run": opening,
     "resume: plan, open, make and deliver the last thousand": resume,
     "status": status,
     "report": report,

@@ -15,7 +15,7 @@ class Clock:
 
 def test_nothing_is_said_of_time_before_model_and_delivery_are_measured() -> None:
     clock = Clock()
-    pace = Pace(clock, 4, dict.fromkeys("abcd", 1), couriers=1)
+    pace = Pace(clock, 4, 4, dict.fromkeys("abcd", 1).__getitem__, couriers=1)
     assert pace.ahead(None) == Ahead(4, None, None)
     clock.now = 10
     pace.ended("a")
@@ -28,7 +28,7 @@ def test_nothing_is_said_of_time_before_model_and_delivery_are_measured() -> Non
 def test_a_quick_model_does_not_hide_slow_delivery() -> None:
     clock = Clock()
     keys = [f"{number}" for number in range(1400)]
-    pace = Pace(clock, 1400, dict.fromkeys(keys, 1), couriers=2)
+    pace = Pace(clock, 1400, 1400, dict.fromkeys(keys, 1).__getitem__, couriers=2)
     for key in keys[:1300]:
         clock.now += 0.01
         pace.ended(key)
@@ -42,7 +42,7 @@ def test_a_quick_model_does_not_hide_slow_delivery() -> None:
 
 def test_the_last_batch_of_a_slow_model_is_soon_delivered() -> None:
     clock = Clock()
-    pace = Pace(clock, 64, {f"{number}": 1 for number in range(64)}, couriers=2)
+    pace = Pace(clock, 64, 64, {f"{number}": 1 for number in range(64)}.__getitem__, couriers=2)
     for number in range(32):
         pace.ended(f"{number}")
         pace.carried(0.125)
@@ -57,14 +57,14 @@ def test_the_last_batch_of_a_slow_model_is_soon_delivered() -> None:
 
 
 def test_an_edit_that_fails_takes_its_files_along() -> None:
-    pace = Pace(Clock(), 2, {"a": 3, "b": 1}, couriers=1, then=Then("sheets and report", 9))
+    pace = Pace(Clock(), 2, 4, {"a": 3, "b": 1}.__getitem__, couriers=1, then=Then("sheets and report", 9))
     pace.ended("a")
     assert pace.ahead(0) == Ahead(1, 1, None, "sheets and report")
 
 
 def test_the_time_is_of_the_whole_with_what_follows() -> None:
     clock = Clock()
-    pace = Pace(clock, 2, {"a": 1, "b": 1}, couriers=1, then=Then("sheets and report", 540))
+    pace = Pace(clock, 2, 2, {"a": 1, "b": 1}.__getitem__, couriers=1, then=Then("sheets and report", 540))
     clock.now = 3
     pace.ended("a")
     pace.carried(1)

@@ -6,10 +6,11 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol, TypeVar, overload
 
 from ip2pbatch.disk.hash_table import HashTable
-from ip2pbatch.plan.edits import MOST_HELD, Edit, ManyEdits, ManyStrips, Photo, Strip
+from ip2pbatch.plan.edits import MOST_HELD, Edit, ManyEdits, ManyStrips, Photo, Strip, first_with
 
 Thing = TypeVar("Thing")
 MakeEdit = Callable[..., Edit]
@@ -54,8 +55,9 @@ class Expansion:
         self._first_strip, self._first_edit = array("Q", [0]), array("Q", [0])
         self._keys, self._table, self._hands_on = bytearray(), HashTable(), bytearray()
         self._few: list[Strip] | None = []
-        for photo in photos:
-            self._add(asked(photo))
+        seen = HashTable()
+        for number, photo in enumerate(photos):
+            self._add(asked(photo), is_new=first_with(photos, seen, number, photo.digest) == number)
 
     def parts(self) -> tuple[Sequence[Strip], Sequence[Edit]]:
         """All strips and all Edits: of a small plan as they are."""
@@ -66,10 +68,15 @@ class Expansion:
         edits = {edit.key: edit for strip in self._few for edit in strip.edits}
         return tuple(self._few), tuple(edits.values())
 
-    def _add(self, strips: list[Strip]) -> None:
-        for strip in strips:
-            for edit in strip.edits:
-                self._enter(edit)
+    def _add(self, strips: list[Strip], *, is_new: bool) -> None:
+        """`is_new` says that no photo before has these bytes, without which it shares no Edit with one."""
+        edits = {edit.key: edit for strip in strips for edit in strip.edits}
+        for key, edit in edits.items():
+            self._enter(bytes.fromhex(key), is_new=is_new)
+            if edit.carry == "latent":
+                for place in map(self.place, (key, edit.source)):
+                    assert place is not None, "parents come before children"
+                    self._hands_on[place] = True
         self._first_strip.append(self._first_strip[-1] + len(strips))
         self._first_edit.append(len(self._table))
         if self._few is not None:
@@ -77,15 +84,14 @@ class Expansion:
             if len(self._few) > MOST_HELD:
                 self._few = None
 
-    def _enter(self, edit: Edit) -> None:
-        key, number = bytes.fromhex(edit.key), len(self._table)
-        if self._table.setdefault(hash(key), number, lambda other: self._has(other, key)) == number:
-            self._keys += key
-            self._hands_on.append(False)
-        if edit.carry == "latent":
-            for place in map(self.place, (edit.key, edit.source)):
-                assert place is not None, "parents come before children"
-                self._hands_on[place] = True
+    def _enter(self, key: bytes, *, is_new: bool) -> None:
+        number = len(self._table)
+        if is_new:
+            self._table.add(hash(key), number)
+        elif self._table.setdefault(hash(key), number, lambda other: self._has(other, key)) != number:
+            return
+        self._keys += key
+        self._hands_on.append(False)
 
     def _has(self, number: int, key: bytes) -> bool:
         return self._keys.startswith(key, number * _KEY)
@@ -114,6 +120,10 @@ class Expansion:
     def keeps_latents(self) -> bool:
         """Whether any Edit does."""
         return any(self._hands_on)
+
+    def by_photo(self) -> Iterator[tuple[Sequence[Strip], Sequence[Edit]]]:
+        """Of each photo its strips, and those of its Edits that no photo before it has."""
+        return map(self._expanded, range(len(self._photos)))
 
     def _expanded(self, number: int) -> tuple[tuple[Strip, ...], tuple[Edit, ...]]:
         """The strips of a photo, and those of its Edits that no photo before it has."""
@@ -151,8 +161,7 @@ class _ByPhoto(Sequence[Thing]):
         return bisect_right(self._first, at) - 1
 
     def __iter__(self) -> Iterator[Thing]:
-        for photo in range(len(self._first) - 1):
-            yield from self._of_photo(photo)
+        return chain.from_iterable(map(self._of_photo, range(len(self._first) - 1)))
 
     def __reversed__(self) -> Iterator[Thing]:
         for photo in range(len(self._first) - 2, -1, -1):
@@ -180,6 +189,9 @@ class _Strips(_ByPhoto[Strip], ManyStrips):
 
     def of_photo(self, photo: int) -> Iterator[tuple[int, Strip]]:
         return enumerate(self._of_photo(photo), start=self._first[photo])
+
+    def by_photo(self) -> Iterator[tuple[Sequence[Strip], Sequence[Edit]]]:
+        return self._expansion.by_photo()
 
     def photo_with(self, key: str) -> int | None:
         return self._expansion.photo_with(key)

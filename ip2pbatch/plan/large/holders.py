@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from ip2pbatch.disk.hash_table import HashTable
-from ip2pbatch.plan.edits import ManyStrips, Plan, Strip
+from ip2pbatch.plan.edits import ManyStrips, Photo, Plan, Strip, first_with
 
 
 class Holders:
@@ -25,6 +25,8 @@ class Holders:
                 if self._first_with(photo.digest, number) != number:
                     self._more[photo.digest].append(number)
             return
+        for number, photo in enumerate(plan.photos):
+            self._more[photo.digest].append(number)
         for number, strip in enumerate(plan.strips):
             for key in {edit.key for edit in strip.edits}:
                 self._few[key].append(number)
@@ -42,6 +44,12 @@ class Holders:
                 if any(edit.key == key for edit in strip.edits):
                     yield number, strip
 
+    def photos(self, digest: str) -> list[Photo]:
+        """The photos with this digest, in the plan's order."""
+        photos = self._plan.photos
+        first = self._first.get(hash(digest), lambda other: photos[other].digest == digest)
+        return [photos[number] for number in ([] if first is None else [first]) + self._more.get(digest, [])]
+
     def photo(self, key: str) -> str:
         """The name of the last photo that has the Edit, "" where none has."""
         name = ""
@@ -51,4 +59,4 @@ class Holders:
 
     def _first_with(self, digest: str, number: int) -> int:
         """The first photo with this digest, which `number` has."""
-        return self._first.setdefault(hash(digest), number, lambda other: self._plan.photos[other].digest == digest)
+        return first_with(self._plan.photos, self._first, number, digest)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ip2pbatch.plan.written.yaml_source import Mistake, suggest
@@ -57,7 +58,8 @@ class Template:
 
     def fill(self, values: Mapping[str, object]) -> str:
         """The name, still as a path with forward slashes, each value made safe within its part of the path."""
-        return "".join(part if isinstance(part, str) else _filled(*part, values[part[0]]) for part in self.parts)
+        parts = self.parts
+        return "".join([part if isinstance(part, str) else _filled(*part, values[part[0]]) for part in parts])
 
 
 def _field(inner: str, template: str) -> tuple[str, str]:
@@ -76,6 +78,7 @@ def _field(inner: str, template: str) -> tuple[str, str]:
     return name, spec
 
 
+@lru_cache(maxsize=4096, typed=True)  # most fields have few values
 def _filled(name: str, spec: str, value: object) -> str:
     if isinstance(value, datetime):
         text = value.strftime(spec or "%Y%m%d")

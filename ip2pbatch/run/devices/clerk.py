@@ -14,8 +14,9 @@ from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery, Record, Status
 from ip2pbatch.run.events import Events
-from ip2pbatch.run.execute import Summary, not_tried, states_of
+from ip2pbatch.run.execute import Summary, not_tried
 from ip2pbatch.run.pace import Ahead, Pace, Then
+from ip2pbatch.run.states import states_of
 
 Known = TypeVar("Known")
 
@@ -31,8 +32,8 @@ class Clerk:
         self._files = Counter(strip.edits[link - 1].key for strip in plan.strips for link in strip.keep)
         self._announced: dict[tuple[str, str], Delivery] = dict(run.announced)
         self._begun = self._carried = clock()
-        promised = {key: files for key, files in self._files.items() if dealer.is_left(key)}
-        self._pace = Pace(clock, dealer.left, promised, 1, then)
+        promised = sum(files for key, files in self._files.items() if dealer.is_left(key))
+        self._pace = Pace(clock, dealer.left, promised, self._files.__getitem__, 1, then)
         self._own: set[str] = set()
         self._waiting = self._made = self._delivered = self._shrunk = 0
         self._undelivered: dict[str, str] = {}

@@ -14,7 +14,8 @@ from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.devices.wire import Ask, Beat, Drain, Over, Reserved, Told, Trouble, Write, Written
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.events import Events
-from ip2pbatch.run.execute import Options, Summary, already_done
+from ip2pbatch.run.execute import Options, Summary
+from ip2pbatch.run.states import already_done
 from ip2pbatch.run.stop import Stop
 
 _SLOW = 0.5  # of what the others make in the same time, below which a worker is named

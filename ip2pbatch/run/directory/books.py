@@ -6,6 +6,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.journal import Damage
 from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import DELIVERY, Delivery
+from ip2pbatch.run.directory.lines import DELIVERY, DELIVERY_BRIEF, Delivery
 
+_TOGETHER = 1 << 10  # places that are looked up together
 Place = tuple[str, str]
 """A strip's key and an Edit's."""
 
@@ -34,43 +36,80 @@ def read_books(layout: Layout, damage: list[Damage] | None = None) -> Books:
     """What the journals say in the order of their turns: `turn` counts the openings of the run, and what a later one
     says counts, wherever its line stands.
     """
-    rows, folders = Rows(), set[str]()
-    places, by_place, by_path, turns, begun = (array(kind) for kind in "QQQQB")
+    noted = _Noted()
     for path in sorted(layout.folder.glob("deliveries*.jsonl")):
-        for at, row in rows.read(path, DELIVERY, damage):
-            places.append(at)
-            by_place.append(row_hash((row.strip, row.edit)))
-            by_path.append(row_hash(row.path))
-            turns.append(row.turn)
-            begun.append(row.begun)
-            folders.add(row.path.rpartition("/")[0])
-    order = np.argsort(numbers_of(turns), kind="stable")
-    columns = _Columns(rows, *(numbers_of(column)[order] for column in (places, by_place, by_path, begun)))
-    return Books(Delivered(columns.confirmed(), folders), columns.announced(), max(turns, default=0))
+        noted.read(path, damage)
+    announced = noted.announced()
+    return Books(Delivered(noted.columns(), noted.folders), announced, noted.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Lines about files in their order: where they stand, hashes of place and path, whether they only announce."""
+    """Lines about files that were delivered, in their order: where they stand, hashes of place and path."""
 
     rows: Rows
     at: Numbers
     places: Numbers
     paths: Numbers
-    begun: Numbers
 
-    def confirmed(self) -> _Columns:
-        told = self.begun == 0
-        return _Columns(self.rows, self.at[told], self.places[told], self.paths[told], self.begun[:0])
+
+class _Noted:
+    """What is noted of lines about files as they are read: of a delivery its columns, of an announcement where it
+    stands, until its file is told of.
+    """
+
+    def __init__(self) -> None:
+        self.rows, self.folders, self.turn = Rows(), set[str](), 0
+        self._at, self._places, self._paths = array("Q"), array("Q"), array("Q")
+        self._turns: list[tuple[int, int]] = []  # with the number of the first line that has it
+        self._begun: dict[int, list[tuple[int, int]]] = {}  # turn and place of lines by their hashes
+
+    def read(self, path: Path, damage: list[Damage] | None) -> None:
+        for at, row in self.rows.read(path, DELIVERY_BRIEF, damage):
+            place, turn = row_hash((row.strip, row.edit)), row.turn
+            self.folders.add(row.path.rpartition("/")[0])
+            if turn > self.turn:
+                self.turn = turn
+            if row.begun:
+                self._begun.setdefault(place, []).append((turn, at))
+                continue
+            if place in self._begun:
+                self._confirm(place, turn)
+            if not self._turns or self._turns[-1][0] != turn:
+                self._turns.append((turn, len(self._at)))
+            self._at.append(at)
+            self._places.append(place)
+            self._paths.append(row_hash(row.path))
+
+    def _confirm(self, place: int, turn: int) -> None:
+        """A file was delivered: what announced it before says nothing more."""
+        later = [one for one in self._begun.pop(place) if one[0] > turn]
+        if later:
+            self._begun[place] = later
+
+    def columns(self) -> _Columns:
+        """In the order of their turns."""
+        found = [numbers_of(column) for column in (self._at, self._places, self._paths)]
+        turns = [turn for turn, _ in self._turns]
+        if turns != sorted(turns):
+            counts = np.diff([first for _, first in self._turns], append=len(self._at))
+            order = np.argsort(np.repeat(turns, counts), kind="stable")
+            found = [column[order] for column in found]
+        return _Columns(self.rows, *found)
 
     def announced(self) -> dict[Place, Delivery]:
-        """Of the places whose last line announces, heard line by line with what else was delivered as their files."""
-        last = Index(self.places).last() & (self.begun == 1)
-        own = among(self.places, self.places[last])
-        others = among(self.paths, self.paths[own]) & (self.begun == 0)
+        """What was announced last and not told of. Heard line by line with what else was delivered as those files."""
+        if not self._begun:
+            return {}
+        begun = [at for lines in self._begun.values() for _, at in lines]
+        paths = [row_hash(_row_at(self.rows, at).path) for at in begun]
+        told, by_path = numbers_of(self._at), numbers_of(self._paths)
+        own = among(numbers_of(self._places), np.fromiter(self._begun, np.uint64))
+        others = among(by_path, np.concatenate([by_path[own], np.array(paths, np.uint64)]))
+        rows = [(at, _row_at(self.rows, at)) for at in (*begun, *map(int, told[own | others]))]
         heard = _Heard()
-        for number in np.flatnonzero(own | others):
-            heard.hear(_row_at(self.rows, self.at[number]))
+        for _, row in sorted(rows, key=lambda pair: (pair[1].turn, pair[0])):
+            heard.hear(row)
         return heard.announced
 
 
@@ -116,7 +155,7 @@ class Delivered(Mapping[Place, Delivery]):
     def held(cls, files: Iterable[Delivery], earlier: Mapping[Place, Mapping[str, str]]) -> Delivered:
         """Few files, of which another process read the lines, and what their pictures had as `earlier` ones."""
         none = np.empty(0, np.uint64)
-        delivered = cls(_Columns(Rows(), none, none, none, none), set())
+        delivered = cls(_Columns(Rows(), none, none, none), set())
         delivered._earlier = {place: dict(found) for place, found in earlier.items()}
         for file in files:
             delivered.add(file)
@@ -144,7 +183,7 @@ class Delivered(Mapping[Place, Delivery]):
     def fold(self, path: Path) -> None:
         """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
         at, places, paths = array("Q"), array("Q"), array("Q")
-        for place, row in self._rows.more(path, DELIVERY):
+        for place, row in self._rows.more(path, DELIVERY_BRIEF):
             if not row.begun:
                 at.append(place)
                 places.append(row_hash((row.strip, row.edit)))
@@ -166,6 +205,22 @@ class Delivered(Mapping[Place, Delivery]):
             if (row.strip, row.edit) == place and self._by_path.of(row_hash(row.path))[-1] == found[-1]:
                 return row
         raise KeyError(place)
+
+    def each(self, places: Iterable[Place]) -> Iterator[Delivery | None]:
+        """What was delivered of each of many places, in their order: `get` of all of them, looked up together.
+        A file that is added meanwhile may not be among it.
+        """
+        rest = iter(places)
+        while some := list(islice(rest, _TOGETHER)):
+            numbers = self._by_place.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
+            rows = [self._row(number) if number >= 0 else None for number in numbers]
+            paths = np.fromiter((row_hash(row.path) if row else 0 for row in rows), np.uint64, len(rows))
+            standing = self._by_path.last_of(paths) == numbers
+            for place, row, stands in zip(some, rows, standing, strict=True):
+                if place in self._newer:
+                    yield self._newer[place]
+                else:
+                    yield row if stands and row is not None and (row.strip, row.edit) == place else None
 
     def __iter__(self) -> Iterator[Place]:
         return ((row.strip, row.edit) for row in self.values())

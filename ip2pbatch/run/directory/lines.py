@@ -6,14 +6,15 @@ nothing (see disk/shapes.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from ip2pbatch.disk.shapes import STRICT, Shape
+from ip2pbatch.disk.shapes import STRICT, Shape, Usual
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.families import ModelDefaults
 
@@ -302,3 +303,70 @@ SESSION: Mapping[str, Shape[Any]] = {
     "also": Shape(Also), "joined": Shape(Joined), "comparison": Shape(PartOf),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""
+
+
+class Brief(NamedTuple):
+    """What is noted of a Record where its line stands; `has_detail` where it says more than its status."""
+
+    edit: str
+    status: Status
+    bytes: int
+    has_detail: bool
+
+
+class DeliveryBrief(NamedTuple):
+    """The same of a Delivery."""
+
+    edit: str
+    strip: str
+    path: str
+    settings: str
+    turn: int
+    begun: bool
+
+
+# As `Record.as_row` and `asdict` of a Delivery are written: numbers below a million million, texts without escapes.
+_TEXT, _HEX, _COUNT = rb"[ !#-\[\]-\x7e]*", rb"[0-9a-f]{1,64}", rb"(?:0|[1-9]\d{0,11})"
+_NUMBER, _SHARE = rb"-?(?:0|[1-9]\d{0,10})(?:\.\d{1,20})?(?:e-\d\d)?", rb"(?:0(?:\.\d{1,20})?|1(?:\.0)?)"
+_METRIC = rb'"%b":%b' % (_TEXT, _NUMBER)
+_USUAL_RECORD = rb"".join((
+    rb'\{"edit":"(%b)","status":"([a-z]+)","seconds":%b' % (_HEX, _NUMBER),
+    rb',"detail":"(%b)","metrics":\{(?:%b(?:,%b)*)?\}' % (_TEXT, _METRIC, _METRIC),
+    rb',"bytes":(%b),"digest":"[0-9a-f]{0,64}","latent":"[0-9a-f]{0,64}"(?:,"device":"%b")?' % (_COUNT, _TEXT),
+))  # fmt: skip
+_USUAL_DELIVERY = rb"".join((
+    rb'\{"edit":"(%b)","strip":"(%b)","path":"([^"\\\x00-\x1f]*)","settings":"(%b)"' % (_HEX, _HEX, _HEX),
+    rb',"sha256":"%b","gate":(?:null|%b),"bytes":%b,"time":%b' % (_HEX, _SHARE, _COUNT, _NUMBER),
+    rb',"unsigned":"[0-9a-f]{0,64}","sidecar":"[0-9a-f]{0,64}"(?:,"strength":%b)?' % _SHARE,
+    rb'(?:,"moved":%b,"scaled":%b)?,"turn":(%b)(?:,"begun":(true|false))?' % (_NUMBER, _NUMBER, _COUNT),
+))  # fmt: skip
+_STATUSES: dict[bytes, Status] = {status.encode(): status for status in get_args(Status)}
+
+
+def _brief(match: re.Match[bytes]) -> Brief:
+    edit, status, detail, size = match.group(1, 2, 3, 4)
+    if status not in _STATUSES:
+        raise ValueError(status)
+    return Brief(edit.decode(), _STATUSES[status], int(size), bool(detail))
+
+
+def _brief_by_shape(line: bytes) -> Brief | None:
+    one = RECORD(line)
+    return None if one is None else Brief(one.edit, one.status, one.bytes, bool(one.detail))
+
+
+def _delivery_brief(match: re.Match[bytes]) -> DeliveryBrief:
+    edit, strip, path, settings, turn, begun = match.group(1, 2, 3, 4, 5, 6)
+    return DeliveryBrief(
+        edit.decode(), strip.decode(), _below(path.decode()), settings.decode(), int(turn), begun == b"true"
+    )  # fmt: skip
+
+
+def _delivery_brief_by_shape(line: bytes) -> DeliveryBrief | None:
+    one = DELIVERY(line)
+    return None if one is None else DeliveryBrief(one.edit, one.strip, one.path, one.settings, one.turn, one.begun)
+
+
+BRIEF = Usual(_USUAL_RECORD, _brief, _brief_by_shape)
+DELIVERY_BRIEF = Usual(_USUAL_DELIVERY, _delivery_brief, _delivery_brief_by_shape)
+"""What opening a run notes of each line of its largest journals."""

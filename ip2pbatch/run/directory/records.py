@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesVi
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 from ip2pbatch.disk.journal import Damage
 from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import RECORD, Record, Status
+from ip2pbatch.run.directory.lines import BRIEF, RECORD, Brief, Record, Status
 
 S = TypeVar("S")
 _STATUSES: tuple[Status, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched")
-_DONE, _STATUS, _DETAIL = 0, 7, 8  # the number of done and all numbers' bits; what is added where a line has a detail
+_BY_CODE = (*_STATUSES, None)
+# The number of done, of what was not tried, and all numbers' bits; what is added where a line has a detail.
+_DONE, _UNTRIED, _STATUS, _DETAIL = 0, 6, 7, 8
+_TOGETHER = 1 << 14  # keys that are looked up together
+_MOST = 0xFFFF_FFFF  # bytes of a picture, above which its size is not told
 
 
 class Records(Mapping[str, Record]):
@@ -59,10 +64,10 @@ class Records(Mapping[str, Record]):
     def fold(self, path: Path) -> None:
         """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
         hashes, places, statuses = array("Q"), array("Q"), array("B")
-        for place, record in self._rows.more(path, RECORD):
-            hashes.append(row_hash(record.edit))
+        for place, brief in self._rows.more(path, BRIEF):
+            hashes.append(row_hash(brief.edit))
             places.append(place)
-            statuses.append(_code(record))
+            statuses.append(_code(brief))
         keys = np.concatenate([self._index.keys, numbers_of(hashes)])
         last = Index(keys).last()
         self._places = np.concatenate([self._places, numbers_of(places)])[last]
@@ -76,6 +81,29 @@ class Records(Mapping[str, Record]):
             return newer.status
         found = self._index.of(row_hash(key))
         return _STATUSES[self._statuses[found[-1]] & _STATUS] if len(found) else None
+
+    def statuses(self, keys: Iterable[str]) -> Iterator[Status | None]:
+        """The status of each of many Edits, in their order: `status` of all of them, looked up thousands at a time."""
+        rest = iter(keys)
+        while some := list(islice(rest, _TOGETHER)):
+            numbers = self._index.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
+            codes = np.where(numbers >= 0, self._statuses[numbers] & _STATUS, _UNTRIED) if len(self._statuses) else ()
+            known = map(_BY_CODE.__getitem__, codes) if len(codes) else repeat(None, len(some))
+            if self._newer:
+                yield from (
+                    self._newer[key].status if key in self._newer else one for key, one in zip(some, known, strict=True)
+                )
+            else:
+                yield from known
+
+    def each(self, keys: Iterable[str]) -> Iterator[Record | None]:
+        """The Record of each of many Edits, in their order: `get` of all of them, looked up thousands at a time."""
+        rest = iter(keys)
+        while some := list(islice(rest, _TOGETHER)):
+            numbers = self._index.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
+            for key, number in zip(some, numbers.tolist(), strict=True):
+                record = self._read(number) if number >= 0 and key not in self._newer else None
+                yield record if record is not None and record.edit == key else self.get(key)
 
     def with_detail(self, key: str) -> Record | None:
         """The Record, where it says more than that the Edit is done; others need not be read for it."""
@@ -130,8 +158,8 @@ class Records(Mapping[str, Record]):
         return _record_at(self._rows, self._places[number])
 
 
-def _code(record: Record) -> int:
-    return _STATUSES.index(record.status) | (_DETAIL if record.detail else 0)
+def _code(brief: Brief) -> int:
+    return _STATUSES.index(brief.status) | (_DETAIL if brief.has_detail else 0)
 
 
 class _Values(ValuesView[Record]):
@@ -203,44 +231,56 @@ class _Part:
 
     def there(self) -> _Columns:
         kept = (self.statuses & _STATUS != _DONE) | self.whole
+        if kept.all():
+            return self.hashes, self.places, self.statuses
         return self.hashes[kept], self.places[kept], self.statuses[kept]
 
 
 def _read(rows: Rows, path: Path, whole: _Sizes, damage: list[Damage] | None) -> _Part:
     """A later line counts more than an earlier one, unless that alone is of a picture that is there."""
     hashes, places, sizes, statuses = array("Q"), array("Q"), array("Q"), array("B")
-    for place, record in rows.read(path, RECORD, damage):
-        hashes.append(row_hash(record.edit))
+    found = bytearray()
+    for place, brief in rows.read(path, BRIEF, damage):
+        hashes.append(row_hash(brief.edit))
         places.append(place)
-        sizes.append(record.bytes)
-        statuses.append(_code(record))
+        sizes.append(brief.bytes)
+        statuses.append(_code(brief))
+        if len(sizes) == _TOGETHER:
+            found += whole.are(numbers_of(hashes[-len(sizes) :]), numbers_of(sizes)).tobytes()
+            sizes = array("Q")
+    found += whole.are(numbers_of(hashes[len(found) :]), numbers_of(sizes)).tobytes()
     keys, codes = numbers_of(hashes), numbers_of(statuses)
-    there = (codes & _STATUS == _DONE) & whole.are(keys, numbers_of(sizes))
-    order = np.lexsort((there, keys))
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = keys[order][1:] != keys[order][:-1]
-    chosen = np.sort(order[last])
-    return _Part(keys[chosen], numbers_of(places)[chosen], codes[chosen], there[chosen])
+    there = (codes & _STATUS == _DONE) & np.frombuffer(found, np.bool_)
+    part = _Part(keys, numbers_of(places), codes, there)
+    return part if Index(keys).is_unique else _last(part)
+
+
+def _last(part: _Part) -> _Part:
+    """Of several lines about an Edit the one that counts."""
+    order = np.lexsort((part.whole, part.hashes))
+    ends = np.ones(len(order), np.bool_)
+    ends[:-1] = part.hashes[order][1:] != part.hashes[order][:-1]
+    chosen = np.sort(order[ends])
+    return _Part(part.hashes[chosen], part.places[chosen], part.statuses[chosen], part.whole[chosen])
 
 
 class _Sizes:
     """The size in bytes of every lossless picture in a run: one pass over the folders, no file is opened."""
 
     def __init__(self, layout: Layout) -> None:
-        hashes, sizes = array("Q"), array("Q")
+        hashes, sizes = array("Q"), array("I")
         for key, size in pictures_on_disk(layout):
             hashes.append(row_hash(key))
-            sizes.append(size)
-        order = np.argsort(numbers_of(hashes))
-        self._hashes, self._sizes = numbers_of(hashes)[order], numbers_of(sizes)[order]
+            sizes.append(min(size, _MOST))
+        self._index, self._sizes = Index(numbers_of(hashes)), numbers_of(sizes)
 
     def are(self, hashes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
         """Whether the pictures with these hashes are there in these sizes."""
-        if not len(self._hashes):
+        if not len(self._sizes):
             return np.zeros(len(hashes), np.bool_)
-        at = np.minimum(self._hashes.searchsorted(hashes), len(self._hashes) - 1)
-        found: NDArray[np.bool_] = (self._hashes[at] == hashes) & (self._sizes[at] == sizes)
-        return found
+        at = self._index.last_of(hashes)
+        there: NDArray[np.bool_] = (at >= 0) & (self._sizes[at] == np.minimum(sizes, np.uint64(_MOST)))
+        return there
 
 
 def _joined(rows: Rows, parts: Sequence[_Columns]) -> Records:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from ip2pbatch.disk.atomic import disk_error, replacing
@@ -16,7 +20,7 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
-from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, Photo, Plan, Region, Strip, region_of
+from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, ManyStrips, Photo, Plan, Region, Strip, region_of
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.sessions import ALSO, JOINED, read_sessions
 
@@ -35,17 +39,19 @@ def store_plan(layout: Layout, plan: Plan) -> str:
     Raises ResourceError.
     """
     digest = hashlib.sha256()
-    for line in _lines(plan):
-        digest.update(line)
-    name = digest.hexdigest()[:_NAME]
-    path = layout.plan(name)
-    if (file_digest(path) or "")[:_NAME] != name:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                file.writelines(_lines(plan))
-        except OSError as error:
-            raise disk_error(error, path) from error
+    try:
+        layout.plan("").parent.mkdir(parents=True, exist_ok=True)
+        with SpooledTemporaryFile(_LARGE, dir=str(layout.folder)) as copy:  # its name is known when it is written
+            for line in _lines(plan):
+                digest.update(line)
+                copy.write(line)
+            path = layout.plan(name := digest.hexdigest()[:_NAME])
+            if (file_digest(path) or "")[:_NAME] != name:
+                copy.seek(0)
+                with replacing(path) as file:
+                    shutil.copyfileobj(copy, file)
+    except OSError as error:
+        raise disk_error(error, layout.plan("").parent) from error
     return name
 
 
@@ -89,20 +95,54 @@ class _StoredEdits(OnDemand[Edit], ManyEdits):
 
 def _lines(plan: Plan) -> Iterator[bytes]:
     """A header, then photos, edits and strips, one a line; strips point at the others by their place."""
-    place = plan.places()
     yield _line(
         {"format": FORMAT, "name": plan.name, "model": plan.model, "photos": len(plan.photos), "edits": len(plan.edits)}
     )
     for photo in plan.photos:
         yield _line([photo.name, os.fspath(photo.path), photo.digest, *photo.size])
-    for e in plan.edits:
-        how = [e.guidance.text, e.guidance.image, e.seed, e.steps, e.sampler, *e.size, e.carry]
-        yield _line([e.key, e.source, e.instruction, *how, *_later(e)])
-    photos = _places_of(plan.photos)
-    for s in plan.strips:
-        links = [place(edit.key) for edit in s.edits]
-        later: list[object] = [s.strength, s.feathers] if s.feathers else [] if s.strength is None else [s.strength]
-        yield _line([photos(s.photo), s.id, s.guidance.text, s.guidance.image, s.seed, links, s.keep, *later])
+    if isinstance(plan.strips, ManyStrips):
+        yield from _lines_by_photo(plan, plan.strips)
+        return
+    yield from map(_edit_line, plan.edits)
+    photos, place = _places_of(plan.photos), plan.places()
+    for strip in plan.strips:
+        yield _strip_line(strip, photos(strip.photo), map(place, (edit.key for edit in strip.edits)))
+
+
+def _lines_by_photo(plan: Plan, strips: ManyStrips) -> Iterator[bytes]:
+    """Those of edits, then of strips, with each photo's expanded once: the latter wait in a file meanwhile."""
+    place, first = plan.places(), 0
+    with SpooledTemporaryFile(_LARGE) as waiting:
+        for number, (own, edits) in enumerate(strips.by_photo()):
+            yield from map(_edit_line, edits)
+            places = {edit.key: at for at, edit in enumerate(edits, start=first)}
+            first += len(edits)
+            for strip in own:
+                links = (places[edit.key] if edit.key in places else place(edit.key) for edit in strip.edits)
+                waiting.write(_strip_line(strip, number, links))
+        waiting.seek(0)
+        yield from waiting
+
+
+def _edit_line(e: Edit) -> bytes:
+    begun = f"[{encode_basestring(e.key)},{encode_basestring(e.source)},"
+    said = _said(e.instruction, e.guidance.text, e.guidance.image)
+    end = "".join(f",{_as_json(more)}" for more in _later(e))
+    return f"{begun}{said},{e.seed},{_said(e.steps, e.sampler, *e.size, e.carry)}{end}]\n".encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+def _strip_line(s: Strip, photo: int, links: Iterable[int | None]) -> bytes:
+    later = f",{_said(s.strength, s.feathers)}" if s.feathers else "" if s.strength is None else f",{_said(s.strength)}"
+    said, places = _said(s.id, s.guidance.text, s.guidance.image), ",".join(map(str, links))
+    return f"[{photo},{said},{s.seed},[{places}],{_said(s.keep)}{later}]\n".encode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _said(*values: object) -> str:
+    """Some values of a line, which very many lines have in common."""
+    return _as_json(values)[1:-1]
 
 
 def _places_of(photos: Sequence[Photo]) -> Callable[[Photo], int]:

@@ -135,7 +135,7 @@ class RunView:
         """How many Edits of the plan are in each state: done, failed, nan, flagged, skipped, left, and unmatched where
         there are any.
         """
-        states = Counter(self.records.status(key) or "left" for key in self.plan.keys)
+        states = Counter(state or "left" for state in self.records.statuses(self.plan.keys))
         found = {state: states[state] for state in ("done", "failed", "nan", "flagged", "skipped", "left")}
         return found | ({"unmatched": states["unmatched"]} if states["unmatched"] else {})
 

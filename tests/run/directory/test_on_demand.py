@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from galleries import make_run
 from runs import SPEC, Wrapped, carry_out, make_photos, make_plan, many
 
 from ip2pbatch import jobs
-from ip2pbatch.disk.journal import Journal
+from ip2pbatch.disk.journal import Journal, seal
 from ip2pbatch.run.directory import stored_plans
 from ip2pbatch.run.directory.books import read_books
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.ledger import open_run
-from ip2pbatch.run.directory.lines import Delivery, Record
+from ip2pbatch.run.directory.lines import BRIEF, DELIVERY, DELIVERY_BRIEF, RECORD, Delivery, Record
 from ip2pbatch.run.directory.records import read_records
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.show import cells
@@ -183,3 +184,31 @@ def test_what_is_read_on_demand_is_found_though_a_journal_is_mended_meanwhile(tm
         assert b"damaged" not in results.read_bytes()
         assert {edit.key for edit in plan.edits} == run.done
         assert [view.records[edit.key] for edit in plan.edits] == [run.records[edit.key] for edit in plan.edits]
+
+
+def test_what_is_noted_of_a_line_is_what_its_shape_says_however_it_is_damaged() -> None:
+    chance = random.Random(7)
+    record = Record("0a", "done", 0.25, "", {"l1": 0.1, "changed": 1.5e-05}, 12, "ab", "", "cpu")
+    words = Record("0a", "flagged", 3.0, "the “checker” said so: a\\b", {}, 0)
+    file = Delivery("0a", "b", "Größe/a b.jpg", "c", "d", 0.5, 9, 1.5, strength=0.25, moved=-1.0, turn=3)
+    lost = replace(file, path="../x.jpg")
+    cases = [(BRIEF, RECORD, asdict(one)) for one in (record, words)]
+    cases += [(DELIVERY_BRIEF, DELIVERY, asdict(one)) for one in (file, lost, replace(file, gate=None, begun=True))]
+    known = 0
+    for noted, shape, row in cases:
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+        for _ in range(many(300, 20_000)):
+            mutated = bytearray(line)
+            for _ in range(chance.randrange(3)):
+                at = chance.randrange(len(mutated))
+                mutated[at : at + chance.randrange(2)] = bytes([chance.choice(b'0919.-+e"\\{}[],:/a\xc3\x00 ')])
+            whole = bytes(mutated)
+            for sealed in (whole + b"\n", (seal(whole) if whole.endswith(b"}") else whole) + b"\n", whole):
+                expected, found = shape(sealed), noted(sealed)
+                known += expected is not None
+                if expected is None or found is None:
+                    assert expected is found is None, sealed
+                    continue
+                for name, value in found._asdict().items():
+                    assert value == (bool(expected.detail) if name == "has_detail" else getattr(expected, name)), sealed
+    assert known > 300

@@ -42,8 +42,9 @@ from ip2pbatch.run.directory.healing import heal
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record
 from ip2pbatch.run.events import Quiet
-from ip2pbatch.run.execute import already_done, run_plan
+from ip2pbatch.run.execute import run_plan
 from ip2pbatch.run.machine import Machine, Precision
+from ip2pbatch.run.states import already_done
 from ip2pbatch.train.model_names import ModelName
 
 log = logging.getLogger(__name__)
