@@ -175,8 +175,19 @@ def refuse_code(path: Path, index: dict[str, Any]) -> None:
         what = code[0] if code else f"the custom pipeline {pipeline}"
         raise ModelError(f"{path} brings its own code ({what}), which is never run", hint=_FINE_TUNE)
     for config in sorted(path.glob("*/*.json")):
-        if config.stat().st_size < 1 << 20 and "auto_map" in read_json_or_empty(config):
-            raise ModelError(f"{config} asks for code of its own (auto_map), which is never run", hint=_FINE_TUNE)
+        found = read_json_or_empty(config) if config.stat().st_size < 1 << 20 else {}
+        if asked := "auto_map" if "auto_map" in found else _kernel(found):
+            raise ModelError(f"{config} asks for code of its own ({asked}), which is never run", hint=_FINE_TUNE)
+
+
+def _kernel(config: dict[str, Any]) -> str:
+    """What a configuration, or one inside it, names of the hub as the code of its attention or its experts."""
+    for key, value in config.items():
+        if isinstance(value, dict) and (found := _kernel(value)):
+            return found
+        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            return f"{key}: {value}"
+    return ""
 
 
 def _refuse_pipeline(path: Path, pipeline: object, kind: Kind) -> None:

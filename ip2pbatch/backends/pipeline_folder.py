@@ -95,7 +95,9 @@ def _files(path: Path, component: str, variants: dict[str, str | None]) -> Itera
     folder = path / component
     if component == "scheduler" or is_network(component):
         config = CONFIGS.get(component, "config.json")
-        read_json(folder / config)
+        if read_json(folder / config).get("quantization_config"):
+            said = f"{folder / config}: these weights are quantised (quantization_config), which are not loaded"
+            raise ModelError(said, hint="use the model's own weights, in bf16, with --memory offload where need be")
         yield f"{component}/{config}"
     else:
         found = [name for name in _WORDS if (folder / name).is_file()]

@@ -78,7 +78,7 @@ def resolve(
             hint="give a folder, a .safetensors file, a hub id such as owner/name, or --model tiny",
         )
     repo, revision = found
-    path = _cached(repo, revision)
+    path = cached(repo, revision)
     if path is None and not download:
         raise ModelError(f"{model} is not in the cache", hint=_how_to_get(model))
     path = path or _fetch(repo, revision, note)
@@ -162,7 +162,7 @@ def checked(path: Path, kind: model_folder.Kind = "edit", *, checker: bool = Tru
     return cast(model_folder.Layout, found)
 
 
-def _cached(repo: str, revision: str | None) -> Path | None:
+def cached(repo: str, revision: str | None) -> Path | None:
     """The snapshot in the hub's cache, or None where there is none or it lacks files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

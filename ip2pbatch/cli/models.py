@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from ip2pbatch import errors, jobs
 from ip2pbatch.cli import console
@@ -17,7 +18,9 @@ app = typer.Typer(
     help=f"List, fetch and find models. A folder holds {families()} in diffusers' layout.", no_args_is_help=True
 )
 
-Name = Annotated[str, typer.Argument(help="tiny, a folder, or a hub id such as timbrooks/instruct-pix2pix[@revision]")]
+Name = Annotated[
+    str, typer.Argument(help="tiny, a folder, a short name (`models list --known`), or a hub id: owner/name[@revision]")
+]
 Examined = Annotated[
     str | None, typer.Option("--model", help="Say of this model whether it can be used, and which speed-ups it lacks.")
 ]
@@ -27,9 +30,17 @@ To = Annotated[Path | None, typer.Option(help="The folder to make.", show_defaul
 SingleFile = Annotated[Path, typer.Option(help="The .safetensors to write.")]
 
 
+Known = Annotated[
+    bool, typer.Option("--known", help="Models of the hub by their short names: licence, size, and what fits here.")
+]
+
+
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(known: Known = False, as_json: Json = False) -> None:
     """The models this machine has, with their size, digest and place. Digests are counted once and remembered."""
+    if known:
+        _list_known(as_json)
+        return
     from ip2pbatch.backends.weights import list_models, resolve
 
     models = [(m, resolve(str(m.path)).digest) for m in list_models()]
@@ -52,6 +63,20 @@ def list_(as_json: Json = False) -> None:
         console.out().print(f"{m.name}{revision}  {m.family}  {m.bytes / 1e6:,.0f} MB  digest {digest[:12]}  {m.path}")
 
 
+def _list_known(as_json: bool) -> None:
+    from ip2pbatch.backends.known_models import known_models
+
+    models = known_models()
+    if as_json:
+        print(json.dumps([asdict(one) for one in models], indent=2))
+        return
+    wide = max(len(one.name) for one in models)
+    for one in models:
+        here = f"here at revision {one.revision[:12]}" if one.revision else "not fetched"
+        said = f"{one.family}, about {one.size / 1e9:.0f} GB, {one.licence}; {one.fits}; {here}"
+        console.out().print(f"[bold]{one.name:{wide}}[/]  {escape(said)}\n{'':{wide}}  {escape(one.hub)}")
+
+
 @app.command()
 def where(model: Name) -> None:
     """The folder of one model."""
@@ -71,9 +96,11 @@ def digest(model: Name) -> None:
 @app.command()
 def pull(model: Name) -> None:
     """Fetch a model from the hub: safetensors and configurations only."""
+    from ip2pbatch.backends.known_models import tell_licence
     from ip2pbatch.backends.weights import pull
 
     folder = pull(model, console.note)
+    tell_licence(model, console.note)
     console.out().print(f"{folder.name} at revision {folder.revision} is in {folder.path}")
 
 
@@ -101,7 +128,6 @@ def export(model: Name, single_file: SingleFile) -> None:
 
 def doctor(model: Examined = None, as_json: Json = False) -> None:
     """Show versions, devices and providers, and what an edit would use and why."""
-    from rich.markup import escape
     from rich.table import Table
 
     findings = jobs.doctor(model)

@@ -60,6 +60,7 @@ def choose(
     if machine.provider is not None:
         raise UsageError("--provider is of the onnx backend", hint="add --backend onnx, or leave out --provider")
     refuse_without("torch", "diffusers", "transformers")  # before a model is fetched
+    from ip2pbatch.backends.known_models import tell_licence
     from ip2pbatch.backends.weights import resolve
 
     planned = family_for(model)
@@ -67,13 +68,12 @@ def choose(
     from ip2pbatch.backends.pytorch import backend as pytorch
     from ip2pbatch.backends.pytorch import steps
 
+    tell_licence(model, note)
     found = family_of(folder.path)
     _refuse_unplanned(model, planned, found)
-    if found.call is None and machine.memory not in (Memory.AUTO, Memory.FULL):
-        why = f"--memory {machine.memory} is not for {found.called}, which is on the device as a whole"
-        raise UsageError(why, hint="leave it out")
-    family = _module_of(found)
     device = machine.device or pytorch.default_device()
+    _refuse_flags(found, machine, device)
+    family = _module_of(found)
     precision = family.precision(folder, device) if machine.precision is Precision.AUTO else str(machine.precision)
     if precision == "fp16" and device == "cpu":
         raise UsageError("fp16 is not for a CPU", hint="use --precision bf16 or fp32")
@@ -108,6 +108,21 @@ def _refuse_unplanned(model: str, planned: Family, found: Family) -> None:
             f"{planned.called}'s",
             hint="run the same command once more: it is here now",
         )
+
+
+def _refuse_flags(family: Family, machine: Machine, device: str) -> None:
+    """Flags that this family has no use for. Raises UsageError."""
+    moved = machine.memory in (Memory.OFFLOAD, Memory.SEQUENTIAL)
+    unused = {
+        f"--memory {machine.memory}": moved and family.call is None,
+        "--guidance-interval": machine.interval is not None and family.call is not None,
+        "--compile on": machine.compile is Compile.ON and family.call is not None,
+    }
+    for flag in (flag for flag, asked in unused.items() if asked):
+        raise UsageError(f"{flag} is not for {family.called}", hint="leave it out")
+    if moved and device == "cpu":
+        why = f"--memory {machine.memory} is for a GPU: on a CPU there is nowhere to move a part from"
+        raise UsageError(why, hint="leave it out, or add --device cuda")
 
 
 def _module_of(family: Family) -> FamilyModule:

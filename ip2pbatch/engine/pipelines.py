@@ -16,11 +16,11 @@ from ip2pbatch.backends.pytorch.pipeline import bytes_of, load_pipeline, place
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.pipeline_engine import PipelineEngine
 from ip2pbatch.engine.precision import has_bf16
-from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Call, Family, family_of
 from ip2pbatch.plan.limits import Limits, helpers_beside_gpu
-from ip2pbatch.run.machine import Compile, Machine, Memory
+from ip2pbatch.run.machine import Machine, Memory
 
 Note = Callable[[str], None]
 
@@ -51,10 +51,9 @@ def open_engine(
     folder: ModelFolder, device: str, precision: str, machine: Machine, *, safety: bool, edits: Sequence[Edit],
     note: Note,
 ) -> PipelineEngine:  # fmt: skip
-    """The engine, its parts where `--memory` has them. Raises UsageError for flags that it has no use for."""
+    """The engine, its parts where `--memory` has them."""
     family, where = family_of(folder.path), known_device(device)
     call = called(family)
-    _refuse_flags(family, machine, where)
     how = _placement(folder, precision, machine, where, note)
     pipe = load_pipeline(folder, call, precision)
     place(pipe, where, how)
@@ -72,18 +71,6 @@ def limits_of(family: Family, device: torch.device) -> Limits:
     known = family.defaults
     limits = Limits(1, known.multiple, known.min_side, known.max_side, default_rows=1)
     return replace(limits, helpers=helpers_beside_gpu()) if device.type == "cuda" else limits
-
-
-def _refuse_flags(family: Family, machine: Machine, device: torch.device) -> None:
-    if machine.interval is not None:
-        raise UsageError(f"--guidance-interval is not for {family.called}", hint="leave it out")
-    if machine.compile is Compile.ON:
-        raise UsageError(f"--compile on is not for {family.called}", hint="leave it out")
-    if device.type == "cpu" and machine.memory in (Memory.OFFLOAD, Memory.SEQUENTIAL):
-        raise UsageError(
-            f"--memory {machine.memory} is for a GPU: on a CPU there is nowhere to move a part from",
-            hint="leave it out, or add --device cuda",
-        )
 
 
 def _placement(folder: ModelFolder, precision: str, machine: Machine, device: torch.device, note: Note) -> Memory:
