@@ -112,8 +112,8 @@ class Gallery:
     """Every cell of a run in the recipe's order, with the words that head a sheet and a report.
 
     `unreadable` are the photos that have no cell because their files are damaged, by name with the reason; `passed`
-    is what else lay in their folders, by kind. `models` are those that are compared, by their names, and `absent` those
-    that have no cell, with the reason.
+    is what else lay in their folders, by kind. `models` are those that are compared, by their names, `usual` the
+    text and image scale that each has by default, and `absent` those that have no cell, with the reason.
     """
 
     name: str
@@ -123,6 +123,7 @@ class Gallery:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     passed: tuple[Passed, ...] = ()
     models: tuple[str, ...] = ()
+    usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -17,9 +17,17 @@ def joined(name: str, views: Mapping[str, RunView], absent: Mapping[str, str]) -
     cells = (cell for photo in grouped(strips, _photo).values() for cell in _side_by_side(photo))
     backends = dict.fromkeys(own.backend for own in each.values())
     unreadable = {photo: why for own in each.values() for photo, why in own.unreadable.items()}
+    usual = {model: own for model, view in views.items() if (own := _usual(view)) is not None}
     return Gallery(
-        name, ", ".join(each), ", ".join(backends), tuple(cells), unreadable, _passed(each), (*each,), dict(absent)
+        name, ", ".join(each), ", ".join(backends), tuple(cells), unreadable, _passed(each),
+        models=(*each,), usual=usual, absent=absent,
     )  # fmt: skip
+
+
+def _usual(view: RunView) -> tuple[float, float] | None:
+    """The scales that the run's model was begun with; None where an older run does not say."""
+    defaults = next((session.defaults for session in reversed(view.sessions) if session.defaults), None)
+    return None if defaults is None else (defaults.text, defaults.image)
 
 
 def _side_by_side(strips: list[list[Cell]]) -> Iterator[Cell]:

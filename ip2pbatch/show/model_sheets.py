@@ -12,6 +12,7 @@ from ip2pbatch.show.paging import Draft
 from ip2pbatch.show.table import Row, Table
 from ip2pbatch.show.tiles import (
     IN_THE_PAPER,
+    USUAL,
     box_of,
     column_of,
     facts_of,
@@ -55,17 +56,17 @@ def _by_model(
     ranks = max(len({cell.seed for cell in group}) for group in groups.values())
     several = not _one(cells)
     for rank in range(ranks):
-        chosen = {place: cell for place, group in groups.items() if (cell := nearest(group, rank)) is not None}
+        cells_of_rank = (nearest(group, rank, gallery.usual.get(model, USUAL)) for (*_, model), group in groups.items())
+        chosen = [cell for cell in cells_of_rank if cell is not None]
         rows = []
-        for own in grouped(chosen.values(), lambda cell: (cell.photo, column_of(cell))).values():
+        for own in grouped(chosen, lambda cell: (cell.photo, column_of(cell))).values():
             at = {cell.model: _tile(cell, several, settings) for cell in own}
             tiles = (at.get(model) for model in gallery.models)
             rows.append(Row(source_tile(largest(own)), tuple(tiles)))
-        shown = list(chosen.values())
-        table = Table(tuple(rows), gallery.models, box_of(shown, settings.cell, lines=2))
+        table = Table(tuple(rows), gallery.models, box_of(chosen, settings.cell, lines=2))
         name = f"{slug}-seed{rank + 1}" if ranks > 1 else slug
         said = f"{subject}{f', seed {rank + 1} of {ranks}' if ranks > 1 else ''}"
-        yield Draft(name, said, (*facts_of(shown), *_absent(gallery), IN_THE_PAPER), table)
+        yield Draft(name, said, (*facts_of(chosen), *_absent(gallery), IN_THE_PAPER), table)
 
 
 def _tile(cell: Cell, several: bool, settings: Sheet) -> Tile:

@@ -12,7 +12,7 @@ from ip2pbatch.show.cells import Cell, number, totals
 from ip2pbatch.show.page import Box, Tile
 
 # The guidance that a photo's one cell in the overview is taken nearest to: the paper's defaults.
-USUAL_TEXT, USUAL_IMAGE = 7.5, 1.5
+USUAL = 7.5, 1.5
 HOW_TO_READ = (
     "To the right, text guidance grows: the instruction pulls harder.",
     "Downwards, image guidance grows: the photo holds on harder.",
@@ -78,18 +78,18 @@ def box_of(cells: Iterable[Cell], cell: int, lines: int) -> Box:
     return Box(math.ceil(max(wide, 0.5 * cell)), math.ceil(max(tall, 0.3 * cell)), lines)
 
 
-def nearest(group: Sequence[Cell], rank: int) -> Cell | None:
-    """The cell of the `rank`-th seed whose guidance is nearest to the usual one."""
+def nearest(group: Sequence[Cell], rank: int, usual: tuple[float, float] = USUAL) -> Cell | None:
+    """The cell of the `rank`-th seed whose guidance is nearest to the `usual` one, text and image."""
     seeds = list(dict.fromkeys(cell.seed for cell in group))
     if rank >= len(seeds):
         return None
     own = [cell for cell in group if cell.seed == seeds[rank]]
-    return min(
-        own,
-        key=lambda c: (
-            abs(c.guidance.text - USUAL_TEXT) / USUAL_TEXT + abs(c.guidance.image - USUAL_IMAGE) / USUAL_IMAGE
-        ),
-    )
+    text, image = usual
+
+    def distance(cell: Cell) -> float:
+        return abs(cell.guidance.text - text) / (abs(text) or 1) + abs(cell.guidance.image - image) / (abs(image) or 1)
+
+    return min(own, key=distance)
 
 
 def facts_of(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:

@@ -317,10 +317,11 @@ def test_scales_of_models_are_rows_from_weak_to_strong_and_one_photo_has_all_its
         *(a_cell(guidance=Guidance(text, 0), model="other") for text in (4, 1, 2)),
         a_cell(words="make it night", model="tiny"), a_cell(words="make it night", model="other"),
     )  # fmt: skip
-    models, scales = sheets_of(whole, SMALL)
+    models, scales = sheets_of(replace(whole, usual={"other": (2, 0)}), SMALL)
     assert (models.slug, models.subject, scales.slug) == ("models", "a.jpg", "scales-make-it-winter-a")
-    assert [[tile and tile.caption for tile in row.tiles] for row in models.table.rows] == [
-        ["make it winter"] * 2, ["make it night"] * 2,
+    assert [[(tile.caption, tile.second) for tile in row.tiles if tile] for row in models.table.rows] == [
+        [("make it winter", "text 7.5, image 1.5   seed 7"), ("make it winter", "text 2, image 0   seed 7")],
+        [("make it night", "text 7.5, image 1.5   seed 7")] * 2,
     ]  # fmt: skip
     said = {row.label: [tile and tile.caption for tile in row.tiles] for row in scales.table.rows}
     assert said == {

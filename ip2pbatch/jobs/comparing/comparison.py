@@ -11,6 +11,7 @@ from ip2pbatch.plan.written.as_text import recipe_text
 from ip2pbatch.plan.written.compared import Compared
 from ip2pbatch.plan.written.edit_flags import compare_models
 from ip2pbatch.plan.written.recipe import GuidanceSpec, Recipe, parse_recipe, read_recipe
+from ip2pbatch.plan.written.yaml_source import read_text
 from ip2pbatch.run.directory.layout import run_folders
 from ip2pbatch.run.directory.left_recipe import FIRST
 from ip2pbatch.run.directory.lines import RecordedRecipe
@@ -78,7 +79,7 @@ def comparison_of(what: Path, out: Path | None = None, models: Sequence[str] = (
         recorded = noted.recipe
         recipe = parse_recipe(recorded.text, Path(recorded.file or what.absolute() / FIRST))
         out = out or what
-    elif models or what.is_file():  # a pipe can be read once, and is somebody else's then
+    elif models or (what.is_file() and "compare" in read_text(what)):  # a pipe can be read once, by who runs it
         recipe, text = read_recipe(what)
         recorded = RecordedRecipe(text, str(what.absolute()))
     else:
