@@ -62,8 +62,13 @@ def backends(exports: Exports) -> dict[str, ort.OrtBackend]:
     return {name: ort.load(made, Place()) for name, made in exports.made.items()}
 
 
-def edit_of(seed: int, *, text: float = 5.0, image: float = 1.5, size: tuple[int, int] = (64, 48)) -> Edit:
-    return make_edit(f"p{seed}", f"make it {seed}", Guidance(text, image), seed, steps=2, sampler="euler_a", size=size)
+def edit_of(
+    seed: int, *, text: float = 5.0, image: float = 1.5, size: tuple[int, int] = (64, 48), negative: str = ""
+) -> Edit:
+    return make_edit(
+        f"p{seed}", f"make it {seed}", Guidance(text, image), seed, steps=2, sampler="euler_a", size=size,
+        negative=negative,
+    )  # fmt: skip
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -84,6 +89,26 @@ def test_the_same_edits_make_the_same_pictures_as_on_torch(
         assert ours.state == theirs.state == "done"
         assert psnr(ours.image, theirs.image) > 50
     assert np.array_equal(alone.image, found[0].image)
+
+
+def test_negatives_and_regions_are_as_on_torch_and_a_whole_region_is_none(
+    exports: Exports, backends: dict[str, ort.OrtBackend]
+) -> None:
+    plain, left = edit_of(1), np.zeros((48, 64), np.uint8)
+    left[:, :32] = 255
+    edits = [plain, edit_of(1, negative="fog"), plain, plain]
+    sources = [Source(make_picture(1, (64, 48)), mask=mask) for mask in (None, None, left, np.full_like(left, 255))]
+    ours, theirs = (Editor(one).edit(edits, sources) for one in (backends["kl"], pytorch.load(exports.folders["kl"])))
+    for one, wanted in zip(ours, theirs, strict=True):
+        assert psnr(one.image, wanted.image) > 50
+    whole, negative, region, white = ours
+    assert np.array_equal(whole.image, white.image)
+    assert np.array_equal(whole.latent, white.latent)
+    assert not np.array_equal(whole.image, negative.image)
+    assert not np.array_equal(whole.latent[..., 5:], region.latent[..., 5:])
+    pixels = torch.from_numpy(sources[0].pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    photo = backends["kl"].encode_image(pixels)[0].numpy() * backends["kl"].scaling_factor
+    assert np.array_equal(region.latent[..., 5:], photo[..., 5:])
 
 
 @pytest.mark.parametrize("name", ["kl", "tiny"])
