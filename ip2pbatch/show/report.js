@@ -154,6 +154,7 @@
     byId("applied").textContent = "";
     byId("strengths").hidden = !sources.get(cell.source);
     byId("strength").value = String(strengths[at]);
+    byId("mixed").hidden = true;  // it is of the picture before
     mix();
     const file = byId("file");
     file.hidden = !cell.file;
