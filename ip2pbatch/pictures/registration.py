@@ -1,8 +1,8 @@
 """Lays an edit on its photo again: models move and enlarge what they edit by a few pixels, which the lift would blur.
 
 What both share is compared by orientation correlation (Fitch, Kadyrov, Christmas and Kittler, BMVC 2002): directions of
-gradients, doubled, so that light and dark may change places, and over all channels (Di Zenzo, 1986), so that
-colours may. Each of many blocks says how far it has moved; what most of them agree on is one shift and one scale.
+gradients, doubled, so that light and dark may change places, of the sum of all channels, in which their noise is least.
+Each of many blocks says how far it has moved; what most of them agree on is one shift and one scale.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _NEAR = 40  # about the side of the blocks that are measured once more
 _FAINT = 10.0  # squared levels of 255 a pixel: gradients below are mostly an autoencoder's noise
 _STEEPEST = 0.025  # no model enlarges by more
 _AGREE = 1.0  # model pixels between blocks that agree
-_FEWEST, _SHARE = 15, 0.8  # blocks that must agree, and their share of the weight of all
-_SURE = 0.11  # model pixels: the standard error that is allowed at a corner
-_ROUNDS, _STILL = 3, 0.12  # model pixels: what is left after a round and asks for none more
+_FEWEST, _SHARE = 10, 0.8  # blocks that must agree, and their share of the weight of all
+_SURE = 0.13  # model pixels: the standard error that is allowed at a corner
+_CLEAR = 6.0  # times that error: what has moved by less may not have moved at all
+_ROUNDS, _STILL = 5, 0.05  # model pixels: what is left after a round and asks for none more
 _COARSE = 8  # model pixels: the grid on which a rim's tones are carried on
 _MAX_GAIN = 2.5
 
@@ -50,7 +51,7 @@ class Motion(NamedTuple):
 
 class _Sightings(NamedTuple):
     """What n blocks say: their middles `at` [n, 2] and how far each has moved, `by` [n, 2], both (x, y) in model pixels
-    from the picture's middle, and how sure each is, [n].
+    from the picture's middle, and how sure each is of either, `weight` [n, 2]: along a straight edge it knows little.
     """
 
     at: Doubles
@@ -99,9 +100,9 @@ def _settled(edited: Pixels, seen: Pixels, line: Doubles, size: tuple[int, int])
         line = line + fit.line
         if _distance(fit.line, size) < _STILL:
             break
-    share = near.weight[fit.agree].sum() / (near.weight.sum() + 1e-9)
-    sure = fit.agree.sum() >= _FEWEST and share >= _SHARE and _at_a_corner(fit.error, size) <= _SURE
-    return line if sure else None
+    share, error = near.weight[fit.agree].sum() / (near.weight.sum() + 1e-9), _at_a_corner(fit.error, size)
+    sure = fit.agree.sum() >= _FEWEST and share >= _SHARE and error <= _SURE
+    return line if sure and _distance(line, size) >= _CLEAR * error else None
 
 
 def _distance(line: Doubles, size: tuple[int, int]) -> float:
@@ -127,25 +128,32 @@ def _search(edited: Pixels, seen: Pixels, size: tuple[int, int]) -> Doubles | No
 def _directions(pixels: Pixels, part: int) -> Directions:
     """[h, w] of a picture at 1/part of its size: its gradients' directions, doubled, as long as they are clear."""
     small = np.asarray(Image.fromarray(pixels).reduce(part)) if part > 1 else pixels
-    planes = np.pad(small.transpose(2, 0, 1).astype(np.float32), ((0, 0), (2, 2), (2, 2)), mode="symmetric")
-    soft = _smooth(_smooth(planes, 1), 2)
-    down, right = _smooth(_slope(soft, 1), 2), _smooth(_slope(soft, 2), 1)
-    doubled = np.empty(down.shape[1:], np.complex64)
-    doubled.real = (right * right - down * down).sum(axis=0)
-    doubled.imag = 2 * (right * down).sum(axis=0)
-    doubled /= np.abs(doubled) + np.float32(_FAINT)
+    total = small.sum(axis=2, dtype=np.float32) / np.sqrt(np.float32(3))
+    soft = _smooth(_smooth(np.pad(total, 2, mode="symmetric"), 0), 1)
+    down, right = _smooth(_slope(soft, 0), 1), _smooth(_slope(soft, 1), 0)
+    doubled = np.empty(down.shape, np.complex64)
+    doubled.real = right * right - down * down
+    doubled.imag = 2 * (right * down)
+    length = np.abs(doubled)
+    doubled /= length + np.float32(max(_FAINT, np.median(length)))
     return doubled
 
 
 def _smooth(planes: Floats, axis: int) -> Floats:
     """Of three neighbours along an axis, one to two to one; shorter by two."""
-    if axis == 1:
-        return 0.25 * (planes[:, :-2] + planes[:, 2:]) + 0.5 * planes[:, 1:-1]
-    return 0.25 * (planes[..., :-2] + planes[..., 2:]) + 0.5 * planes[..., 1:-1]
+    before, middle, after = _three(planes, axis)
+    return 0.25 * (before + after) + 0.5 * middle
 
 
 def _slope(planes: Floats, axis: int) -> Floats:
-    return planes[:, 2:] - planes[:, :-2] if axis == 1 else planes[..., 2:] - planes[..., :-2]
+    before, _, after = _three(planes, axis)
+    return after - before
+
+
+def _three(planes: Floats, axis: int) -> tuple[Floats, Floats, Floats]:
+    along = np.moveaxis(planes, axis, 0)
+    before, middle, after = (np.moveaxis(one, 0, axis) for one in (along[:-2], along[1:-1], along[2:]))
+    return before, middle, after
 
 
 def _far(photo: Directions, edit: Directions, part: int, size: tuple[int, int]) -> _Sightings | None:
@@ -162,12 +170,13 @@ def _far(photo: Directions, edit: Directions, part: int, size: tuple[int, int]) 
     y, x = np.divmod(inner.argmax(axis=1), side - 2)
     offsets = np.arange(3)
     around = likeness[np.arange(n)[:, None, None], (y[:, None] + offsets)[:, :, None], (x[:, None] + offsets)[:, None]]
-    within, weight = _peak(around)
+    within, like, _ = _peak(around)
     at_the_edge = (np.minimum(x, y) == 0) | (np.maximum(x, y) == side - 3)
     by = np.stack([x, y], axis=1) - _REACH + within
     across, down = np.meshgrid(lefts + _BLOCK / 2, tops + _BLOCK / 2)
     at = np.stack([across.ravel(), down.ravel()], axis=1) * part - np.array(size) / 2
-    return _Sightings(at, by * part, np.where(at_the_edge, 0, weight))
+    weight = np.where(at_the_edge, 0, like**2)
+    return _Sightings(at, by * part, np.stack([weight, weight], axis=1))
 
 
 def _starts(length: int) -> NDArray[np.intp]:
@@ -199,14 +208,16 @@ def _energy(blocks: Directions) -> Floats:
     return energy
 
 
-def _peak(around: Floats) -> tuple[Doubles, Doubles]:
-    """The top of parabolas through 3 × 3 values [n, 3, 3], as (x, y) from their middles [n, 2], and a weight [n]."""
+def _peak(around: Floats) -> tuple[Doubles, Doubles, Doubles]:
+    """The top of parabolas through 3 × 3 values [n, 3, 3], as (x, y) from their middles [n, 2], how high the middle is
+    [n], 0 where it is no top, and how sharp the top is along x and y [n, 2].
+    """
     middle = around[:, 1, 1].astype(np.float64)
     lines = np.stack([around[:, 1, ::2], around[:, ::2, 1]], axis=1).astype(np.float64)  # [n, x or y, before or after]
     bent = 2 * middle[:, None] - lines.sum(axis=2)
     top = 0.5 * (lines[..., 1] - lines[..., 0]) / np.maximum(bent, 1e-6)
     is_top = ((bent > 1e-6) & (np.abs(top) <= 1)).all(axis=1)
-    return np.clip(top, -1, 1), np.where(is_top, np.clip(middle, 0, 1) ** 2, 0)
+    return np.clip(top, -1, 1), np.where(is_top, np.clip(middle, 0, 1), 0), np.maximum(bent, 0)
 
 
 def _near(photo: Directions, edit: Directions, part: int, size: tuple[int, int]) -> _Sightings:
@@ -227,17 +238,17 @@ def _near(photo: Directions, edit: Directions, part: int, size: tuple[int, int])
             product = inner.real * other.real + inner.imag * other.imag
             likeness[:, y, x] = sums(product)
     norms = np.sqrt(own * sums((edit.real**2 + edit.imag**2)[: inner.shape[0], : inner.shape[1]])) + 1e-6
-    by, weight = _peak(likeness / norms[:, None, None])
+    by, like, sharp = _peak(likeness / norms[:, None, None])
     middles = np.meshgrid((np.arange(across) + 0.5) * side[1], (np.arange(down) + 0.5) * side[0])
     at = np.stack([one.ravel() for one in middles], axis=1) * part - np.array(size) / 2
-    return _Sightings(at, by * part, weight)
+    return _Sightings(at, by * part, sharp * (like * np.sqrt(norms))[:, None])
 
 
 def _consensus(seen: _Sightings, tolerance: float) -> Doubles | None:
     """The shift and scale, of all that two blocks would say, on which the most blocks agree (MSAC: Torr and Zisserman,
     2000). All pairs are tried, and no chance is in it.
     """
-    at, by, weight = seen
+    at, by, weight = seen.at, seen.by, seen.weight.mean(axis=1)
     one, two = np.triu_indices(len(at), 1)
     apart = at[two] - at[one]
     squared = (apart**2).sum(axis=1)
@@ -261,18 +272,19 @@ def _fitted(seen: _Sightings, line: Doubles) -> _Fit:
     design = np.zeros((len(at), 2, 3))
     design[:, 0, 0] = design[:, 1, 1] = 1
     design[:, :, 2] = at
+    counts = weight / (weight.max(axis=1, keepdims=True) + 1e-12)  # an axis of which a block knows little says little
     reach, trust = 1.5 * _AGREE, weight
     for _ in range(6):
-        squares = ((by - design @ line) ** 2).sum(axis=1)
-        trust = weight * np.maximum(0, 1 - squares / reach**2) ** 2
-        normal = np.einsum("nai,naj,n->ij", design, design, trust) + np.diag([1e-6, 1e-6, 1e-3])
-        line = np.linalg.solve(normal, np.einsum("nai,na,n->i", design, by, trust))
+        squares = (counts * (by - design @ line) ** 2).sum(axis=1)
+        trust = weight * (np.maximum(0, 1 - squares / reach**2) ** 2)[:, None]
+        normal = np.einsum("nai,naj,na->ij", design, design, trust) + np.diag([1e-6, 1e-6, 1e-3])
+        line = np.linalg.solve(normal, np.einsum("nai,na,na->i", design, by, trust))
         reach = max(0.6 * _AGREE, 0.75 * reach)
-    squares = ((by - design @ line) ** 2).sum(axis=1)
+    off = (by - design @ line) ** 2
     total = trust.sum() + 1e-9
-    spread, count = float(trust @ squares) / (2 * total), total**2 / (float(trust @ trust) + 1e-9)
+    spread, count = float((trust * off).sum()) / total, total**2 / (float((trust**2).sum()) + 1e-9)
     error = np.sqrt(np.diag(np.linalg.inv(normal * (count / total))) * spread)
-    return _Fit(line, error, (squares < reach**2) & (weight > 0))
+    return _Fit(line, error, ((counts * off).sum(axis=1) < reach**2) & (weight.max(axis=1) > 0))
 
 
 def _back(edited: Pixels, seen: Pixels, motion: Motion) -> Pixels:
