@@ -15,6 +15,7 @@ from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.likeness import compare
 from ip2pbatch.pictures.marks import certificates, manifests
 from ip2pbatch.pictures.marks.signer import Signer
+from ip2pbatch.pictures.sizing import LIFT
 from ip2pbatch.plan.formats import FORMATS
 from ip2pbatch.plan.written.outputs import SIGNER
 from ip2pbatch.run.deliveries import Deliverer
@@ -47,7 +48,7 @@ def deliverer(
     if kind is not None and (missing := kind.unwritten()):
         raise MissingError(f"{kind.title} cannot be written: its library is not installed", hint=missing)
     targets = names_beside(job, file_names(job, run.number(job.whole.photos)), run)
-    settings = settings_of(job.recipe, run.registers)
+    settings = settings_of(job.recipe, run.registers, run.lift)
     run.note_news("delivery", **dataclasses.asdict(settings))
     return Deliverer(run, job.asked, targets, settings, output.on_conflict, queue=queue, signer=signer, swept=swept)
 
@@ -74,24 +75,25 @@ def untried_signer(recipe: Recipe) -> Signer | None:
     return Signer(who, written.timestamp or "")
 
 
-def settings_of(recipe: Recipe, registers: bool | None) -> DeliverySettings:
-    """How this recipe's pictures become files, in a run that `registers` edits or does not, or is yet to begin.
+def settings_of(recipe: Recipe, registers: bool | None, lift: int | None) -> DeliverySettings:
+    """How this recipe's pictures become files, in a run that `registers` edits or does not and has this `lift`, or
+    is yet to begin.
 
     Raises UsageError where they are signed and no certificate is there.
     """
     sign = recipe.output.sign
-    unsigned = unsigned_settings(recipe, registers)
+    unsigned = unsigned_settings(recipe, registers, lift)
     return dataclasses.replace(unsigned, sign=certificates.fingerprint(sign) if sign else "")
 
 
-def unsigned_settings(recipe: Recipe, registers: bool | None) -> DeliverySettings:
+def unsigned_settings(recipe: Recipe, registers: bool | None, lift: int | None) -> DeliverySettings:
     """The same of the files before they are signed, if they are."""
     output, metadata = recipe.output, recipe.metadata
     register = output.registering == "on" or (output.registering == "auto" and registers is not False)
     return DeliverySettings(
         output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,
         chroma=output.chroma, dates=output.dates, raw=output.raw, sidecar=output.sidecar, strength=output.strength,
-        register=register,
+        register=register, lift=LIFT if lift is None else lift,
     )  # fmt: skip
 
 

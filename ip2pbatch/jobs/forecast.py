@@ -121,7 +121,7 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
     from ip2pbatch.run.directory.superseded import Superseded
 
     superseded = Superseded(view.layout, job.asked)
-    settings, skips, due = settings_of(job.recipe, job.registers), job.recipe.output.on_conflict == "skip", 0
+    settings, skips, due = settings_of(job.recipe, job.registers, job.lift), job.recipe.output.on_conflict == "skip", 0
     for (at, link), target in names.items():
         strip = job.plan.strips[at]
         edit = strip.edits[link - 1]

@@ -21,7 +21,7 @@ from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
-from ip2pbatch.run.directory.kept_defaults import differences, keeps_registering, kept_defaults
+from ip2pbatch.run.directory.kept_defaults import differences, keeps_lift, keeps_registering, kept_defaults
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.sessions import noted_comparison
 from ip2pbatch.run.patience import Allowance
@@ -55,9 +55,9 @@ class Job:
     `whole` is of all photos, `asked` of those that --only and --limit leave, `plan` of those in this shard. Where the
     job adds to what `earlier` asked for, as a further `edit` does, `asked` is of both. `recipes` say all that the run
     is asked for then; where it `leaves` them as a recipe in the output folder, `elsewhere` is a file for it too.
-    `defaults` fill in what the recipe leaves unsaid, and so does whether its run `registers`, which is None before it
-    has begun; `notes` are what a person should know of the planning. `part_of` is the comparison whose models it makes
-    the pictures of one of, and how many there were in its folder till then.
+    `defaults` fill in what the recipe leaves unsaid, and so do whether its run `registers` and its `lift`, which are
+    None before it has begun; `notes` are what a person should know of the planning. `part_of` is the comparison whose
+    models it makes the pictures of one of, and how many there were in its folder till then.
     """
 
     recipe: Recipe
@@ -74,6 +74,7 @@ class Job:
     leaves: bool = False
     elsewhere: Path | None = None
     registers: bool | None = None
+    lift: int | None = None
     part_of: tuple[RecordedRecipe, int] | None = None
 
     @property
@@ -115,9 +116,10 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
         plan = Shard.parse(selection.shard).take(asked)
     notes = (*found.notes, *notes, *_twins(plan), *_idle(recipe, found, defaults))
     registers = None if fresh else keeps_registering(recipe.output.folder)
+    lift = None if fresh else keeps_lift(recipe.output.folder)
     return Job(
         recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
-        recipes=(recorded,), registers=registers,
+        recipes=(recorded,), registers=registers, lift=lift,
     )  # fmt: skip
 
 

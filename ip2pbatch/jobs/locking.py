@@ -85,7 +85,7 @@ class AsLocked:
     def __init__(self, path: Path, lock: Lock, voice: Voice) -> None:
         self._path, self._lock, self._voice = path, lock, voice
         self.sizing: Sizing = lock.engine.sizing
-        self.registers = _registers(lock)
+        self.registers, self.lift = _registers(lock), _lift(lock)
 
     def hold(self, spec: EngineSpec, device: str) -> None:
         """Raises StaleLockError where an engine of this identity, on this device, is not the lock's."""
@@ -119,11 +119,15 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> AsLo
 
 def as_locked(job: Job, made: Lock) -> Job:
     """The job with what its run is to begin with, where that is not yet begun."""
-    return job if job.registers is not None else replace(job, registers=_registers(made))
+    return job if job.registers is not None else replace(job, registers=_registers(made), lift=_lift(made))
 
 
 def _registers(made: Lock) -> bool:
     return bool(made.output.get("register"))
+
+
+def _lift(made: Lock) -> int:
+    return int(made.output.get("lift", 0))
 
 
 def differences(made: Lock, plan: Plan, now: Surroundings, voice: Voice) -> list[Difference]:
@@ -146,7 +150,7 @@ def refuse(path: Path, found: Sequence[Difference], voice: Voice, hint: str, ver
 
 def surroundings(job: Job, name: str) -> Surroundings:
     """What the job's pictures hang on here and now, if the backend `name` made them. Loads and fetches nothing."""
-    output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe, job.registers).recorded}
+    output = {"name": job.recipe.output.name, **unsigned_settings(job.recipe, job.registers, job.lift).recorded}
     output |= {f"feather of {name}": said for name, said in _feathers(job.whole)}
     if job.recipe.output.sign is not None:
         output["sign"] = True  # whoever signs: it takes no certificate to compare a lock

@@ -18,6 +18,7 @@ from ip2pbatch.jobs.finding import is_settled, keep_masks, seeks, settle_unmatch
 from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome, as_one
+from ip2pbatch.pictures.sizing import LIFT
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory import renamed
 from ip2pbatch.run.directory.ledger import Run, open_run
@@ -134,7 +135,8 @@ def _made_by_workers(
 def _run_of(job: Job, spec: EngineSpec, locked: AsLocked | None, *, fresh: bool) -> Run:
     """The job's run, opened or begun."""
     registers = locked.registers if locked else job.registers is not False
-    return open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults, registers=registers)
+    lift = locked.lift if locked else LIFT if job.lift is None else job.lift
+    return open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults, registers=registers, lift=lift)
 
 
 @contextmanager

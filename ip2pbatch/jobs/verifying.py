@@ -193,7 +193,7 @@ def _of_lock(path: Path, lock: Lock, voice: Voice, remade: bool) -> Subject:
             path, [difference for difference in found if difference.topic != "versions"], voice,
             "undo the change, or make the pictures and lock them again; --against FOLDER compares a finished run",
         )  # fmt: skip
-        plan, settings = job.whole, unsigned_settings(job.recipe, job.registers)
+        plan, settings = job.whole, unsigned_settings(job.recipe, job.registers, job.lift)
     paths = {(file.photo, file.id, file.link, file.edit): name for name, file in lock.files.items()}
     recorded = Recorded(
         lock.engine.spec, plan, lock.batch.edits, lock.batch.rows, lock.batch.steps, lock.device, lock.versions,

@@ -35,6 +35,7 @@ Conflict = Literal["unique", "skip", "overwrite", "error"]
 # Fields that settings did not always have, as they were.
 _LATER = {
     "chroma": "full", "dates": "now", "raw": "jpeg", "sign": "", "sidecar": "none", "strength": 1.0, "register": False,
+    "lift": 0,
 }  # fmt: skip
 GREY = "grey converted to sRGB"
 ADDED = "what little colour the model added to a grey photo is left out"
@@ -47,7 +48,7 @@ class DeliverySettings:
     """How pictures become files. `digest` changes with anything that would change a file.
 
     `sign` is the fingerprint of what signs them, "" where nothing does. `strength` is how much of an edit is delivered:
-    0 is the photo, 1 the edit.
+    0 is the photo, 1 the edit; `lift` the version of the lift (see sizing.py).
     """
 
     format: str = "same"
@@ -62,6 +63,7 @@ class DeliverySettings:
     sidecar: Literal["none", "copy"] = "none"
     strength: float = 1.0
     register: bool = False
+    lift: int = 0
 
     def of(self, strip: Strip) -> DeliverySettings:
         """The same for the files of a strip, whose edit may have a strength of its own."""
@@ -230,7 +232,7 @@ def _raster(
     deep = takes.deep if added is None else takes.grey > 8
     whole = photo.deep if photo.deep is not None and deep else photo.pixels
     if settings.full_resolution == "auto" and (motion or not _is_whole(source, edited, whole)):
-        pixels, gate = fullres.lift(own, source.seen(size), whole)
+        pixels, gate = fullres.lift(own, source.seen(size), whole, version=settings.lift)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))

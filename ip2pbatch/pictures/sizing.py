@@ -1,4 +1,4 @@
-"""How a photo is brought to the model's size: a name, apart from the pixels, for those who only write it down."""
+"""How a photo is brought to the model's size and back: names, apart from the pixels, for those who write them down."""
 
 from __future__ import annotations
 
@@ -9,3 +9,6 @@ Sizing = Literal["bicubic", "lanczos"]
 
 SIZING: Sizing = "lanczos"
 """That of new runs: what diffusers' pipelines do to a photo. Runs that were made before it stay with bicubic."""
+
+LIFT = 2
+"""The version of the lift in new runs: 2 gives what an edit adds contours and detail. Older runs have 0."""

@@ -35,7 +35,10 @@ INSTRUCTIONS = {
     "sunset": "make it a sunset", "underwater": "make it look underwater", "oil": "turn it into an oil painting",
     "marble": "turn it into a marble statue",
 }  # fmt: skip
-LIFTS: dict[str, Lift] = {"first": lambda edited, seen, photo: fullres.lift(edited, seen, photo).pixels}
+LIFTS: dict[str, Lift] = {
+    "first": lambda edited, seen, photo: fullres.lift(edited, seen, photo, version=1).pixels,
+    "second": lambda edited, seen, photo: fullres.lift(edited, seen, photo, version=2).pixels,
+}
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 CLOSED, OPEN = 0.1, 0.95  # of k
 BESIDE = 2  # model pixels that a closed or an open area is drawn in by, on all sides

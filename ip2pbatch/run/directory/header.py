@@ -41,7 +41,7 @@ def remembered_header(layout: Layout) -> Header | None:
     """What the sessions say that the run began with; None where none does, as in older runs."""
     for session in reversed(read_sessions(layout)):
         if session.spec:
-            return Header(FORMAT, session.spec, session.defaults, session.registers)
+            return Header(FORMAT, session.spec, session.defaults, session.registers, session.lift)
     return None
 
 

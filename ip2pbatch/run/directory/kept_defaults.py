@@ -32,6 +32,12 @@ def keeps_registering(root: Path) -> bool | None:
     return None if header is None else header.registers
 
 
+def keeps_lift(root: Path) -> int | None:
+    """By which version of the lift the newest run in `root` delivers, None where there is none."""
+    header = _newest(root)
+    return None if header is None else header.lift
+
+
 def _newest(root: Path) -> Header | None:
     """What the newest run in an output folder began with."""
     folders = run_folders(root)

@@ -29,6 +29,7 @@ from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.disk.settling import Settling
 from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.pictures import lossless
+from ip2pbatch.pictures.sizing import LIFT
 from ip2pbatch.plan.edits import Photo, Plan
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
@@ -51,14 +52,13 @@ log = logging.getLogger("ip2pbatch.run")
 
 def open_run(
     root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False,
-    defaults: ModelDefaults | None = None, registers: bool = True,
+    defaults: ModelDefaults | None = None, registers: bool = True, lift: int = LIFT,
 ) -> Run:  # fmt: skip
     """Open the newest run in the output folder `root` for writing, or start one; `fresh` starts another beside it.
 
-    `defaults` are its model's own, which a new run keeps (see kept_defaults.py), as it does whether it `registers`.
+    `defaults` are its model's own, which a new run keeps (see kept_defaults.py), as it does `registers` and `lift`.
 
-    Raises LockedError where another process writes to it, UsageError where it was made with another engine, and
-    ResourceError where the disk refuses.
+    Raises LockedError where another process writes to it, UsageError for another engine, ResourceError for the disk.
     """
     if fresh and shard is not None:
         raise UsageError(
@@ -75,7 +75,7 @@ def open_run(
     try:
         with lock.gate():
             lock.acquire()
-            header = _checked(layout, Header(FORMAT, spec, defaults, registers), complaints)
+            header = _checked(layout, Header(FORMAT, spec, defaults, registers, lift), complaints)
         return Run(root, layout, header, shard, lock, complaints)
     except BaseException:
         lock.release()
@@ -133,7 +133,7 @@ class Run:
         self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
     ) -> None:  # fmt: skip
         self.root, self.layout, self.shard, self._lock = root, layout, shard, lock
-        self.spec, self.registers, self._header = header.engine, header.registers, header
+        self.spec, self.registers, self.lift, self._header = header.engine, header.registers, header.lift, header
         self.complaints = complaints
         self._telling, self._booking = threading.RLock(), threading.Lock()
         with ExitStack() as held:
@@ -183,7 +183,7 @@ class Run:
         self._session, self._row = self._session + 1, 0
         stored = store_plan(self.layout, plan)
         kept: dict[str, Any] = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
-        kept |= {"registers": True} if self.registers else {}
+        kept |= {name: value for name in ("registers", "lift") if (value := getattr(self._header, name))}
         self._growing, self._noted = GrowingPlan(self.layout, stored), dict[str, Any]()
         self._held.callback(self._growing.tidy)
         self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **kept)

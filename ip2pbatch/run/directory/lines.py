@@ -66,7 +66,9 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What run.json holds. `registers`: its edits are registered to their photos where a recipe says nothing of it."""
+    """What run.json holds. `registers`: its edits are registered to their photos where a recipe says nothing of it;
+    `lift`: by which version of the lift they get to full size, 0 in runs from before they were counted.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -74,6 +76,7 @@ class Header:
     engine: EngineSpec
     defaults: ModelDefaults | None = None
     registers: bool = False
+    lift: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Began(Placed):
-    """The first line of a session. `plan` names its stored plan; `spec`, `defaults` and `registers` are the run's."""
+    """The first line of a session. `plan` names its stored plan; `spec` to `registers`, and `lift`, are the run's."""
 
     started: str
     command: str
@@ -208,6 +211,7 @@ class Began(Placed):
     spec: EngineSpec | None = None
     defaults: ModelDefaults | None = None
     registers: bool = False
+    lift: Count = 0
     recipes: tuple[RecordedRecipe, ...] = ()
 
 
@@ -243,6 +247,7 @@ class Delivering(Placed):
     sidecar: Literal["none", "copy"] = "none"
     strength: Share = 1.0
     register: bool = False
+    lift: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

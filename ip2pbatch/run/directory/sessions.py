@@ -21,8 +21,8 @@ class Session:
     """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
 
     `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
-    `spec`, `defaults` and `registers` are what the run began with, None and False in older runs. `recipes` are what it
-    is asked for since, () where that is not recorded. `events` are what happened on the way
+    `spec`, `defaults`, `registers` and `lift` are what the run began with, None, False and 0 in older runs. `recipes`
+    are what it is asked for since, () where that is not recorded. `events` are what happened on the way
     (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
     """
 
@@ -36,6 +36,7 @@ class Session:
     spec: EngineSpec | None = None
     defaults: ModelDefaults | None = None
     registers: bool = False
+    lift: int = 0
     recipes: tuple[RecordedRecipe, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
 
@@ -134,7 +135,7 @@ def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterat
     yield Session(
         begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
         begun.get("partial", False), EngineSpec.of(spec) if spec else None,
-        ModelDefaults(**defaults) if defaults else None, begun.get("registers", False),
+        ModelDefaults(**defaults) if defaults else None, begun.get("registers", False), begun.get("lift", 0),
         tuple(RecordedRecipe(**one) for one in begun.get("recipes", ())), tuple(events),
     )  # fmt: skip
 
