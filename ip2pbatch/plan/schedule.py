@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import first_rows, later_rows, terms_of
 
@@ -25,37 +26,38 @@ class Schedule:
     """
 
     def __init__(
-        self, plan: Plan, done: Container[str], failed: Collection[str], limits: Limits,
+        self, plan: Plan, done: Container[str], failed: Iterable[str], limits: Limits,
         left: Iterable[int] | None = None,
     ) -> None:  # fmt: skip
-        self._limits = limits
-        self._at, self._waiting = _of_use(
-            plan, (n for n, key in enumerate(plan.keys) if key not in done) if left is None else left
-        )
-        self._place = {edit.key: place for place, edit in self._at.items()}
-        self._children: dict[str, list[str]] = defaultdict(list)
-        for edit in self._at.values():
-            if edit.carry is not None:
-                self._children[edit.source].append(edit.key)
-        self._running: set[str] = set()
-        self.skipped = tuple(edit for key in failed if key in self._waiting for edit in self._drop(key))
+        self._plan, self._done, self._limits = plan, done, limits
+        self._place_of, self._holders = plan.places(), Holders(plan)
+        if left is None:
+            left = (place for place, key in enumerate(plan.keys) if key not in done)
+        self._waiting = _Waiting(len(plan.edits), left)
+        self._running: set[int] = set()
+        self.skipped = tuple(edit for key in failed if self.is_waiting(key) for edit in self._drop(key))
         self._ready: dict[_Kind, list[int]] = defaultdict(list)
-        for place, edit in self._at.items():  # in ascending order, which is a heap
-            if edit.key in self._waiting and (edit.carry is None or edit.source in done):
-                self._ready[_kind(edit)].append(place)
-
-    def knows(self, key: str) -> bool:
-        """Whether an Edit is to be made, or could have to be made once more for one that is."""
-        return key in self._place
+        self._seen = 0  # the place up to which ready Edits stand in their queues
 
     def edit(self, key: str) -> Edit:
-        """One of those."""
-        return self._at[self._place[key]]
+        """One of the plan's Edits."""
+        return self._plan.edits[self._place(key)]
+
+    def _place(self, key: str) -> int:
+        place = self._place_of(key)
+        if place is None:
+            raise KeyError(key)
+        return place
+
+    def _children(self, key: str) -> list[Edit]:
+        """The Edits that start from the one with this key."""
+        edits = (edit for _, strip in self._holders.of(key) for edit in strip.edits)
+        return [*{edit.key: edit for edit in edits if edit.carry is not None and edit.source == key}.values()]
 
     @property
-    def waiting(self) -> Collection[str]:
+    def waiting(self) -> Iterator[str]:
         """The keys of the Edits that are neither finished, failed nor skipped."""
-        return self._waiting
+        return (self._plan.edits[place].key for place in self._waiting)
 
     @property
     def left(self) -> int:
@@ -70,7 +72,8 @@ class Schedule:
         """
         batch = self.peek(most)
         if batch:
-            queue, taken = self._ready[_kind(batch[0])], {self._place[edit.key] for edit in batch}
+            queue, taken = self._ready[_kind(batch[0])], {self._place(edit.key) for edit in batch}
+            self._running |= taken
             passed_over = []
             while taken:  # what is passed over lies among what is taken, at the queue's head
                 place = heapq.heappop(queue)
@@ -80,47 +83,63 @@ class Schedule:
                     passed_over.append(place)
             for place in passed_over:
                 heapq.heappush(queue, place)
-            self._running.update(edit.key for edit in batch)
         return batch
 
     def peek(self, most: int | None = None) -> list[Edit]:
         """What `take` would return now, for looking ahead: nothing is handed out."""
+        self._look(lambda: any(self._ready.values()))
         heads = [(queue[0], kind) for kind, queue in self._ready.items() if queue]
         if not heads:
             return []
-        queue = self._ready[min(heads)[1]]
-        places = _first(queue, min(most or self._limits.batch, self._limits.batch))
-        edits = [self._at[place] for place in places]
+        queue, wanted = self._ready[min(heads)[1]], min(most or self._limits.batch, self._limits.batch)
+        self._look(lambda: len(queue) > wanted)
+        edits = [self._plan.edits[place] for place in _first(queue, wanted)]
         if len(edits) == len(queue) and not self._limits.overlaps:
             return edits  # the end of a run needs the same calls in one batch or in two, and shares more in one
         return fill_calls(edits, self._limits.row_bucket(edits[0].size), fewest=self._limits.overlaps)
 
     def ahead(self, edits: int) -> list[Edit]:
         """The next `edits` ready Edits in the plan's order, whatever their kind: sources worth loading early."""
+        self._look(lambda: sum(map(len, self._ready.values())) >= edits)
         places = heapq.nsmallest(edits, (place for queue in self._ready.values() for place in _first(queue, edits)))
-        return [self._at[place] for place in places]
+        return [self._plan.edits[place] for place in places]
+
+    def _look(self, is_enough: Callable[[], bool]) -> None:
+        """Look for further Edits that are ready, in the plan's order: of a run of millions few stand in the queues."""
+        while not is_enough():
+            place = self._waiting.after(self._seen)
+            if place is None:
+                self._seen = len(self._plan.edits)
+                return
+            self._seen, edit = place + 1, self._plan.edits[place]
+            if edit.carry is None or (edit.source in self._done and not self.is_waiting(edit.source)):
+                heapq.heappush(self._ready[_kind(edit)], place)
 
     def finish(self, key: str) -> None:
         """`key` is made: its children become ready."""
         self._leave(key)
-        for child in self._children[key]:
-            if child in self._waiting and child not in self._running:
-                heapq.heappush(self._ready[_kind(self.edit(child))], self._place[child])
+        for child in self._children(key):
+            place = self._place(child.key)
+            is_seen = place < self._seen or key not in self._done  # others are found in their turn
+            if place in self._waiting and place not in self._running and is_seen:
+                heapq.heappush(self._ready[_kind(child)], place)
 
     def begin_again(self, edit: Edit) -> None:
         """What `edit`, which was taken, starts from is gone: its source is made once more, and then it."""
-        self._running.discard(edit.key)
-        if edit.source in self._waiting:  # for a sister
+        self._running.discard(self._place(edit.key))
+        source = self._place(edit.source)
+        if source in self._waiting:  # for a sister
             return
-        for child in self._children[edit.source]:
-            if child in self._waiting:
+        for child in self._children(edit.source):
+            if self.is_waiting(child.key):
                 self._unqueue(child)
-        self._waiting.add(edit.source)
-        heapq.heappush(self._ready[_kind(self.edit(edit.source))], self._place[edit.source])
+        self._waiting.add(source)
+        heapq.heappush(self._ready[_kind(self.edit(edit.source))], source)
 
     def is_waiting(self, key: str) -> bool:
         """Whether an Edit is still to be made; those handed out are until they are reported."""
-        return key in self._waiting
+        place = self._place_of(key)
+        return place is not None and place in self._waiting
 
     def fail(self, key: str) -> list[Edit]:
         """`key` was not made: all Edits that descend from it, which are now skipped, parents first."""
@@ -129,44 +148,63 @@ class Schedule:
 
     def _drop(self, key: str) -> list[Edit]:
         """Take `key` and all that descends from it out of what is waited for; returns the descendants."""
-        self._waiting.discard(key)
-        dropped, parents = [], [key]
+        self._waiting.discard(self._place(key))
+        dropped, parents = list[Edit](), [key]
         while parents:
-            children = [child for parent in parents for child in self._children[parent] if child in self._waiting]
-            self._waiting.difference_update(children)
-            dropped += [self.edit(child) for child in children]
-            parents = children
+            children = {e.key: e for parent in parents for e in self._children(parent) if self.is_waiting(e.key)}
+            for child in children:
+                self._waiting.discard(self._place(child))
+            dropped += children.values()
+            parents = [*children]
         return dropped
 
     def _leave(self, key: str) -> None:
-        self._waiting.discard(key)
-        if key in self._running:
-            self._running.discard(key)
+        place = self._place(key)
+        self._waiting.discard(place)
+        if place in self._running:
+            self._running.discard(place)
         else:  # reported without having been taken, such as an unreadable photo's
-            self._unqueue(key)
+            self._unqueue(self.edit(key))
 
-    def _unqueue(self, key: str) -> None:
-        queue = self._ready[_kind(self.edit(key))]
-        if self._place[key] in queue:
-            queue.remove(self._place[key])
+    def _unqueue(self, edit: Edit) -> None:
+        queue, place = self._ready[_kind(edit)], self._place(edit.key)
+        if place in queue:
+            queue.remove(place)
             heapq.heapify(queue)
 
 
-def _of_use(plan: Plan, left: Iterable[int]) -> tuple[dict[int, Edit], set[str]]:
-    """The Edits that are left and all that these descend from, by their places in the plan; the keys of the former.
+class _Waiting:
+    """Places of a plan, a byte for each that there might be."""
 
-    What is done is not held for its own sake: of a long run that goes on it is nearly all.
-    """
-    found = {place: plan.edits[place] for place in left}
-    waiting, place_of = {edit.key for edit in found.values()}, None
-    links = [edit for edit in found.values() if edit.carry is not None and edit.source not in waiting]
-    while links:
-        place_of = place_of or plan.places()
-        place = place_of(links.pop().source)
-        if place is not None and place not in found:
-            found[place] = plan.edits[place]
-            links += [found[place]] if found[place].carry is not None else []
-    return dict(sorted(found.items())), waiting
+    def __init__(self, most: int, places: Iterable[int]) -> None:
+        self._flags, self._held = bytearray(most), 0
+        for place in places:
+            self.add(place)
+
+    def __len__(self) -> int:
+        return self._held
+
+    def __contains__(self, place: int) -> bool:
+        return bool(self._flags[place])
+
+    def __iter__(self) -> Iterator[int]:
+        place = self.after(0)
+        while place is not None:
+            yield place
+            place = self.after(place + 1)
+
+    def after(self, place: int) -> int | None:
+        """The first one that is not before `place`."""
+        found = self._flags.find(1, place)
+        return None if found < 0 else found
+
+    def add(self, place: int) -> None:
+        self._held += not self._flags[place]
+        self._flags[place] = 1
+
+    def discard(self, place: int) -> None:
+        self._held -= self._flags[place]
+        self._flags[place] = 0
 
 
 def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> list[Edit]:

@@ -297,10 +297,10 @@ class Workshop:
 
     def _promised(self) -> int:
         """Those of all Edits that are to be made."""
-        deliver, waiting = self.options.deliver, self._schedule.waiting
-        if deliver is not None and len(waiting) == len(self.plan.edits):
+        deliver, schedule = self.options.deliver, self._schedule
+        if deliver is not None and schedule.left == len(self.plan.edits):
             return len(deliver.targets)
-        return sum(map(self._files_of, waiting))
+        return sum(map(self._files_of, schedule.waiting))
 
     def _score(self, edit: Edit, image: Pixels) -> Mapping[str, float]:
         if self.options.score is None:

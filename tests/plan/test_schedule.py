@@ -11,7 +11,7 @@ import pytest
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import plan_rows
-from ip2pbatch.plan.schedule import Schedule, padding
+from ip2pbatch.plan.schedule import Schedule, fill_calls, padding
 
 
 def photo(name: str) -> Photo:
@@ -175,12 +175,12 @@ def test_a_child_waits_until_its_parent_is_reported() -> None:
     assert schedule.left == 2
 
 
-def test_only_what_is_left_and_what_it_starts_from_is_held() -> None:
+def test_only_what_is_left_is_made_and_again_what_it_starts_from_where_that_is_gone() -> None:
     chains = [chain(name, 4) for name in "abc"]
     plan = plan_of(*chains)
     done = {edit.key for edit in plan.edits} - {chains[1][2].key, chains[1][3].key}
     schedule = Schedule(plan, done, (), Limits(batch=4))
-    assert {edit.key for edit in plan.edits if schedule.knows(edit.key)} == {edit.key for edit in chains[1]}
+    assert [*schedule.waiting] == [chains[1][2].key, chains[1][3].key]
     assert schedule.take() == [chains[1][2]]
     schedule.begin_again(chains[1][2])  # what it starts from is gone, and what that starts from, too
     assert schedule.take() == [chains[1][1]]
@@ -191,3 +191,43 @@ def test_only_what_is_left_and_what_it_starts_from_is_held() -> None:
         for edit in batch:
             schedule.finish(edit.key)
     assert order == chains[1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_batches_are_the_first_that_are_ready_whatever_is_done_failed_or_gone(seed: int) -> None:
+    """As if all Edits that are ready stood in a list."""
+    chance = random.Random(seed)
+    plan = plan_of(*(chain(f"{n}", chance.randrange(1, 4), size=chance.choice((64, 64, 64, 128))) for n in range(60)))
+    edits = {edit.key: edit for edit in plan.edits}
+    done = {
+        key for key, edit in edits.items() if (edit.carry is None or chance.random() < 0.5) and chance.random() < 0.3
+    }
+    waiting, running, limits = {*edits} - done, set[str](), Limits(batch=5, default_rows=6)
+    schedule = Schedule(plan, {*done}, (), limits)
+
+    def below(key: str) -> set[str]:
+        children = {child.key for child in plan.edits if child.carry and child.source == key} & waiting
+        return children.union(*map(below, children))
+
+    while waiting:
+        made = {None} | edits.keys() - waiting
+        ready = [e for e in plan.edits if e.key in waiting - running and (e.source if e.carry else None) in made]
+        alike = [edit for edit in ready if edit.size == ready[0].size] if ready else []
+        few = alike[: limits.batch]
+        assert schedule.ahead(7) == ready[:7]
+        batch = schedule.take()
+        assert batch == (few if len(few) == len(alike) else fill_calls(few, limits.row_bucket(few[0].size)))
+        running |= {edit.key for edit in batch}
+        for key in chance.sample(sorted(running), chance.randrange(len(running) + 1)):
+            running.discard(key)
+            gone, edit = chance.random() < 0.1, edits[key]
+            if gone and edit.carry is not None and edit.source not in running:
+                schedule.begin_again(edit)
+                waiting.add(edit.source)
+            elif chance.random() < 0.1:
+                assert {one.key for one in schedule.fail(key)} == below(key) - {key}
+                waiting -= below(key) | {key}
+            else:
+                schedule.finish(key)
+                waiting.discard(key)
+        assert schedule.left == len(waiting)
