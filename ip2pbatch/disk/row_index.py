@@ -32,7 +32,15 @@ Numbers = NDArray[Any]
 
 _FILE = 44  # bits of a place that say where in its file a line begins; those above them say in which file
 _BLOCK = 1 << 14  # bytes that are read at once: what stands beside a row is mostly asked for next
+_ADDED, _SHARE = 20_000, 16  # rows that may be held as they are, and of more than that the part of all
 _STEP = 1 << 16  # numbers that are looked at together
+
+
+def are_many(newer: int, held: int) -> bool:
+    """Whether what was added to journals is so much that it is held by its lines too: the longer they are, the more it
+    may be, so that the time for it grows with what is added.
+    """
+    return newer > max(_ADDED, held // _SHARE)
 
 
 def row_hash(key: Hashable) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import DELIVERY, DELIVERY_BRIEF, Delivery
 
@@ -150,6 +151,7 @@ class Delivered(Mapping[Place, Delivery]):
         self._earlier: Mapping[Place, dict[str, str]] = {}
         self._holders: dict[str, Place] = {}
         self._more = 0
+        self._folding = threading.RLock()
 
     @classmethod
     def held(cls, files: Iterable[Delivery], earlier: Mapping[Place, Mapping[str, str]]) -> Delivered:
@@ -172,38 +174,50 @@ class Delivered(Mapping[Place, Delivery]):
             self._more -= 1
         self._more += place not in self
         self.folders.add(delivery.path.rpartition("/")[0])
-        self._holders[delivery.path] = place
-        self._newer[place] = delivery
+        with self._folding:
+            self._holders[delivery.path] = place
+            self._newer[place] = delivery
 
     @property
     def newer(self) -> int:
         """How many are held."""
         return len(self._newer)
 
+    def fold_many(self, path: Path) -> None:
+        """Fold those that are newer where they are many."""
+        if are_many(self.newer, len(self._at)):
+            self.fold(path)
+
     def fold(self, path: Path) -> None:
-        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
+        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now.
+
+        Others may read meanwhile, and nobody may add.
+        """
         at, places, paths = array("Q"), array("Q"), array("Q")
         for place, row in self._rows.more(path, DELIVERY_BRIEF):
             if not row.begun:
                 at.append(place)
                 places.append(row_hash((row.strip, row.edit)))
                 paths.append(row_hash(row.path))
-        self._at = np.concatenate([self._at, numbers_of(at)])
-        self._by_place = Index(np.concatenate([self._by_place.keys, numbers_of(places)]))
-        self._by_path = Index(np.concatenate([self._by_path.keys, numbers_of(paths)]))
-        self._newer, self._holders, self._more = {}, {}, 0
+        lines = np.concatenate([self._at, numbers_of(at)])
+        by_place = Index(np.concatenate([self._by_place.keys, numbers_of(places)]))
+        by_path = Index(np.concatenate([self._by_path.keys, numbers_of(paths)]))
+        with self._folding:
+            self._at, self._by_place, self._by_path = lines, by_place, by_path
+            self._newer, self._holders, self._more = {}, {}, 0
 
     def __getitem__(self, place: Place) -> Delivery:
-        if place in self._newer:
-            newer = self._newer[place]
-            if newer is None:
-                raise KeyError(place)
-            return newer
-        found = self._by_place.of(row_hash(place))
-        if len(found):
-            row = self._row(found[-1])
-            if (row.strip, row.edit) == place and self._by_path.of(row_hash(row.path))[-1] == found[-1]:
-                return row
+        with self._folding:
+            if place in self._newer:
+                newer = self._newer[place]
+                if newer is None:
+                    raise KeyError(place)
+                return newer
+            found = self._by_place.of(row_hash(place))
+            if len(found):
+                row = self._row(found[-1])
+                if (row.strip, row.edit) == place and self._by_path.of(row_hash(row.path))[-1] == found[-1]:
+                    return row
         raise KeyError(place)
 
     def each(self, places: Iterable[Place]) -> Iterator[Delivery | None]:
@@ -212,13 +226,15 @@ class Delivered(Mapping[Place, Delivery]):
         """
         rest = iter(places)
         while some := list(islice(rest, _TOGETHER)):
-            numbers = self._by_place.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
-            rows = [self._row(number) if number >= 0 else None for number in numbers]
-            paths = np.fromiter((row_hash(row.path) if row else 0 for row in rows), np.uint64, len(rows))
-            standing = self._by_path.last_of(paths) == numbers
+            hashes = np.fromiter(map(row_hash, some), np.uint64, len(some))
+            with self._folding:
+                newer, numbers = self._newer, self._by_place.last_of(hashes)
+                rows = [self._row(number) if number >= 0 else None for number in numbers]
+                paths = np.fromiter((row_hash(row.path) if row else 0 for row in rows), np.uint64, len(rows))
+                standing = self._by_path.last_of(paths) == numbers
             for place, row, stands in zip(some, rows, standing, strict=True):
-                if place in self._newer:
-                    yield self._newer[place]
+                if place in newer:
+                    yield newer[place]
                 else:
                     yield row if stands and row is not None and (row.strip, row.edit) == place else None
 
@@ -249,19 +265,21 @@ class Delivered(Mapping[Place, Delivery]):
         """
         if place in self._earlier:
             return self._earlier[place]
-        numbers, found = self._by_place.of(row_hash(place)), dict[str, str]()
-        for number, later in itertools.pairwise(numbers):
-            row = self._row(number)
-            if self._row(later).path != row.path:
-                others = self._by_path.of(row_hash(row.path))
-                if not np.any((others > number) & (others < later)):
-                    found[row.path] = row.sha256
+        found = dict[str, str]()
+        with self._folding:
+            for number, later in itertools.pairwise(self._by_place.of(row_hash(place))):
+                row = self._row(number)
+                if self._row(later).path != row.path:
+                    others = self._by_path.of(row_hash(row.path))
+                    if not np.any((others > number) & (others < later)):
+                        found[row.path] = row.sha256
         return found
 
     def under(self, path: str) -> Delivery | None:
         """What was delivered last as this file."""
-        place = self._holders.get(path)
-        return self._under(path) if place is None else self._newer[place]
+        with self._folding:
+            place = self._holders.get(path)
+            return self._under(path) if place is None else self._newer[place]
 
     def _under(self, path: str) -> Delivery | None:
         found = self._by_path.of(row_hash(path))

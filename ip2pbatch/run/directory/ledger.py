@@ -284,6 +284,7 @@ class Run:
         with self._telling:  # what `learn` adds to an earlier record may not be written over a later one
             self._results.append(*(record.as_row() for record in records), lasting=False)
             self.records.update({record.edit: record for record in records})
+            self.records.fold_many(self.layout.results(self.shard))
         self._settling.written(len(records))
 
     def announce(self, *deliveries: Delivery) -> None:
@@ -299,6 +300,7 @@ class Run:
         with self._booking:
             for one in deliveries:
                 self.deliveries.add(one)
+            self.deliveries.fold_many(self.layout.deliveries(self.shard))
         self._settling.written(len(deliveries))
 
     def settle(self) -> None:
@@ -395,6 +397,4 @@ def _anchor(path: Path) -> Anchor:
 
 
 def _row(delivery: Delivery, turn: int) -> dict[str, Any]:
-    row = {**asdict(delivery), "turn": turn}
-    del row["begun"]
-    return row
+    return {name: value for name, value in asdict(delivery).items() if name != "begun"} | {"turn": turn}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import BRIEF, RECORD, Brief, Record, Status
 
@@ -35,7 +36,8 @@ class Records(Mapping[str, Record]):
     def __init__(self, rows: Rows, hashes: Numbers, places: Numbers, statuses: Numbers) -> None:
         self._rows, self._index, self._places, self._statuses = rows, Index(hashes), places, statuses
         self._newer: dict[str, Record] = {}
-        self._more = 0
+        self._more = self._joint = 0
+        self._folding = threading.RLock()
 
     @classmethod
     def held(cls, records: Mapping[str, Record]) -> Records:
@@ -58,11 +60,19 @@ class Records(Mapping[str, Record]):
 
     @property
     def newer(self) -> int:
-        """How many are held."""
-        return len(self._newer)
+        """How many are held that were added since; what several journals say together is held too."""
+        return len(self._newer) - self._joint
+
+    def fold_many(self, path: Path) -> None:
+        """Fold those that are newer where they are many."""
+        if are_many(self.newer, len(self._places)):
+            self.fold(path)
 
     def fold(self, path: Path) -> None:
-        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now."""
+        """Hold those that are newer as the others are: by their lines, which stand in the journal `path` by now.
+
+        Others may read meanwhile, and nobody may add.
+        """
         hashes, places, statuses = array("Q"), array("Q"), array("B")
         for place, brief in self._rows.more(path, BRIEF):
             hashes.append(row_hash(brief.edit))
@@ -70,47 +80,62 @@ class Records(Mapping[str, Record]):
             statuses.append(_code(brief))
         keys = np.concatenate([self._index.keys, numbers_of(hashes)])
         last = Index(keys).last()
-        self._places = np.concatenate([self._places, numbers_of(places)])[last]
-        self._statuses = np.concatenate([self._statuses, numbers_of(statuses)])[last]
-        self._index = Index(keys[last])
-        self._newer, self._more = {}, 0
+        at = np.concatenate([self._places, numbers_of(places)])[last]
+        codes = np.concatenate([self._statuses, numbers_of(statuses)])[last]
+        index, read = Index(keys[last]), set(hashes)
+        rest = {key: record for key, record in self._newer.items() if row_hash(key) not in read}
+        with self._folding:
+            self._places, self._statuses, self._index = at, codes, index
+            self._newer, self._joint = rest, len(rest)
+            self._more = sum(not len(index.of(row_hash(key))) for key in rest)
 
     def status(self, key: str) -> Status | None:
         """The status of a Record alone, which need not be read for it; None where there is none."""
         if (newer := self._newer.get(key)) is not None:
             return newer.status
-        found = self._index.of(row_hash(key))
-        return _STATUSES[self._statuses[found[-1]] & _STATUS] if len(found) else None
+        with self._folding:
+            found = self._index.of(row_hash(key))
+            if len(found):
+                return _STATUSES[int(self._statuses[found[-1]]) & _STATUS]
+        return newer.status if (newer := self._newer.get(key)) is not None else None
 
     def statuses(self, keys: Iterable[str]) -> Iterator[Status | None]:
         """The status of each of many Edits, in their order: `status` of all of them, looked up thousands at a time."""
         rest = iter(keys)
         while some := list(islice(rest, _TOGETHER)):
-            numbers = self._index.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
-            codes = np.where(numbers >= 0, self._statuses[numbers] & _STATUS, _UNTRIED) if len(self._statuses) else ()
-            known = map(_BY_CODE.__getitem__, codes) if len(codes) else repeat(None, len(some))
-            if self._newer:
-                yield from (
-                    self._newer[key].status if key in self._newer else one for key, one in zip(some, known, strict=True)
-                )
+            hashes = np.fromiter(map(row_hash, some), np.uint64, len(some))
+            with self._folding:
+                newer, known = self._newer, self._known(self._index.last_of(hashes))
+            if newer:
+                yield from (newer[key].status if key in newer else one for key, one in zip(some, known, strict=True))
             else:
                 yield from known
+
+    def _known(self, numbers: Numbers) -> list[Status | None]:
+        if not len(self._statuses):
+            return [None] * len(numbers)
+        codes = np.where(numbers >= 0, self._statuses[numbers] & _STATUS, _UNTRIED)
+        return [_BY_CODE[code] for code in codes.tolist()]
 
     def each(self, keys: Iterable[str]) -> Iterator[Record | None]:
         """The Record of each of many Edits, in their order: `get` of all of them, looked up thousands at a time."""
         rest = iter(keys)
         while some := list(islice(rest, _TOGETHER)):
-            numbers = self._index.last_of(np.fromiter(map(row_hash, some), np.uint64, len(some)))
-            for key, number in zip(some, numbers.tolist(), strict=True):
-                record = self._read(number) if number >= 0 and key not in self._newer else None
+            hashes = np.fromiter(map(row_hash, some), np.uint64, len(some))
+            with self._folding:
+                numbers = self._index.last_of(hashes)
+                places = np.where(numbers >= 0, self._places[numbers], 0) if len(self._places) else numbers
+            for key, number, place in zip(some, numbers.tolist(), places.tolist(), strict=True):
+                record = _record_at(self._rows, place) if number >= 0 and key not in self._newer else None
                 yield record if record is not None and record.edit == key else self.get(key)
 
     def with_detail(self, key: str) -> Record | None:
         """The Record, where it says more than that the Edit is done; others need not be read for it."""
         if key not in self._newer:
-            found = self._index.of(row_hash(key))
-            if not len(found) or self._statuses[found[-1]] == _DONE:
-                return None
+            with self._folding:
+                found = self._index.of(row_hash(key))
+                if not len(found) or self._statuses[found[-1]] == _DONE:
+                    return None
         record = self[key]
         return record if record.detail or record.status != "done" else None
 
@@ -120,10 +145,13 @@ class Records(Mapping[str, Record]):
     def __getitem__(self, key: str) -> Record:
         if (newer := self._newer.get(key)) is not None:
             return newer
-        for number in self._index.of(row_hash(key)):
-            record = self._read(number)
+        with self._folding:
+            places = self._places[self._index.of(row_hash(key))]
+        for record in (_record_at(self._rows, place) for place in places):
             if record.edit == key:
                 return record
+        if (newer := self._newer.get(key)) is not None:  # it was added since
+            return newer
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
@@ -298,6 +326,7 @@ def _joined(rows: Rows, parts: Sequence[_Columns]) -> Records:
             newer[record.edit] = record
     records = Records(rows, hashes[~several], found[~several], statuses[~several])
     records.update(newer)
+    records._joint = len(newer)
     return records
 
 

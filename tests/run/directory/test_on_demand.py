@@ -146,6 +146,17 @@ def test_records_on_demand_say_what_the_lines_say_one_by_one(tmp_path: Path) -> 
         expected, gone = naive(parts, there)
         assert dict(records) == expected
         assert {record.edit for record in lost} == gone
+        if chance.random() < 0.5:  # a session adds some, and they are held as the others are
+            more = [Record(chance.choice(keys), "failed", 2.0, "again") for _ in range(chance.randrange(4))]
+            journal = Journal(layout.results(None), sealed=True)
+            journal.append(*map(asdict, more))
+            journal.close()
+            records.update({record.edit: record for record in more})
+            assert len(records) == len(expected | {record.edit: record for record in more})
+            records.fold(layout.results(None))
+            expected |= {record.edit: record for record in more}
+            assert len(records) == len(expected)
+            assert records.newer == 0
         assert {key: records.status(key) for key in keys} == {
             key: expected[key].status if key in expected else None for key in keys
         }
