@@ -207,7 +207,8 @@ def _heal(job: Job, run: Run, voice: Voice, then: str) -> dict[str, DamagedError
     from ip2pbatch.run.directory.healing import heal, last_group
     from ip2pbatch.run.sources import heal_sources
 
-    done = [*islice((key for key in job.plan.keys if key in run.done), MOST_READ + 1)]
+    states = zip(job.plan.keys, run.records.statuses(job.plan.keys), strict=True)
+    done = [*islice((key for key, state in states if state == "done"), MOST_READ + 1)]
     many = len(done) > MOST_READ
     if not done:
         return {}

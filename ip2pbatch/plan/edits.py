@@ -262,6 +262,10 @@ class ManyStrips(Sequence[Strip]):
         """Of each photo its strips, and those of its Edits that no photo before it has."""
 
     @abstractmethod
+    def of_photos(self, photos: Sequence[Photo]) -> tuple[Sequence[Strip], Sequence[Edit]]:
+        """The strips and the Edits of some of the photos, of which none is left out that shares an Edit with one."""
+
+    @abstractmethod
     def photo_with(self, key: str) -> int | None:
         """The number of the first photo that has the Edit with this key; None where none has."""
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ip2pbatch.errors import UsageError
-from ip2pbatch.plan.edits import Photo, Plan
+from ip2pbatch.plan.edits import ManyStrips, Photo, Plan, held
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,10 @@ class Shard:
 
     def take(self, plan: Plan) -> Plan:
         """The part of `plan` that this shard makes: whole photos, so that chains stay together."""
+        if isinstance(plan.strips, ManyStrips):
+            own = held(photo for photo in plan.photos if self.owns(photo))
+            of_own, edits = plan.strips.of_photos(own)
+            return replace(plan, photos=own, strips=of_own, edits=edits)
         photos = tuple(photo for photo in plan.photos if self.owns(photo))
         strips = tuple(strip for strip in plan.strips if self.owns(strip.photo))
         wanted = {edit.key for strip in strips for edit in strip.edits}

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 
 from ip2pbatch.errors import ModelError, NothingMatchedError, PlanError
 from ip2pbatch.plan.defaults import model_defaults
-from ip2pbatch.plan.edits import Guidance, Photo, Plan, held, make_edit
+from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, held, make_edit
 from ip2pbatch.plan.expand import expand, model_size, photo_seed
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.large.holders import Holders
+from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photos import Scan
+from ip2pbatch.plan.schedule import Schedule
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.instructions import Instruction
 from ip2pbatch.plan.written.outputs import Output
 from ip2pbatch.plan.written.recipe import EditSpec, Recipe, Size
+from ip2pbatch.run.directory.layout import Layout
+from ip2pbatch.run.directory.stored_plans import store_plan
 
 
 def photo(name: str = "a.jpg", size: tuple[int, int] = (4000, 3000)) -> Photo:
@@ -291,7 +296,9 @@ LONG = [
 ]
 
 
-def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Photos of equal bytes share Edits, of which the later one may have more."""
     names = ["a.jpg", "aa.jpg", "b.jpg", "bb.heic", "bb.jpg", "c.jpg"]
     photos = tuple(Photo(name, Path(name), f"digest {name[0]}", (400, 300)) for name in names)
@@ -317,3 +324,20 @@ def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(mon
     assert held_by.photo("0" * 32) == found_by.photo("0" * 32) == ""
     output = Output(folder=Path("out"), format="jpeg")
     assert [*output_names(small, output).items()] == [*output_names(large, output).items()]
+    assert store_plan(Layout(tmp_path), large) == store_plan(Layout(tmp_path), small)
+    assert batches(Schedule(large, set(), (), Limits(batch=3))) == batches(Schedule(small, set(), (), Limits(batch=3)))
+    for shard in (Shard(1, 2), Shard(2, 2)):
+        some, others = shard.take(small), shard.take(large)
+        assert not isinstance(others.edits, tuple)
+        assert (tuple(others.photos), tuple(others.strips), tuple(others.edits)) == (
+            some.photos, some.strips, some.edits
+        )  # fmt: skip
+
+
+def batches(schedule: Schedule) -> list[list[Edit]]:
+    found = []
+    while batch := schedule.take():
+        found.append(batch)
+        for edit in batch:
+            schedule.finish(edit.key)
+    return found

@@ -96,6 +96,10 @@ class Expansion:
     def _has(self, number: int, key: bytes) -> bool:
         return self._keys.startswith(key, number * _KEY)
 
+    def of_photos(self, photos: Sequence[Photo]) -> tuple[Sequence[Strip], Sequence[Edit]]:
+        """What is asked of some of the photos."""
+        return Expansion(photos, self._asked).parts()
+
     def place(self, key: str) -> int | None:
         """The number of the Edit with this key."""
         wanted = bytes.fromhex(key)
@@ -192,6 +196,9 @@ class _Strips(_ByPhoto[Strip], ManyStrips):
 
     def by_photo(self) -> Iterator[tuple[Sequence[Strip], Sequence[Edit]]]:
         return self._expansion.by_photo()
+
+    def of_photos(self, photos: Sequence[Photo]) -> tuple[Sequence[Strip], Sequence[Edit]]:
+        return self._expansion.of_photos(photos)
 
     def photo_with(self, key: str) -> int | None:
         return self._expansion.photo_with(key)

@@ -128,6 +128,7 @@ class Run:
     """
 
     device = ""  # noted with each picture
+    _numbers: PhotoNumbers | None = None  # as they were read last
 
     def __init__(
         self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
@@ -232,8 +233,8 @@ class Run:
         Shards must pass the photos of the whole plan, so that they agree.
         """
         while True:
-            seen, damage = state_of(self.layout.numbers), list[Damage]()
-            known = read_numbers(self.layout, damage)
+            known = read_numbers(self.layout, damage := list[Damage](), self._numbers)
+            seen, self._numbers = known.state, None if damage else known
             lines = sealed_lines({"photo": name, "n": n} for name, n in known.given(photo.name for photo in photos))
             if not lines and not damage:
                 return known
@@ -288,9 +289,8 @@ class Run:
         self._settling.written(len(records))
 
     def announce(self, *deliveries: Delivery) -> None:
-        """Record that these files are about to appear, so that they are known for ours whatever happens then, a power
-        cut too. Couriers that announce at the same time wait for the disk together.
-        """
+        """Record that these files are about to appear: they are known for ours whatever happens then, a power cut too.
+        Couriers that announce at the same time wait for the disk together."""
         self._delivered.append(*({**_row(one, self._turn), "begun": True} for one in deliveries), lasting=False)
         self._delivered.sync()
 

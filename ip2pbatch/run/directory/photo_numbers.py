@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ip2pbatch.disk.hash_table import HashTable
-from ip2pbatch.disk.journal import Damage
+from ip2pbatch.disk.journal import Damage, state_of
 from ip2pbatch.disk.row_index import Rows
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import NUMBERED
+from ip2pbatch.run.directory.lines import NUMBERED, Numbered
 
 
 class PhotoNumbers(Mapping[str, int]):
@@ -22,13 +22,27 @@ class PhotoNumbers(Mapping[str, int]):
     def __init__(self, path: Path, damage: list[Damage] | None = None) -> None:
         self._rows, self._places, self._numbers = Rows(), array("Q"), array("Q")
         self._by_name, self._by_number = HashTable(), HashTable()
+        self._path, self.state, self._lines, self._dense = path, state_of(path), Rows(), 0
         self._rows.open(path)
-        for place, row in Rows().read(path, NUMBERED, damage):
+        self._enter(self._lines.read(path, NUMBERED, damage))
+
+    def _enter(self, rows: Iterable[tuple[int, Numbered]]) -> None:
+        for place, row in rows:
             if self._find(row.photo) is None and not self.is_taken(row.n):
                 self._places.append(place)
                 self._numbers.append(row.n)
-                self._by_name.setdefault(hash(row.photo), len(self._by_name), lambda _: False)
-                self._by_number.setdefault(hash(row.n), len(self._by_number), lambda _: False)
+                self._by_name.add(hash(row.photo), len(self._by_name))
+                self._by_number.add(hash(row.n), len(self._by_number))
+
+    def goes_on(self) -> bool:
+        """Read what was added to the file since; False where it is another one by now, or shorter."""
+        now, then = state_of(self._path), self.state
+        if now is None or then is None or now[0] != then[0] or now[1] < then[1]:
+            return False
+        if now != then:
+            self._enter(self._lines.more(self._path, NUMBERED))
+            self.state = now
+        return True
 
     def __getitem__(self, photo: str) -> int:
         found = self._find(photo)
@@ -50,7 +64,9 @@ class PhotoNumbers(Mapping[str, int]):
         """Numbers for those of some different photos that have none yet: the lowest free ones, in order. Free below
         others are those alone whose lines were damaged: they are given to the same photos again.
         """
-        free = (number for number in itertools.count(1) if not self.is_taken(number))
+        while self.is_taken(self._dense + 1):  # a run that is asked for more and more does not count from 1 each time
+            self._dense += 1
+        free = (number for number in itertools.count(self._dense + 1) if not self.is_taken(number))
         return zip((name for name in photos if self._find(name) is None), free, strict=False)
 
     def _find(self, photo: str) -> int | None:
@@ -62,6 +78,10 @@ class PhotoNumbers(Mapping[str, int]):
         return row.photo
 
 
-def read_numbers(layout: Layout, damage: list[Damage] | None = None) -> PhotoNumbers:
-    """The `{n}` of each photo."""
+def read_numbers(
+    layout: Layout, damage: list[Damage] | None = None, earlier: PhotoNumbers | None = None
+) -> PhotoNumbers:
+    """The `{n}` of each photo; of what was read `earlier` only what was added to it since is read."""
+    if earlier is not None and earlier.goes_on():
+        return earlier
     return PhotoNumbers(layout.numbers, damage)

@@ -27,7 +27,7 @@ from ip2pbatch.run.directory import ledger
 from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Invocation
-from ip2pbatch.run.directory.photo_numbers import read_numbers
+from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.view import read_run
 
 SPEC = EngineSpec("tiny", "a1b2", "fake", "cpu", "float32", "stable")
@@ -228,10 +228,11 @@ def test_a_folder_without_a_run_is_said_to_be_one(tmp_path: Path) -> None:
 def test_numbers_are_given_once_and_kept(tmp_path: Path) -> None:
     with open_run(tmp_path, SPEC) as run:
         assert run.number([photo(5), photo(3)]) == {photo(5).name: 1, photo(3).name: 2}
+        assert run.number([photo(3), photo(7)]) == {photo(5).name: 1, photo(3).name: 2, photo(7).name: 3}
     with open_run(tmp_path, SPEC) as run:
         numbers = run.number([photo(1), photo(3)])
         assert numbers[photo(3).name] == 2
-        assert numbers[photo(1).name] == 3
+        assert numbers[photo(1).name] == 4
     assert read_run(tmp_path).numbers == numbers
 
 
@@ -239,10 +240,10 @@ def test_shards_that_give_numbers_at_the_same_time_agree_and_nobody_waits_for_wh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, others = [photo(n) for n in range(4)], open_run(tmp_path, SPEC, shard=Shard(2, 2))
-    given: list[dict[str, int]] = []
+    given: list[PhotoNumbers | dict[str, int]] = []
 
-    def read_meanwhile(layout: Layout, damage: list[Damage]) -> dict[str, int]:
-        known = read_numbers(layout, damage)
+    def read_meanwhile(layout: Layout, damage: list[Damage], earlier: PhotoNumbers | None) -> PhotoNumbers:
+        known = read_numbers(layout, damage, earlier)
         if not given:
             given.append({})
             given[0] = others.number(photos[::-1])
