@@ -30,7 +30,7 @@ def choose(
     from ip2pbatch.backends.onnx import providers
     from ip2pbatch.backends.weights import resolve
 
-    _refuse_torch_flags(machine)
+    refuse_torch_flags(machine)
     refuse_without("torch", "diffusers", "transformers")
     from ip2pbatch.engine.samplers import refuse_unsampled
 
@@ -73,11 +73,11 @@ def _exported(
     folder: ModelFolder, found: Artefact | None, precision: str, place: Place, note: Callable[[str], None]
 ) -> Artefact:
     from ip2pbatch.backends import artefact
-    from ip2pbatch.backends.onnx import export
+    from ip2pbatch.backends.onnx import export, providers
 
     form = export.form_for(place.provider, precision)
     if found is None:
-        return export.cached(folder, form, place, note)
+        return export.cached(folder, form, providers.opener(place), note)
     artefact.check(found, model_digest=folder.digest, precision=precision, graph=form.graph)
     return found
 
@@ -99,7 +99,8 @@ def refuse_bf16(asked: Precision) -> None:
         raise UsageError("the onnx backend has no bf16", hint="use --precision fp32 or fp16, or --backend torch")
 
 
-def _refuse_torch_flags(machine: Machine) -> None:
+def refuse_torch_flags(machine: Machine) -> None:
+    """Raises UsageError for what an exported model has no use for."""
     if machine.batch == "auto":
         raise UsageError("--batch auto measures the torch backend", hint="give --batch a number")
     if machine.compile is Compile.ON:

@@ -6,12 +6,14 @@ pictures stay within 40 dB of float32, with the autoencoder in float32 either wa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.disk.remembered import Remembered
@@ -30,9 +32,17 @@ def choose_precision(folder: ModelFolder, device: str) -> tuple[str, str]:
     """The precision for `folder` on `device`, and why. The first call on a CPU with bf16 measures, for seconds."""
     if device.startswith("cuda") or not has_bf16():
         return describe(device)
-    known, key = Remembered("precision"), f"{folder.digest} {device} torch {torch.__version__}"
+    return cheaper_or_exact(
+        f"{folder.digest} {device} torch {torch.__version__}",
+        lambda precision: pytorch.load(replace(folder, checker=False), device, precision),
+    )
+
+
+def cheaper_or_exact(key: str, opened: Callable[[str], Backend]) -> tuple[str, str]:
+    """bf16 or fp32 for a model that is `opened` in either, and why; measured where `key` has not been before."""
+    known = Remembered("precision")
     found = known.get(key)
-    psnr = float(found) if isinstance(found, (int, float)) else measure(folder, device)
+    psnr = float(found) if isinstance(found, (int, float)) else measure(opened)
     if found is None:
         known.keep({key: round(psnr, 2)})
     if psnr >= FLOOR:
@@ -55,11 +65,11 @@ def has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
-def measure(folder: ModelFolder, device: str) -> float:
+def measure(opened: Callable[[str], Backend]) -> float:
     """PSNR in dB of bf16 pictures against fp32 ones, the worst of a few small edits with strong guidance."""
     pictures = {}
     for precision in ("fp32", "bf16"):
-        editor = Editor(pytorch.load(replace(folder, checker=False), device, precision), safety=False)
+        editor = Editor(opened(precision), safety=False)
         edits = [
             make_edit(
                 f"probe-{seed}", text, Guidance(7.5, 1.5), seed, steps=_STEPS, sampler="euler_a", size=(_SIDE,) * 2

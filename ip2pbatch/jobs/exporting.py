@@ -29,7 +29,7 @@ def export(model: str, out: Path, provider: Provider, precision: Precision, opse
     """Write a model as ONNX. Raises MissingError, ModelError, UsageError, and where a network is not what PyTorch
     makes of it.
     """
-    from ip2pbatch.backends.onnx.providers import onnxruntime
+    from ip2pbatch.backends.onnx.providers import onnxruntime, opener
     from ip2pbatch.backends.weights import resolve
     from ip2pbatch.engine.on_onnx import place_of, refuse_bf16
 
@@ -40,6 +40,7 @@ def export(model: str, out: Path, provider: Provider, precision: Precision, opse
     form = onnx.form_for(provider, None if precision is Precision.AUTO else str(precision), opset)
     # A plain graph is compared with PyTorch on the CPU, a fused one where alone it runs.
     compared = Provider.CUDA if form.graph == "fused" else Provider.CPU
-    made = onnx.export(resolve(model, note=voice.note), out, form, place_of(Machine(provider=compared)), voice.note)
+    opened = opener(place_of(Machine(provider=compared)))
+    made = onnx.export(resolve(model, note=voice.note), out, form, opened, voice.note)
     networks = {name: (facts["psnr"], facts["max_relative"]) for name, facts in made.networks.items()}
     return Exported(model, out, form.precision, networks)

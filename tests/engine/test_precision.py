@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_models import save_model
 
+from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import precision
 
@@ -25,10 +27,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The digests that were measured; a model's digest is its PSNR here."""
     measured: list[str] = []
 
-    def measure(model: ModelFolder, device: str) -> float:
-        measured.append(model.digest)
-        return float(model.digest)
+    def measure(opened: Callable[[str], str]) -> float:
+        measured.append(opened("bf16"))
+        return float(opened("bf16"))
 
+    monkeypatch.setattr(precision.pytorch, "load", lambda folder, device, precision: folder.digest)
     monkeypatch.setattr(precision, "measure", measure)
     monkeypatch.setattr(precision, "has_bf16", lambda: True)
     return measured
@@ -57,5 +60,5 @@ def test_without_bf16_arithmetic_nothing_is_measured(asked: list[str], monkeypat
 
 def test_the_measure_sees_the_loss_and_that_it_is_small(tmp_path: Path) -> None:
     model = folder(path=save_model(tmp_path / "dc", "dc"))
-    assert 30 < precision.measure(model, "cpu") < 80
+    assert 30 < precision.measure(lambda number: pytorch.load(model, "cpu", number)) < 80
     assert len({precision.probe_picture(seed).tobytes() for seed in range(2)}) == 2

@@ -6,89 +6,48 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends import weights
 from ip2pbatch.backends.artefact import Artefact, check_files
-from ip2pbatch.backends.model_folder import Layout
+from ip2pbatch.backends.exported import EXACT, ExportedBackend, as_input
 from ip2pbatch.backends.onnx import providers, tensorrt
 from ip2pbatch.backends.onnx.providers import Place
-from ip2pbatch.backends.pytorch.backend import limits_of, load_checker
-from ip2pbatch.backends.pytorch.steps.workers import parts_of
 from ip2pbatch.backends.quiet import quiet
-from ip2pbatch.backends.safety import flag
-from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row
 from ip2pbatch.run.engine import OutOfMemory
 
-_EXACT = "vae_decoder_fp32"
-_SMALL = 512 << 20  # bytes of a UNet above which its kernels are long enough to be cut among cores themselves
 _MEMORY = ("Failed to allocate memory", "out of memory", "bad allocation", "BFCArena::AllocateRawInternal")
 
 
-class OrtBackend:
+class OrtBackend(ExportedBackend):
     """The Backend on onnxruntime; see `load`."""
-
-    steps: tuple[str, ...] = ()
 
     def __init__(
         self, artefact: Artefact, place: Place, sizes: Sequence[tuple[int, int]], say: Callable[[str], None], *,
         checker: bool,
     ) -> None:  # fmt: skip
-        self.artefact = artefact
-        self.device = torch.device("cpu") if place.provider == "cpu" else torch.device("cuda", place.device)
-        self.provider, self.precision = place.provider, artefact.precision
-        self.latent_channels, self.scaling_factor = artefact.latent_channels, artefact.scaling_factor
-        self.vae_scale = artefact.vae_scale
-        self.scheduler_config: Mapping[str, Any] = model_folder.read_schedule(artefact.path)
-        self.limits: Limits = dataclasses.replace(limits_of(self.device, self.vae_scale), overlaps=False)
-        self.tokenizer = load_tokenizer(artefact.path)
-        layout = _checker_layout(artefact.path) if checker else Layout(artefact.path, {}, (), {})
-        self.checker, self._extractor = load_checker(layout, self.device)
+        device = torch.device("cpu") if place.provider == "cpu" else torch.device("cuda", place.device)
+        super().__init__(artefact, device, place.provider, artefact.precision, checker=checker)
         self._place, self._sizes, self._say = place, tuple(sizes), say
         self._workers = ThreadPoolExecutor(max(1, place.threads), thread_name_prefix="rows")
         self._sessions: dict[tuple[str, int], Any] = {}
         for name in artefact.networks:
-            if name not in (_EXACT, "unet"):
+            if name not in (EXACT, "unet"):
                 self._session(name)
-        self._session("unet", self._parts(self.limits.default_rows))
-
-    @torch.inference_mode()
-    def encode_text(self, instructions: Sequence[str]) -> Tensor:
-        """Text embeddings [n, tokens, width] in float32, padded and cut as diffusers' pipeline does."""
-        ids, mask = tokenize(self.tokenizer, instructions)
-        inputs = {"ids": ids, "mask": mask}
-        known = self.artefact.networks["text_encoder"]["inputs"]
-        width = int(self.artefact.networks["unet"]["inputs"]["text"][-1])
-        return self._run("text_encoder", {name: inputs[name] for name in known}, (*ids.shape, width))
-
-    def words_read(self, instruction: str) -> str:
-        """`instruction`, or its beginning where it has more tokens than the text encoder reads."""
-        return words_read(self.tokenizer, instruction)
-
-    def encode_image(self, pixels: Tensor, *, upcast: bool = False) -> Tensor:
-        """Pixels [n, 3, H, W] in [-1, 1] → the posterior's mode [n, c, h, w], unscaled, in float32.
-
-        An export has one encoder, of its own precision: `upcast` changes nothing here.
-        """
-        rows, _, height, width = pixels.shape
-        shape = (rows, self.latent_channels, height // self.vae_scale, width // self.vae_scale)
-        return self._run("vae_encoder", {"pixels": pixels}, shape)
+        self._session("unet", self._parts(self.limits.default_rows, place.threads))
 
     def predict_noise(
         self, latents: Tensor, timestep: Tensor, text: Tensor, image: Tensor, rows: Sequence[Row] | None = None
     ) -> Tensor:
         """One UNet call over n rows → [n, c, h, w] in float32."""
         inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep, "text": text}
-        parts = self._parts(len(latents))
+        parts = self._parts(len(latents), self._place.threads)
         if parts == 1:
             return self._run("unet", inputs, tuple(latents.shape))
         session, shape = self._session("unet", parts), (len(latents) // parts, *latents.shape[1:])
@@ -98,29 +57,6 @@ class OrtBackend:
         ]
         with memory():
             return torch.cat(list(self._workers.map(lambda one: self._run_bound(session, one, shape), cut)))
-
-    def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
-        """Latents [n, c, h, w], divided by the scaling factor → pixels [n, 3, H, W] in float32, not clamped."""
-        rows, _, height, width = latents.shape
-        exact = upcast and _EXACT in self.artefact.networks
-        shape = (rows, 3, height * self.vae_scale, width * self.vae_scale)
-        return self._run(_EXACT if exact else "vae_decoder", {"latents": latents}, shape)
-
-    @torch.inference_mode()
-    def flag(self, images: Sequence[NDArray[np.uint8]]) -> list[bool]:
-        """What the model's safety checker says of each picture, on torch; all False where it ships none."""
-        return flag(self.checker, self._extractor, images)
-
-    def _parts(self, rows: int) -> int:
-        """Into how many equal parts a UNet call of `rows` is cut for the CPU's threads; large networks fill them alone.
-
-        The kernels of a small network are too short to be cut among cores; the parts are equal, so that a row's place
-        does not change the shape it is computed in.
-        """
-        file = self.artefact.file("unet")
-        if self.device.type != "cpu" or file.stat().st_size > _SMALL or file.with_name(file.name + ".data").exists():
-            return 1
-        return parts_of(rows, self._place.threads)
 
     def _session(self, network: str, parts: int = 1) -> Any:
         """The session of `network` for calls that are cut into `parts`, opened when it is first asked for."""
@@ -151,7 +87,7 @@ class OrtBackend:
 
     def _run_bound(self, session: Any, inputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         """The same of an open session. Its inputs and its output are bound where they lie: nothing is copied."""
-        held = {name: _as_input(value).to(self.device) for name, value in inputs.items()}
+        held = {name: as_input(value).to(self.device) for name, value in inputs.items()}
         answer = torch.empty(shape, dtype=torch.float32, device=self.device)
         binding, device, index = session.io_binding(), self.device.type, self._place.device
         for name, value in held.items():
@@ -190,22 +126,3 @@ def memory() -> Iterator[None]:
         if any(words in str(error) for words in _MEMORY):
             raise OutOfMemory(str(error).splitlines()[0]) from error
         raise
-
-
-def _as_input(value: Tensor) -> Tensor:
-    """Whole numbers stay as they are; all else is float32, in one piece."""
-    return value.contiguous() if value.dtype == torch.int64 else value.float().contiguous()
-
-
-def _checker_layout(path: Path) -> Layout:
-    """What `load_checker` must know of the exported folder."""
-    folder = path / "safety_checker"
-    if not folder.is_dir():
-        return Layout(path, {}, (), {})
-    classes = {"safety_checker": "StableDiffusionSafetyChecker", "feature_extractor": "CLIPImageProcessor"}
-    return Layout(
-        path,
-        classes,
-        (),
-        {"safety_checker": model_folder.weight_variant(folder, model_folder.WEIGHTS["safety_checker"])},
-    )

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ip2pbatch.backends import artefact as artefacts
 from ip2pbatch.backends import model_folder
 from ip2pbatch.backends.artefact import Artefact
 from ip2pbatch.backends.model_folder import Layout
-from ip2pbatch.backends.onnx import external_weights, graphs, parity, providers
+from ip2pbatch.backends.onnx import external_weights, graphs, parity
 from ip2pbatch.backends.onnx.fp16 import to_half
-from ip2pbatch.backends.onnx.providers import Place
 from ip2pbatch.backends.onnx.traced import Network, networks
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
@@ -41,9 +42,11 @@ FILES = {
 
 _EXPORTED = ("text_encoder", "unet", "vae")
 _BESIDE = ("ip2pbatch.json", "taught.json")  # what a model's folder says for `plan` and for advice
-_LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu")
+_LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 
 Say = Callable[[str], None]
+Answer = Callable[[Mapping[str, torch.Tensor]], NDArray[np.float32]]
+"""Has a network that was opened work on named inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,15 @@ def default_precision(provider: str) -> str:
     return "fp32" if provider == "cpu" else "fp16"
 
 
-def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say) -> Artefact:
-    """Export `model` to `folder` and compare each network with PyTorch on `place`; `say` hears how far it is.
+def export(model: ModelFolder, folder: Path, form: Form, opened: Callable[[Path], Answer], say: Say) -> Artefact:
+    """Export `model` to `folder` and compare each network, `opened` by what is to run it, with PyTorch; `say` hears how
+    far it is.
 
     `folder` appears when all is done and right; an older export in it is replaced. Raises ModelError (6) where a
     network is not what it was exported from, UsageError where `folder` holds something else, ResourceError (7),
     MissingError.
     """
     _refuse(folder, form)
-    providers.refuse_missing(place)
     checked = model_folder.check(model.path, checker=model.checker)
     with quiet():
         parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"))
@@ -83,7 +86,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
             say(f"exporting the {network.name.replace('_', ' ')}")
             spared = network.name.startswith("vae") and model_folder.forces_upcast(checked)
             own = replace(form, precision="fp32") if spared else form
-            described |= _export_network(network, staging, own, place)
+            described |= _export_network(network, staging, own, opened)
         files = [*_copied(checked, staging), *_written(staging)]
         made = Artefact(
             model.name, model.digest, form.precision, form.graph, form.opset, model_folder.latent_channels(checked),
@@ -94,7 +97,7 @@ def export(model: ModelFolder, folder: Path, form: Form, place: Place, say: Say)
     return artefacts.read(folder)
 
 
-def cached(model: ModelFolder, form: Form, place: Place, say: Say) -> Artefact:
+def cached(model: ModelFolder, form: Form, opened: Callable[[Path], Answer], say: Say) -> Artefact:
     """The export of `model` in this user's cache, made there on first use. Raises as `export` does."""
     from filelock import FileLock
 
@@ -109,10 +112,12 @@ def cached(model: ModelFolder, form: Form, place: Place, say: Say) -> Artefact:
             artefacts.check(found, model_digest=model.digest, precision=form.precision, graph=form.graph)
             return found
         say(f"exporting {model.name} to ONNX, once: it is kept in {root / name}")
-        return export(model, root / name, form, place, say)
+        return export(model, root / name, form, opened, say)
 
 
-def _export_network(network: Network, staging: Path, form: Form, place: Place) -> dict[str, dict[str, Any]]:
+def _export_network(
+    network: Network, staging: Path, form: Form, opened: Callable[[Path], Answer]
+) -> dict[str, dict[str, Any]]:
     """Write the files of one network and compare them; what artefact.json says of each, by the file's name."""
     file = staging / FILES[network.name]
     file.parent.mkdir(exist_ok=True)
@@ -121,33 +126,27 @@ def _export_network(network: Network, staging: Path, form: Form, place: Place) -
     if form.precision == "fp16" and network.name == "vae_decoder":
         exact = staging / FILES["vae_decoder_fp32"]
         external_weights.write(external_weights.read(file), exact)
-        made["vae_decoder_fp32"] = _describe(network, exact, "fp32", place)
+        made["vae_decoder_fp32"] = _describe(network, exact, "fp32", opened)
     if form.graph == "fused":
         graphs.fuse(file, network.name)
     if form.precision == "fp16":
         graph = external_weights.read(file)
         to_half(graph)
         external_weights.write(graph, file)
-    made[network.name] = _describe(network, file, form.precision, place)
+    made[network.name] = _describe(network, file, form.precision, opened)
     return {name: {"file": FILES[name], **facts} for name, facts in made.items()}
 
 
-def _describe(network: Network, file: Path, precision: str, place: Place) -> dict[str, Any]:
+def _describe(network: Network, file: Path, precision: str, opened: Callable[[Path], Answer]) -> dict[str, Any]:
     """The inputs and the parity of an exported network. Raises ModelError where it is not near enough to PyTorch's."""
-    session = providers.open_session(file, place)
-    found = parity.worst(
-        parity.compare(network.run(probe).numpy(), _answer(session, probe)) for probe in network.probes
-    )
+    answer = opened(file)
+    found = parity.worst(parity.compare(network.run(probe).numpy(), answer(probe)) for probe in network.probes)
     parity.require(network.name.replace("_", " "), precision, found)
     inputs = {
         name: [network.axes.get(name, {}).get(axis, size) for axis, size in enumerate(value.shape)]
         for name, value in network.probes[0].items()
     }
     return {"inputs": inputs, "max_relative": found.max_relative, "psnr": round(found.psnr, 2)}
-
-
-def _answer(session: Any, probe: Mapping[str, torch.Tensor]) -> Any:
-    return session.run(None, {name: value.numpy() for name, value in probe.items()})[0]
 
 
 def _refuse(folder: Path, form: Form) -> None:

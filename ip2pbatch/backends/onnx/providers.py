@@ -9,12 +9,17 @@ from __future__ import annotations
 import ctypes
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -79,6 +84,22 @@ def open_session(file: Path | bytes, place: Place, options: Mapping[str, str] | 
         raise cannot_start(place.provider)
     session.disable_fallback()
     return session
+
+
+def opener(place: Place) -> Callable[[Path], Callable[[Mapping[str, Tensor]], NDArray[np.float32]]]:
+    """What opens an exported network on `place`, to be asked with named inputs. Raises as `open_session` does."""
+    refuse_missing(place)
+
+    def opened(file: Path) -> Callable[[Mapping[str, Tensor]], NDArray[np.float32]]:
+        session = open_session(file, place)
+
+        def answer(inputs: Mapping[str, Tensor]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+            return found
+
+        return answer
+
+    return opened
 
 
 def refuse_missing(place: Place) -> None:

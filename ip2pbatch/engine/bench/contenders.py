@@ -224,7 +224,7 @@ def _onnx(folder: ModelFolder, device: str, entry: Entry) -> Contender:
     pytorch.configure()
     provider, index = providers.choose(None, device)
     place = providers.Place(provider, index, torch.get_num_threads())
-    exported = export.cached(folder, export.form_for(provider, entry.precision), place, log.info)
+    exported = export.cached(folder, export.form_for(provider, entry.precision), providers.opener(place), log.info)
     spec = EngineSpec(folder.name, folder.digest, "onnx", provider, entry.precision, "stable")
     return Ours(ort.load(exported, place, (), log.info), spec)
 

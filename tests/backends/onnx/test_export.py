@@ -28,6 +28,7 @@ from ip2pbatch.backends.onnx import (  # noqa: E402
     export,
     external_weights,
     graphs,
+    providers,
 )
 from ip2pbatch.backends.onnx.fp16 import to_half  # noqa: E402
 from ip2pbatch.backends.onnx.providers import Place  # noqa: E402
@@ -92,7 +93,7 @@ def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(taesd: Path, tmp_path_factory: pytest.TempPathFactory) -> artefact.Artefact:
     """An export in fp16."""
     folder = tmp_path_factory.mktemp("exports") / "half"
-    return export.export(weights.resolve(str(taesd)), folder, export.Form("fp16"), PLACE, str)
+    return export.export(weights.resolve(str(taesd)), folder, export.Form("fp16"), providers.opener(PLACE), str)
 
 
 def test_an_export_says_what_it_is_and_how_near_it_is(half: artefact.Artefact, taesd: Path) -> None:
@@ -180,7 +181,7 @@ def apart(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> artefact.Artefa
     folder = tmp_path_factory.mktemp("exports") / "apart"
     with pytest.MonkeyPatch.context() as patch:
         beside(patch)
-        return export.export(weights.resolve(str(sd)), folder, export.Form("fp16"), PLACE, str)
+        return export.export(weights.resolve(str(sd)), folder, export.Form("fp16"), providers.opener(PLACE), str)
 
 
 def test_weights_beside_the_graph_belong_to_the_export(apart: artefact.Artefact, sd: Path, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_network_that_is_not_what_it_was_fails_the_export_and_leaves_nothing(
     monkeypatch.setattr(graphs, "trace", spoil)
     (tmp_path / ".out.partial").mkdir()  # what a killed export left behind
     with pytest.raises(ModelError, match=r"the exported text encoder differs from PyTorch's by .* 0\.001 is allowed"):
-        export.export(weights.resolve(str(taesd)), tmp_path / "out", export.Form(), PLACE, str)
+        export.export(weights.resolve(str(taesd)), tmp_path / "out", export.Form(), providers.opener(PLACE), str)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,7 +240,7 @@ def test_an_interrupted_export_leaves_nothing_and_an_older_one_as_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export.export(weights.resolve(str(taesd)), folder, export.Form(), PLACE, interrupt)
+        export.export(weights.resolve(str(taesd)), folder, export.Form(), providers.opener(PLACE), interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (folder / "artefact.json").read_bytes() == before
 
@@ -261,7 +262,7 @@ def test_a_full_disk_ends_an_export_with_a_sentence_and_leaves_nothing(
 def test_a_folder_with_something_else_in_it_is_not_replaced(taesd: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"a photo")
     with pytest.raises(UsageError, match="holds something that is not an export"):
-        export.export(weights.resolve(str(taesd)), tmp_path, export.Form(), PLACE, str)
+        export.export(weights.resolve(str(taesd)), tmp_path, export.Form(), providers.opener(PLACE), str)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"a photo"
 
 
@@ -311,7 +312,7 @@ def test_an_export_is_a_model_of_its_own(
 
 def test_the_safety_checker_goes_with_the_export(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_export_network", lambda *_: {})
-    made = export.export(weights.resolve(str(sd)), tmp_path / "out", export.Form(), PLACE, str)
+    made = export.export(weights.resolve(str(sd)), tmp_path / "out", export.Form(), providers.opener(PLACE), str)
     assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= made.files.keys()
     assert not any(name.startswith("unet/") and name.endswith(".safetensors") for name in made.files)
 

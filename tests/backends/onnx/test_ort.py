@@ -51,8 +51,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
         sd = weights.resolve(str(save_model(root / "kl", "kl", safety=True)))
         folders = {"kl": sd, "tiny": weights.resolve("tiny")}
         made = {
-            "kl": export.export(sd, root / "kl-onnx", export.Form(), Place(), str),
-            "tiny": export.cached(folders["tiny"], export.Form(), Place(), said.append),
+            "kl": export.export(sd, root / "kl-onnx", export.Form(), providers.opener(Place()), str),
+            "tiny": export.cached(folders["tiny"], export.Form(), providers.opener(Place()), said.append),
         }
     return Exports(folders, made, cache, said)
 
