@@ -27,8 +27,11 @@ from ip2pbatch.run.machine import (
 # typer takes its choices from an Enum, and these are a table's.
 Name = StrEnum("Name", {name.upper(): name for name in BACKENDS})  # type: ignore[misc]
 
-Backend = Annotated[Name, typer.Option(help="What makes the pictures; onnx is an extra, fake needs no model.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the first GPU, else cpu")]
+Backend = Annotated[Name, typer.Option(help="What makes the pictures; onnx, openvino: extras; fake needs no model.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 …; openvino: cpu, gpu, npu.", show_default="the first GPU, else cpu"),
+]
 Devices = Annotated[
     str | None, typer.Option(help="A worker process each: all, cuda:0,cuda:3 or cpu:4.", show_default="one process")
 ]
@@ -71,8 +74,8 @@ def machine_of(
 ) -> Machine:
     """What the flags say. Raises UsageError."""
     return Machine(
-        str(backend), device_of(device), precision, determinism, batch_of(batch), compile_, tuple(without or ()),
-        interval_of(interval), provider, devices_of(devices, device), memory,
+        str(backend), device_of(device, str(backend)), precision, determinism, batch_of(batch), compile_,
+        tuple(without or ()), interval_of(interval), provider, devices_of(devices, device), memory,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BACKENDS: dict[str, str] = {
     "torch": "ip2pbatch.engine.on_torch",
     "onnx": "ip2pbatch.engine.on_onnx",
+    "openvino": "ip2pbatch.engine.on_openvino",
     "fake": "ip2pbatch.engine.on_fake",
 }
 

@@ -96,7 +96,7 @@ class Machine:
     ) -> Machine:  # fmt: skip
         """What the flags of these names say, as texts. Raises UsageError."""
         return cls(
-            backend, device_of(device), _named(Precision, precision), _named(Determinism, determinism),
+            backend, device_of(device, backend), _named(Precision, precision), _named(Determinism, determinism),
             batch_of(None if batch is None else str(batch)), _named(Compile, compile), tuple(without),
             interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
             devices_of(devices, device), _named(Memory, memory),
@@ -131,10 +131,16 @@ def batch_of(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def device_of(text: str | None) -> str | None:
-    """What `--device` says: cpu, cuda or cuda:1, whether or not this machine has it. Raises UsageError."""
-    if text is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise UsageError(f"{text or 'an empty name'} is not a device", hint="use cpu, cuda or cuda:1")
+def device_of(text: str | None, backend: str = "torch") -> str | None:
+    """What `--device` says: cpu, cuda or cuda:1, OpenVINO's cpu, gpu, gpu:1 or npu; be it here or not. Raises
+    UsageError.
+    """
+    if backend == "openvino":
+        known, hint = r"cpu|npu|gpu(:\d{1,3})?", "use cpu, gpu, gpu:1 or npu"
+    else:
+        known, hint = r"cpu|cuda(:\d{1,3})?", "use cpu, cuda or cuda:1"
+    if text is not None and not re.fullmatch(known, text):
+        raise UsageError(f"{text or 'an empty name'} is not a device", hint=hint)
     return text
 
 

@@ -14,7 +14,7 @@ from ip2pbatch import jobs
 from ip2pbatch.backends.installed import lacking
 from ip2pbatch.errors import MissingError
 
-HEAVY = ("torch", "diffusers", "transformers", "accelerate", "onnxruntime", "onnx")
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "onnxruntime", "onnx", "openvino")
 RECIPE = "photos: photos\nedits: [make it winter]\noutput: {folder: out}\n"
 FAKE = ("--backend", "fake")
 
@@ -65,7 +65,7 @@ def test_versions_that_are_not_known_here_make_no_lock_stale(
     assert command("lock", recipe, "--check").code == 4
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 def test_an_edit_ends_before_any_work_with_the_line_that_brings_the_rest(
     command: CommandLine, recipe: Path, light: None, backend: str
 ) -> None:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from command import CommandLine
 from PIL import Image
-from runs import digests, exit_of, in_child, unsealed
+from runs import digests, exit_of, in_child, many, unsealed
 from tiny_models import save_model
 
 from ip2pbatch.cli import app
@@ -42,8 +42,10 @@ FAKE = ("--backend", "fake")
 
 # What `--backend` takes that runs a model, the library that it needs, and where.
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+SOAKED = pytest.mark.skipif(not many(0, 1), reason="compiling takes a while: `make soak`")
 WITH_A_MODEL = [
     ("torch", "torch", "cpu"), ("onnx", "onnxruntime", "cpu"), pytest.param("torch", "torch", "cuda", marks=NO_GPU),
+    pytest.param("openvino", "openvino", "cpu", marks=SOAKED),
 ]  # fmt: skip
 
 

@@ -38,6 +38,10 @@ def test_a_device_is_one_that_there_may_be() -> None:
         with pytest.raises(UsageError, match="is not a device") as caught:
             device_of(text)
         assert "cpu, cuda or cuda:1" in str(caught.value.hint)
+    assert [device_of(text, "openvino") for text in ("cpu", "gpu", "gpu:1", "npu")] == ["cpu", "gpu", "gpu:1", "npu"]
+    for text in ("cuda", "npu:1", "GPU"):
+        with pytest.raises(UsageError, match="is not a device"):
+            device_of(text, "openvino")
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx", "fake"])

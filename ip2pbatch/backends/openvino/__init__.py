@@ -1,0 +1,1 @@
+"""The networks exported to ONNX, compiled by OpenVINO for Intel's and other CPUs, Intel's GPUs and NPUs."""
