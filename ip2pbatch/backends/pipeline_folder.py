@@ -22,7 +22,7 @@ from ip2pbatch.backends.model_folder import (
     weight_variant,
 )
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.families import Call, family_of
+from ip2pbatch.plan.families import Family, family_of
 
 _WORDS = (
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
@@ -49,10 +49,10 @@ def check(path: Path, kind: Kind = "edit", *, checker: bool = True) -> Layout:
     index = read_index(path)
     refuse_code(path, index)
     family = family_of(path)
-    if family.call is None or kind != "edit":
+    if not family.components or kind != "edit":
         raise ModelError(f"{path} is {family.called}, which edits and cannot be trained here", hint=_TRAINED)
-    _refuse_unknown(path, index, family.call)
-    classes = {name: _class_of(path, index, name, family.call) for name in family.call.parts}
+    _refuse_unknown(path, index, family)
+    classes = {name: _class_of(path, index, name, family.components[name]) for name in family.components}
     variants = {name: weight_variant(path / name, base_of(name)) for name in classes if is_network(name)}
     files = [file for name in classes for file in _files(path, name, variants)]
     return Layout(path, classes, ("model_index.json", *sorted(files)), variants)
@@ -66,24 +66,24 @@ def base_of(component: str) -> str:
     return "model" if is_of_transformers(component) else "diffusion_pytorch_model"
 
 
-def _refuse_unknown(path: Path, index: dict[str, Any], call: Call) -> None:
+def _refuse_unknown(path: Path, index: dict[str, Any], family: Family) -> None:
     """A component that this family has not: it would be left out, or be a class of whoever made the folder."""
     for name, entry in index.items():
-        if isinstance(entry, list) and any(entry) and name not in call.parts:
+        if isinstance(entry, list) and any(entry) and name not in family.components:
             what = ".".join(map(str, entry))
             raise ModelError(
                 f"{path / 'model_index.json'}: {name} is {what}, which is not loaded",
-                hint=f"a {call.cls} has {', '.join(call.parts)}",
+                hint=f"{family.called} has {', '.join(family.components)}",
             )
 
 
-def _class_of(path: Path, index: dict[str, Any], name: str, call: Call) -> str:
+def _class_of(path: Path, index: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     entry = index.get(name)
     library, found = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-    if found not in call.parts[name] or library not in LIBRARIES:
+    if found not in known or library not in LIBRARIES:
         raise ModelError(
             f"{path / 'model_index.json'}: {name} is {library}.{found}, which is not loaded",
-            hint=f"{name} can be {', '.join(call.parts[name])}",
+            hint=f"{name} can be {', '.join(known)}",
         )
     if not (path / name).is_dir():
         raise ModelError(f"{path} has no folder {name}", hint=_WHOLE)

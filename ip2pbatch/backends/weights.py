@@ -186,9 +186,9 @@ def _missing_folders(path: Path) -> list[str]:
 
 def _components(family: Family) -> dict[str, str]:
     """Its components, and how the weights of each are called: "" where it has none."""
-    if family.call is None:
+    if not family.components:
         return {name: model_folder.WEIGHTS.get(name, "") for name in model_folder.CLASSES}
-    return {name: base_of(name) if is_network(name) else "" for name in family.call.parts}
+    return {name: base_of(name) if is_network(name) else "" for name in family.components}
 
 
 def _fetch(repo: str, revision: str | None, note: Note) -> Path:

@@ -116,7 +116,7 @@ def _refuse_flags(family: Family, machine: Machine, device: str) -> None:
     unused = {
         f"--memory {machine.memory}": moved and family.call is None,
         "--guidance-interval": machine.interval is not None and family.call is not None,
-        "--compile on": machine.compile is Compile.ON and family.call is not None,
+        "--compile on": machine.compile is Compile.ON and bool(family.components),
     }
     for flag in (flag for flag, asked in unused.items() if asked):
         raise UsageError(f"{flag} is not for {family.called}", hint="leave it out")

@@ -106,9 +106,8 @@ def arguments_of(call: Call, edit: Edit, pixels: Pixels) -> dict[str, Any]:
         found |= {"width": width, "height": height}
     if call.area:
         found[call.area] = width * height
-    found |= {
-        name: scale for name, scale in ((call.text, edit.guidance.text), (call.image, edit.guidance.image)) if name
-    }
+    if call.text:
+        found[call.text] = edit.guidance.text
     if call.negative and (words := edit.negative or call.no_negative) is not None:
         found[call.negative] = words
     return found

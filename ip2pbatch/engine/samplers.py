@@ -27,6 +27,11 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 
+OWN = "model"
+"""The sampler that a model's own files name, where no other one fits its noise."""
+
+_OWN = ("EDMEulerScheduler",)
+
 # What diffusers' schedulers answer to a configuration or a number of steps that is not for them.
 _REFUSALS = (ValueError, NotImplementedError, TypeError, IndexError, ArithmeticError, RuntimeError, ImportError)
 _PROBE = (1, 2, 2)
@@ -44,7 +49,7 @@ class Sampler:
         self._takes_generator = "generator" in scheduler.step.__code__.co_varnames
         self._device = device
         # Euler's latents grow with the noise, and are scaled for the network; the others' are the network's own.
-        self._keeps_signal = type(scheduler).__name__.startswith("Euler")
+        self._keeps_signal = type(scheduler).__name__.startswith(("Euler", "EDM"))
         self.timesteps: Tensor = scheduler.timesteps
 
     def draw(self, shape: tuple[int, int, int]) -> Tensor:
@@ -120,9 +125,9 @@ def make_sampler(
     """The sampler `name` with `steps` steps on a model's scheduler configuration; UsageError where it cannot be."""
     import diffusers
 
-    if name not in SAMPLERS:
+    if name not in SAMPLERS and name != OWN:
         raise UsageError(f"there is no sampler {name}", hint=f"samplers are {', '.join(SAMPLERS)}")
-    kind, extra = SAMPLERS[name]
+    kind, extra = SAMPLERS[name] if name != OWN else (_own(config), {})
     schedule = getattr(diffusers, kind)
     # A configuration saved by one class holds keys that another does not know and would log about.
     known = set(inspect.signature(schedule.__init__).parameters) & set(config)
@@ -135,6 +140,14 @@ def make_sampler(
     except _REFUSALS as error:
         raise UsageError(f"{name} cannot take {steps} steps: {error}", hint="use fewer steps") from error
     return Sampler(scheduler, seeds, device)
+
+
+def _own(config: Mapping[str, Any]) -> str:
+    if (found := config.get("_class_name")) in _OWN:
+        return str(found)
+    raise UsageError(
+        f"{found} is no sampler of its own that a model may bring", hint=f"samplers are {', '.join(SAMPLERS)}"
+    )
 
 
 def refuse_unsampled(config: Mapping[str, Any], edits: Sequence[Edit]) -> None:

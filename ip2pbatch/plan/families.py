@@ -49,18 +49,17 @@ class Call:
     """How one of diffusers' editing pipelines is built and called: `cls` is its class, `parts` the classes that each of
     its components may have.
 
-    `text`, `image` and `negative` are the arguments that take the scales and the negative, "" where it has none;
+    `text` and `negative` are the arguments that take the text scale and the negative, "" where it has none;
     `no_negative` is what it wants there where there is none. `least` is the text scale below which it would not guide,
     without a word; a scale that is `embedded` is a number that the network reads. `photo` takes the photo, in a list
     where it is `listed`. One that is `sized` takes height and width, `area` their product. It would shrink and crop a
     photo of more than `photo_area` pixels. `heard`: it calls back after each step. `constants` are arguments of every
-    call, `built` of its making.
+    call.
     """
 
     cls: str
     parts: Mapping[str, tuple[str, ...]]
     text: str = "guidance_scale"
-    image: str = ""
     negative: str = ""
     no_negative: str | None = None
     least: float | None = 1.0
@@ -72,7 +71,6 @@ class Call:
     photo_area: int | None = None
     heard: bool = True
     constants: Mapping[str, Any] = field(default_factory=dict)
-    built: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,8 @@ class Family:
 
     `check` is "module:function", `torch` a module; what they offer stands at the head of this file. `defaults` count
     where a model's own folder says nothing. `null_text`: its guidance knows one, whose place a `negative` can take.
-    `call` is of a pipeline of diffusers. A new `version` makes every model of it another one to its runs.
+    `call` is of a pipeline of diffusers; one whose networks are called here has its `parts` alone. A new `version` is
+    another model to every run.
     """
 
     called: str
@@ -93,14 +92,20 @@ class Family:
     null_text: bool = True
     marks: Mapping[str, object] = field(default_factory=dict)
     call: Call | None = None
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: int = 1
+
+    @property
+    def components(self) -> Mapping[str, tuple[str, ...]]:
+        """The classes that each of its components may have, where they stand in this table."""
+        return self.call.parts if self.call else self.parts
 
     @property
     def scales(self) -> tuple[str, ...]:
         """Which of the two scales of guidance it has: text, image."""
         if self.call is None:
             return "text", "image"
-        return tuple(name for name, has in (("text", self.call.text), ("image", self.call.image)) if has)
+        return ("text",) if self.call.text else ()
 
 
 def _pipeline_family(called: str, call: Call, defaults: ModelDefaults, **marks: object) -> Family:
@@ -108,6 +113,14 @@ def _pipeline_family(called: str, call: Call, defaults: ModelDefaults, **marks: 
     return Family(
         called, (call.cls,), defaults, check="ip2pbatch.backends.pipeline_folder:check",
         torch="ip2pbatch.engine.pipelines", null_text=bool(call.negative), marks=marks, call=call,
+    )  # fmt: skip
+
+
+def _xl_family(called: str, defaults: ModelDefaults, **marks: object) -> Family:
+    """A family of SDXLs that edit, with InstructPix2Pix's own guidance."""
+    return Family(
+        called, ("StableDiffusionXLInstructPix2PixPipeline",), defaults, marks=marks, parts=_XL,
+        check="ip2pbatch.backends.pipeline_folder:check", torch="ip2pbatch.engine.instruct_xl",
     )  # fmt: skip
 
 
@@ -154,10 +167,6 @@ _XL = {
     "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": _CLIP_WORDS,
     "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _CLIP_WORDS, "unet": ("UNet2DConditionModel",),
 }  # fmt: skip
-_EDIT_XL = Call(
-    "StableDiffusionXLInstructPix2PixPipeline", _XL, image="image_guidance_scale", negative="negative_prompt",
-    heard=False, built={"add_watermarker": False},
-)  # fmt: skip
 _PHOTO_AREA = 1024 * 1024
 
 FAMILIES: dict[str, Family] = {
@@ -193,12 +202,8 @@ FAMILIES: dict[str, Family] = {
         Call("LongCatImageEditPipeline", _LONGCAT, negative="negative_prompt", sized=False, heard=False),
         _megapixel(50, 4.5),
     ),
-    "cosxl": _pipeline_family(
-        "CosXL Edit", _EDIT_XL, ModelDefaults(7.0, 1.5, 1024, 20, "model", carry="pixels"), is_cosxl_edit=True
-    ),
-    "sdxl": _pipeline_family(
-        "SDXL-InstructPix2Pix", _EDIT_XL, ModelDefaults(3.0, 1.5, 768, 30, "model", carry="pixels")
-    ),
+    "cosxl": _xl_family("CosXL Edit", ModelDefaults(7.0, 1.5, 1024, 20, "model"), is_cosxl_edit=True),
+    "sdxl": _xl_family("SDXL-InstructPix2Pix", ModelDefaults(3.0, 1.5, 768, 30, "euler")),
 }  # fmt: skip
 
 _LIMIT = 1 << 20  # bytes of an index that are read here: real ones have hundreds

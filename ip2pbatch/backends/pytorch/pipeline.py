@@ -62,7 +62,7 @@ def _made(layout: Layout, call: Call, precision: str) -> Any:
     takes = inspect.signature(cls.__init__).parameters
     said = {key: value for key, value in read_index(layout.path).items() if isinstance(value, (bool, int, float, str))}
     parts = {name: _part(layout, name, precision) for name in layout.classes}
-    pipe = cls(**{key: value for key, value in said.items() if key in takes}, **parts, **call.built)
+    pipe = cls(**{key: value for key, value in said.items() if key in takes}, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

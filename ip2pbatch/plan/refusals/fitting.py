@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Guidance
     from ip2pbatch.plan.written.recipe import EditSpec, Recipe
 
-_SCALES = ("text", "image")
-
 
 def refuse_unfit(recipe: Recipe, specs: Iterable[tuple[str, EditSpec]], family: Family) -> None:
     """Raises PlanError for the first thing that one of `specs`, each after its name, or the recipe itself asks for and
@@ -68,10 +66,10 @@ def _of_scales(place: str, recipe: Recipe, spec: EditSpec, family: Family) -> It
 
 def _of_pair(place: str, guidance: Guidance, family: Family) -> Iterator[PlanError]:
     """A scale that there is none of may only be what stands in every Edit for none."""
-    for name in _SCALES:
-        scale, without = getattr(guidance, name), getattr(family.defaults, name)
+    none = family.defaults
+    for name, scale, without in (("text", guidance.text, none.text), ("image", guidance.image, none.image)):
         if name not in family.scales and scale != without:
-            has = f"has the {' and the '.join(family.scales)} scale alone" if family.scales else "has neither"
+            has = f"has the {family.scales[0]} scale alone" if family.scales else "has neither"
             yield PlanError(
                 f"{place}: {name} {scale:g}: {family.called} has no {name} scale; it {has}",
                 hint=f"leave {name} out",
@@ -79,14 +77,8 @@ def _of_pair(place: str, guidance: Guidance, family: Family) -> Iterator[PlanErr
     call = family.call
     if call is None or not call.text or call.least is None:
         return
-    if call.image and guidance.text != call.least and guidance.image < call.least:
-        yield PlanError(
-            f"{place}: image {guidance.image:g}: {family.called} does not guide by an image scale below {call.least:g}",
-            hint=f"use an image scale from {call.least:g} on",
-        )
-    if guidance.text < call.least or (call.image and guidance.text == call.least != guidance.image):
-        least = f"from {call.least:g} on" if not call.image else f"above {call.least:g}"
+    if guidance.text < call.least:
         yield PlanError(
             f"{place}: text {guidance.text:g}: {family.called} is not guided at all by such a scale, whatever it says",
-            hint=f"use a text scale {least}",
+            hint=f"use a text scale from {call.least:g} on",
         )

@@ -16,9 +16,8 @@ from ip2pbatch.plan.families import FAMILIES, families
 def refused(command: CommandLine, shoot: Path, family: str, lines: str) -> str:
     """What `plan` says of a recipe with a model of which only the index is here; "" where it plans it."""
     (folder := shoot / "model").mkdir()
-    call, marks = FAMILIES[family].call, FAMILIES[family].marks
-    assert call is not None
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": call.cls, **marks}))
+    known = FAMILIES[family]
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": known.pipelines[0], **known.marks}))
     (shoot / "recipe.yaml").write_text(f"model: model\nphotos: photos\noutput: {{folder: out}}\n{lines}\n")
     said = [command(name, shoot / "recipe.yaml") for name in ("validate", "plan")]
     assert len({one.code for one in said}) == 1
@@ -39,8 +38,8 @@ WINTER = "edits: [make it winter]"
         ("kontext", "edits: [{chain: [{instruction: x, image: 2}, y]}]", "FLUX.1 Kontext has no image scale"),
         ("qwen_edit", f"{WINTER}\nguidance: {{text: 0.5}}", "text 0.5: Qwen-Image-Edit is not guided at all"),
         ("longcat", f"{WINTER}\nguidance: {{text: [4, 0]}}", "text 0: LongCat-Image-Edit is not guided at all"),
-        ("sdxl", f"{WINTER}\nguidance: {{image: 0.8}}", "image 0.8: SDXL-InstructPix2Pix does not guide"),
-        ("sdxl", f"{WINTER}\nguidance: {{text: 1}}", "text 1: SDXL-InstructPix2Pix is not guided at all"),
+        ("cosxl", f"{WINTER}\nsampler: euler", "CosXL Edit, which brings its own and takes no euler"),
+        ("sdxl", f"{WINTER}\nsampler: model", "SDXL-InstructPix2Pix is sampled here"),
         ("kontext", "edits: [{instruction: x, negative: snow}]", "FLUX.1 Kontext, which has no null text"),
         ("longcat", f"{WINTER}\nsampler: ddim", "LongCat-Image-Edit, which brings its own and takes no ddim"),
         ("longcat", "edits: [{instruction: x, sampler: lcm}]", "which brings its own and takes no lcm"),
@@ -48,7 +47,7 @@ WINTER = "edits: [make it winter]"
         ("klein", f"{WINTER}\nguidance: {{text: 1, image: 1}}\nsampler: model", ""),
         ("qwen_edit", "edits: [{instruction: x, negative: snow, text: [1, 4]}]", ""),
         ("sdxl", "edits: [{instruction: x, negative: snow, text: 3, image: [1, 2]}]", ""),
-        ("sdxl", f"{WINTER}\nguidance: {{text: 1, image: 1}}", ""),
+        ("sdxl", "edits: [{chain: [x, y], carry: latent}]\nguidance: {text: [0, 0.5], image: 0.5}", ""),
         ("klein", "edits: [{chain: [x, y], carry: pixels}]", ""),
         ("kontext", f"{WINTER}\nguidance: {{text: 0.5}}", ""),
     ],
