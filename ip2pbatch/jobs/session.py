@@ -183,9 +183,10 @@ def _begin(
     tell_damage(run, voice)
     if seeks(job.recipe):
         keep_masks(job.plan, run, voice)
-    if not is_settled(job.plan, run, already_done(job.plan, run)):
+    done = already_done(job.plan, run)
+    if not is_settled(job.plan, run, done):
         settle_unmatched(job.plan, run, voice)
-    if not is_settled(job.plan, run, already_done(job.plan, run)):
+    if not is_settled(job.plan, run, done):
         advise(job.recipe, voice)
         _warn_of_disk(job, run, voice)
     return options

@@ -83,3 +83,17 @@ def test_importing_the_package_touches_nothing(tmp_path: Path) -> None:
     program = "import ip2pbatch.cli.app, os; print(os.listdir('.'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.skipif(many(1, 0) == 1, reason="of the soak: a test makes a model and two processes read it")
+def test_a_plan_knows_what_is_sought_without_what_finds_it(shoot: Path) -> None:
+    from tiny_clipseg import save_clipseg
+
+    save_clipseg(shoot / "clipseg")
+    recipe = RECIPE.replace(
+        "[make it winter]", "[{instruction: a, region: {words: the sky, model: clipseg}, protect: faces}]"
+    )
+    (shoot / "recipe.yaml").write_text(recipe)
+    for command in ("plan", "validate"):
+        loaded, code, said = loaded_by([command, "recipe.yaml"], shoot, ("torch", "transformers", "onnxruntime"))
+        assert (code, loaded) == (0, set()), said
