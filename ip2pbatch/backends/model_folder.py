@@ -8,13 +8,14 @@ code and file names that point elsewhere are refused with the reason, and nothin
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ip2pbatch.backends import artefact
 from ip2pbatch.backends.single_file import ldm_file
-from ip2pbatch.backends.single_file.ldm_file import SingleFile
+from ip2pbatch.backends.single_file.ldm_file import LdmWeights
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.families import FAMILIES, families
 
@@ -80,7 +81,7 @@ class Layout:
     classes: dict[str, str]
     files: tuple[str, ...]
     variants: dict[str, str | None]
-    single: SingleFile | None = None
+    single: LdmWeights | None = None
 
     def config(self, component: str) -> dict[str, Any]:
         """The component's configuration file as it stands."""
@@ -130,6 +131,23 @@ def _instead(path: Path) -> tuple[str, str]:
     if files := sorted(path.glob("*.safetensors")):
         return f"it holds {files[0].name}", f"give the file itself: {files[0]}"
     return "it has no model_index.json", _CONVERT
+
+
+def check_vae(folder: Path) -> Layout:
+    """The Layout of an autoencoder's folder, its one component called like it. Raises ModelError."""
+    found = read_json(folder / "config.json").get("_class_name")
+    if found not in CLASSES["vae"]:
+        kinds = ", ".join(sorted(CLASSES["vae"]))
+        raise ModelError(f"{folder} is a {found}, which is no autoencoder that is loaded", hint=f"it can be {kinds}")
+    variant = weight_variant(folder, WEIGHTS["vae"])
+    files = ("config.json", *weight_files(folder, WEIGHTS["vae"], variant))
+    names = tuple(f"{folder.name}/{name}" for name in files)
+    return Layout(folder.parent, {folder.name: str(found)}, names, {folder.name: variant})
+
+
+def check_vae_file(file: Path) -> Layout:
+    """The Layout of an autoencoder in one file of the original layout. Raises ModelError."""
+    return Layout(file, {"vae": "AutoencoderKL"}, (), {}, ldm_file.check_vae(file))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -208,6 +226,19 @@ def read_json_or_empty(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def unloaded(path: Path, files: Collection[str]) -> list[str]:
+    """The weights in a model's folder that are neither loaded nor another form of what is, by their names."""
+    loaded = {name.rpartition("/")[0] for name in files if name.endswith(".safetensors")}
+    names = sorted(file.relative_to(path).as_posix() for file in path.glob("**/*.safetensors"))
+    return [name for name in names if name not in files and not _is_variant(name, loaded)]
+
+
+def _is_variant(name: str, loaded: Collection[str]) -> bool:
+    """Whether a file is weights of a component that is loaded, in another number format or in parts."""
+    component, _, file = name.rpartition("/")
+    return component in loaded and file.startswith(WEIGHTS.get(component, "diffusion_pytorch_model"))
+
+
 def _class_of(path: Path, index: dict[str, Any], name: str) -> str | None:
     entry = index.get(name)
     library, found = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
@@ -275,9 +306,9 @@ def latent_channels(layout: Layout) -> int:
     return int(layout.config("vae").get("latent_channels", default))
 
 
-def forces_upcast(layout: Layout) -> bool:
+def forces_upcast(layout: Layout, component: str = "vae") -> bool:
     """Whether the autoencoder's own file says that it is not for fp16. (diffusers' class says so unasked.)"""
-    return bool(layout.config("vae").get("force_upcast"))
+    return bool(layout.config(component).get("force_upcast"))
 
 
 def _check_schedule(layout: Layout) -> None:

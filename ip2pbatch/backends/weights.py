@@ -10,15 +10,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from ip2pbatch.backends import artefact, model_folder
+from ip2pbatch.backends import additions, artefact, model_folder
+from ip2pbatch.backends.additions import NOTHING, Additions
 from ip2pbatch.backends.pipeline_folder import base_of, is_network
+from ip2pbatch.backends.single_file import ldm_file
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.composed import Composed, composed
 from ip2pbatch.plan.defaults import TINY, is_file, model_id, snapshot_of
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
@@ -42,6 +45,7 @@ class ModelFolder:
     digest: str
     kind: model_folder.Kind = "edit"
     checker: bool = True
+    laid: Additions = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,40 @@ def resolve(
     """The folder of `model`, fetched where it is a hub id that is not cached and `download` allows; `note` hears how
     much that is.
 
-    Without `checker` its safety checker need not be there, is not looked at and not in the digest.
+    Without `checker` its safety checker need not be there, is not looked at and not in the digest. LoRAs and another
+    autoencoder that are laid over it are found besides, and are in the digest.
     ModelError says what to do where there is none, or where it is no `kind` of model that is loaded.
     """
+    asked = composed(model)
+    found = _resolved(asked.base, download, kind, checker, note)
+    _tell_unloaded(found, note)
+    return _laid_over(found, asked) if str(asked) != asked.base else found
+
+
+def _laid_over(model: ModelFolder, asked: Composed) -> ModelFolder:
+    family = family_of(model.path)
+    if family.call is not None or artefact.is_artefact(model.path):
+        what = "an exported model" if family.call is None else f"of {family.called}"
+        raise ModelError(
+            f"{model.name} is {what}, over which no LoRA and no autoencoder is laid",
+            hint="leave lora and vae out, or use an InstructPix2Pix model of PyTorch's",
+        )
+    laid = additions.find(asked, checked(model.path, model.kind, checker=model.checker))
+    digest = digest_of({"model": model.digest, **laid.digests})
+    return replace(model, name=str(asked), digest=digest, laid=laid)
+
+
+def _tell_unloaded(model: ModelFolder, note: Note) -> None:
+    """Say which weights lie in a model's folder and are not loaded: somebody may have meant them."""
+    if model.path.is_file() or artefact.is_artefact(model.path):
+        return
+    if rest := model_folder.unloaded(model.path, checked(model.path, model.kind, checker=model.checker).files):
+        more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+        lora = "; a LoRA is written as lora: beside model:" if any("lora" in name for name in rest) else ""
+        note(f"not loaded of {model.name}: {', '.join(rest[:3])}{more}{lora}")
+
+
+def _resolved(model: str, download: bool, kind: model_folder.Kind, checker: bool, note: Note) -> ModelFolder:
     if model == TINY:
         return _folder(_embedded(), TINY, "", kind, checker)
     folder = Path(model).expanduser()
@@ -126,9 +161,7 @@ def list_models() -> list[KnownModel]:
 def file_digests(path: Path, files: tuple[str, ...] | None = None, *, checker: bool = True) -> dict[str, str]:
     """The sha256 of each file of a model that is loaded, by name; remembered by path, size and mtime."""
     if path.is_file():
-        single = model_folder.check(path).single
-        vocabulary = {} if single is None else {"vocabulary": single.vocabulary.digest}
-        return {"checkpoint": sha256s([path])[0], **vocabulary}
+        return {"checkpoint": sha256s([path])[0], "vocabulary": ldm_file.check(path).vocabulary.digest}
     if files is None:
         exported = artefact.is_artefact(path)
         files = artefact.read(path).loaded(checker) if exported else checked(path, checker=checker).files

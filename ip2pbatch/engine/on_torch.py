@@ -183,7 +183,7 @@ def files(model: str, *, safety: bool) -> tuple[str, Mapping[str, str]]:
     from ip2pbatch.backends.weights import file_digests, resolve
 
     folder = resolve(model, download=False, checker=safety)
-    return folder.revision, file_digests(folder.path, checker=safety)
+    return folder.revision, {**file_digests(folder.path, checker=safety), **folder.laid.digests}
 
 
 def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Machine:

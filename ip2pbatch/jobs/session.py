@@ -19,6 +19,7 @@ from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome, as_one
 from ip2pbatch.pictures.sizing import LIFT
+from ip2pbatch.plan.composed import base_of
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory import renamed
 from ip2pbatch.run.directory.ledger import Run, open_run
@@ -85,7 +86,7 @@ def _made(
         return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, locked=locked)
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
-    loading = f"loading {Path(job.recipe.model).name}"
+    loading = f"loading {Path(base_of(job.recipe.model)).name}"
     with voice.busy(loading):
         spec, open_engine = engines.choose(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
@@ -114,7 +115,7 @@ def _made_by_workers(
 
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
-    loading = f"loading {Path(job.recipe.model).name}"
+    loading = f"loading {Path(base_of(job.recipe.model)).name}"
     sizing = locked.sizing if locked else None
     with Crew(machine.devices, engines.openings(job, machine, fresh=fresh, sizing=sizing), voice.note) as crew:
         with voice.busy(loading):

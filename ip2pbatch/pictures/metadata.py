@@ -14,6 +14,7 @@ from ip2pbatch import __version__
 from ip2pbatch.pictures import exif, photoshop, xmp
 from ip2pbatch.pictures.codecs import png
 from ip2pbatch.pictures.containers import Blocks, read_blocks
+from ip2pbatch.plan.composed import brief
 from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import family_of
@@ -60,7 +61,7 @@ class Provenance:
         """
         first, last = chain[0], chain[-1]
         family = family_for(model).called
-        model = Path(model).name if Path(model).is_absolute() or model.startswith(".") else model
+        model = brief(model)
         return cls(
             last.key, first.source, tuple(edit.instruction for edit in chain), last.guidance.text, last.guidance.image,
             last.seed, last.steps, last.sampler, last.size, model, model_digest, approximations,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.composed import base_of
 from ip2pbatch.plan.editors.short_names import short_name
 from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults, family_of
 
@@ -32,6 +33,7 @@ def hub_id(name: str) -> tuple[str, str | None] | None:
 
 def model_id(model: str) -> tuple[str, str | None] | None:
     """Repository and revision of a model that is a hub id, or the short name of one."""
+    model = base_of(model)
     known = short_name(model)
     _, at, revision = model.partition("@")
     return hub_id(f"{known.hub}{at}{revision}" if known else model)
@@ -41,6 +43,7 @@ def family_for(model: str) -> Family:
     """The family of a model: of a folder by what lies in it, of a short name and its hub id by the table, of another id
     by what of it is in the hub's cache. One that is nowhere yet is taken for the first.
     """
+    model = base_of(model)
     folder = model_folder(model)
     if folder is None and (known := short_name(model)):
         return FAMILIES[known.family]
@@ -68,6 +71,7 @@ def model_defaults(model: str) -> ModelDefaults:
 
     Raises ModelError where that file is there but is not what it should be.
     """
+    model = base_of(model)
     path = model_folder(model)
     family = family_for(model)
     defaults = family.defaults
@@ -87,10 +91,12 @@ def model_defaults(model: str) -> ModelDefaults:
 
 
 def model_folder(model: str) -> Path | None:
-    """The folder of `model`: the embedded one for `tiny`, a path that is a folder, None for a file or a hub id."""
+    """The folder of `model`, whatever is laid over it: the embedded one for `tiny`, a path that is a folder, None for a
+    file or a hub id.
+    """
     if model == TINY:
         return _TINY_FOLDER
-    path = Path(model)
+    path = Path(base_of(model))
     return snapshot_of(path) if path.is_dir() else None
 
 

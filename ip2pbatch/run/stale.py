@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ip2pbatch.plan.composed import brief
 from ip2pbatch.plan.edits import Plan, Strip
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.sessions import Session
@@ -112,7 +113,8 @@ def _kept(strips: list[Strip]) -> Iterator[tuple[str, str, int, str, float | Non
 
 def _model(lock: Lock, plan: Plan, now: Surroundings) -> Iterator[Difference]:
     folders = Path(lock.engine.model).is_absolute() and Path(plan.model).is_absolute()
-    if lock.engine.model != plan.model and not folders:  # the same folder lies elsewhere on another machine
+    # The same folder lies elsewhere on another machine, and so does what is laid over it.
+    if brief(lock.engine.model) != brief(plan.model) and not folders:
         yield Difference("model", f"is {plan.model}, was {lock.engine.model}")
     elif now.revision is not None and now.revision != lock.revision:
         yield Difference("model", f"revision is {now.revision or 'none'}, was {lock.revision or 'none'}")

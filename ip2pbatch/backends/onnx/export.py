@@ -79,12 +79,13 @@ def export(model: ModelFolder, folder: Path, form: Form, opened: Callable[[Path]
     _refuse(folder, form)
     checked = model_folder.check(model.path, checker=model.checker)
     with quiet():
-        parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"))
+        parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"), laid=model.laid)
     with _staged(folder) as staging:
         described: dict[str, dict[str, Any]] = {}
         for network in networks(parts):
             say(f"exporting the {network.name.replace('_', ' ')}")
-            spared = network.name.startswith("vae") and model_folder.forces_upcast(checked)
+            vae = (model.laid.vae.layout, model.laid.vae.component) if model.laid.vae else (checked, "vae")
+            spared = network.name.startswith("vae") and model_folder.forces_upcast(*vae)
             own = replace(form, precision="fp32") if spared else form
             described |= _export_network(network, staging, own, opened)
         files = [*_copied(checked, staging), *_written(staging)]

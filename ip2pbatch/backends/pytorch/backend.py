@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ip2pbatch.backends import model_folder, room
+from ip2pbatch.backends.additions import NOTHING, Additions
 from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.backends.pytorch import from_file, steps
 from ip2pbatch.backends.pytorch.dry import unet_without_weights
+from ip2pbatch.backends.pytorch.fusing import fuse
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
@@ -206,7 +208,7 @@ def load(
     home = steps.home_of(where, chosen)
     try:
         with quiet(), memory():
-            parts = load_parts(checked, dtype, vae_dtype, where, home)
+            parts = load_parts(checked, dtype, vae_dtype, where, home, folder.laid)
     except (OutOfMemory, MemoryError) as error:
         raise room.too_large(folder.path, f"it ran out while the model was loaded ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -267,9 +269,11 @@ def known_device(name: str) -> torch.device:
 
 
 def load_parts(
-    checked: Layout, dtype: torch.dtype, vae_dtype: torch.dtype, device: torch.device, home: torch.device | None = None
-) -> Parts:
-    """The components as diffusers' and transformers' classes make them, with nothing changed. Raises ModelError.
+    checked: Layout, dtype: torch.dtype, vae_dtype: torch.dtype, device: torch.device,
+    home: torch.device | None = None, laid: Additions = NOTHING,
+) -> Parts:  # fmt: skip
+    """The components as diffusers' and transformers' classes make them, with nothing changed but what is laid over
+    them. Raises ModelError.
 
     The UNet goes to `device`, the others to `home` where that is another place. An autoencoder whose configuration
     says force_upcast overflows in fp16, and is in float32 there.
@@ -278,16 +282,22 @@ def load_parts(
     import transformers
 
     home = home or device
-    upcast = vae_dtype == torch.float16 and model_folder.forces_upcast(checked)
+    vae, called = (laid.vae.layout, laid.vae.component) if laid.vae else (checked, "vae")
+    upcast = vae_dtype == torch.float16 and model_folder.forces_upcast(vae, called)
 
-    def part(name: str, kind: Any, precision: torch.dtype) -> nn.Module:
-        return load_part(checked, name, kind, precision).to(home)
+    def part(layout: Layout, name: str, kind: Any, precision: torch.dtype) -> nn.Module:
+        return load_part(layout, name, kind, precision).to(home)
 
     checker, extractor = load_checker(checked, home)
+    networks = {
+        "unet": part(checked, "unet", diffusers.UNet2DConditionModel, dtype).to(device),
+        "text_encoder": part(checked, "text_encoder", transformers.CLIPTextModel, vae_dtype),
+    }
+    for lora, scale in laid.loras:
+        fuse(networks, lora, scale)
     return Parts(
-        unet=part("unet", diffusers.UNet2DConditionModel, dtype).to(device),
-        vae=part("vae", getattr(diffusers, checked.classes["vae"]), torch.float32 if upcast else vae_dtype),
-        text_encoder=part("text_encoder", transformers.CLIPTextModel, vae_dtype),
+        **networks,
+        vae=part(vae, called, getattr(diffusers, vae.classes[called]), torch.float32 if upcast else vae_dtype),
         tokenizer=load_tokenizer(checked.path),
         checker=checker,
         extractor=extractor,

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ip2pbatch.backends.single_file.ldm_file import SingleFile
+from ip2pbatch.backends.single_file.ldm_file import LdmWeights
 from ip2pbatch.backends.single_file.ldm_names import is_convolved
 from ip2pbatch.errors import ModelError
 
 _TEXT = "text_model."  # transformers' module of a text encoder has this prefix in some versions
 
 
-def load(single: SingleFile, component: str, dtype: torch.dtype) -> nn.Module:
+def load(single: LdmWeights, component: str, dtype: torch.dtype) -> nn.Module:
     """The network in `dtype`. ModelError where a weight is missing or of another shape."""
     # Copied: numbers that lie where the file has them are at odd addresses, where some kernels round otherwise.
     weights = {name: weight.to(dtype, copy=True) for name, weight in tensors(single, component)}
     return fitted(component, single.described.configs[component], weights, single.path)
 
 
-def tensors(single: SingleFile, component: str) -> Iterator[tuple[str, Tensor]]:
+def tensors(single: LdmWeights, component: str) -> Iterator[tuple[str, Tensor]]:
     """The weights of a network by their names in diffusers, as they are stored."""
     from safetensors import safe_open
 

@@ -57,23 +57,29 @@ class Described:
     left: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SingleFile:
-    """A checked file: what its weights are, their shapes, and the vocabulary of its text encoder."""
+@dataclass(frozen=True)
+class LdmWeights:
+    """A checked file: what its weights are, and their shapes."""
 
     path: Path
     described: Described
     shapes: Shapes
+
+    def elements(self, component: str) -> int:
+        """The numbers in a network's weights."""
+        return sum(math.prod(self.shapes[key]) for key in self.described.names[component].values())
+
+
+@dataclass(frozen=True)
+class SingleFile(LdmWeights):
+    """A whole model, with the vocabulary of its text encoder."""
+
     vocabulary: Vocabulary
 
     @property
     def tokens(self) -> int:
         """How many tokens its text encoder reads."""
         return int(self.described.configs["text_encoder"]["max_position_embeddings"])
-
-    def elements(self, component: str) -> int:
-        """The numbers in a network's weights."""
-        return sum(math.prod(self.shapes[key]) for key in self.described.names[component].values())
 
 
 def check(file: Path) -> SingleFile:
@@ -89,6 +95,23 @@ def check(file: Path) -> SingleFile:
     described = describe(shapes, file)
     words = described.configs["text_encoder"]["vocab_size"]
     return SingleFile(file, described, shapes, find(words, file))
+
+
+def check_vae(file: Path) -> LdmWeights:
+    """The autoencoder in `file`, which may hold a whole model besides. Raises ModelError where there is none."""
+    if file.suffix.lower() != ".safetensors":
+        raise ModelError(f"{file} may be a pickle, which is never loaded", hint="use it as safetensors")
+    shapes = read_shapes(file)
+    prefix = PREFIXES["vae"] if any(key.startswith(PREFIXES["vae"]) for key in shapes) else ""
+    part = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    try:
+        config = _vae(part)
+    except LookupError as error:
+        raise ModelError(f"{file} is no autoencoder in the original layout: it lacks {error}", hint=_KINDS) from error
+    modules = ldm_names.vae_modules(len(config["block_out_channels"]), config["layers_per_block"])
+    names = _names(part, modules, prefix)
+    used = set(names.values())
+    return LdmWeights(file, Described({"vae": config}, {"vae": names}, tuple(shapes.keys() - used)), shapes)
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.delivering import untried_signer
+from ip2pbatch.plan.composed import base_of
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.foreman import share_out
 from ip2pbatch.run.directory.ledger import Run, open_run
@@ -76,7 +77,7 @@ def _by_workers(job: Job, machine: Machine, voice: Voice) -> Iterator[tuple[Run,
 
 
 def _loading(job: Job) -> str:
-    return f"loading {Path(job.recipe.model).name}"
+    return f"loading {Path(base_of(job.recipe.model)).name}"
 
 
 @dataclass(frozen=True, slots=True)

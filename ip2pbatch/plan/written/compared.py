@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.composed import Composed, Lora, brief, composed
 from ip2pbatch.plan.defaults import FILES, TINY, is_file
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 from ip2pbatch.plan.written.part import Written, normalised
@@ -66,9 +68,16 @@ class Compared(Written):
 
 
 def short_name(model: str) -> str:
-    """What a model's folder is called: the last part of a path or hub id, without revision and a file's ending."""
+    """What a model's folder is called: the last part of a path or hub id, without revision and a file's ending, and
+    what is laid over it.
+    """
+    own, plus, over = brief(model).partition(" + ")
+    return _fit(f"{_last(own)}-{over}" if plus else _last(model))
+
+
+def _last(model: str) -> str:
     text = Path(model if Path(model).is_absolute() else model.partition("@")[0]).name
-    return _fit(next((text[: -len(end)] for end in FILES if text.casefold().endswith(end)), text))
+    return next((text[: -len(end)] for end in FILES if text.casefold().endswith(end)), text)
 
 
 def _fit(text: str) -> str:
@@ -99,7 +108,19 @@ def with_path(compared: Any, place: int, base: Path) -> Any:
 
 
 def model_path(name: str, base: Path, at: tuple[str | int, ...] = ("model",)) -> str:
-    """A model that is a folder beside the recipe, a file or written like a path becomes absolute; hub ids stay."""
+    """A model that is a folder beside the recipe, a file or written like a path becomes absolute; hub ids stay. So does
+    what is laid over it.
+    """
+    try:
+        found = composed(name)
+    except ModelError as error:
+        raise Mistake(str(error), hint=error.hint or "", at=at) from error
+    loras = tuple(Lora(_one_path(lora.path, base, at), lora.scale) for lora in found.loras)
+    vae = _one_path(found.vae, base, at) if found.vae else ""
+    return str(Composed(_one_path(found.base, base, at), loras, vae))
+
+
+def _one_path(name: str, base: Path, at: tuple[str | int, ...]) -> str:
     if is_address(name):
         raise Mistake(f"{name!r} is an address and no model", hint=hub_hint(name), at=at)
     path = base / Path(name).expanduser()

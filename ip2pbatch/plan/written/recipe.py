@@ -27,6 +27,7 @@ from ip2pbatch.plan.formats import suffixes
 from ip2pbatch.plan.written.addresses import is_address
 from ip2pbatch.plan.written.compared import Compared, model_path, refuse_clashes, with_path
 from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
+from ip2pbatch.plan.written.overlays import KEYS, laid_over
 from ip2pbatch.plan.written.part import RecipePath, Written
 from ip2pbatch.plan.written.ranges import Scales, Steps, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
@@ -307,10 +308,12 @@ def _numbered(specs: tuple[EditSpec, ...]) -> tuple[EditSpec, ...]:
 class Recipe(Written):
     """What pictures should exist. Paths are absolute; every shorthand is spelled out; None is the model's default."""
 
+    ALSO_WRITTEN: ClassVar = KEYS
+
     name: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         default="edits", description="title of sheets and report"
     )
-    model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+    model: Annotated[str, Field(min_length=1, max_length=4000)] = Field(
         DEFAULT_MODEL, description="hub id (@revision pins it), short name, folder, .safetensors file, or tiny"
     )
     compare: Annotated[tuple[Compared, ...], BeforeValidator(_some), AfterValidator(refuse_clashes)] = Field(
@@ -337,6 +340,7 @@ class Recipe(Written):
             raise Mistake("either model or compare", hint="put it into the list: compare: [tiny, …]", at=("model",))
         if isinstance(value.get("model"), str):
             value = value | {"model": model_path(value["model"], _base(info))}
+        value = laid_over(value, _base(info))
         if isinstance(compared := value.get("compare"), (list, tuple)):
             value = value | {"compare": [with_path(one, place, _base(info)) for place, one in enumerate(compared)]}
         return value

@@ -34,9 +34,22 @@ def schema() -> dict[str, Any]:
     made["properties"]["compare"]["description"] = said
     made["properties"]["photos"]["description"] = "a folder or a photo, a mapping, or a list of them"
     made["properties"]["edits"]["description"] = "instructions, mappings and chains"
+    made["properties"] |= _overlays()
     made["properties"]["seeds"]["default"] = DEFAULT_SEED
     made["properties"]["safety"] = {"enum": ["on", "off", True, False], "description": "the model's safety checker"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_titles(made), "title": "Recipe"}
+
+
+def _overlays() -> dict[str, Any]:
+    """What is laid over the model, which becomes part of its own text."""
+    path = {"type": "string", "minLength": 1}
+    keys = {"path": path, "scale": {"type": "number", "default": 1}}
+    one = {"anyOf": [path, {"type": "object", "properties": keys, "required": ["path"], "additionalProperties": False}]}
+    lora = {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "maxItems": 16}]}
+    return {
+        "lora": lora | {"description": "LoRAs that are added to the model's weights, each with its scale"},
+        "vae": path | {"description": "an autoencoder in the place of the model's: folder, file or hub id"},
+    }
 
 
 def _edit(part: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ip2pbatch.errors import Ip2pError
+from ip2pbatch.plan.composed import base_of
 from ip2pbatch.plan.defaults import model_folder
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.header import known_header
@@ -58,4 +59,4 @@ def differences(kept: ModelDefaults, today: ModelDefaults) -> Iterator[str]:
 def _is_same(made_with: str, model: str) -> bool:
     """One name, or two of one folder."""
     here, there = model_folder(made_with), model_folder(model)
-    return made_with == model or (here is not None and there is not None and here.samefile(there))
+    return base_of(made_with) == base_of(model) or (here is not None and there is not None and here.samefile(there))
