@@ -67,7 +67,10 @@ def embedded(path: Path) -> dict[str, Any]:
         words = links_of(edit)
         if not any(taught.unlike(one) for one in words):
             name = {"id": edit["id"]} if isinstance(edit, dict) else {}
-            edits.append(name | ({"chain": words, "keep": "all"} if len(words) > 1 else {"instruction": words[0]}))
+            kept = {key: edit[key] for key in ("region", "strength") if isinstance(edit, dict) and key in edit}
+            edits.append(
+                name | kept | ({"chain": words, "keep": "all"} if len(words) > 1 else {"instruction": words[0]})
+            )
     photos = {"folder": str(PHOTOS), "include": SHOWN[:1] if path.stem in ALONE else SHOWN}
     given = {"name": path.stem, "model": "tiny", "photos": photos, "edits": edits,
              "seeds": [1371], "output": {"folder": str(RUNS / path.stem), "full_resolution": "off"}}  # fmt: skip

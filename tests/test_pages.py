@@ -82,6 +82,7 @@ def test_the_embedded_model_is_given_what_it_was_taught_of_a_recipe() -> None:
     given = {path.stem: site_recipes.embedded(path)["edits"] for path in (ROOT / "recipes").glob("*.yaml")}
     assert {name for name, edits in given.items() if not edits} == {"hair", "makeup", "clothes"}
     assert [edit["id"] for edit in given["seasons"]] == ["spring", "autumn", "winter"]
+    assert [edit["region"].get("invert", False) for edit in given["regions"]] == [False, False, True]
     assert given["chain"][0]["chain"] == ["make the sky overcast", "make it rain", "make it night"]
 
 

@@ -24,6 +24,7 @@ from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.view import RunView
+from ip2pbatch.run.masks import masks_in
 from ip2pbatch.show.proof import Proof
 
 T = TypeVar("T")
@@ -210,7 +211,7 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit), strength=_strength(strip, delivery),
-        area=area_of([one.region for one in strip.edits[:link]], strip.feathers[:link]),
+        area=area_of([one.region for one in strip.edits[:link]], strip.feathers[:link], masks_in(view.layout)),
         moved=delivery is not None and delivery.moved > 0,
         seconds=record.seconds if record else 0.0, device=record.device if record else "",
         metrics=record.metrics | detail if record and not damaged else {},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from ip2pbatch.errors import PhotoError
+from ip2pbatch.errors import DamagedError, PhotoError
 from ip2pbatch.pictures import mixing, registration
 from ip2pbatch.pictures.areas.composing import Area, composed
 from ip2pbatch.run.directory.kept import Kept, Pixels
@@ -47,6 +47,6 @@ class Proof:
         if self.area is not None:
             try:
                 edit = composed(edit, photo, self.area.share((edit.shape[1], edit.shape[0])))
-            except PhotoError:  # its mask is gone by now
+            except (PhotoError, DamagedError):  # its mask is gone by now
                 return edit
         return np.asarray(mixing.mix(photo, edit, self.strength, None), np.uint8)

@@ -14,6 +14,8 @@ from runs import many
 from tiny_clipseg import save_clipseg
 
 from ip2pbatch.detectors import yunet
+from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.show.cells import gallery
 
 FAKE = ("--backend", "fake")
 SOAK = pytest.mark.skipif(many(1, 0) == 1, reason="of the soak")
@@ -66,6 +68,10 @@ def test_faces_are_edited_and_a_photo_without_one_is_left_out_with_a_note(comman
     assert changed(recipe, "her")[FACE].mean() > 0.9
     assert not changed(recipe, "her")[CORNER].any()
     assert not (recipe.parent / "out" / "cup_one.png").exists()
+    shown = next(cell for cell in gallery(read_run(recipe.parent / "out")).cells if cell.photo == "her.png")
+    assert shown.proof is not None
+    assert shown.source is not None
+    assert np.array_equal(np.asarray(shown.proof.open())[52:, :7], shown.source.pixels()[52:, :7])
     assert states(command, recipe) == {"done": 1, "unmatched": 1}
     assert command("plan", recipe, "--exit-code").code == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ class Area:
     """
 
     parts: tuple[tuple[Region, float], ...]
-    found: Found = unfound
+    found: Found = field(default=unfound, compare=False)
 
     def share(self, size: tuple[int, int]) -> Coverage:
         """How much of the edit is in each pixel at (width, height) `size`: uint8 [h, w]. Raises PhotoError."""

@@ -32,6 +32,7 @@ PICTURES = {
     "clothes": 210,
     "grid": 140,
     "chain": 21,
+    "regions": 21,
     "compare-editors": 147,
 }
 DEMO_PHOTOS = ("astronaut.jpg", "cat.jpg", "coffee.jpg", "motorcycle.png", "rocket.jpg", "travel/china.jpg")
