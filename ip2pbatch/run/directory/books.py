@@ -84,9 +84,9 @@ class _Noted:
 
     def _confirm(self, place: int, turn: int) -> None:
         """A file was delivered: what announced it before says nothing more."""
-        later = [one for one in self._begun.pop(place) if one[0] > turn]
-        if later:
-            self._begun[place] = later
+        begun = self._begun.pop(place)
+        if any(one[0] > turn for one in begun[1:]) or begun[0][0] > turn:
+            self._begun[place] = [one for one in begun if one[0] > turn]
 
     def columns(self) -> _Columns:
         """In the order of their turns."""

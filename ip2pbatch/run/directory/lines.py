@@ -340,7 +340,7 @@ _USUAL_RECORD = rb"".join((
     rb',"bytes":(%b),"digest":"[0-9a-f]{0,64}","latent":"[0-9a-f]{0,64}"(?:,"device":"%b")?' % (_COUNT, _TEXT),
 ))  # fmt: skip
 _USUAL_DELIVERY = rb"".join((
-    rb'\{"edit":"(%b)","strip":"(%b)","path":"([^"\\\x00-\x1f]*)","settings":"(%b)"' % (_HEX, _HEX, _HEX),
+    rb'\{"edit":"(%b)","strip":"(%b)","path":"((?!/)[^"\\\x00-\x1f]*)","settings":"(%b)"' % (_HEX, _HEX, _HEX),
     rb',"sha256":"%b","gate":(?:null|%b),"bytes":%b,"time":%b' % (_HEX, _SHARE, _COUNT, _NUMBER),
     rb',"unsigned":"[0-9a-f]{0,64}","sidecar":"[0-9a-f]{0,64}"(?:,"strength":%b)?' % _SHARE,
     rb'(?:,"moved":%b,"scaled":%b)?,"turn":(%b)(?:,"begun":(true|false))?' % (_NUMBER, _NUMBER, _COUNT),
@@ -362,9 +362,10 @@ def _brief_by_shape(line: bytes) -> Brief | None:
 
 def _delivery_brief(match: re.Match[bytes]) -> DeliveryBrief:
     edit, strip, path, settings, turn, begun = match.group(1, 2, 3, 4, 5, 6)
-    return DeliveryBrief(
-        edit.decode(), strip.decode(), _below(path.decode()), settings.decode(), int(turn), begun == b"true"
-    )  # fmt: skip
+    if b".." in path:
+        _below(path.decode())
+    parts = edit.decode(), strip.decode(), path.decode(), settings.decode()
+    return DeliveryBrief(*parts, int(turn), begun == b"true")
 
 
 def _delivery_brief_by_shape(line: bytes) -> DeliveryBrief | None:

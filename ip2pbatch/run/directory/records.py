@@ -6,7 +6,6 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -348,8 +347,11 @@ def pictures_on_disk(layout: Layout) -> Iterator[tuple[str, int]]:
     for folder in _listing(layout.edits):
         for entry in _listing(Path(folder.path)):
             if entry.name.endswith(".png"):
-                with suppress(OSError):  # a link that leads nowhere is no picture
-                    yield entry.name[:-4], entry.stat().st_size
+                try:
+                    size = entry.stat().st_size
+                except OSError:  # a link that leads nowhere is no picture
+                    continue
+                yield entry.name[:-4], size
 
 
 def _listing(folder: Path) -> list[os.DirEntry[str]]:
