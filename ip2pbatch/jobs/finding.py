@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.directory.layout import Layout
     from ip2pbatch.run.directory.ledger import Run
     from ip2pbatch.run.masks import Wanted
+    from ip2pbatch.run.states import AlreadyDone
 
 _THREADS = 4
 _TOLD = 3
@@ -63,11 +64,9 @@ def settle_unmatched(plan: Plan, run: Run, voice: Voice) -> None:
             run.fail(edit.key, "unmatched", empty[edit.key])
 
 
-def is_settled(plan: Plan, run: Run, done: Set[str]) -> bool:
+def is_settled(plan: Plan, run: Run, done: AlreadyDone) -> bool:
     """Whether nothing of the plan is left to make, of which `done` need no engine."""
-    return len(done) == len(plan.edits) or all(
-        key in done or run.records.status(key) == "unmatched" for key in plan.keys
-    )
+    return all(run.records.status(plan.edits[place].key) == "unmatched" for place in done.lacking())
 
 
 def found_now(strips: Sequence[Strip], voice: Voice) -> Found:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Container, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.jobs.job import Job, file_names
 from ip2pbatch.plan.defaults import family_for
+from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
 from ip2pbatch.plan.rows import count_rows
 from ip2pbatch.plan.schedule import padding
 from ip2pbatch.plan.unedited import Passed
 
 if TYPE_CHECKING:
+    from ip2pbatch.plan.edits import Edit
     from ip2pbatch.plan.names import Place
     from ip2pbatch.run.directory.view import RunView
 
@@ -83,7 +85,7 @@ def forecast(job: Job) -> Forecast:
         rows=count_rows(left) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in left) if by_rows else 0,
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items() if by_rows},
         sizes=dict(sizes.most_common()),
-        disk=_needed(job, done), disk_free=_free(job.out),
+        disk=_needed(job, left), disk_free=_free(job.out),
     )  # fmt: skip
 
 
@@ -134,11 +136,11 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
     return due
 
 
-def why_tight(job: Job, done: Container[str]) -> str:
-    """That the disk may be too small for the Edits that are not `done`, "" where it is not. Told, and never a reason
+def why_tight(job: Job, left: Iterable[Edit]) -> str:
+    """That the disk may be too small for the Edits that are `left`, "" where it is not. Told, and never a reason
     to refuse: pictures take more or less room by what is on them.
     """
-    needed, free = _needed(job, done), _free(job.out)
+    needed, free = _needed(job, left), _free(job.out)
     if needed <= free:
         return ""
     return (
@@ -151,17 +153,17 @@ def _room(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _needed(job: Job, done: Container[str]) -> int:
+def _needed(job: Job, left: Iterable[Edit]) -> int:
     """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
-    carried = job.plan.latents
-    left = (edit for edit in job.plan.edits if edit.key not in done)
-    model = sum(e.size[0] * e.size[1] * (_LOSSLESS + _LATENT * (e.key in carried)) for e in left)
+    carried, holders = job.plan.latents, Holders(job.plan)
     full = job.recipe.output.full_resolution == "auto"
-    files = 0.0
-    for strip in job.plan.strips:
-        width, height = strip.photo.size if full else strip.edits[0].size
-        files += width * height * _DELIVERED * sum(strip.edits[link - 1].key not in done for link in strip.keep)
-    return round(model + files)
+    needed = 0.0
+    for edit in left:
+        needed += edit.size[0] * edit.size[1] * (_LOSSLESS + _LATENT * (edit.key in carried))
+        for _, strip in holders.of(edit.key):
+            width, height = strip.photo.size if full else strip.edits[0].size
+            needed += width * height * _DELIVERED * sum(strip.edits[link - 1].key == edit.key for link in strip.keep)
+    return round(needed)
 
 
 def _free(out: Path) -> int:

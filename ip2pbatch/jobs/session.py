@@ -196,7 +196,8 @@ def _begin(
 def _warn_of_disk(job: Job, run: Run, voice: Voice) -> None:
     from ip2pbatch.jobs.forecast import why_tight
 
-    if why := why_tight(job, run.done):
+    left = (job.plan.edits[place] for place in already_done(job.plan, run).lacking())
+    if why := why_tight(job, left):
         voice.warn(why)
 
 
