@@ -13,7 +13,9 @@ from scale import STAGES, Field, measure
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="stages are forked: POSIX only")
 
 # Stage → at a million edits at most: seconds of processor time, GiB of memory.
-LIMITS = {"planning": (300.0, 0.5), "resume": (400.0, 2.0), "status": (150.0, 1.0), "report": (400.0, 1.0)}
+LIMITS = {
+    "planning": (150.0, 0.3), "opening": (60.0, 0.3), "resume": (350.0, 0.5), "status": (80.0, 0.3), "report": (250.0, 0.5),
+}  # fmt: skip
 
 
 def test_every_stage_of_a_large_run_keeps_its_limits(tmp_path: Path) -> None:
