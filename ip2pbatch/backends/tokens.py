@@ -34,10 +34,12 @@ def tokenize(tokenizer: Any, instructions: Sequence[str]) -> tuple[Tensor, Tenso
     return words.input_ids, words.attention_mask
 
 
-def words_read(tokenizer: Any, instruction: str) -> str:
-    """`instruction`, or its beginning where it has more tokens than the text encoder reads; half a word is none."""
+def words_read(tokenizer: Any, instruction: str, room: int | None = None) -> str:
+    """`instruction`, or its beginning where it has more tokens than the text encoder reads, which are `room` where that
+    is not what the tokenizer says; half a word is none.
+    """
     read = tokenizer(instruction, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    room = tokenizer.model_max_length - 2  # its own marks for start and end
+    room = room or tokenizer.model_max_length - 2  # its own marks for start and end
     if len(read.input_ids) <= room:
         return instruction
     begin = instruction[: read.offset_mapping[room - 1][1]]

@@ -8,6 +8,7 @@ kept from them: they are given a size that they take, and what comes back is bro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from PIL import Image
 
 from ip2pbatch.backends.pytorch.backend import memory
 from ip2pbatch.backends.quiet import quiet
+from ip2pbatch.backends.tokens import words_read
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Call, Family
 from ip2pbatch.plan.limits import Limits
+from ip2pbatch.run.directory.lines import UNREAD
 from ip2pbatch.run.engine import Hook, Pending, Result, Source, Stopped
 
 Pixels = NDArray[np.uint8]
@@ -63,7 +66,8 @@ class PipelineEngine:
 
     def _edit(self, edit: Edit, source: Source, hook: Hook | None) -> Result:
         assert source.pixels is not None, "a pipeline starts from pixels"
-        picture = self.picture(edit, source.pixels, hook)
+        read = self._words_read(edit.instruction)
+        picture = self.picture(replace(edit, instruction=read), source.pixels, hook)
         if not np.isfinite(picture).all():
             return Result(None, None, "nan", "the pipeline's picture is not finite")
         levels = (picture * 255).round().astype(np.uint8)
@@ -73,7 +77,16 @@ class PipelineEngine:
             levels = _resized(levels, edit.size)
         if source.mask is not None:
             levels = composed(levels, source.pixels, source.mask)
+        if rest := edit.instruction[len(read) :].strip():
+            notes.append(f"{UNREAD}{rest}")  # last: the words may hold anything
         return Result(levels, None, "done", "; ".join(notes))
+
+    def _words_read(self, instruction: str) -> str:
+        """The part that the text encoder reads: beyond it one pipeline fails, and others take no notice."""
+        if self._call.reads is None:
+            return instruction
+        tokenizer, room = self._call.reads
+        return words_read(self.pipe.components[tokenizer], instruction, room)
 
     @torch.inference_mode()
     def picture(self, edit: Edit, pixels: Pixels, hook: Hook | None = None) -> NDArray[np.float32]:

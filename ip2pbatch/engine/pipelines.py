@@ -57,7 +57,7 @@ def open_engine(
     how = _placement(folder, precision, machine, where, note)
     pipe = load_pipeline(folder, call, precision)
     place(pipe, where, how)
-    return PipelineEngine(pipe, family, limits_of(family, where), _Offload(pipe, where, how, note))
+    return PipelineEngine(pipe, family, limits_of(family, where), Offload(pipe, where, how, note))
 
 
 def called(family: Family) -> Call:
@@ -83,7 +83,7 @@ def _placement(folder: ModelFolder, precision: str, machine: Machine, device: to
     return found.how
 
 
-class _Offload:
+class Offload:
     """Moves a pipeline's parts off a device where all of them lay on it, once."""
 
     def __init__(self, pipe: Any, device: torch.device, how: Memory, note: Note) -> None:

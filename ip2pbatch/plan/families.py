@@ -53,8 +53,8 @@ class Call:
     `no_negative` is what it wants there where there is none. `least` is the text scale below which it would not guide,
     without a word; a scale that is `embedded` is a number that the network reads. `photo` takes the photo, in a list
     where it is `listed`. One that is `sized` takes height and width, `area` their product. It would shrink and crop a
-    photo of more than `photo_area` pixels. `heard`: it calls back after each step. `constants` are arguments of every
-    call.
+    photo of more than `photo_area` pixels. `reads`: the tokenizer of the text that counts, and how many tokens it has
+    room for. `heard`: it calls back after each step. `constants` are arguments of every call.
     """
 
     cls: str
@@ -69,6 +69,7 @@ class Call:
     sized: bool = True
     area: str = ""
     photo_area: int | None = None
+    reads: tuple[str, int] | None = None
     heard: bool = True
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -168,6 +169,7 @@ _XL = {
     "text_encoder_2": ("CLIPTextModelWithProjection",), "tokenizer_2": _CLIP_WORDS, "unet": ("UNet2DConditionModel",),
 }  # fmt: skip
 _PHOTO_AREA = 1024 * 1024
+_CHATTED = ("tokenizer", 480)  # of 512, less what stands around an instruction, or what quotes take letter by letter
 
 FAMILIES: dict[str, Family] = {
     "instruct_pix2pix": Family(
@@ -175,17 +177,22 @@ FAMILIES: dict[str, Family] = {
         check="ip2pbatch.backends.model_folder:check", torch="ip2pbatch.engine.instruct_pix2pix",
     ),
     "klein": _pipeline_family(
-        "FLUX.2 klein", Call("Flux2KleinPipeline", _KLEIN, text="", photo_area=_PHOTO_AREA), _megapixel(4),
+        "FLUX.2 klein",
+        Call("Flux2KleinPipeline", _KLEIN, text="", photo_area=_PHOTO_AREA, reads=_CHATTED),
+        _megapixel(4),
         is_distilled=True,
     ),
     "klein_base": _pipeline_family(
-        "FLUX.2 klein base", Call("Flux2KleinPipeline", _KLEIN, photo_area=_PHOTO_AREA), _megapixel(50, 4.0),
+        "FLUX.2 klein base",
+        Call("Flux2KleinPipeline", _KLEIN, photo_area=_PHOTO_AREA, reads=_CHATTED),
+        _megapixel(50, 4.0),
     ),
     "kontext": _pipeline_family(
         "FLUX.1 Kontext",
         Call(
             "FluxKontextPipeline", _KONTEXT, least=None, embedded=True, area="max_area",
             constants={"_auto_resize": False},
+            reads=("tokenizer_2", 511),
         ),
         _megapixel(28, 2.5),
     ),
@@ -199,7 +206,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "longcat": _pipeline_family(
         "LongCat-Image-Edit",
-        Call("LongCatImageEditPipeline", _LONGCAT, negative="negative_prompt", sized=False, heard=False),
+        Call(
+            "LongCatImageEditPipeline", _LONGCAT, negative="negative_prompt", sized=False, heard=False,
+            reads=_CHATTED,
+        ),
         _megapixel(50, 4.5),
     ),
     "cosxl": _xl_family("CosXL Edit", ModelDefaults(7.0, 1.5, 1024, 20, "model"), is_cosxl_edit=True),

@@ -19,6 +19,7 @@ from ip2pbatch.plan.written.as_text import flow, quoted
 from ip2pbatch.plan.written.outputs import Metadata, Output
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
 from ip2pbatch.plan.written.yaml_source import parse_yaml
+from ip2pbatch.run.directory.kept_defaults import kept_defaults
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.show.cells import Cell, today
 
@@ -65,7 +66,7 @@ def origin_of(view: RunView, folder: Path, model: str = "") -> Origin:
     its pictures tell.
     """
     written = _parsed(view.sessions[-1].recipe if view.sessions else "", view)
-    size = _size(written.get("size")) or f"{{long_side: {max((max(e.size) for e in view.plan.edits), default=512)}}}"
+    size = _size(written.get("size")) or _unsaid_size(view)
     specs = written.get("edits")
     seeds = [
         written.get("seeds"),
@@ -80,6 +81,14 @@ def origin_of(view: RunView, folder: Path, model: str = "") -> Origin:
         _settings(written, base, f"picked-{model}" if model else "picked"), sizes,
         _part(written, "output", Output, base).get("strength", 1.0), view.root.absolute(),
     )  # fmt: skip
+
+
+def _unsaid_size(view: RunView) -> str:
+    """What a recipe without a size means: an area where the run's model is at home at one, else the long side."""
+    known = kept_defaults(view.root, view.spec.model)
+    if known is not None and known.megapixels is not None:
+        return f"{{megapixels: {known.megapixels!r}}}"
+    return f"{{long_side: {max((max(edit.size) for edit in view.plan.edits), default=512)}}}"
 
 
 def _parsed(text: str, view: RunView) -> dict[str, Any]:

@@ -18,7 +18,11 @@ from PIL import Image
 from runs import many
 from tiny_editors import save_editor
 
+from ip2pbatch.engine import pipelines
+from ip2pbatch.engine.pipeline_engine import PipelineEngine
 from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.engine import OutOfMemory
+from ip2pbatch.run.machine import Memory
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 RECIPE = """
@@ -126,6 +130,30 @@ def test_a_text_scale_that_its_network_does_not_read_is_refused(
         config.write_text(kept)
     assert said.code == 6
     assert "has no text scale" in " ".join(said.err.split())
+
+
+def test_out_of_memory_ends_with_7_and_what_to_do(
+    command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutOfMemory("no room")
+
+    monkeypatch.setattr(PipelineEngine, "picture", full)
+    said = command("run", recipe, *CPU)
+    assert said.code == 7
+    assert "out of memory with FLUX.1 Kontext" in " ".join(said.err.split())
+    assert "--memory sequential" in " ".join(said.err.split())
+
+
+def test_where_memory_runs_out_parts_leave_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[Memory] = []
+    said: list[str] = []
+    monkeypatch.setattr(pipelines, "place", lambda pipe, device, how: placed.append(how))
+    offload = pipelines.Offload(object(), torch.device("cuda:0"), Memory.FULL, said.append)
+    assert [offload(), offload()] == [True, False]
+    assert placed == [Memory.OFFLOAD]
+    assert "a part at a time" in said[0]
+    assert not pipelines.Offload(object(), torch.device("cuda:0"), Memory.OFFLOAD, said.append)()
 
 
 KILLED = """

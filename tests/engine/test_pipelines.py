@@ -22,6 +22,7 @@ from ip2pbatch.engine.pipeline_engine import PipelineEngine, arguments_of
 from ip2pbatch.engine.pipelines import called, open_engine
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.families import FAMILIES, Call, Family
+from ip2pbatch.run.directory.lines import UNREAD
 from ip2pbatch.run.engine import Source, Stopped
 from ip2pbatch.run.machine import Machine
 
@@ -144,6 +145,16 @@ def test_a_photo_above_the_area_that_a_pipeline_would_crop_comes_whole_and_below
     assert {side % 16 for side in photo.size} == {0}
     whole = Image.fromarray(make_picture(2, (320, 160))).resize(photo.size, Image.Resampling.LANCZOS)
     assert np.array_equal(np.asarray(photo), np.asarray(whole))
+
+
+@pytest.mark.parametrize("family", ["klein", "longcat"], indirect=True, scope="module")
+def test_what_is_not_read_of_an_instruction_is_told(family: Family, engine: PipelineEngine) -> None:
+    edit = an_edit(family, instruction="make it snow " + "and " * 480)  # a token a letter
+    (result,) = engine.begin([edit], [Source(pixels=make_picture(1, SIZE))])()
+    assert result.state == "done"
+    rest = result.detail.partition(UNREAD)[2]
+    assert rest.startswith("and and")
+    assert 1400 < len(rest) < 1500
 
 
 class Hook:
