@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="stages are fork
 
 # Stage → at a million edits at most: seconds of processor time, GiB of memory.
 LIMITS = {
-    "planning": (150.0, 0.3), "opening": (60.0, 0.3), "resume": (350.0, 0.5), "status": (80.0, 0.3), "report": (250.0, 0.5),
+    "planning": (150.0, 0.3), "opening": (60.0, 0.3), "resume": (350.0, 0.5), "status": (80.0, 0.3),
+    "report": (250.0, 0.5),
 }  # fmt: skip
 
 
