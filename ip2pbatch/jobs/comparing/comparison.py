@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.written.as_text import recipe_text
@@ -16,7 +17,9 @@ from ip2pbatch.run.directory.layout import run_folders
 from ip2pbatch.run.directory.left_recipe import FIRST
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.sessions import noted_comparison
-from ip2pbatch.run.directory.view import RunView, read_run
+
+if TYPE_CHECKING:
+    from ip2pbatch.run.directory.view import RunView
 
 MOST_TITLE = 200
 
@@ -47,6 +50,8 @@ class Comparison:
 
     def views(self) -> dict[str, RunView]:
         """The runs that were begun. Raises UsageError where one cannot be read."""
+        from ip2pbatch.run.directory.view import read_run  # numpy need not come to validate and plan
+
         return {name: read_run(folder) for name, folder in self.folders.items() if run_folders(folder)}
 
     def _recipe_of(self, one: Compared) -> RecordedRecipe:

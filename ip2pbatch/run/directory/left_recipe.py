@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.run.directory.layout import Layout, run_folders
-from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.sessions import read_sessions
+
+if TYPE_CHECKING:
+    from ip2pbatch.run.directory.ledger import Run
 
 FIRST = "recipe.yaml"
 
