@@ -241,6 +241,14 @@ def test_old_names_of_an_autoencoders_attention_are_exported_as_todays(made: Pat
     assert (tmp_path / "m.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
 
 
+def test_onnx_asks_for_its_folder(command: CommandLine, made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnx is not installed")
+    said = command("export", "onnx", made / "model.safetensors", "-o", tmp_path / "onnx")
+    assert said.code == 6, said.err
+    assert "models import" in said.err
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_nothing_is_written_over(command: CommandLine, made: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     assert command("models", "import", made / "model.safetensors", "--to", tmp_path / "there").code == 2

@@ -29,7 +29,7 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.disk.digests import file_sha256
-from ip2pbatch.errors import ResourceError, UsageError
+from ip2pbatch.errors import ModelError, ResourceError, UsageError
 
 OPSET = 17
 FILES = {
@@ -78,6 +78,9 @@ def export(model: ModelFolder, folder: Path, form: Form, opened: Callable[[Path]
     """
     _refuse(folder, form)
     checked = model_folder.check(model.path, checker=model.checker)
+    if checked.single is not None:
+        hint = f"make a folder of it: ip2pbatch models import {model.path}"
+        raise ModelError(f"{model.path} is one file, and an export is made of a folder", hint=hint)
     with quiet():
         parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"), laid=model.laid)
     with _staged(folder) as staging:
