@@ -34,7 +34,7 @@ _MAX_GAIN = 2.5
 _SAME = 1.5  # of 255: an edit within this of the photo has not touched it
 _KEPT = 0.98  # k: where it is nowhere lower the edit added nothing
 _SEEN = 0.004  # of what was added: less shows nothing
-_ROWS = 64
+_ROWS = 128
 
 
 class Lifted(NamedTuple):
@@ -162,15 +162,14 @@ class _Canvas:
         return light
 
     def loans(self, transfer: _Transfer) -> by_example.Loans | None:
-        """What to borrow for what the edit added; how strong detail is, two rows of each of the model's tell."""
+        """What to borrow for what the edit added; how strong detail is, a row of each of the model's tells."""
         height, width = self.source.shape[:2]
         small = transfer.edit.shape[1:]
-        told = np.empty((1, 2 * small[0], small[1]), np.float32)
-        for at in range(2 * small[0]):
-            row = int((at + 0.5) * height / (2 * small[0]))
+        strength = np.empty((1, *small), np.float32)
+        for at in range(small[0]):
+            row = int((at + 0.5) * height / small[0])
             level = np.abs(self.fine(slice(row, row + 1), slice(0, width)))
-            told[:, at : at + 1] = resized(level, (small[1], 1), Image.Resampling.BOX)
-        strength = told.reshape(1, small[0], 2, small[1]).mean(axis=2)
+            strength[:, at : at + 1] = resized(level, (small[1], 1), Image.Resampling.BOX)
         gain = transfer.gain.mean(axis=0, keepdims=True)
         return by_example.borrow(transfer.edit, transfer.open, gain, strength, (width, height))
 

@@ -17,7 +17,7 @@ from ip2pbatch.pictures.lifting.planes import Floats, gauss, luma
 Fine = Callable[[slice, slice], Floats]
 """The photo's own fine detail, luma [1, rows, columns], at rows and columns of the photo."""
 
-_SIDE = 5.0  # model pixels from patch to patch
+_SIDE = 8.0  # model pixels from patch to patch
 _LONGEST = 96  # the same in the photo's pixels, at most: a larger patch shows things, not texture
 _ALIKE = 2.5  # σ in model pixels: the neighbourhood in which places are compared
 _AROUND = 10.0  # σ: where detail's strength is taken from, as far as the photo was kept there

@@ -116,9 +116,11 @@ def _first(planes: Floats, guide: Floats) -> Floats:
 
 
 def _second(planes: Floats, guide: Floats) -> Floats:
-    for _ in range(2):
+    """Diffusion last: a shock filter alone leaves steps of its own pixels."""
+    planes = _sharpened(planes, guide, 2)
+    for _ in range(3):
         planes = planes + _ALONG * _bends(planes, guide)[0]
-    return _sharpened(planes, guide, 3)
+    return _binomial(planes)
 
 
 def _bends(planes: Floats, guide: Floats) -> tuple[Floats, Floats]:

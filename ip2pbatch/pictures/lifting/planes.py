@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Floats = NDArray[np.float32]
+_WIDE = 500  # columns from which a row is worth a turn of a loop
 
 
 def luma(planes: Floats) -> Floats:
@@ -62,7 +63,22 @@ def row_taps(small: int, large: int) -> tuple[NDArray[np.intp], Floats]:
 
 def interpolated(planes: Floats, taps: NDArray[np.intp], weights: Floats) -> Floats:
     """Rows of [c, h, W] mixed by their taps, one tap after the other: no row's sum knows its neighbours."""
+    if planes.shape[2] >= _WIDE:
+        return _by_rows(planes, taps, weights)
     mixed = planes[:, taps[:, 0]] * weights[:, 0, None]
     for tap in range(1, taps.shape[1]):
         mixed += planes[:, taps[:, tap]] * weights[:, tap, None]
+    return mixed
+
+
+def _by_rows(planes: Floats, taps: NDArray[np.intp], weights: Floats) -> Floats:
+    """The same to the bit, a row at a time: what a processor is at stays in its cache."""
+    mixed = np.empty((len(planes), len(taps), planes.shape[2]), np.float32)
+    term = np.empty((len(planes), planes.shape[2]), np.float32)
+    for row, (places, shares) in enumerate(zip(taps, weights, strict=True)):
+        line = mixed[:, row]
+        np.multiply(planes[:, places[0]], shares[0], out=line)
+        for place, share in zip(places[1:], shares[1:], strict=True):
+            np.multiply(planes[:, place], share, out=term)
+            line += term
     return mixed
