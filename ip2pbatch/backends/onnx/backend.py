@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ip2pbatch.backends import weights
 from ip2pbatch.backends.artefact import Artefact, check_files
-from ip2pbatch.backends.exported import EXACT, ExportedBackend, as_input
 from ip2pbatch.backends.onnx import providers, tensorrt
+from ip2pbatch.backends.onnx.exported import EXACT, ExportedBackend, as_input
 from ip2pbatch.backends.onnx.providers import Place
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ip2pbatch.backends import weights
 from ip2pbatch.backends.artefact import Artefact, check_files
-from ip2pbatch.backends.exported import ExportedBackend, as_input
+from ip2pbatch.backends.onnx.exported import ExportedBackend, as_input
 from ip2pbatch.backends.openvino.compiling import Compiler, Place, memory, openvino
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.recent import Recent
