@@ -81,7 +81,7 @@ def deliver(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's output folder.")] = None,
     format: Annotated[str | None, typer.Option(help=f"{listed(['same', *written()], 'or')}.")] = None,
     quality: Annotated[int | None, typer.Option(help=f"Of {lossy_titles()}.", min=1, max=100)] = None,
-    full_resolution: Annotated[str | None, typer.Option(help="auto or off.")] = None,
+    full_resolution: Annotated[str | None, typer.Option(help="auto, off or refine.")] = None,
     name: Annotated[str | None, typer.Option(help="The name template.")] = None,
     dates: Annotated[str | None, typer.Option(help="The files' times: now, or source, the photos'.")] = None,
     strength: Annotated[

@@ -154,7 +154,12 @@ def _show(cast: Forecast) -> None:
     out = console.out()
     out.print(f"[bold]{escape(cast.name)}[/] with {escape(cast.model)} into {escape(cast.out)}")
     made = f"{cast.edits_done:,} done, [bold]{cast.edits_left:,} to make[/]"
-    out.print(f"{console.count(cast.photos, 'photo')}, {console.count(cast.edits, 'edit')}: {made}")
+    refined = f", {cast.refined:,} refined" if cast.refined else ""
+    edits = console.count(cast.edits - cast.refined, "edit")
+    out.print(f"{console.count(cast.photos, 'photo')}, {edits}{refined}: {made}")
+    if cast.tiles:
+        tiles = f"at most {console.count(cast.tiles, 'tile')} and {cast.tile_rows:,} network rows"
+        out.print(f"refining: {tiles}; with auto fewer, by what the edits show")
     if cast.rows:
         saved = 1 - cast.rows / cast.rows_plain
         fewer = f", {saved:.0%} fewer than three an edit and step" if saved >= 0.005 else ""

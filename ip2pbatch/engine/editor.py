@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.recent import Recent
+from ip2pbatch.engine.refining import Networks, refine
 from ip2pbatch.engine.samplers import Sampler, make_sampler
 from ip2pbatch.engine.transfer import fetch, send
 from ip2pbatch.errors import UsageError
@@ -74,6 +75,9 @@ class Editor:
     def begin(self, edits: Sequence[Edit], sources: Sequence[Source], hook: Hook | None = None) -> Pending:
         """All that a device does for these Edits is asked of it; a GPU is still at work when this returns."""
         self._check(edits)
+        if edits[0].refine is not None:
+            made = [refine(self._networks(), *one, hook) for one in zip(edits, sources, strict=True)]
+            return lambda: made
         images = [self._image_latent(edit, source) for edit, source in zip(edits, sources, strict=True)]
         masks = self._masks(sources)
         drafts = self._develop(self.denoise(edits, torch.cat(images), hook, masks))
@@ -83,6 +87,19 @@ class Editor:
             return [self._finish(*one) for one in zip(edits, drafts(), sources, images, strict=True)]
 
         return finish
+
+    def _networks(self) -> Networks:
+        """What a picture is refined with."""
+        return Networks(self._backend, self._estimate, self._guided, max(1, self.limits.default_rows))
+
+    def _estimate(self, plan: RowPlan, latents: Tensor, timestep: Tensor, images: Tensor) -> Tensor:
+        """ê of what is planned, [n, c, h, w]."""
+        return combine(plan, self._predict(plan, latents, timestep, images))
+
+    def _guided(self, edit: Edit, step: int) -> Edit:
+        """An Edit at a step, which outside of the interval is not guided."""
+        start, end = self._interval
+        return edit if start <= step / edit.steps < end else dataclasses.replace(edit, guidance=_UNGUIDED)
 
     def shrink(self) -> bool:
         """Halve the row bucket after OutOfMemory; False where it is one row or `bitwise` forbids another shape."""
@@ -161,11 +178,9 @@ class Editor:
         clean = images.float() * self._backend.scaling_factor
         latents = sampler.draw((channels, high, wide))  # not blended: what begins with the same noise shares its rows
         for step, timestep in enumerate(sampler.timesteps):
-            start, end = self._interval
-            guided = start <= step / first.steps < end
-            plan = plan_rows(edits if guided else [dataclasses.replace(e, guidance=_UNGUIDED) for e in edits], step)
+            plan = plan_rows([self._guided(edit, step) for edit in edits], step)
             seen = sampler.scale(latents, timestep)
-            noise = combine(plan, self._predict(plan, seen, timestep, images))
+            noise = self._estimate(plan, seen, timestep, images)
             latents = _blended(sampler.step(noise, timestep, latents), clean, masks, sampler, step + 1)
             if hook and not hook.step(step + 1, first.steps, partial(self._preview, sampler, step, noise, seen)):
                 raise Stopped(f"after step {step + 1} of {first.steps}")

@@ -20,7 +20,7 @@ from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import asks_null
-from ip2pbatch.run.engine import Hook, Pending, Result, Source
+from ip2pbatch.run.engine import FullSize, Hook, Pending, Result, Source
 
 Floats = NDArray[np.float32]
 
@@ -54,6 +54,8 @@ class FakeEngine:
 
 
 def _fake(edit: Edit, source: Source) -> Result:
+    if source.full is not None:
+        return _refined(edit, source.full)
     before = _floats(source, edit.size)
     picture = _tint(before, edit)
     captioned = _caption(np.rint(picture).astype(np.uint8), edit)
@@ -61,6 +63,14 @@ def _fake(edit: Edit, source: Source) -> Result:
         picture = composed(picture, before, source.mask)
         captioned = composed(captioned, np.rint(before).astype(np.uint8), source.mask)
     return Result(captioned, _pack(picture), "done")
+
+
+def _refined(edit: Edit, full: FullSize) -> Result:
+    """The photo itself, tinted at its own size."""
+    high, wide = full.photo.shape[:2]
+    share = np.asarray(Image.fromarray(full.share).resize((wide, high)))
+    tinted = np.rint(_tint(full.photo.astype(np.float32), edit)).astype(np.uint8)
+    return Result(np.concatenate([tinted, share[..., None]], axis=2), None, "done")
 
 
 def _floats(source: Source, size: tuple[int, int]) -> Floats:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import Ip2pError, NothingMatchedError, PlanError, RecipeError, UsageError
-from ip2pbatch.jobs.job import Job, Selection, file_names, make_job, read
+from ip2pbatch.jobs.job import Job, Selection, file_names, lift_of, make_job, read
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.names import Place
@@ -262,7 +262,7 @@ def _as_one(job: Job) -> tuple[Recipe, str]:
 
 def _pictures(recipes: Sequence[Recipe], job: Job) -> set[tuple[Path, tuple[str, ...], tuple[int, ...]]]:
     """What recipes ask for, whatever they call it: photo, keys of the links, links that are kept."""
-    plans = (expand(recipe, scan(recipe.photos), job.defaults) for recipe in recipes)
+    plans = (expand(recipe, scan(recipe.photos), job.defaults, job.registers, lift_of(job.lift)) for recipe in recipes)
     return {
         (strip.photo.path, tuple(edit.key for edit in strip.edits), strip.keep)
         for plan in plans for strip in plan.strips

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ip2pbatch.errors import ModelError
+from ip2pbatch.errors import ModelError, PlanError
 from ip2pbatch.plan.defaults import family_for, model_folder
 from ip2pbatch.plan.refusals.fitting import refuse_unfit
 from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives, specs_of
@@ -24,6 +24,7 @@ def advice(recipe: Recipe) -> list[Advice]:
     What a text encoder reads is only known where the model is on this machine; nothing is fetched for that.
     """
     refuse_unasked(recipe)
+    refuse_refining(recipe)
     if family_for(recipe.model).call is not None:  # its weaknesses are others, and it reads hundreds of words
         return [one for one in advise(recipe) if one.topic == "syntax"]
     return [*advise(recipe), *_unread(recipe)]
@@ -35,6 +36,14 @@ def refuse_unasked(recipe: Recipe) -> None:
     lacks_something = family.call is not None or not family.null_text
     edits = specs_of(recipe) if lacks_something else ((spec.id, spec) for spec in recipe.edits)
     refuse_unfit(recipe, edits, family)
+
+
+def refuse_refining(recipe: Recipe) -> None:
+    """Raises PlanError where pictures are to be refined by a model whose family cannot."""
+    family = family_for(recipe.model)
+    if recipe.output.full_resolution == "refine" and not family.refines:
+        why = f"full_resolution: refine: {recipe.model} is of {family.called}, which cannot refine pictures"
+        raise PlanError(why, hint="use full_resolution: auto, or another model")
 
 
 def _unread(recipe: Recipe) -> Iterator[Advice]:

@@ -102,7 +102,7 @@ def _read(wanted: Sequence[Reading], voice: Voice) -> Iterator[Seen]:
 
 
 def _named(view: RunView, faults: Sequence[Fault], remedies: Mapping[Fault, Remedy]) -> Iterator[Trouble]:
-    names = {edit.key: (strip.photo.name, edit.instruction) for strip in view.strips for edit in strip.edits}
+    names = {edit.key: (strip.photo.name, edit.instruction) for strip in view.strips for edit in strip.made}
     for fault in faults:
         yield Trouble(fault, *names.get(fault.edit, ("", "")), remedies.get(fault, ""))
 

@@ -89,7 +89,7 @@ def settings_of(recipe: Recipe, registers: bool | None, lift: int | None) -> Del
 def unsigned_settings(recipe: Recipe, registers: bool | None, lift: int | None) -> DeliverySettings:
     """The same of the files before they are signed, if they are."""
     output, metadata = recipe.output, recipe.metadata
-    register = output.registering == "on" or (output.registering == "auto" and registers is not False)
+    register = output.registers(registers)
     return DeliverySettings(
         output.format, output.quality, output.full_resolution, metadata.gps, metadata.prompt,
         chroma=output.chroma, dates=output.dates, raw=output.raw, sidecar=output.sidecar, strength=output.strength,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
@@ -13,8 +14,9 @@ from ip2pbatch.jobs.job import Job, file_names
 from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.limits import cpu_limits, gpu_limits
-from ip2pbatch.plan.rows import count_rows
+from ip2pbatch.plan.rows import count_rows, refined_rows
 from ip2pbatch.plan.schedule import padding
+from ip2pbatch.plan.tiling import count_tiles
 from ip2pbatch.plan.unedited import Passed
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ class Forecast:
     """Counts of a plan. A row is one pass of one picture at one step; `rows_plain` is three an edit and step, `padding`
     the share of all rows that only fill calls, on a CPU and on a GPU of 24 GB and more; of a family
     that a pipeline of diffusers calls, no rows are counted. `files_left` are those of
-    `files` that a run would write, with pictures that are there or are still to be made.
+    `files` that a run would write, with pictures that are there or are still to be made. Of the edits `refined` are
+    pictures once more at their photo's size, of which those that are left have so many `tiles` and `tile_rows` at most,
+    which the other rows do not count: `auto` takes tiles by what the edit shows.
     """
 
     name: str
@@ -51,6 +55,9 @@ class Forecast:
     sizes: dict[str, int]
     disk: int
     disk_free: int
+    refined: int
+    tiles: int
+    tile_rows: int
 
     @property
     def edits_left(self) -> int:
@@ -75,18 +82,29 @@ def forecast(job: Job) -> Forecast:
     done, unmatched = _over(view) if view else (set[str](), set[str]())
     left = [edit for edit in plan.edits if edit.key not in done]
     by_rows = family_for(job.recipe.model).call is None
-    sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in left))
+    cells = [edit for edit in left if edit.refine is None]
+    sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in cells))
+    tiles, tile_rows = _tiles(left, job.defaults.multiple)
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), passed=job.scan.passed,
         notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
         files=len(names), files_left=_files_left(view, job, names, done, unmatched) if view else len(names),
-        rows=count_rows(left) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in left) if by_rows else 0,
+        rows=count_rows(cells) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in cells) if by_rows else 0,
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items() if by_rows},
         sizes=dict(sizes.most_common()),
         disk=_needed(job, left), disk_free=_free(job.out),
+        refined=sum(edit.refine is not None for edit in plan.edits), tiles=tiles, tile_rows=tile_rows,
     )  # fmt: skip
+
+
+def _tiles(edits: Iterable[Edit], multiple: int) -> tuple[int, int]:
+    """The tiles of all refinements among `edits`, and the network rows of these."""
+    counted = [
+        (edit, count_tiles(edit.size, edit.refine.full, multiple)) for edit in edits if edit.refine is not None
+    ]  # fmt: skip
+    return sum(tiles for _, tiles in counted), sum(refined_rows(edit, tiles) for edit, tiles in counted)
 
 
 def _view(out: Path) -> RunView | None:
@@ -129,10 +147,11 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
         edit = strip.edits[link - 1]
         if edit.key in unmatched:
             continue
-        last = view.delivery(strip, edit)
+        last, how = view.delivery(strip, edit), settings.of(strip, link)
+        refined = strip.refined_at(link) if how.full_resolution == "refine" else None
         somebodys = skips and last is None and (view.root / target).exists()
-        is_left = edit.key not in done
-        due += is_left or (not somebodys and is_due(last, view.root, settings.of(strip), target, strip, superseded))
+        is_left = (refined or edit).key not in done
+        due += is_left or (not somebodys and is_due(last, view.root, how, target, strip, superseded))
     return due
 
 
@@ -156,14 +175,18 @@ def _room(size: int) -> str:
 def _needed(job: Job, left: Iterable[Edit]) -> int:
     """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
     carried, holders = job.plan.latents, Holders(job.plan)
-    full = job.recipe.output.full_resolution == "auto"
+    full = job.recipe.output.full_resolution != "off"
     needed = 0.0
     for edit in left:
-        needed += edit.size[0] * edit.size[1] * (_LOSSLESS + _LATENT * (edit.key in carried))
+        needed += math.prod(_kept_size(edit)) * (_LOSSLESS + _LATENT * (edit.key in carried))
         for _, strip in holders.of(edit.key):
             width, height = strip.photo.size if full else strip.edits[0].size
             needed += width * height * _DELIVERED * sum(strip.edits[link - 1].key == edit.key for link in strip.keep)
     return round(needed)
+
+
+def _kept_size(edit: Edit) -> tuple[int, int]:
+    return edit.size if edit.refine is None else edit.refine.full
 
 
 def _free(out: Path) -> int:

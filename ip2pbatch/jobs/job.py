@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
 from ip2pbatch.errors import MissingError, UsageError
-from ip2pbatch.jobs.advising import refuse_unasked
+from ip2pbatch.jobs.advising import refuse_refining, refuse_unasked
+from ip2pbatch.pictures.sizing import LIFT
 from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import cells_of, expand, link_guidance
@@ -20,6 +21,7 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.photos import Scan, scan
 from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.plan.shard import Shard
+from ip2pbatch.plan.tiling import levels
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
 from ip2pbatch.run.directory.kept_defaults import differences, keeps_lift, keeps_registering, kept_defaults
 from ip2pbatch.run.directory.lines import RecordedRecipe
@@ -104,19 +106,20 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
         recipe = recipe.model_copy(update={"output": output})
     refuse_comparison(recipe)
     refuse_unasked(recipe)
+    refuse_refining(recipe)
     found = scan(recipe.photos, output=recipe.output.folder)
     defaults, notes = defaults_of(recipe, fresh=fresh)
-    whole = expand(recipe, found, defaults)
+    registers = None if fresh else keeps_registering(recipe.output.folder)
+    lift = None if fresh else keeps_lift(recipe.output.folder)
+    whole = expand(recipe, found, defaults, registers, lift_of(lift))
     if selection.only:
         found = found.only([selection.only])
     if selection.limit:
         found = found.limit(selection.limit)
-    plan = asked = expand(recipe, found, defaults) if selection.partial else whole
+    plan = asked = expand(recipe, found, defaults, registers, lift_of(lift)) if selection.partial else whole
     if selection.shard:
         plan = Shard.parse(selection.shard).take(asked)
-    notes = (*found.notes, *notes, *_twins(plan), *_idle(recipe, found, defaults))
-    registers = None if fresh else keeps_registering(recipe.output.folder)
-    lift = None if fresh else keeps_lift(recipe.output.folder)
+    notes = (*found.notes, *notes, *_twins(plan), *_idle(recipe, found, defaults), *_small(plan, recipe))
     return Job(
         recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
         recipes=(recorded,), registers=registers, lift=lift,
@@ -133,6 +136,11 @@ def refuse_comparison(recipe: Recipe) -> None:
     if noted_comparison(out) is not None:
         hint = f"name another output folder; `ip2pbatch run {out}` goes on with the comparison"
         raise UsageError(f"{out} holds a comparison of models, and no run of its own", hint=hint)
+
+
+def lift_of(run: int | None) -> int:
+    """The version of the lift in a run that has one, or (None) is yet to begin."""
+    return LIFT if run is None else run
 
 
 def write_photos(job: Job, manifest: Path) -> Job:
@@ -163,6 +171,18 @@ def _idle(recipe: Recipe, found: Scan, defaults: ModelDefaults) -> Iterator[str]
     for name, one in {name: one for name, one in scales if not asks_null(one)}.items():
         at = f"text {one.text:g}, image {one.image:g}"
         yield f"{name}: negative does nothing at {at}, where no row of the network has the null text"
+
+
+def _small(plan: Plan, recipe: Recipe) -> Iterator[str]:
+    """Which photos are too small to be refined."""
+    if recipe.output.full_resolution != "refine":
+        return
+    small = {s.photo.name: s for s in plan.strips if s.refined is None and not levels(s.edits[0].size, s.photo.size)}
+    if small:
+        are = (
+            f"{next(iter(small))} is" if len(small) == 1 else f"{len(small):,} photos, such as {next(iter(small))}, are"
+        )
+        yield f"{are} hardly larger than what the model edits: there is nothing to refine"
 
 
 def defaults_of(recipe: Recipe, *, fresh: bool = False) -> tuple[ModelDefaults, tuple[str, ...]]:

@@ -154,7 +154,7 @@ class _Seen:
         self.delivered, self.files = 0, {look: list[str]() for look in Look if look is not Look.SAME}
         self._shares, self._least = array("d"), (math.inf, "")
         for strip in view.strips:
-            for edit in strip.edits:
+            for edit in strip.made:
                 if (record := view.records.with_detail(edit.key)) is not None:
                     self._hear(strip.photo.name, edit.instruction, record)
             for _, edit in view.kept(strip):

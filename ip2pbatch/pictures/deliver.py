@@ -53,7 +53,7 @@ class DeliverySettings:
 
     format: str = "same"
     quality: int = 95
-    full_resolution: Literal["auto", "off"] = "auto"
+    full_resolution: Literal["auto", "off", "refine"] = "auto"
     gps: Literal["keep", "strip"] = "keep"
     prompt: bool = True
     chroma: Literal["full", "source"] = "full"
@@ -65,9 +65,13 @@ class DeliverySettings:
     register: bool = False
     lift: int = 0
 
-    def of(self, strip: Strip) -> DeliverySettings:
-        """The same for the files of a strip, whose edit may have a strength of its own."""
-        return self if strip.strength is None else replace(self, strength=strip.strength)
+    def of(self, strip: Strip, link: int) -> DeliverySettings:
+        """The same for the file of a link of a strip, whose edit may have a strength of its own and need not be one
+        that is refined.
+        """
+        own = self if strip.strength is None else replace(self, strength=strip.strength)
+        lifts = own.full_resolution == "refine" and strip.refined_at(link) is None
+        return replace(own, full_resolution="auto") if lifts else own
 
     @property
     def policy(self) -> Policy:
@@ -143,21 +147,22 @@ class Prepared:
 
 def prepare(
     source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, place: Place,
-    signer: Signer | None = None, *, area: Area | None = None,
+    signer: Signer | None = None, *, area: Area | None = None, patch: Pixels | None = None,
 ) -> Prepared:  # fmt: skip
     """Writes the file for one picture below `place.root` and never onto the photo, under a temporary name: whoever
     keeps books notes it for its own before it appears, and has the disk take several at once.
 
-    Register, lift, region, strength, metadata, sign: in this order, each as far as it is asked for, in memory.
+    Register, lift, refine, region, strength, metadata, sign: in this order, each as far as it is asked for, in memory.
 
-    `edited` is the model's uint8 [h, w, 3], of which `area` is delivered, None for all of it. Raises PhotoError where
+    `edited` is the model's uint8 [h, w, 3], of which `area` is delivered, None for all of it; `patch` what of it was
+    refined, [H, W, 4] at the photo's size. Raises PhotoError where
     photo or mask is gone or damaged, the name leads outside, or the policy is `error` and a file is there;
     ResourceError where the disk does not take it.
     """
 
     @cache
     def made() -> tuple[Rendered, str, str]:
-        rendered, unsigned = render(source, edited, settings, provenance, area), ""
+        rendered, unsigned = render(source, edited, settings, provenance, area, patch), ""
         if signer is not None:
             unsigned = hashlib.sha256(rendered.data).hexdigest()
             rendered = _signed(rendered, signer, source, provenance, settings.policy)
@@ -202,11 +207,12 @@ def _signed(
 
 
 def render(
-    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, area: Area | None = None
-) -> Rendered:
+    source: Original, edited: Pixels, settings: DeliverySettings, provenance: Provenance, area: Area | None = None,
+    patch: Pixels | None = None,
+) -> Rendered:  # fmt: skip
     """The bytes of the file, nothing written. The same arguments always give the same bytes."""
     photo, kind = source.picture, _kind(source, settings)
-    raster, gate, motion, said = _raster(source, edited, settings, FORMATS[kind], area)
+    raster, gate, motion, said = _raster(source, edited, settings, FORMATS[kind], area, patch)
     blocks, notes = metadata.merge(
         source.blocks, provenance, settings.policy, kind,
         (raster.pixels.shape[1], raster.pixels.shape[0]), (photo.pixels.shape[1], photo.pixels.shape[0]),
@@ -219,7 +225,12 @@ def render(
 
 
 def _raster(
-    source: Original, edited: Pixels, settings: DeliverySettings, takes: Format, area: Area | None
+    source: Original,
+    edited: Pixels,
+    settings: DeliverySettings,
+    takes: Format,
+    area: Area | None,
+    patch: Pixels | None,
 ) -> tuple[Raster, float | None, Motion | None, tuple[str, ...]]:
     """What the file shows, the share of the photo's detail that came back, how the edit had moved, and what the format
     could not hold.
@@ -231,15 +242,17 @@ def _raster(
     raster, gate = Raster(own, photo.alpha, photo.icc), None
     deep = takes.deep if added is None else takes.grey > 8
     whole = photo.deep if photo.deep is not None and deep else photo.pixels
-    if settings.full_resolution == "auto" and (motion or not _is_whole(source, edited, whole)):
+    if settings.full_resolution != "off" and (motion or not _is_whole(source, edited, whole)):
         pixels, gate = fullres.lift(own, source.seen(size), whole, version=settings.lift)
         raster = replace(raster, pixels=pixels)
     elif photo.alpha is not None:
         raster = replace(raster, alpha=images.resize(photo.alpha, size))
+    if patch is not None:
+        raster = replace(raster, pixels=_refined(raster.pixels, patch, source))
     if area is not None:
         raster = replace(raster, pixels=_within(area, raster.pixels, source, whole))
     if settings.strength < 1:
-        shown = whole if settings.full_resolution == "auto" else source.seen(size)
+        shown = whole if settings.full_resolution != "off" else source.seen(size)
         raster = replace(raster, pixels=mixing.mix(shown, raster.pixels, settings.strength, raster.icc))
     if added is not None:
         raster = replace(raster, pixels=grey.luma(raster.pixels))
@@ -257,6 +270,19 @@ def _registered(edited: Pixels, source: Original, settings: DeliverySettings) ->
     if not settings.register or settings.full_resolution == "off":
         return edited, None
     return registration.register(edited, source.seen((edited.shape[1], edited.shape[0])))
+
+
+def _refined(lifted: NDArray[Any], patch: Pixels, source: Original) -> NDArray[Any]:
+    """What was lifted, with what was refined in its place: where nothing was, to the bit."""
+    shown = patch[..., :3]
+    if source.managed and source.picture.icc:
+        shown = colour.from_srgb(shown, source.picture.icc)
+    deeper = lifted.dtype.type(_levels(lifted) // _levels(shown))
+    return composed(shown.astype(lifted.dtype, copy=False) * deeper, lifted, patch[..., 3])
+
+
+def _levels(pixels: NDArray[Any]) -> int:
+    return int(np.iinfo(pixels.dtype).max)
 
 
 def _within(area: Area, edit: NDArray[Any], source: Original, whole: NDArray[Any]) -> NDArray[Any]:

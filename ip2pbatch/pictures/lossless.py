@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +19,19 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode(pixels: Pixels) -> bytes:
-    """Pixels uint8 [h, w, 3] as the bytes of a PNG file."""
+    """Pixels uint8 [h, w, 3], or [h, w, 4] with a share of each, as the bytes of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def decode(data: bytes, name: str) -> Pixels:
-    """The pixels, uint8 [h, w, 3], of what `encode` made. Raises PhotoError, which calls the file `name`."""
+def decode(data: bytes, name: str, mode: Literal["RGB", "RGBA"] = "RGB") -> Pixels:
+    """The pixels, uint8 [h, w, 3], of what `encode` made; [h, w, 4] as RGBA. Raises PhotoError, which calls the file
+    `name`.
+    """
     try:
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert(mode))
     # A decoder answers damage with OSError, SyntaxError, ValueError, struct.error, zlib.error …
     except Exception as error:
         raise PhotoError(f"{name}: the file is damaged or cut off ({error})") from None

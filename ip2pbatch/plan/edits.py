@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import spooled
+from ip2pbatch.plan.tiling import Refinement
 
 KEY_VERSION = 1
 _as_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -161,8 +162,9 @@ class Edit:
 
     `source` is a Photo's digest, or the parent's key where `carry` is not None. `size` is (width, height) of the
     picture the model works on, in pixels. `region` is the part of its source that is edited, None for all of it.
-    `negative` takes the place of the null text, "" of none. `key` is the hash of all other fields: no path, order,
-    batch or backend.
+    `negative` takes the place of the null text, "" of none. Where there is a `refine`, the picture is that of its
+    source at the photo's own size; all other fields are then its source's. `key` is the hash of all other fields: no
+    path, order, batch or backend.
     """
 
     key: str
@@ -176,11 +178,13 @@ class Edit:
     carry: Carry | None = None
     region: Region | None = None
     negative: str = ""
+    refine: Refinement | None = None
 
 
 def make_edit(
     source: str, instruction: str, guidance: Guidance, seed: int, *, steps: int, sampler: str,
     size: tuple[int, int], carry: Carry | None = None, region: Region | None = None, negative: str = "",
+    refine: Refinement | None = None,
 ) -> Edit:  # fmt: skip
     """An Edit with its key: sha256 over the canonical JSON of every other field and KEY_VERSION, 32 hex digits.
 
@@ -193,9 +197,11 @@ def make_edit(
         text += f",{_as_json(['region', region.row])}"
     if negative:
         text += f",{_as_json(['negative', negative])}"
+    if refine is not None:
+        text += f",{_as_json(['refine', refine.row])}"
     text += "]"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region, negative)
+    return Edit(key, source, instruction, guidance, seed, steps, sampler, size, carry, region, negative, refine)
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -217,6 +223,7 @@ class Strip:
     `keep` are the links that are delivered, counted from 1, `strength` how much of them is (0 to 1; None is the
     delivery's own). `feathers` say for each link how far around its region it fades out, in per cent of the photo's
     short side; there are none where no link has a region. The model makes the same pictures whatever these are.
+    `refined` is the last link once more at the photo's own size, None where that is not asked for.
     """
 
     photo: Photo
@@ -227,6 +234,16 @@ class Strip:
     keep: tuple[int, ...]
     strength: float | None = None
     feathers: tuple[float, ...] = ()
+    refined: Edit | None = None
+
+    @property
+    def made(self) -> tuple[Edit, ...]:
+        """All that the model makes for it, in order: its links, and the last one refined."""
+        return self.edits if self.refined is None else (*self.edits, self.refined)
+
+    def refined_at(self, link: int) -> Edit | None:
+        """What the file of this link, from 1, shows beside the link's own picture."""
+        return self.refined if link == len(self.edits) else None
 
 
 class ManyEdits(Sequence[Edit]):

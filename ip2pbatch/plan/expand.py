@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import NothingMatchedError, PlanError
@@ -15,6 +15,7 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.large.expansion import Expansion, MakeEdit
 from ip2pbatch.plan.regional.regions import Place, Regions
+from ip2pbatch.plan.tiling import Refinement, levels
 
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Region
@@ -22,17 +23,20 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
 
 
-def expand(recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> Plan:
+def expand(
+    recipe: Recipe, scan: Scan, defaults: ModelDefaults, registers: bool | None = None, lift: int = 0
+) -> Plan:  # fmt: skip
     """Every picture that `recipe` asks for of the photos in `scan`, by photo, edit, seed, text scale, image scale.
 
-    `defaults` are what counts where it says nothing: the model's own, or those that its run was begun with.
+    `defaults` are what counts where it says nothing: the model's own, or those that its run was begun with. So does
+    whether that run `registers`, which is None before it has begun; `lift` is its version of the lift.
 
     Raises PlanError where a photo has no size that the model can take, an edit names photos that are not there, or a
     mask does not fit its photo; NothingMatchedError where there is no edit.
     """
     if scan.whole:
         _refuse_unmatched(recipe, scan)
-    asked = _Asked(recipe, scan, defaults)
+    asked = _Asked(recipe, scan, defaults, registers, lift)
     strips, edits = Expansion(scan.photos, asked).parts()
     if scan.photos and not strips:
         raise NothingMatchedError("no edit for any of the photos", hint="give the recipe edits, or the CSV a row")
@@ -47,8 +51,11 @@ _MOST_SIZES = 10_000  # of photos, for which it is remembered what the model tak
 class _Asked:
     """The strips that a recipe asks for of a photo, each Edit made once."""
 
-    def __init__(self, recipe: Recipe, scan: Scan, defaults: ModelDefaults) -> None:
-        self._recipe, self._defaults = recipe, defaults
+    def __init__(
+        self, recipe: Recipe, scan: Scan, defaults: ModelDefaults, registers: bool | None, lift: int
+    ) -> None:  # fmt: skip
+        self._recipe, self._defaults, self._registers = recipe, defaults, recipe.output.registers(registers)
+        self._lift = lift
         self._shared = [_Spec.of(spec, recipe, defaults) for spec in recipe.edits]
         self._sizes = {_sides(size): size for size in (recipe.size, *(spec.size for spec in self._shared))}
         self._fitted: dict[tuple[int, int], dict[_Sides, tuple[int, int]]] = {}
@@ -70,7 +77,7 @@ class _Asked:
             regions = [self._regions.of(place, photo) for place in spec.places] if spec.feathers else [None] * links
             size = sizes[spec.sides]
             strips += [
-                _strip(photo, size, spec, guidance, own, regions, make)
+                self._refined(_strip(photo, size, spec, guidance, own, regions, make), make)
                 for own in seeds[asked] for guidance in spec.cells
             ]  # fmt: skip
         return strips
@@ -83,6 +90,23 @@ class _Asked:
             if len(self._fitted) < _MOST_SIZES:
                 self._fitted[photo.size] = fitted
         return fitted
+
+    def _refined(self, strip: Strip, make: MakeEdit) -> Strip:
+        """With its last link at the photo's own size, where that is asked for and more than the model's."""
+        output, cell, photo = self._recipe.output, strip.edits[-1], strip.photo
+        if (
+            output.full_resolution != "refine"
+            or len(strip.edits) not in strip.keep
+            or not levels(cell.size, photo.size)
+        ):
+            return strip
+        how = output.refine
+        before = strip.edits[-2].key if len(strip.edits) > 1 else ""
+        refine = Refinement(photo.digest, photo.size, how.tiles, how.start, before, self._registers, self._lift)
+        return replace(strip, refined=make(
+            cell.key, cell.instruction, cell.guidance, cell.seed, cell.steps, cell.sampler, cell.size, "pixels",
+            cell.region, cell.negative, refine,
+        ))  # fmt: skip
 
     def _specs(self, photo: str) -> list[_Spec]:
         recipe = self._recipe
@@ -100,10 +124,11 @@ class _Once:
     def __call__(
         self, source: str, instruction: str, guidance: Guidance, seed: int, steps: int, sampler: str,
         size: tuple[int, int], carry: Carry | None, region: Region | None, negative: str,
+        refine: Refinement | None = None,
     ) -> Edit:  # fmt: skip
         edit = make_edit(
             source, instruction, guidance, seed, steps=steps, sampler=sampler, size=size, carry=carry, region=region,
-            negative=negative,
+            negative=negative, refine=refine,
         )  # fmt: skip
         return self._made.setdefault(edit.key, edit)
 

@@ -81,8 +81,8 @@ class Family:
 
     `check` is "module:function", `torch` a module; what they offer stands at the head of this file. `defaults` count
     where a model's own folder says nothing. `null_text`: its guidance knows one, whose place a `negative` can take.
-    `call` is of a pipeline of diffusers; one whose networks are called here has its `parts` alone. A new `version` is
-    another model to every run.
+    `call` is of a pipeline of diffusers; one whose networks are called here has its `parts` alone. `refines`: its
+    engine can refine a picture at its photo's size. A new `version` is another model to every run.
     """
 
     called: str
@@ -94,6 +94,7 @@ class Family:
     marks: Mapping[str, object] = field(default_factory=dict)
     call: Call | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refines: bool = False
     version: int = 1
 
     @property
@@ -175,6 +176,7 @@ FAMILIES: dict[str, Family] = {
     "instruct_pix2pix": Family(
         "InstructPix2Pix", ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionPipeline"), ModelDefaults(),
         check="ip2pbatch.backends.model_folder:check", torch="ip2pbatch.engine.instruct_pix2pix",
+        refines=True,
     ),
     "klein": _pipeline_family(
         "FLUX.2 klein",

@@ -65,6 +65,17 @@ def plan_rows(edits: Sequence[Edit], step: int) -> RowPlan:
     return RowPlan(tuple(rows), tuple(weights))
 
 
+def plan_tiles(edit: Edit, tiles: int) -> RowPlan:
+    """The rows of a step of so many tiles of one refinement, each with a latent and a source of its own."""
+    rows: list[Row] = []
+    weights = []
+    for tile in range(tiles):
+        terms = terms_of(edit)
+        weights.append(tuple((len(rows) + place, weight) for place, (_, _, weight) in enumerate(terms)))
+        rows += [Row(tile, tile if with_image else None, text) for with_image, text, _ in terms]
+    return RowPlan(tuple(rows), tuple(weights))
+
+
 def terms_of(edit: Edit) -> list[tuple[bool, str | None, float]]:
     """The terms (with image, text, coefficient) of ê whose coefficient is not zero; 1 to 3 of them, in a fixed order.
 
@@ -98,10 +109,17 @@ def fill(rows: Sequence[Row], bucket: int) -> list[tuple[Row, ...]]:
 def count_rows(edits: Iterable[Edit]) -> int:
     """Network rows that `edits` need over all their steps, each first step shared as if they ran in one batch.
 
-    Padding is not counted. Sum it over the batches of a Schedule for what a run computes.
+    Padding is not counted, nor are rows of what is refined. Sum it over the batches of a Schedule for what a run
+    computes.
     """
-    edits = tuple(edits)
+    edits = tuple(edit for edit in edits if edit.refine is None)
     return first_rows(edits) + sum((edit.steps - 1) * later_rows([edit]) for edit in edits)
+
+
+def refined_rows(edit: Edit, tiles: int) -> int:
+    """Network rows of a refinement of so many tiles, over all its steps."""
+    assert edit.refine is not None, "only those have tiles"
+    return tiles * edit.refine.steps_of(edit.steps) * len(terms_of(edit))
 
 
 def first_rows(edits: Iterable[Edit]) -> int:

@@ -13,8 +13,8 @@ from ip2pbatch.plan.rows import first_rows, later_rows, terms_of
 
 _ENOUGH = 5_000  # edits that tell how well the calls of a longer run are filled
 
-# Edits of one kind may share a network call.
-_Kind = tuple[tuple[int, int], int, str]
+# Edits of one kind may share a network call; what is refined is made alone, for its tiles fill calls by themselves.
+_Kind = tuple[tuple[int, int], int, str, bool]
 
 
 class Schedule:
@@ -51,7 +51,7 @@ class Schedule:
 
     def _children(self, key: str) -> list[Edit]:
         """The Edits that start from the one with this key."""
-        edits = (edit for _, strip in self._holders.of(key) for edit in strip.edits)
+        edits = (edit for _, strip in self._holders.of(key) for edit in strip.made)
         return [*{edit.key: edit for edit in edits if edit.carry is not None and edit.source == key}.values()]
 
     @property
@@ -91,9 +91,12 @@ class Schedule:
         heads = [(queue[0], kind) for kind, queue in self._ready.items() if queue]
         if not heads:
             return []
-        queue, wanted = self._ready[min(heads)[1]], min(most or self._limits.batch, self._limits.batch)
+        _, kind = min(heads)
+        queue, wanted = self._ready[kind], 1 if kind[-1] else min(most or self._limits.batch, self._limits.batch)
         self._look(lambda: len(queue) > wanted)
         edits = [self._plan.edits[place] for place in _first(queue, wanted)]
+        if kind[-1]:
+            return edits
         if len(edits) == len(queue) and not self._limits.overlaps:
             return edits  # the end of a run needs the same calls in one batch or in two, and shares more in one
         return fill_calls(edits, self._limits.row_bucket(edits[0].size), fewest=self._limits.overlaps)
@@ -255,6 +258,8 @@ def padding(plan: Plan, limits: Limits, done: Collection[str] = ()) -> float:
         for edit in batch:
             schedule.finish(edit.key)
         left -= len(batch)
+        if batch[0].refine is not None:
+            continue
         bucket, steps = limits.row_bucket(batch[0].size), batch[0].steps
         for rows, times in ((first_rows(batch), 1), (later_rows(batch), steps - 1)):
             needed += rows * times
@@ -276,4 +281,4 @@ def _first(heap: list[int], count: int) -> list[int]:
 
 
 def _kind(edit: Edit) -> _Kind:
-    return edit.size, edit.steps, edit.sampler
+    return edit.size, edit.steps, edit.sampler, edit.refine is not None

@@ -45,7 +45,7 @@ class Shard:
             return replace(plan, photos=own, strips=of_own, edits=edits)
         photos = tuple(photo for photo in plan.photos if self.owns(photo))
         strips = tuple(strip for strip in plan.strips if self.owns(strip.photo))
-        wanted = {edit.key for strip in strips for edit in strip.edits}
+        wanted = {edit.key for strip in strips for edit in strip.made}
         return replace(plan, photos=photos, strips=strips, edits=tuple(e for e in plan.edits if e.key in wanted))
 
 

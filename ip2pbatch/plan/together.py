@@ -34,6 +34,6 @@ def beside(plan: Plan, earlier: Plan) -> Plan:
     own = {(strip.photo.name, strip.id, strip.edits): strip for strip in (*old, *plan.strips)}
     strips = tuple(own.values())
     photos = {strip.photo.name: strip.photo for strip in old} | now
-    edits = {edit.key: edit for strip in strips for edit in strip.edits}
+    edits = {edit.key: edit for strip in strips for edit in strip.made}
     name = plan.name if plan.name == earlier.name else "edits"
     return Plan(name, plan.model, tuple(photos.values()), strips, tuple(edits.values()))

@@ -30,6 +30,7 @@ from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.plan.names import FileNames, folders_of, paths_of
 from ip2pbatch.run import clock
+from ip2pbatch.run.directory.kept import Kept, Pixels
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery
@@ -47,15 +48,23 @@ log = logging.getLogger("ip2pbatch.run")
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One file to deliver: link `link` (from 1) of `strip`, at `target` below the output folder."""
+    """One file to deliver: link `link` (from 1) of `strip`, at `target` below the output folder, with what of it is
+    `refined`.
+    """
 
     strip: Strip
     link: int
     target: str
+    refined: Edit | None = None
 
     @property
     def edit(self) -> Edit:
         return self.strip.edits[self.link - 1]
+
+    @property
+    def last(self) -> Edit:
+        """The last Edit that is made for it."""
+        return self.refined or self.edit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +78,13 @@ class Ready:
 
 
 def shape_digest(settings: DeliverySettings, target: str, strip: Strip) -> str:
-    """Of everything that shapes a file but its picture: the settings, the name that was asked for, the feathers."""
+    """Of everything that shapes a file but its picture: the settings, the name that was asked for, the feathers, and
+    what is refined.
+    """
     feathers = f"\n{strip.feathers}" if strip.feathers else ""
-    return hashlib.sha256(f"{settings.digest}\n{target}{feathers}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    refined = f"\n{strip.refined.key}" if strip.refined and settings.full_resolution == "refine" else ""
+    said = f"{settings.digest}\n{target}{feathers}{refined}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def is_due(
@@ -144,13 +157,22 @@ class Deliverer:
     def errands(self, plan: Plan, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[Errand]:
         """Every file that `plan` asks for, in its order: those of Edits whose keys are `wanted`."""
         for strip, link, target in self._files(enumerate(plan.strips)):
-            if wanted(strip.edits[link - 1].key):
-                yield Errand(strip, link, target)
+            errand = self._errand(strip, link, target)
+            if wanted(errand.last.key):
+                yield errand
+
+    def _errand(self, strip: Strip, link: int, target: str) -> Errand:
+        refines = self.settings.of(strip, link).full_resolution == "refine"
+        return Errand(strip, link, target, strip.refined if refines else None)
 
     def errands_of(self, key: str, strips: Iterable[tuple[int, Strip]]) -> list[Errand]:
         """The files of one Edit, which these strips of the plan have."""
         found = self._files((number, strip) for number, strip in strips)
-        return [Errand(strip, link, target) for strip, link, target in found if strip.edits[link - 1].key == key]
+        return [errand for errand in starmap(self._errand, found) if errand.last.key == key]
+
+    def count_files(self, key: str, strips: Iterable[tuple[int, Strip]]) -> int:
+        """How many these are."""
+        return sum(self._errand(strip, link, "").last.key == key for _, strip in strips for link in strip.keep)
 
     def _files(self, strips: Iterable[tuple[int, Strip]]) -> Iterator[tuple[Strip, int, str]]:
         if isinstance(self.targets, FileNames):
@@ -159,16 +181,16 @@ class Deliverer:
 
     def outstanding(self, plan: Plan, are_done: Callable[[Sequence[str]], Iterable[bool]]) -> Iterator[Errand]:
         """The files of done Edits that are due. What was delivered is looked up for many at a time."""
-        errands = starmap(Errand, self._files(enumerate(plan.strips)))
+        errands = starmap(self._errand, self._files(enumerate(plan.strips)))
         while some := list(islice(errands, _TOGETHER)):
-            made = [*compress(some, are_done([errand.edit.key for errand in some]))]
+            made = [*compress(some, are_done([errand.last.key for errand in some]))]
             told = self.run.deliveries.each([(strip_key(one.strip), one.edit.key) for one in made])
             yield from (one for one, last in zip(made, told, strict=True) if self._is_due_after(one, last))
 
     def refuse(self, plan: Plan, damaged: Mapping[str, DamagedError]) -> None:
         """Count the files of pictures that were found damaged among those that are not delivered."""
         found = self.errands(plan, damaged.__contains__) if damaged else ()
-        self.refused.extend((errand.target, str(damaged[errand.edit.key])) for errand in found)
+        self.refused.extend((errand.target, str(damaged[errand.last.key])) for errand in found)
 
     def deliver(self, errand: Errand) -> Delivery | None:
         """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""
@@ -182,7 +204,8 @@ class Deliverer:
         except ResourceError:
             raise
         except DamagedError as error:
-            self.run.set_aside(errand.edit.key, error)
+            refined = error.path == self.run.layout.picture(errand.last.key)
+            self.run.set_aside(errand.last.key if refined else errand.edit.key, error)
             self.refused.append((errand.target, str(error)))
             return None
         except Ip2pError as error:
@@ -240,7 +263,7 @@ class Deliverer:
         return replace(delivery, bytes=found.st_size, time=0.0 if clock.pinned() else round(found.st_mtime, 3))
 
     def _write(self, errand: Errand) -> Prepared:
-        spec, strip, settings = self.run.spec, errand.strip, self.settings.of(errand.strip)
+        spec, strip, settings = self.run.spec, errand.strip, self.settings.of(errand.strip, errand.link)
         provenance = Provenance.of(
             strip.edits[: errand.link], spec.model, spec.model_digest, spec.approximations, settings.strength
         )
@@ -248,14 +271,19 @@ class Deliverer:
             self.run.root, errand.target, self.on_conflict, self._ours(errand), self._reserved, self.run.anchor
         )  # fmt: skip
         picture = self.run.picture(errand.edit.key)
+        patch = self._patch(errand.refined.key) if errand.refined else None
         try:
             source = self._originals.at(strip.photo.path)
             refuse_other(strip.photo, source.look)
             regions = [edit.region for edit in strip.edits[: errand.link]]
             area = area_of(regions, strip.feathers[: errand.link], self._masks)
-            return prepare(source, picture, settings, provenance, place, self._signer, area=area)
+            return prepare(source, picture, settings, provenance, place, self._signer, area=area, patch=patch)
         finally:
             self._originals.trim()
+
+    def _patch(self, key: str) -> Pixels:
+        """What was refined, uint8 [H, W, 4]. Raises DamagedError."""
+        return Kept(self.run.layout.picture(key), self.run.records[key].digest).patch()
 
     def _free(self, errand: Errand, sidecar: Sidecar, file: Path) -> tuple[Sidecar | None, tuple[str, ...]]:
         """A file's sidecar, unless one that is not ours, or that a program changed since, has its name."""
@@ -274,7 +302,10 @@ class Deliverer:
         name = done.path.relative_to(self.run.root).as_posix()
         share = None if done.gate is None else round(done.gate, 3)
         key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
-        beside, at = hashlib.sha256(sidecar[1]).hexdigest() if sidecar else "", self.settings.of(errand.strip).strength
+        beside, at = (
+            hashlib.sha256(sidecar[1]).hexdigest() if sidecar else "",
+            self.settings.of(errand.strip, errand.link).strength,
+        )
         row = Delivery(
             key, strip, name, settings, done.sha256, share, unsigned=done.unsigned, sidecar=beside, strength=at
         )
@@ -283,17 +314,18 @@ class Deliverer:
         return replace(row, moved=round(motion.distance, 2), scaled=round(motion.scaled, 2))
 
     def _digest(self, errand: Errand) -> str:
-        return shape_digest(self.settings.of(errand.strip), errand.target, errand.strip)
+        return shape_digest(self.settings.of(errand.strip, errand.link), errand.target, errand.strip)
 
     def is_owed(self, strip: Strip, link: int, target: str) -> bool:
         """Whether this file of a picture that is there is to be written."""
-        return strip.edits[link - 1].key in self.run.done and self._is_due(Errand(strip, link, target))
+        errand = self._errand(strip, link, target)
+        return errand.last.key in self.run.done and self._is_due(errand)
 
     def _is_due(self, errand: Errand) -> bool:
         return self._is_due_after(errand, self.run.deliveries.get((strip_key(errand.strip), errand.edit.key)))
 
     def _is_due_after(self, errand: Errand, last: Delivery | None) -> bool:
-        settings = self.settings.of(errand.strip)
+        settings = self.settings.of(errand.strip, errand.link)
         return is_due(last, self.run.root, settings, errand.target, errand.strip, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:

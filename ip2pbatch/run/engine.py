@@ -14,20 +14,37 @@ from ip2pbatch.plan.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
+class FullSize:
+    """What a picture is refined from, at the photo's size in sRGB: the `photo` [H, W, 3], what the picture has become
+    on it so far, `lifted` [H, W, 3], and at model size [h, w] how much of each pixel is to be refined, 0 to 255.
+    """
+
+    photo: NDArray[np.uint8]
+    lifted: NDArray[np.uint8]
+    share: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """What an Edit starts from: pixels uint8 [h, w, 3] sRGB at the Edit's size, or, where there is one, a latent
     float32 [c, h, w]; its pixels then only say what it looks like. `mask` is the Edit's region at that size, uint8
-    [h, w]: 0 where the picture stays what it starts from; None where all of it is edited.
+    [h, w]: 0 where the picture stays what it starts from; None where all of it is edited. `full` is there where the
+    Edit refines.
     """
 
     pixels: NDArray[np.uint8] | None = None
     latent: NDArray[np.float32] | None = None
     mask: NDArray[np.uint8] | None = None
+    full: FullSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an engine returns for one Edit: image uint8 [h, w, 3], its latent float32 [c, h, w] where it has one."""
+    """What an engine returns for one Edit: image uint8 [h, w, 3], its latent float32 [c, h, w] where it has one.
+
+    Of a refinement the image is [H, W, 4] at the photo's size: what was refined, and by how much it takes the place of
+    what was lifted there, 0 to 255.
+    """
 
     image: NDArray[np.uint8] | None
     latent: NDArray[np.float32] | None

@@ -290,10 +290,8 @@ class Workshop:
 
     def _files_of(self, key: str) -> int:
         """How many these are."""
-        if self.options.deliver is None:
-            return 0
-        strips = (strip for _, strip in self._holders.of(key))
-        return sum(strip.edits[link - 1].key == key for strip in strips for link in strip.keep)
+        deliver = self.options.deliver
+        return 0 if deliver is None else deliver.count_files(key, self._holders.of(key))
 
     def _promised(self) -> int:
         """Those of all Edits that are to be made."""
@@ -303,7 +301,7 @@ class Workshop:
         return sum(map(self._files_of, schedule.waiting))
 
     def _score(self, edit: Edit, image: Pixels) -> Mapping[str, float]:
-        if self.options.score is None:
+        if self.options.score is None or edit.refine is not None:
             return {}
         try:
             _, strip = next(self._holders.of(edit.key))

@@ -61,6 +61,6 @@ def judge(result: Result, source: Source) -> tuple[Status, str]:
         ]
     if result.image is None:
         return "failed", "the engine gave no picture"
-    if is_flat(result.image, source):
+    if source.full is None and is_flat(result.image, source):
         return "nan", "the picture came out as one flat colour"
     return "done", ""

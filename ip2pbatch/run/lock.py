@@ -318,7 +318,7 @@ def _unmatched(view: RunView, plan: Plan) -> dict[str, Unmatched]:
 
 def _photos(plan: Plan) -> dict[str, str]:
     """The first photo that each Edit is of, by its key."""
-    return {edit.key: strip.photo.name for strip in reversed(plan.strips) for edit in strip.edits}
+    return {edit.key: strip.photo.name for strip in reversed(plan.strips) for edit in strip.made}
 
 
 def _pixels(view: RunView, edit: Edit) -> str:

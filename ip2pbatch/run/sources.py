@@ -10,16 +10,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
+
 from ip2pbatch.errors import DamagedError, PhotoError
-from ip2pbatch.pictures import images
+from ip2pbatch.pictures import fullres, images, registration
 from ip2pbatch.pictures.areas.coverage import Coverage, coverage
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Photo, Region
 from ip2pbatch.plan.memory import Memory
 from ip2pbatch.plan.photo_digests import Look, look
+from ip2pbatch.plan.tiling import Refinement
 from ip2pbatch.run.directory.kept import Pixels
 from ip2pbatch.run.directory.ledger import Run
-from ip2pbatch.run.engine import Source
+from ip2pbatch.run.engine import FullSize, Source
 from ip2pbatch.run.masks import masks_in
 
 log = logging.getLogger("ip2pbatch.run")
@@ -47,6 +50,9 @@ class Sources:
         The wait raises PhotoError where the photo cannot be read, and ResourceError where the disk refuses.
         """
         mask = None if edit.region is None else self._mask(edit.region, edit.size)
+        if edit.refine is not None:
+            seen = self.photo(edit.refine.photo, edit.size)
+            return self._pool.submit(self._refining, edit, edit.refine, seen, mask).result
         if edit.carry is not None:
             carried = self._pool.submit(self._carried, edit)
             return lambda: _within(carried.result(), mask)
@@ -57,7 +63,7 @@ class Sources:
         """`edit` comes soon: begin to load its photo. (What a link starts from is at hand or quickly read.)"""
         if edit.carry is None:
             self.photo(edit.source, edit.size)
-        if edit.region is not None:
+        if edit.region is not None and edit.refine is None:
             self._mask(edit.region, edit.size)
 
     def photo(self, digest: str, size: tuple[int, int]) -> Future[Pixels]:
@@ -104,6 +110,19 @@ class Sources:
         self._run.keep_source(digest, size, pixels)
         return pixels
 
+    def _refining(
+        self, edit: Edit, how: Refinement, seen: Future[Pixels], mask: Future[Coverage] | None
+    ) -> Source:  # fmt: skip
+        """What a picture is refined from. The two it waits for were asked for before it. Raises DamagedError."""
+        photo = _first_whole(self._photos(how.photo), None, self._run.spec.sizing)
+        before = self._picture(how.before) if how.before else None
+        cell = self._picture(edit.source)
+        return Source(cell, full=_full_size(how, cell, before, seen.result(), photo, mask.result() if mask else None))
+
+    def _picture(self, key: str) -> Pixels:
+        held = self._held.get(key)
+        return self._run.picture(key) if held is None or held.pixels is None else held.pixels
+
     def _carried(self, edit: Edit) -> Source:
         """What a link starts from; beside a latent the picture that it became, by which flaws are told.
 
@@ -113,6 +132,30 @@ class Sources:
         if edit.carry != "latent":
             return Source(pixels=held.pixels if held else self._run.picture(edit.source))
         return held or Source(self._run.picture(edit.source), self._run.latent(edit.source))
+
+
+def _full_size(
+    how: Refinement, cell: Pixels, before: Pixels | None, seen: Pixels, photo: Pixels, mask: Coverage | None
+) -> FullSize:
+    """`cell`, what it was edited `before` from where that was not the photo, the photo as the model had `seen` it and
+    the `mask` of its region are of model size, [h, w, 3] and [h, w]; `photo` is [H, W, 3]. All in sRGB.
+    """
+
+    def laid(picture: Pixels) -> Pixels:
+        return registration.register(picture, seen)[0] if how.register else picture
+
+    cell = laid(cell)
+    wanted = np.ones(cell.shape[:2], np.float32) if how.tiles == "all" else 1 - fullres.gate(cell, seen)
+    share = np.rint(255 * np.clip(wanted, 0, 1)).astype(np.uint8)
+    if mask is not None:
+        share = np.minimum(share, mask)
+    lifted = fullres.lift(cell, seen, photo, version=how.lift).pixels.astype(np.uint8, copy=False)
+    source = (
+        photo
+        if before is None
+        else fullres.lift(laid(before), seen, photo, version=how.lift).pixels.astype(np.uint8, copy=False)
+    )
+    return FullSize(source, lifted, share)
 
 
 def _within(source: Source, mask: Future[Coverage] | None) -> Source:
@@ -145,7 +188,7 @@ def remake_source(run: Run, photo: Photo, size: tuple[int, int], damage: Damaged
     return False
 
 
-def _first_whole(photos: Sequence[Photo], size: tuple[int, int], sizing: Sizing) -> Pixels:
+def _first_whole(photos: Sequence[Photo], size: tuple[int, int] | None, sizing: Sizing) -> Pixels:
     """The pixels of the first of these equal photos that can be read. Raises the last one's PhotoError."""
     for photo in photos[:-1]:
         with suppress(PhotoError):
@@ -169,8 +212,9 @@ def refuse_other(photo: Photo, found: Look) -> None:
         )
 
 
-def read_photo(photo: Photo, size: tuple[int, int], sizing: Sizing) -> Pixels:
-    """The pixels of `photo`, if it is still the photo that was planned: another one's edit must not get its name.
+def read_photo(photo: Photo, size: tuple[int, int] | None, sizing: Sizing) -> Pixels:
+    """The pixels of `photo` at a size or its own, if it is still the photo that was planned: another one's edit must
+    not get its name.
 
     Raises PhotoError.
     """

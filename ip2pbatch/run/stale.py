@@ -66,7 +66,7 @@ def _photos(locked: Mapping[str, str], photos: Mapping[str, str], moved: set[str
 def _recipe(lock: Lock, plan: Plan, moved: set[str]) -> Iterator[Difference]:
     """What the recipe asks for otherwise, of the photos that are still the same."""
     strips = [strip for strip in plan.strips if strip.photo.name not in moved]
-    asked = {edit.key: edit.instruction for strip in strips for edit in strip.edits}
+    asked = {edit.key: edit.instruction for strip in strips for edit in strip.made}
     locked = lock.edits | lock.unmatched
     new = Counter(words for key, words in asked.items() if key not in locked)
     gone = Counter(row.instruction for key, row in locked.items() if key not in asked and row.photo not in moved)
@@ -99,7 +99,7 @@ def other_recipe(made: Plan, plan: Plan) -> list[Difference]:
 
     def only_in(one: Plan, other: Plan) -> Counter[str]:
         known = {edit.key for edit in other.edits}
-        edits = {e.key: e for strip in one.strips if strip.photo.name in shared for e in strip.edits}
+        edits = {e.key: e for strip in one.strips if strip.photo.name in shared for e in strip.made}
         return Counter(edit.instruction for key, edit in edits.items() if key not in known)
 
     return list(_otherwise(only_in(plan, made), only_in(made, plan), "its run was not asked for"))

@@ -111,7 +111,7 @@ class RunWitness:
             ]
         found: dict[str, Case] = {}
         for strip in self.view.strips:
-            for edit in strip.edits:
+            for edit in strip.made:
                 if self._is_finished(edit.key):
                     case = Case(edit.key, strip.photo.name, edit.instruction, scales=_scales(edit))
                     found.setdefault(edit.key, case)
@@ -223,7 +223,7 @@ def cut(plan: Plan, cases: Sequence[Case]) -> Plan:
     for edit in reversed(plan.edits):  # children first
         if edit.key in wanted and edit.carry is not None:
             wanted.add(edit.source)
-    strips = tuple(strip for strip in plan.strips if any(edit.key in wanted for edit in strip.edits))
+    strips = tuple(strip for strip in plan.strips if any(edit.key in wanted for edit in strip.made))
     names = {strip.photo.name for strip in strips}
     photos = tuple(photo for photo in plan.photos if photo.name in names)
     return replace(plan, photos=photos, strips=strips, edits=tuple(edit for edit in plan.edits if edit.key in wanted))

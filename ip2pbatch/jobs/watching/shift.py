@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.finding import keep_masks, seeks, settle_unmatched
-from ip2pbatch.jobs.job import Job, Selection, defaults_of, refuse_comparison
+from ip2pbatch.jobs.job import Job, Selection, defaults_of, lift_of, refuse_comparison
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.jobs.watching.making import Maker, made_ready
@@ -178,7 +178,7 @@ class Shift:
                     self._take(Scan((photo,)), stop)
 
     def _edit(self, found: Scan, stop: Stop) -> None:
-        plan = expand(self.recipe, found, self._nothing.defaults)
+        plan = expand(self.recipe, found, self._nothing.defaults, self._nothing.registers, lift_of(self._nothing.lift))
         if self._seeks:
             keep_masks(plan, self.run, self._voice)
         settle_unmatched(plan, self.run, self._voice)
@@ -216,7 +216,7 @@ class Shift:
             self._broken.pop(str(photo.path), None)
         states: dict[str, dict[str, str]] = {str(photo.path): {} for photo in plan.photos}
         for strip in plan.strips:
-            states[str(strip.photo.path)] |= {edit.key: self._state(edit) for edit in strip.edits}
+            states[str(strip.photo.path)] |= {edit.key: self._state(edit) for edit in strip.made}
         for path, own in states.items():
             self._arrivals.sightings.became(path, own)
 

@@ -65,12 +65,12 @@ class Expansion:
             of_photo = lru_cache(_RECENT)(self._expanded)
             strips = _Strips(self._first_strip, lambda number: of_photo(number)[0], self)
             return strips, _Edits(self._first_edit, lambda number: of_photo(number)[1], self)
-        edits = {edit.key: edit for strip in self._few for edit in strip.edits}
+        edits = {edit.key: edit for strip in self._few for edit in strip.made}
         return tuple(self._few), tuple(edits.values())
 
     def _add(self, strips: list[Strip], *, is_new: bool) -> None:
         """`is_new` says that no photo before has these bytes, without which it shares no Edit with one."""
-        edits = {edit.key: edit for strip in strips for edit in strip.edits}
+        edits = {edit.key: edit for strip in strips for edit in strip.made}
         for key, edit in edits.items():
             self._enter(bytes.fromhex(key), is_new=is_new)
             if edit.carry == "latent":
@@ -135,9 +135,9 @@ class Expansion:
         known = _Known([self._keys[at : at + _KEY].hex() for at in range(first * _KEY, end * _KEY, _KEY)])
         strips = tuple(self._asked(photo, known)) if first < end else ()
         if known.fits and strips:
-            return strips, tuple(edit for strip in strips for edit in strip.edits)
+            return strips, tuple(edit for strip in strips for edit in strip.made)
         strips = tuple(self._asked(photo))
-        edits = {edit.key: edit for strip in strips for edit in strip.edits}
+        edits = {edit.key: edit for strip in strips for edit in strip.made}
         return strips, tuple(edit for key, edit in edits.items() if self.place(key) in range(first, end))
 
 

@@ -28,7 +28,7 @@ class Holders:
         for number, photo in enumerate(plan.photos):
             self._more[photo.digest].append(number)
         for number, strip in enumerate(plan.strips):
-            for key in {edit.key for edit in strip.edits}:
+            for key in {edit.key for edit in strip.made}:
                 self._few[key].append(number)
 
     def of(self, key: str) -> Iterator[tuple[int, Strip]]:
@@ -41,7 +41,7 @@ class Holders:
         digest = "" if first is None else self._plan.photos[first].digest
         for photo in () if first is None else (self._first_with(digest, first), *self._more.get(digest, ())):
             for number, strip in strips.of_photo(photo):
-                if any(edit.key == key for edit in strip.edits):
+                if any(edit.key == key for edit in strip.made):
                     yield number, strip
 
     def photos(self, digest: str) -> list[Photo]:

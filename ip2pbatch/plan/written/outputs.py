@@ -76,6 +76,28 @@ class Signing(Written):
     )
 
 
+def _start(value: Any) -> Any:
+    """Checked here for the same reasons as a strength."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0 < number <= 1:
+        return number
+    raise Mistake(f"{value!r} is no share of the noise above 0, up to 1", hint="start: 0.3; more changes more")
+
+
+class Refine(Written):
+    """How an edit is refined at its photo's size."""
+
+    tiles: Literal["auto", "all"] = Field(
+        default="auto", description="auto: where the edit shows something new; all: everywhere"
+    )
+    start: Annotated[float, BeforeValidator(_start), Field(gt=0, le=1)] = Field(
+        default=0.3, description="the share of the noise that each tile begins with"
+    )
+
+
 class Output(Written):
     """Where delivered files go and what they are. Changing it asks for no new picture of the model."""
 
@@ -97,8 +119,12 @@ class Output(Written):
     )
     sign: Signing | None = Field(default=None, description="sign the files as Content Credentials (C2PA)")
     full_resolution: Annotated[
-        Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)
-    ] = Field(default="auto", description="auto: lift the edit to the photo's own size; off: the model's size")
+        Literal["auto", "off", "refine"], BeforeValidator(lambda value: "off" if value is False else value)
+    ] = Field(
+        default="auto",
+        description="auto: lift the edit to the photo's own size; refine: there the model adds detail; off: its size",
+    )
+    refine: Refine = Field(default=Refine(), description="how `full_resolution: refine` goes about it")
     strength: Strength = Field(default=1.0, description="how much of an edit is delivered: 0 the photo, 1 the edit")
     registering: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
         default="auto", alias="register",  # classes have a `register` of their own
@@ -107,6 +133,10 @@ class Output(Written):
     on_conflict: Literal["unique", "skip", "overwrite", "error"] = Field(
         default="unique", description="a name that is taken"
     )
+
+    def registers(self, run: bool | None) -> bool:
+        """Whether edits are registered, in a `run` that does, does not, or (None) has not begun."""
+        return self.registering == "on" or (self.registering == "auto" and run is not False)
 
 
 class Metadata(Written):

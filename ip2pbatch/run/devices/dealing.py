@@ -150,7 +150,7 @@ class Dealer:
         return Victim(tuple(unmade), files, f"{_DEATHS} workers ended over this photo: {said}")
 
     def _unmade(self, digest: str) -> list[Edit]:
-        edits = {e.key: e for index in self._strips[digest] for e in self._plan.strips[index].edits}
+        edits = {e.key: e for index in self._strips[digest] for e in self._plan.strips[index].made}
         return [edit for key, edit in edits.items() if key in self._todo]
 
     def _files(self, digest: str) -> Iterator[tuple[Strip, int, str]]:
@@ -190,6 +190,6 @@ def _part(
 ) -> Plan:  # fmt: skip
     """The strips of these photos in their order, so that places in it are those of a walk over `digests`."""
     own = tuple(plan.strips[index] for digest in digests for index in strips.get(digest, ()))
-    edits = {edit.key: edit for strip in own for edit in strip.edits}
+    edits = {edit.key: edit for strip in own for edit in strip.made}
     shown = tuple(plan.photos[index] for digest in digests for index in photos.get(digest, ()))
     return Plan(plan.name, plan.model, shown, own, tuple(edits.values()))

@@ -125,7 +125,7 @@ class Worker:
         )  # fmt: skip
         threads = max(1, engine.limits.helpers // load.workers)
         options = Options(deliver, load.score, load.redo, threads, couriers=threads, room=room)
-        events = _Forwarding(self._tell, self._at, {e.key: s.photo.name for s in plan.strips for e in s.edits})
+        events = _Forwarding(self._tell, self._at, {e.key: s.photo.name for s in plan.strips for e in s.made})
         return Workshop(plan, run, engine, options, events, self._stop)
 
     def _is_over(self, deal: Deal, summary: Summary) -> None:

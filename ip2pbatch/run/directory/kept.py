@@ -56,10 +56,14 @@ class Kept:
         """The picture, uint8 [h, w, 3]. Raises DamagedError, ResourceError."""
         return self.decoded(self.read())
 
-    def decoded(self, data: bytes) -> Pixels:
+    def patch(self) -> Pixels:
+        """What was refined, uint8 [h, w, 4] with the share of each pixel. Raises DamagedError, ResourceError."""
+        return self.decoded(self.read(), "RGBA")
+
+    def decoded(self, data: bytes, mode: Literal["RGB", "RGBA"] = "RGB") -> Pixels:
         """The picture in bytes that were read from it. Raises DamagedError."""
         try:
-            return lossless.decode(data, self.path.name)
+            return lossless.decode(data, self.path.name, mode)
         except PhotoError:
             raise self.damaged() from None
 

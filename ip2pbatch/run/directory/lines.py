@@ -237,7 +237,7 @@ class Delivering(Placed):
 
     format: Annotated[str, Field(pattern=r"^[a-z0-9]{2,12}$")]
     quality: Annotated[int, Field(ge=1, le=100)]
-    full_resolution: Literal["auto", "off"]
+    full_resolution: Literal["auto", "off", "refine"]
     gps: Literal["keep", "strip"]
     prompt: bool
     chroma: Literal["full", "source"] = "full"

@@ -20,7 +20,18 @@ from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import OnDemand
 from ip2pbatch.disk.row_index import Rows
-from ip2pbatch.plan.edits import Edit, Guidance, ManyEdits, ManyStrips, Photo, Plan, Region, Strip, region_of
+from ip2pbatch.plan.edits import (
+    Edit,
+    Guidance,
+    ManyEdits,
+    ManyStrips,
+    Photo,
+    Plan,
+    Region,
+    Strip,
+    region_of,
+)  # fmt: skip
+from ip2pbatch.plan.tiling import refinement_of
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.sessions import ALSO, JOINED, read_sessions
 
@@ -106,7 +117,7 @@ def _lines(plan: Plan) -> Iterator[bytes]:
     yield from map(_edit_line, plan.edits)
     photos, place = _places_of(plan.photos), plan.places()
     for strip in plan.strips:
-        yield _strip_line(strip, photos(strip.photo), map(place, (edit.key for edit in strip.edits)))
+        yield _strip_line(strip, photos(strip.photo), map(place, (edit.key for edit in strip.made)))
 
 
 def _lines_by_photo(plan: Plan, strips: ManyStrips) -> Iterator[bytes]:
@@ -118,7 +129,7 @@ def _lines_by_photo(plan: Plan, strips: ManyStrips) -> Iterator[bytes]:
             places = {edit.key: at for at, edit in enumerate(edits, start=first)}
             first += len(edits)
             for strip in own:
-                links = (places[edit.key] if edit.key in places else place(edit.key) for edit in strip.edits)
+                links = (places[edit.key] if edit.key in places else place(edit.key) for edit in strip.made)
                 waiting.write(_strip_line(strip, number, links))
         waiting.seek(0)
         yield from waiting
@@ -135,8 +146,11 @@ def _edit_line(e: Edit) -> bytes:
 
 def _strip_line(s: Strip, photo: int, links: Iterable[int | None]) -> bytes:
     later = f",{_said(s.strength, s.feathers)}" if s.feathers else "" if s.strength is None else f",{_said(s.strength)}"
-    said, places = _said(s.id, s.guidance.text, s.guidance.image), ",".join(map(str, links))
-    return f"[{photo},{said},{s.seed},[{places}],{_said(s.keep)}{later}]\n".encode("utf-8", "surrogatepass")
+    places = [*map(str, links)]
+    if s.refined is not None:  # the last of them
+        later = f",{_said(s.strength, s.feathers)},{places.pop()}"
+    said = _said(s.id, s.guidance.text, s.guidance.image)
+    return f"[{photo},{said},{s.seed},[{','.join(places)}],{_said(s.keep)}{later}]\n".encode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -164,8 +178,9 @@ def _later(edit: Edit) -> Iterator[dict[str, Any]]:
     """What Edits did not always have, where it is set."""
     region = {} if edit.region is None else _region(edit.region)
     negative = {"negative": edit.negative} if edit.negative else {}
-    if region or negative:
-        yield region | negative
+    refine = {"refine": edit.refine.row} if edit.refine else {}
+    if region or negative or refine:
+        yield region | negative | refine
 
 
 def _region(region: Region) -> dict[str, Any]:
@@ -200,14 +215,17 @@ def _edit(row: Any) -> Edit:
     more = later[0] if later else {}
     region = _region_again(more) if "region" in more else None
     fixed = Guidance(text, image), seed, steps, sampler, (width, height), carry
-    return Edit(key, source, instruction, *fixed, region, more.get("negative", ""))
+    refine = refinement_of(more["refine"]) if "refine" in more else None
+    return Edit(key, source, instruction, *fixed, region, more.get("negative", ""), refine)
 
 
 def _strip(row: Any, photos: Sequence[Photo], edits: Sequence[Edit]) -> Strip:
     photo, name, text, image, seed, links, keep, *later = row
     own = tuple(edits[link] for link in links)
-    strength, feathers = [*later, None, ()][:2] if len(later) != 1 else (later[0], ())
-    return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), strength, tuple(feathers))
+    strength: float | None = later[0] if later else None
+    feathers = tuple(later[1]) if len(later) > 1 else ()
+    refined = edits[later[2]] if len(later) > 2 else None
+    return Strip(photos[photo], name, Guidance(text, image), seed, own, tuple(keep), strength, feathers, refined)
 
 
 @dataclass(frozen=True, slots=True)

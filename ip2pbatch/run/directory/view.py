@@ -216,6 +216,6 @@ def _joint(plans: Sequence[Plan]) -> Plan:
     )  # fmt: skip
     ordered = sorted(strips, key=lambda strip: strip.photo.name)
     photos = {strip.photo.name: strip.photo for strip in ordered}
-    edits = {edit.key: edit for strip in ordered for edit in strip.edits}
+    edits = {edit.key: edit for strip in ordered for edit in strip.made}
     name, model = (plans[0].name, plans[0].model) if plans else ("", "")
     return Plan(name, model, tuple(photos.values()), tuple(ordered), tuple(edits.values()))

@@ -1,0 +1,282 @@
+"""Refines a picture at its photo's own size: tiles of it are edited again, each with its own pixels of the photo.
+
+At ever higher scales, each beginning at part of the noise from what the picture has become so far (Meng et al. 2022,
+"SDEdit"), with noise estimates that are joined over overlapping tiles at every step (Bar-Tal et al. 2023,
+"MultiDiffusion"): one latent canvas a scale. A tile is of the size that the edit was made at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ip2pbatch.backends.base import Backend
+from ip2pbatch.engine.samplers import make_sampler
+from ip2pbatch.engine.transfer import send
+from ip2pbatch.pictures.areas.composing import composed
+from ip2pbatch.pictures.images import resize
+from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.rows import RowPlan, plan_tiles
+from ip2pbatch.plan.tiling import Box, Size, boxes, canvas, levels
+from ip2pbatch.run.engine import FullSize, Hook, Result, Source, Stopped
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+_COARSE = 16  # pixels of a scale: what is coarser than about that stays as it was at the scale before
+_NEW = 0.01  # of a tile's pixels: less that is new is not worth a tile
+
+
+class NotFiniteError(Exception):
+    """A network gave numbers that are none."""
+
+
+class Estimate(Protocol):
+    """Guided noise of rows that are planned."""
+
+    def __call__(self, plan: RowPlan, latents: Tensor, timestep: Tensor, images: Tensor) -> Tensor:
+        """Latents and conditioning latents [n, c, h, w] → ê [n, c, h, w] in float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What a picture is refined with. `at` gives an Edit as it is guided at a step (of all its steps); `tiles` are
+    those of one call.
+    """
+
+    backend: Backend
+    estimate: Estimate
+    at: Callable[[Edit, int], Edit]
+    tiles: int
+
+
+def refine(networks: Networks, edit: Edit, source: Source, hook: Hook | None = None) -> Result:
+    """The picture of `edit` at its photo's size, where it is refined (see Result). Raises OutOfMemory, Stopped."""
+    how, full = edit.refine, source.full
+    assert how is not None, "only what is refined comes here"
+    assert full is not None, "its source is loaded at full size"
+    sizes = levels(edit.size, how.full)
+    planned = [_Level.of(size, edit.size, networks.backend.limits.multiple, full.share) for size in sizes]
+    steps = how.steps_of(edit.steps)
+    progress = _Progress(hook, sum(len(level.taken) for level in planned) * steps, full.lifted, edit.size)
+    try:
+        shown, share = full.lifted, np.zeros(full.lifted.shape[:2], np.uint8)
+        for number, level in enumerate(planned):
+            begin = composed(resize(shown, level.size), resize(full.lifted, level.size), resize(share, level.size))
+            share = level.share(full.share)
+            pixels = (
+                _Pass(networks, edit, level, seed_of(edit, number), progress).make(full, begin)
+                if level.taken
+                else begin
+            )
+            shown = composed(pixels, begin, share)
+    except NotFiniteError as error:
+        return Result(None, None, "nan", str(error))
+    if networks.backend.flag([resize(composed(shown, full.lifted, share), edit.size)])[0]:
+        return Result(None, None, "flagged", "the model's safety checker flagged the refined picture")
+    patch = np.concatenate([np.where(share[..., None] > 0, pixels, 0), share[..., None]], axis=2)
+    taken, of = sum(len(level.taken) for level in planned), sum(len(level.boxes) for level in planned)
+    return Result(patch.astype(np.uint8, copy=False), None, "done", f"{taken:,} of {of:,} tiles refined")
+
+
+def seed_of(edit: Edit, level: int) -> int:
+    """A level's noise: it hangs on the Edit's seed alone, not on which tiles are taken, nor in which order."""
+    return int.from_bytes(hashlib.sha256(f"{edit.seed} refine {level}".encode()).digest()[:4], "big")
+
+
+class _Progress:
+    """Tells a Hook of the tiles' steps."""
+
+    def __init__(self, hook: Hook | None, of: int, picture: Pixels, size: Size) -> None:
+        self._hook, self._of, self._done, self._picture, self._size = hook, of, 0, picture, size
+
+    def add(self, tiles: int) -> None:
+        """So many tiles went a step on. Raises Stopped."""
+        self._done += tiles
+        if self._hook and not self._hook.step(self._done, self._of, lambda: [resize(self._picture, self._size)]):
+            raise Stopped(f"after {self._done} of {self._of} steps of tiles")
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A scale: the photo's `size` there, that of the canvas it lies on, of its tiles, and which of all are `taken`."""
+
+    size: Size
+    area: Size
+    tile: Size
+    boxes: tuple[Box, ...]
+    taken: tuple[Box, ...]
+
+    @classmethod
+    def of(cls, size: Size, tile: Size, multiple: int, share: Pixels) -> _Level:
+        area = canvas(size, tile, multiple)
+        every = boxes(area, tile, multiple)
+        return cls(size, area, tile, tuple(every), tuple(box for box in every if _is_new(box, size, tile, share)))
+
+    def share(self, wanted: Pixels) -> Pixels:
+        """How much of each pixel [h, w] is refined: as is `wanted`, and nothing where no tile is."""
+        found: Pixels = np.rint(resize(wanted, self.size) * self.cover()).astype(np.uint8)
+        return found
+
+    def cover(self) -> Floats:
+        """By how much each pixel [h, w] is of tiles that are taken, 0 to 1: at their border it falls as they do."""
+        covered, whole = (_Canvas(self.area, self.tile, some).weight for some in (self.taken, self.boxes))
+        return (covered / whole)[: self.size[1], : self.size[0]].numpy()
+
+
+def _is_new(box: Box, size: Size, tile: Size, share: Pixels) -> bool:
+    """Whether enough of what a tile shows is to be refined."""
+    high, wide = share.shape
+    down, right = high / size[1], wide / size[0]
+    part = share[
+        int(box.top * down) : max(1, round((box.top + tile[1]) * down)),
+        int(box.left * right) : max(1, round((box.left + tile[0]) * right)),
+    ]
+    return bool(part.size) and float((part > 127).mean()) > _NEW
+
+
+class _Canvas:
+    """Joins tiles [c, h, w] by weights that fall towards a tile's edge. `weight` [H, W] is their sum."""
+
+    def __init__(
+        self, area: Size, tile: Size, taken: Sequence[Box], scale: int = 1, device: str | torch.device = "cpu"
+    ) -> None:
+        self._tile, self._taken, self._scale, self._device = tile, taken, scale, device
+        wide, high = (_ramp(side // scale) for side in tile)
+        self._window = (high[:, None] * wide[None, :]).to(device)
+        self._shape = area[1] // scale, area[0] // scale
+        self.weight = torch.zeros(self._shape, device=device)
+        for box in taken:
+            self.weight[self._at(box)] += self._window
+
+    def _at(self, box: Box) -> tuple[slice, slice]:
+        top, left = box.top // self._scale, box.left // self._scale
+        return slice(top, top + self._tile[1] // self._scale), slice(left, left + self._tile[0] // self._scale)
+
+    def crop(self, whole: Tensor, box: Box) -> Tensor:
+        """A tile [c, h, w] of a canvas [c, H, W]."""
+        return whole[(slice(None), *self._at(box))]
+
+    def join(self, tiles: Iterable[Tensor]) -> Tensor:
+        """Tiles in the order of their boxes → [c, H, W], 0 where there are none."""
+        total: Tensor | None = None
+        for box, tile in zip(self._taken, tiles, strict=True):
+            if total is None:
+                total = torch.zeros((len(tile), *self._shape), device=self._device)
+            total[(slice(None), *self._at(box))] += tile.to(self._device) * self._window
+        assert total is not None, "a level that is made has tiles"
+        return total / self.weight.clamp(min=1e-9)
+
+
+def _ramp(length: int) -> Tensor:
+    """[length]: highest in the middle, hardly anything at the ends."""
+    at = torch.arange(length, dtype=torch.float32) + 0.5
+    return torch.minimum(at, length - at) / (length / 2)
+
+
+class _Pass:
+    """One scale of one picture."""
+
+    def __init__(self, networks: Networks, edit: Edit, level: _Level, seed: int, progress: _Progress) -> None:
+        self._networks, self._edit, self._level, self._seed, self._progress = networks, edit, level, seed, progress
+        backend = networks.backend
+        self._latents = _Canvas(level.area, level.tile, level.taken, backend.vae_scale, backend.device)
+
+    def make(self, full: FullSize, begin: Pixels) -> Pixels:
+        """Pixels [h, w, 3] at the level's size; `begin` is what they begin as, and stay where no tile is."""
+        images = torch.cat(self._encoded(resize(full.photo, self._level.size)))
+        clean = self._latents.join(one[0].float() for one in self._encoded(begin))
+        latents = self._denoised(clean * self._networks.backend.scaling_factor, images)
+        joined = _Canvas(self._level.area, self._level.tile, self._level.taken).join(self._decoded(latents))
+        wide, high = self._level.size
+        pixels = ((joined[:, :high, :wide] * 0.5 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+        cover = self._level.cover()[..., None]
+        mixed = (begin + cover * (pixels - begin)).astype(np.float32, copy=False)
+        return as_bright(mixed, begin)
+
+    def _denoised(self, clean: Tensor, images: Tensor) -> Tensor:
+        """x₀ of the canvas [c, H, W] to begin from, and the tiles' conditioning latents → x₀ in the end."""
+        edit, backend = self._edit, self._networks.backend
+        assert edit.refine is not None, "only what is refined has levels"
+        sampler = make_sampler(edit.sampler, backend.scheduler_config, edit.steps, [self._seed], backend.device)
+        sampler.draw((clean.shape[0], clean.shape[1], clean.shape[2]))
+        first = len(sampler.timesteps) - edit.refine.steps_of(len(sampler.timesteps))
+        latents = sampler.noised(clean[None], first)
+        for step in range(first, len(sampler.timesteps)):
+            timestep = sampler.timesteps[step]
+            noise = self._latents.join(self._estimates(step, timestep, sampler.scale(latents, timestep)[0], images))
+            latents = sampler.step(noise[None], timestep, latents)
+        return latents[0]
+
+    def _estimates(self, step: int, timestep: Tensor, seen: Tensor, images: Tensor) -> Iterable[Tensor]:
+        """ê of each tile, some tiles at a time."""
+        taken, most = self._level.taken, self._networks.tiles
+        edit = self._networks.at(self._edit, step)
+        for start in range(0, len(taken), most):
+            some = taken[start : start + most]
+            crops = torch.stack([self._latents.crop(seen, box) for box in some])
+            yield from self._networks.estimate(
+                plan_tiles(edit, len(some)), crops, timestep, images[start : start + most]
+            )
+            self._progress.add(len(some))
+
+    def _encoded(self, pixels: Pixels) -> list[Tensor]:
+        """The posterior's mode of each tile [1, c, h, w], unscaled. What lies beyond the photo is its edge."""
+        (wide, high), (own_wide, own_high) = self._level.area, self._level.size
+        padded = np.pad(pixels, ((0, high - own_high), (0, wide - own_wide), (0, 0)), mode="edge")
+        return [
+            self._encode(padded[b.top : b.top + self._level.tile[1], b.left : b.left + self._level.tile[0]])
+            for b in self._level.taken
+        ]
+
+    def _encode(self, pixels: Pixels) -> Tensor:
+        backend = self._networks.backend
+        picture = send(torch.tensor(pixels), backend.device).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        return _finite(
+            lambda upcast: backend.encode_image(picture, upcast=upcast), "the autoencoder's latent of a tile"
+        )
+
+    def _decoded(self, latents: Tensor) -> Iterable[Tensor]:
+        """Pixels [3, h, w] of each tile."""
+        backend = self._networks.backend
+        for box in self._level.taken:
+            latent = self._latents.crop(latents, box)[None] / backend.scaling_factor
+            if not latent.isfinite().all():
+                raise NotFiniteError("the UNet's latent of a tile is not finite")
+            yield self._decode(latent)[0].float()
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        backend = self._networks.backend
+        return _finite(lambda upcast: backend.decode(latent, upcast=upcast), "the autoencoder's picture of a tile")
+
+
+def as_bright(pixels: Floats, begin: Pixels) -> Pixels:
+    """Pixels [h, w, 3] as bright and as colourful as `begin` everywhere, with their own detail: what is refined is the
+    edit, seen from further away.
+    """
+    high, wide = begin.shape[:2]
+    coarse = max(1, round(wide / _COARSE)), max(1, round(high / _COARSE))
+    out = np.empty_like(begin)
+    for channel in range(begin.shape[2]):
+        own = pixels[..., channel]
+        missing = Image.fromarray(begin[..., channel].astype(np.float32) - own).resize(coarse, Image.Resampling.BOX)
+        own = own + np.asarray(missing.resize((wide, high), Image.Resampling.BICUBIC))
+        out[..., channel] = np.clip(np.rint(own), 0, 255)
+    return out
+
+
+def _finite(made: Callable[[bool], Tensor], called: str) -> Tensor:
+    """What an autoencoder makes, in float32 where it breaks at less. Raises NotFiniteError."""
+    for upcast in (False, True):
+        if (found := made(upcast)).isfinite().all():
+            return found
+    raise NotFiniteError(f"{called} is not finite")
