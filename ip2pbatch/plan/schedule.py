@@ -52,7 +52,8 @@ class Schedule:
     def _children(self, key: str) -> list[Edit]:
         """The Edits that start from the one with this key."""
         edits = (edit for _, strip in self._holders.of(key) for edit in strip.made)
-        return [*{edit.key: edit for edit in edits if edit.carry is not None and edit.source == key}.values()]
+        found = {edit.key: edit for edit in edits if edit.carry is not None and edit.source == key}
+        return [edit for edit in found.values() if self._place_of(edit.key) is not None]  # a plan may be cut to some
 
     @property
     def waiting(self) -> Iterator[str]:
