@@ -11,8 +11,8 @@ from ip2pbatch.backends.lora_file import LoraFile
 from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.composed import Composed
 from ip2pbatch.plan.defaults import hub_id, is_file, snapshot_of
+from ip2pbatch.plan.editors.composed import Composed
 
 
 @dataclass(frozen=True, slots=True)

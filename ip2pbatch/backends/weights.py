@@ -21,8 +21,8 @@ from ip2pbatch.backends.single_file import ldm_file
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.composed import Composed, composed
 from ip2pbatch.plan.defaults import TINY, is_file, model_id, snapshot_of
+from ip2pbatch.plan.editors.composed import Composed, composed
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 

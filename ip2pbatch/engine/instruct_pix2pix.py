@@ -15,7 +15,7 @@ from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.precision import choose_precision
 from ip2pbatch.engine.samplers import refuse_unsampled
-from ip2pbatch.plan.composed import composed
+from ip2pbatch.plan.editors.composed import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.machine import Compile, Determinism, Machine
 

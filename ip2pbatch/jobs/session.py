@@ -19,7 +19,7 @@ from ip2pbatch.jobs.job import Job, versions
 from ip2pbatch.jobs.measuring import measure, refuse_unready
 from ip2pbatch.jobs.outcome import Outcome, as_one
 from ip2pbatch.pictures.sizing import LIFT
-from ip2pbatch.plan.composed import base_of
+from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory import renamed
 from ip2pbatch.run.directory.ledger import Run, open_run

@@ -14,8 +14,8 @@ from ip2pbatch import __version__
 from ip2pbatch.pictures import exif, photoshop, xmp
 from ip2pbatch.pictures.codecs import png
 from ip2pbatch.pictures.containers import Blocks, read_blocks
-from ip2pbatch.plan.composed import brief
 from ip2pbatch.plan.defaults import family_for
+from ip2pbatch.plan.editors.composed import brief
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import family_of
 from ip2pbatch.plan.formats import FORMATS, Format

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.composed import base_of
+from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.plan.editors.short_names import short_name
 from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults, family_of
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ip2pbatch.plan.composed import brief
+from ip2pbatch.plan.editors.composed import brief
 from ip2pbatch.plan.edits import Plan, Strip
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.sessions import Session

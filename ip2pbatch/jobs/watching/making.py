@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.delivering import untried_signer
-from ip2pbatch.plan.composed import base_of
+from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.foreman import share_out
 from ip2pbatch.run.directory.ledger import Run, open_run

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.composed import Composed, Lora, brief, composed
 from ip2pbatch.plan.defaults import FILES, TINY, is_file
+from ip2pbatch.plan.editors.composed import Composed, Lora, brief, composed
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 from ip2pbatch.plan.written.part import Written, normalised
 from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, Steps, read_numbers

@@ -1,4 +1,4 @@
-"""What a recipe lays over its model: `lora` and `vae`, which become part of the model's own text (plan/composed.py)."""
+"""What a recipe lays over its model: `lora` and `vae`, part of the model's own text (plan/editors/composed.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.composed import Composed, Lora, composed
 from ip2pbatch.plan.defaults import DEFAULT_MODEL
+from ip2pbatch.plan.editors.composed import Composed, Lora, composed
 from ip2pbatch.plan.written.compared import model_path
 from ip2pbatch.plan.written.yaml_source import Mistake
 

@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ip2pbatch.errors import Ip2pError
-from ip2pbatch.plan.composed import base_of
 from ip2pbatch.plan.defaults import model_folder
+from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.layout import Layout, run_folders
