@@ -127,7 +127,7 @@ def test_a_photo_that_three_workers_end_over_is_a_failed_row(tmp_path: Path, pla
         detail = run.failed[bad.edits[0].key].detail
     assert detail.startswith("3 workers ended over this photo: cpu was killed")
     assert detail.count("was killed (signal 9, as the system does where memory runs out)") == 3
-    assert len(notes) == 3
+    assert sum("was killed" in note for note in notes) == 3  # a busy machine has others: a worker that says nothing
 
 
 @soaked
