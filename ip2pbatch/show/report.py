@@ -42,8 +42,11 @@ MOST_CELLS = 2000
 # So many photos that could not be read are named; a folder may hold nothing else.
 MOST_UNREADABLE = 200
 _UNREAD = "its picture is damaged or gone: run the recipe again"
-# Long side and WebP quality of a picture inside the page, and in the folder.
-INSIDE, BESIDE = (512, 80), (768, 84)
+# Long side of a picture inside the page, and in the folder beside it. Inside, where the slider mixes them, each pixel
+# keeps its own colour: WebP halves the colours, which alone is 2 levels of 255 of a picture of 256 pixels.
+INSIDE, BESIDE = 512, 768
+_INSIDE: Mapping[str, Any] = {"format": "JPEG", "quality": 94, "subsampling": "4:4:4"}
+_BESIDE: Mapping[str, Any] = {"format": "WEBP", "quality": 84, "method": 4}
 HERE = Path(__file__).parent
 
 
@@ -124,11 +127,11 @@ def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Pro
 
     def shown(one: Proof) -> Shown | None:
         try:
-            data, width, height = _small(one, *(INSIDE if inside else BESIDE))
+            data, width, height = _small(one, inside)
         except (OSError, ValueError, Image.DecompressionBombError, DamagedError):
             return None
         if inside:
-            return Shown("data:image/webp;base64," + base64.b64encode(data).decode(), width, height)
+            return Shown("data:image/jpeg;base64," + base64.b64encode(data).decode(), width, height)
         name = hashlib.sha256(data).hexdigest()[:32] + ".webp"
         if not (folder / name).is_file():
             write_atomic(folder / name, data, root=path.parent)
@@ -149,12 +152,17 @@ def _whole(cell: Cell) -> Proof | None:
     return None if cell.proof is None else cell.proof.whole
 
 
-def _small(one: Proof, long_side: int, quality: int) -> tuple[bytes, int, int]:
+def _small(one: Proof, inside: bool) -> tuple[bytes, int, int]:
     image = one.open()
-    image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    image.thumbnail((INSIDE, INSIDE) if inside else (BESIDE, BESIDE), Image.Resampling.LANCZOS)
+    return encoded(image, inside), *image.size
+
+
+def encoded(image: Image.Image, inside: bool) -> bytes:
+    """A picture's file, as it lies inside the page or beside it."""
     data = io.BytesIO()
-    image.save(data, "WEBP", quality=quality, method=4)
-    return data.getvalue(), *image.size
+    image.save(data, **(_INSIDE if inside else _BESIDE))
+    return data.getvalue()
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:

@@ -95,7 +95,7 @@ def test_the_page_allows_its_own_script_and_style_and_nothing_else(page: Page) -
 def test_a_small_report_is_one_file_without_an_address(view: RunView, page: Page) -> None:
     assert not (view.root / "report_files").exists()
     assert all(
-        (image["src"] or "data:").startswith("data:image/webp;base64,") for image in page.all("img") if "src" in image
+        (image["src"] or "data:").startswith("data:image/jpeg;base64,") for image in page.all("img") if "src" in image
     )
     assert not re.search(r"https?://", page.text)
     assert not page.all("link")

@@ -25,7 +25,7 @@ from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.engine import Result
 from ip2pbatch.show.joined import joined
 from ip2pbatch.show.picks import origin_of
-from ip2pbatch.show.report import INSIDE, draw_report, write_report
+from ip2pbatch.show.report import draw_report, encoded, write_report
 
 pytestmark = [
     pytest.mark.chromium,
@@ -414,8 +414,7 @@ def mended(kept: Kept | None) -> np.ndarray:
 
 def as_shown(pixels: np.ndarray) -> np.ndarray:
     """As the page has it."""
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "WEBP", quality=INSIDE[1], method=4)
+    data = io.BytesIO(encoded(Image.fromarray(pixels), inside=True))
     return np.asarray(Image.open(data).convert("RGB"))
 
 
