@@ -122,6 +122,12 @@ class Rows:
             file.seek(place & ((1 << _FILE) - 1))
             return file.readline()
 
+    def read_anew(self) -> None:
+        """Forget what was read ahead: a torn end is cut off, and other lines come to stand in its place."""
+        with self._reading:
+            for file in self._files:
+                file.seek(0, os.SEEK_END)
+
     def __del__(self) -> None:
         for file in self._files:
             file.close()

@@ -40,6 +40,7 @@ class PhotoNumbers(Mapping[str, int]):
         if now is None or then is None or now[0] != then[0] or now[1] < then[1]:
             return False
         if now != then:
+            self._rows.read_anew()
             self._enter(self._lines.more(self._path, NUMBERED))
             self.state = now
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from galleries import make_run
 from runs import SPEC, Wrapped, carry_out, make_photos, make_plan, many
 
 from ip2pbatch import jobs
-from ip2pbatch.disk.journal import Journal, seal
+from ip2pbatch.disk.journal import Journal, seal, sealed_lines
 from ip2pbatch.run.directory import stored_plans
 from ip2pbatch.run.directory.books import read_books
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import BRIEF, DELIVERY, DELIVERY_BRIEF, RECORD, Delivery, Record
+from ip2pbatch.run.directory.photo_numbers import PhotoNumbers
 from ip2pbatch.run.directory.records import read_records
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.show import cells
@@ -223,3 +225,16 @@ def test_what_is_noted_of_a_line_is_what_its_shape_says_however_it_is_damaged() 
                 for name, value in found._asdict().items():
                     assert value == (bool(expected.detail) if name == "has_detail" else getattr(expected, name)), sealed
     assert known > 300
+
+
+def test_a_number_that_stands_where_a_torn_line_was_is_read_as_it_is_now(tmp_path: Path) -> None:
+    path, names = tmp_path / "numbers.jsonl", ["1.jpg", "2.jpg", "3.jpg"]
+    with closing(Journal(path)) as journal:
+        journal.write(sealed_lines({"photo": name, "n": n} for n, name in enumerate(names, 1)))
+    path.write_bytes(path.read_bytes()[:-16] + bytes(16))
+    known = PhotoNumbers(path)
+    lines = sealed_lines({"photo": name, "n": n} for name, n in known.given(names))
+    with closing(Journal(path)) as journal:
+        journal.write(lines)
+    assert known.goes_on()
+    assert dict(known) == {name: n for n, name in enumerate(names, 1)}
