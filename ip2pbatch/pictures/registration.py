@@ -27,6 +27,7 @@ _STEEPEST = 0.025  # no model enlarges by more
 _AGREE = 1.0  # model pixels between blocks that agree
 _FEWEST, _SHARE = 10, 0.8  # blocks that must agree, and their share of the weight of all
 _SURE = 0.13  # model pixels: the standard error that is allowed at a corner
+_SPREAD = 0.75  # model pixels that single blocks may differ by there: more say something else than one motion
 _CLEAR = 6.0  # times that error: what has moved by less may not have moved at all
 _ROUNDS, _STILL = 5, 0.05  # model pixels: what is left after a round and asks for none more
 _COARSE = 8  # model pixels: the grid on which a rim's tones are carried on
@@ -101,7 +102,8 @@ def _settled(edited: Pixels, seen: Pixels, line: Doubles, size: tuple[int, int])
         if _distance(fit.line, size) < _STILL:
             break
     share, error = near.weight[fit.agree].sum() / (near.weight.sum() + 1e-9), _at_a_corner(fit.error, size)
-    sure = fit.agree.sum() >= _FEWEST and share >= _SHARE and error <= _SURE
+    count = fit.agree.sum()
+    sure = count >= _FEWEST and share >= _SHARE and error <= min(_SURE, _SPREAD / np.sqrt(count))
     return line if sure and _distance(line, size) >= _CLEAR * error else None
 
 
