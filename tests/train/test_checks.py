@@ -246,7 +246,11 @@ def test_an_open_hub_model_is_no_problem_and_its_bytes_are_known(local_hub: Path
     assert hub.look_up("owner/open", "main") == hub.HubModel("c" * 40, 4_000_000_010), "no pickle is counted"
 
 
-def test_a_hub_that_is_not_reachable_is_no_mistake_but_ends_a_run_at_once(folder: Path, command: CommandLine) -> None:
+def test_a_hub_that_is_not_reachable_is_no_mistake_but_ends_a_run_at_once(
+    folder: Path, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage(1 << 40, 0, 1 << 40))  # what it takes is another's
     finetuning(folder, start="owner/name", data=None, inputs={"pack": "pack.yaml"})
     assert checks.problems([load_config(folder / "finetune.yaml")]) == []
     for words in (["validate"], ["plan", "--out", str(folder / "out")]):
