@@ -154,7 +154,7 @@
     byId("applied").textContent = "";
     byId("strengths").hidden = !sources.get(cell.source);
     byId("strength").value = String(strengths[at]);
-    byId("mixed").hidden = true;  // it is of the picture before
+    unmixed();  // it is of the picture before
     mix();
     const file = byId("file");
     file.hidden = !cell.file;
@@ -202,19 +202,33 @@
     return pen.getImageData(0, 0, canvas.width, canvas.height);
   }
 
+  function unmixed() {
+    byId("mixed").hidden = true;
+    byId("after").classList.remove("mixing");
+  }
+
+  // A browser hands out no pixels of files beside a page from the disk, but shows them through a filter, whose eight
+  // bits of light are some levels off where it is dark.
+  function filtered(photo, share) {
+    byId("light-photo").setAttribute("href", photo.src);
+    byId("light-mix").setAttribute("k2", String(share));
+    byId("light-mix").setAttribute("k3", String(1 - share));
+    byId("mixed").hidden = true;
+    byId("after").classList.add("mixing");
+  }
+
   async function mix() {
     const [at, share] = [current, strengths[current]];
     const photo = sources.get(cells[at].source);
     const still = () => at === current && share === strengths[at];
     byId("strong").textContent = share.toFixed(2);
-    if (share === 1 || !photo) { byId("mixed").hidden = true; return; }
+    if (share === 1 || !photo) { unmixed(); return; }
     let after, before;
     try {
       after = await pixels(image(at));
       before = await pixels(photo, after.width, after.height);
-    } catch {  // a browser hands out no pixels of files beside a page from the disk
-      byId("strong").textContent = `${share.toFixed(2)}, shown by \`deliver\` only: this page's pictures lie beside it`;
-      byId("mixed").hidden = true;
+    } catch {
+      if (still()) filtered(photo, share);
       return;
     }
     if (!still()) return;

@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
 
+BOX = Image.Resampling.BOX
 SHOWN = "return [...document.querySelectorAll('#gallery figure[data-cell]')].filter(f => f.checkVisibility()).length"
 ROWS = """
 return [...document.querySelectorAll(".list tbody tr")].filter(row => row.checkVisibility())
@@ -252,10 +253,8 @@ def test_no_text_of_a_run_runs_or_asks(window: Browser, tmp_path: Path, count: i
 
     assert window.js("return window.ran ?? null") is None
     assert window.js("return document.querySelectorAll('figure[data-cell]').length") == count
-    assert (
-        window.js("return document.querySelectorAll('iframe, object, embed, form[action], base, link, svg').length")
-        == 0
-    )
+    foreign = "iframe, object, embed, form[action], base, link, svg:not(#viewer > svg)"
+    assert window.js("return document.querySelectorAll(arguments[0]).length", foreign) == 0
     assert [address for address in window.requests() if not address.startswith(report.as_uri())] == []
 
 
@@ -437,18 +436,35 @@ def test_a_picked_cell_takes_the_slider_s_strength_along(page: Browser, tmp_path
     assert [strip.strength for strip in plan_of(tmp_path / "picked.yaml").strips] == [0.35, None]
 
 
-def test_pictures_beside_a_page_from_the_disk_have_no_slider_s_picture_and_say_why(
-    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SEEN = """
+const box = document.querySelector("#after").getBoundingClientRect();
+return [box.x, box.y, box.width, box.height];
+"""
+
+
+def test_pictures_beside_a_page_from_the_disk_are_mixed_by_a_filter(
+    window: Browser, view: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ip2pbatch.show.report.INLINE", 5)
-    window.open(draw_report(gallery_of(tmp_path, 6), tmp_path / "report.html", origin(tmp_path)))
-    window.js(STRONG, 0, 0.5)
-    for _ in range(100):
-        if "deliver" in window.js("return document.querySelector('#strong').textContent"):
-            break
-        time.sleep(0.05)
-    assert "shown by `deliver` only" in window.js("return document.querySelector('#strong').textContent")
-    assert window.js("return document.querySelector('#mixed').hidden") is True
+    window.open(write_report(view, tmp_path / "report.html"))
+    strip = view.strips[4]
+    kept = (mended(one) for one in (view.source(strip), view.picture(strip.edits[0].key)))
+    source, picture = (np.asarray(Image.open(io.BytesIO(encoded(Image.fromarray(one), inside=False)))) for one in kept)
+    (cell,) = (at for at, key in enumerate(e.key for s in view.strips for e in s.edits) if key == strip.edits[0].key)
+    seen = {}
+    for share in (1, 0.3):
+        window.js(STRONG, cell, share)
+        time.sleep(0.3)
+        window.screenshot(tmp_path / "seen.png")
+        left, top, wide, high = window.js(SEEN)
+        box = (left + wide / 2 + 4, top + 4, left + wide - 4, top + high - 4)
+        seen[share] = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB").crop(box).resize((8, 16), BOX), float)
+    for share, shown in seen.items():
+        mixed = Image.fromarray(mixing.mix(source, picture, share, None))
+        right = mixed.crop((mixed.width / 2, 0, mixed.width, mixed.height)).resize((8, 16), BOX)
+        assert np.abs(shown - np.asarray(right, float)).mean() <= 4, share
+    assert np.abs(seen[1] - seen[0.3]).mean() > 8, "another picture, then"
+    assert window.js("return document.querySelector('#strong').textContent") == "0.30"
 
 
 def test_a_cell_is_used_for_the_whole_folder_by_a_command_that_is_copied(page: Browser, view: RunView) -> None:
