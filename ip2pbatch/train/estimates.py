@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ip2pbatch.backends import hub
 from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.errors import ModelError
@@ -237,7 +235,11 @@ def count_rows(path: Path) -> int:
 
 def device_name(device: str) -> str:
     """The name of a GPU as its driver gives it; `cpu` for a processor."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return device
 
 
 def remember(device: str, unit: str, model: str, per_second: float) -> None:

@@ -22,7 +22,6 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from ip2pbatch.backends import hub
-from ip2pbatch.backends.pytorch.backend import default_device
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import UsageError
@@ -209,6 +208,9 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
         refuse_changed(one, photos, f"remove {one.folder} and run again, with data that nobody writes to meanwhile")
         seconds = round(time.monotonic() - began, 1)
         write_json(one.folder / "done.json", {**one.known.record, "metrics": metrics, "seconds": seconds})
+        # not before: it takes seconds to import, which `train plan` and `status` need not
+        from ip2pbatch.backends.pytorch.backend import default_device
+
         learn(one.config, metrics, default_device(), count)
         return True
     finally:
