@@ -1,5 +1,5 @@
-"""Makes the README's pictures of a region, a strength, a registered edit and a cell that is used for a folder, with the
-embedded model:
+"""Makes the README's pictures of a region, a strength, a negative, a registered edit and a cell that is used for a
+folder, with the embedded model:
 
     make demo && .venv/bin/python docs/feature_pictures.py demo/photos
 
@@ -33,6 +33,8 @@ edits:
   - {{id: sky, instruction: make it a sunset, region: {{box: [0, 0, 100, 46], feather: 6}}, photos: "**/china.jpg"}}
   - {{id: garden, instruction: make it winter, region: {{box: [0, 50, 100, 100], feather: 6}}, photos: "**/china.jpg"}}
   - {{id: dusk, instruction: make it a sunset, photos: "**/china.jpg"}}
+  - {{id: dark, instruction: make it a sunset, text: 2, photos: "**/china.jpg"}}
+  - {{id: bright, instruction: make it a sunset, text: 2, negative: make it night, photos: "**/china.jpg"}}
 seeds: 1371
 output: {{folder: "{out}", name: "{{stem}}_{{edit}}"}}
 """
@@ -98,7 +100,7 @@ def used(out: Path, photos: Path) -> list[Image.Image]:
 
 
 def main() -> None:
-    """Write the four pictures."""
+    """Write the pictures."""
     photos = Path(sys.argv[1]).absolute()
     china = photos / "travel" / "china.jpg"
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +108,7 @@ def main() -> None:
         recipe.write_text(RECIPE.format(photos=photos, out=out), encoding="utf-8")
         jobs.run(recipe)
         save([opened(china), opened(out / "china_sky.jpg"), opened(out / "china_garden.jpg")], "region.jpg")
+        save([opened(china), opened(out / "china_dark.jpg"), opened(out / "china_bright.jpg")], "negative.jpg")
         save(strengths(out, china), "strength.jpg")
         save(registered(out, china), "registered.jpg")
         save(used(out, photos), "apply.jpg")
