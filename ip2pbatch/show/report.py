@@ -42,11 +42,11 @@ MOST_CELLS = 2000
 # So many photos that could not be read are named; a folder may hold nothing else.
 MOST_UNREADABLE = 200
 _UNREAD = "its picture is damaged or gone: run the recipe again"
-# Long side of a picture inside the page, and in the folder beside it. Inside, where the slider mixes them, each pixel
-# keeps its own colour: WebP halves the colours, which alone is 2 levels of 255 of a picture of 256 pixels.
+# Long side of a picture inside the page, and in the folder beside it.
 INSIDE, BESIDE = 512, 768
-_INSIDE: Mapping[str, Any] = {"format": "JPEG", "quality": 94, "subsampling": "4:4:4"}
-_BESIDE: Mapping[str, Any] = {"format": "WEBP", "quality": 84, "method": 4}
+# The slider mixes them, and each pixel keeps its own colour: WebP halves the colours, which alone is 2 levels of 255 of
+# a picture of 256 pixels.
+_FILE: Mapping[str, Any] = {"format": "JPEG", "quality": 94, "subsampling": "4:4:4"}
 HERE = Path(__file__).parent
 
 
@@ -127,12 +127,12 @@ def _pictures(cells: Sequence[Cell], path: Path, counting: Counting) -> dict[Pro
 
     def shown(one: Proof) -> Shown | None:
         try:
-            data, width, height = _small(one, inside)
+            data, width, height = _small(one, INSIDE if inside else BESIDE)
         except (OSError, ValueError, Image.DecompressionBombError, DamagedError):
             return None
         if inside:
             return Shown("data:image/jpeg;base64," + base64.b64encode(data).decode(), width, height)
-        name = hashlib.sha256(data).hexdigest()[:32] + ".webp"
+        name = hashlib.sha256(data).hexdigest()[:32] + ".jpg"
         if not (folder / name).is_file():
             write_atomic(folder / name, data, root=path.parent)
         return Shown(f"{quote(folder.name)}/{name}", width, height)
@@ -152,24 +152,24 @@ def _whole(cell: Cell) -> Proof | None:
     return None if cell.proof is None else cell.proof.whole
 
 
-def _small(one: Proof, inside: bool) -> tuple[bytes, int, int]:
+def _small(one: Proof, long_side: int) -> tuple[bytes, int, int]:
     image = one.open()
-    image.thumbnail((INSIDE, INSIDE) if inside else (BESIDE, BESIDE), Image.Resampling.LANCZOS)
-    return encoded(image, inside), *image.size
+    image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    return encoded(image), *image.size
 
 
-def encoded(image: Image.Image, inside: bool) -> bytes:
-    """A picture's file, as it lies inside the page or beside it."""
+def encoded(image: Image.Image) -> bytes:
+    """A picture's file, as the page shows it."""
     data = io.BytesIO()
-    image.save(data, **(_INSIDE if inside else _BESIDE))
+    image.save(data, **_FILE)
     return data.getvalue()
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:
-    """Remove pictures of an earlier report; their names are digests, a file of anyone else is left alone."""
+    """Remove pictures of an earlier report, which may be WebP; their names are digests, other files are left alone."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if re.fullmatch(r"[0-9a-f]{32}\.webp", path.name) and path.name not in keep:
+            if re.fullmatch(r"[0-9a-f]{32}\.(jpg|webp)", path.name) and path.name not in keep:
                 path.unlink()
 
 

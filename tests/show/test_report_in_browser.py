@@ -413,7 +413,7 @@ def mended(kept: Kept | None) -> np.ndarray:
 
 def as_shown(pixels: np.ndarray) -> np.ndarray:
     """As the page has it."""
-    data = io.BytesIO(encoded(Image.fromarray(pixels), inside=True))
+    data = io.BytesIO(encoded(Image.fromarray(pixels)))
     return np.asarray(Image.open(data).convert("RGB"))
 
 
@@ -449,7 +449,7 @@ def test_pictures_beside_a_page_from_the_disk_are_mixed_by_a_filter(
     window.open(write_report(view, tmp_path / "report.html"))
     strip = view.strips[4]
     kept = (mended(one) for one in (view.source(strip), view.picture(strip.edits[0].key)))
-    source, picture = (np.asarray(Image.open(io.BytesIO(encoded(Image.fromarray(one), inside=False)))) for one in kept)
+    source, picture = (np.asarray(Image.open(io.BytesIO(encoded(Image.fromarray(one))))) for one in kept)
     (cell,) = (at for at, key in enumerate(e.key for s in view.strips for e in s.edits) if key == strip.edits[0].key)
     seen = {}
     for share in (1, 0.3):
