@@ -1,4 +1,3 @@
-"use strict";
 // Text from the run reaches the page through textContent, value and option labels only: never as markup.
 (() => {
   const byId = (id) => document.getElementById(id);
@@ -181,11 +180,7 @@
     byId("left").textContent = value === "" ? "source" : cells[Number(value)].short;
   }
 
-  function split(percent) {
-    byId("split").value = String(percent);
-    byId("stage").style.setProperty("--split", `${percent}%`);
-    byId("split").setAttribute("aria-valuetext", `${percent} percent before, ${100 - percent} percent after`);
-  }
+  const split = slider(byId("stage"), byId("split"));  // of slider.js, which stands before this text in the page
 
   // --- strength ---------------------------------------------------------------------------------------------------
   // As ip2pbatch/pictures/mixing.py does it: light is mixed (IEC 61966-2-1), where CSS's opacity would mix numbers.
@@ -251,7 +246,6 @@
     if (seen.length) show(seen[(seen.indexOf(current) + by + seen.length) % seen.length]);
   }
 
-  byId("split").addEventListener("input", (event) => split(Number(event.target.value)));
   byId("against").addEventListener("change", against);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));

@@ -178,7 +178,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 
 def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], origins: Mapping[str, Origin]) -> str:
     cells = seen.shown
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, script = (_joined("look.css", "report.css"), _joined("slider.js", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -208,6 +208,11 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], orig
         unreadable=sorted(gallery.unreadable.items())[:MOST_UNREADABLE],
         date=today(),
     )
+
+
+def _joined(*names: str) -> str:
+    """Files of the page as one text, what the studio shares before what is the report's own."""
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 COLUMNS = (
