@@ -117,6 +117,7 @@ def _refuse_flags(family: Family, machine: Machine, device: str) -> None:
         f"--memory {machine.memory}": moved and family.call is None,
         "--guidance-interval": machine.interval is not None and family.call is not None,
         "--compile on": machine.compile is Compile.ON and bool(family.components),
+        "--without": bool(machine.without and family.components),
     }
     for flag in (flag for flag, asked in unused.items() if asked):
         raise UsageError(f"{flag} is not for {family.called}", hint="leave it out")
@@ -191,7 +192,7 @@ def as_made(spec: EngineSpec, batch: int, steps: tuple[str, ...] | None) -> Mach
     refuse_without("torch")
     compiled = Compile.AUTO
     without: tuple[str, ...] = ()
-    if steps is not None:
+    if steps is not None and not family_for(spec.model).components:  # others have no steps to leave out
         from ip2pbatch.backends.pytorch.steps import STEPS
 
         compiled = Compile.ON if "compiled" in steps else Compile.OFF

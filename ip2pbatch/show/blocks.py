@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ip2pbatch.show.cells import Cell, aligned, grouped, largest, number, strips_of
+from ip2pbatch.show.cells import Cell, aligned, grouped, largest, strips_of
 from ip2pbatch.show.proof import Proof
 
 
@@ -98,8 +98,8 @@ def _chains(pairs: Sequence[Pair]) -> Iterator[Block]:
     card_of = {id(cell): card for cell, card in pairs}
     for strip in strips_of(cell for cell, _ in pairs):
         first = strip[0]
-        scales_and_seed = f"text {number(first.guidance.text)}, image {number(first.guidance.image)}, seed {first.seed}"
-        title = f"Chain {first.edit}: {f'{first.model}, ' * bool(first.model)}{scales_and_seed}"
+        said = filter(None, (first.model, first.told, f"seed {first.seed}"))
+        title = f"Chain {first.edit}: {', '.join(said)}"
         yield {"kind": "chain", "title": title, "cells": [card_of[id(cell)] for cell in strip]}
 
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, TypeVar, overload
 
 from ip2pbatch.pictures.areas.composing import Area, area_of
 from ip2pbatch.pictures.likeness import verdict
+from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.edits import Carry, Edit, Guidance, Region, Strip
 from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.taught import Taught, taught_by
@@ -48,7 +49,7 @@ class Cell:
     and `delivered` the finished file: None where there is none. `mark` is a plain verdict on the picture with what to
     try; `strength` is how much of it is delivered, `area` where, None for everywhere, and `moved` whether it was laid
     on its photo again; `device` is what made it, where a run had several; `model` is the name of its model where
-    several are compared.
+    several are compared, `scales` the names of those that it has.
     """
 
     key: str
@@ -83,7 +84,14 @@ class Cell:
     seconds: float = 0.0
     device: str = ""
     model: str = ""
+    scales: tuple[str, ...] = ("text", "image")
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """Its scales as a person reads them: "text 7.5, image 1.5"; of a model that has none nothing."""
+        known = {"text": self.guidance.text, "image": self.guidance.image}
+        return ", ".join(f"{name} {number(known[name])}" for name in self.scales)
 
     @property
     def proof(self) -> Proof | None:
@@ -131,7 +139,7 @@ class Gallery:
 def gallery(view: RunView) -> Gallery:
     """The cells of a run, strips in the recipe's order and the links of each in theirs."""
     taught = taught_by(view.spec.model) if view.spec.backend != "fake" else None
-    cells = _Cells(view, taught)
+    cells = _Cells(view, taught, family_for(view.spec.model).scales)
     few = tuple(cells) if len(view.strips) <= _FEW >= len(cells) else cells
     return Gallery(view.plan.name, view.spec.model, view.spec.backend, few, view.broken, view.passed)
 
@@ -139,8 +147,8 @@ def gallery(view: RunView) -> Gallery:
 class _Cells(Sequence[Cell]):
     """The cells of a run, each made when it is asked for: go through them once, in order."""
 
-    def __init__(self, view: RunView, taught: Taught | None) -> None:
-        self._view, self._taught = view, taught
+    def __init__(self, view: RunView, taught: Taught | None, scales: tuple[str, ...]) -> None:
+        self._view, self._taught, self._scales = view, taught, scales
 
     @cached_property
     def _starts(self) -> array[int]:
@@ -161,15 +169,15 @@ class _Cells(Sequence[Cell]):
             raise IndexError(at)
         number = bisect.bisect_right(self._starts, at) - 1
         strip, link = self._view.strips[number], at - self._starts[number]
-        return replace(_cell(self._view, strip, strip.edits[link], link + 1, self._taught), number=at + 1)
+        return self._cell(strip, strip.edits[link], link + 1, at + 1)
 
     def of_strip(self, number: int, first: int) -> list[Cell]:
         """The cells of one strip, of which the first has the number `first` from 0."""
-        strip, cells = self._view.strips[number], list[Cell]()
-        for link, edit in enumerate(strip.edits, start=1):
-            cell = _cell(self._view, strip, edit, link, self._taught)
-            cells.append(replace(cell, number=first + link))
-        return cells
+        strip = self._view.strips[number]
+        return [self._cell(strip, edit, link, first + link) for link, edit in enumerate(strip.edits, start=1)]
+
+    def _cell(self, strip: Strip, edit: Edit, link: int, number: int) -> Cell:
+        return replace(_cell(self._view, strip, edit, link, self._taught), number=number, scales=self._scales)
 
     def outlines(self) -> Iterator[list[Outline]]:
         """What is seen of the cells of each strip without a look at their files."""
@@ -190,11 +198,10 @@ class _Cells(Sequence[Cell]):
         return Outline(strip.photo.name, state, edit.steps, edit.sampler, marked)
 
     def __iter__(self) -> Iterator[Cell]:
-        cells = (
-            _cell(self._view, strip, edit, link, self._taught)
-            for strip in self._view.strips for link, edit in enumerate(strip.edits, start=1)
+        links = (
+            (strip, edit, link) for strip in self._view.strips for link, edit in enumerate(strip.edits, start=1)
         )  # fmt: skip
-        return (replace(cell, number=number) for number, cell in enumerate(cells, start=1))
+        return (self._cell(*link, number) for number, link in enumerate(links, start=1))
 
 
 def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:

@@ -21,7 +21,7 @@ from ip2pbatch.run.directory.lines import Record
 from ip2pbatch.run.execute import Summary
 from ip2pbatch.run.stale import Difference
 from ip2pbatch.run.verify import Finding, titles
-from ip2pbatch.show.cells import STATES, Cell, Gallery, number, totals
+from ip2pbatch.show.cells import STATES, Cell, Gallery, totals
 
 SCHEMA = 1
 # GitHub drops what is above 10 annotations of a kind in a step, and the whole summary where it is above 1024 KiB.
@@ -248,8 +248,8 @@ def _xml(text: str) -> str:
 
 
 def _name(cell: Cell) -> str:
-    scales = f"text {number(cell.guidance.text)}, image {number(cell.guidance.image)}, seed {cell.seed}"
-    return f"{f'{cell.model}: ' * bool(cell.model)}{cell.edit}: {cell.instruction} ({scales})"
+    settings = ", ".join(filter(None, (cell.told, f"seed {cell.seed}")))
+    return f"{f'{cell.model}: ' * bool(cell.model)}{cell.edit}: {cell.instruction} ({settings})"
 
 
 def _unique(cells: Iterable[Cell]) -> list[Cell]:

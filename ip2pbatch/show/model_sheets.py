@@ -17,6 +17,7 @@ from ip2pbatch.show.tiles import (
     column_of,
     facts_of,
     instruction_of,
+    lines_of,
     nearest,
     slug_of,
     source_tile,
@@ -73,7 +74,7 @@ def _tile(cell: Cell, several: bool, settings: Sheet) -> Tile:
     """Of a sheet of `several` edits it says which; the heading says what the only one is."""
     if several:
         return tile_of(cell, instruction_of(cell), values_of(cell), settings)
-    return tile_of(cell, values_of(cell, seed=False), f"seed {cell.seed}", settings)
+    return tile_of(cell, *lines_of(cell), settings)
 
 
 def _absent(gallery: Gallery) -> tuple[tuple[str, str], ...]:
@@ -86,9 +87,9 @@ def _by_scale(cells: Sequence[Cell], slug: str, settings: Sheet) -> Draft:
     Families differ in their scales, so columns are places in their order, and each caption says the value.
     """
     rows: list[Row] = []
-    for (model, seed), group in grouped(cells, lambda cell: (cell.model, cell.seed)).items():
+    for (model, _), group in grouped(cells, lambda cell: (cell.model, cell.seed)).items():
         for label, own in _lines(model, group):
-            tiles = (tile_of(cell, values_of(cell, seed=False), f"seed {seed}", settings) for cell in own)
+            tiles = (tile_of(cell, *lines_of(cell), settings) for cell in own)
             rows.append(Row(None, tuple(tiles), label))
     widest = max(len(row.tiles) for row in rows)
     rows = [replace(row, tiles=row.tiles + (None,) * (widest - len(row.tiles))) for row in rows]

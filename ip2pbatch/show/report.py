@@ -262,7 +262,8 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequ
         cards.append({
             "index": index, "model": cell.model, "photo": cell.photo, "instruction": cell.instruction,
             "link": cell.link, "links": cell.links,
-            "text": number(cell.guidance.text), "image": number(cell.guidance.image), "seed": str(cell.seed),
+            **{name: number(scale) if name in cell.scales else "" for name, scale in _scales(cell)},
+            "scales": cell.told, "seed": str(cell.seed),
             "state": state, "detail": cell.detail or (_UNREAD if state != cell.state else ""),
             "mark": cell.mark, "metrics": numbers, "seconds": f"{cell.seconds:.1f}" if cell.seconds else "",
             "numbers": [(METRICS[m].caption, value) for m, value in zip(metrics, numbers, strict=True) if value],
@@ -272,10 +273,15 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequ
     return cards
 
 
+def _scales(cell: Cell) -> tuple[tuple[str, float], tuple[str, float]]:
+    return ("text", cell.guidance.text), ("image", cell.guidance.image)
+
+
 def _alt(cell: Cell) -> str:
     link = f"link {cell.link} of {cell.links}, " if cell.links > 1 else ""
-    scales = f"text guidance {number(cell.guidance.text)}, image guidance {number(cell.guidance.image)}"
-    return f"{cell.photo}, {f'{cell.model}, ' * bool(cell.model)}{link}{cell.instruction}, {scales}, seed {cell.seed}"
+    scales = cell.told.replace("text", "text guidance").replace("image", "image guidance")
+    said = (cell.photo, cell.model, f"{link}{cell.instruction}", scales, f"seed {cell.seed}")
+    return ", ".join(filter(None, said))
 
 
 def _picking(origin: Origin) -> dict[str, Any]:
@@ -297,7 +303,7 @@ def _data(
     for cell, card in zip(cells, cards, strict=True):
         chain = [*chain, cell] if cell.link > 1 else [cell]
         origin = origins[cell.model]
-        scales = f"text {card['text']}, image {card['image']}"
+        scales = cell.told
         took = f"{cell.seconds:.1f} s" if cell.seconds else ""
         told = [f"cell {cell.number}"] * bool(cell.number)
         told += [f"negative “{cell.negative}”"] * bool(cell.negative)
@@ -309,7 +315,7 @@ def _data(
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
             "words": f"{cell.photo} {cell.instruction} {cell.edit} {cell.model}".lower(),
             "strength": cell.strength, "number": cell.number if card["state"] == "done" else 0,
-            "short": ", ".join([*[cell.model] * bool(cell.model), *[f"link {cell.link}"] * (cell.links > 1), scales]),
+            "short": ", ".join(filter(None, [cell.model, f"link {cell.link}" * (cell.links > 1), scales])),
             "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *told, *numbers, took, cell.device])),
             "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip

@@ -27,6 +27,7 @@ from ip2pbatch.show.tiles import (
     counted,
     facts_of,
     instruction_of,
+    lines_of,
     nearest,
     slug_of,
     source_tile,
@@ -192,7 +193,6 @@ def _sweep_table(group: Sequence[Cell], settings: Sheet) -> Table:
     rows = []
     for row in grouped(group, lambda cell: (cell.photo, cell.seed)).values():
         at = {cell.guidance: cell for cell in row}
-        seed = f"seed {row[0].seed}"
-        tiles = [tile_of(at[g], values_of(at[g], seed=False), seed, settings) if g in at else None for g in pairs]
+        tiles = [tile_of(at[g], *lines_of(at[g]), settings) if g in at else None for g in pairs]
         rows.append(Row(source_tile(row[0]), tuple(tiles)))
     return Table(tuple(rows), tuple(heads), box_of(group, settings.cell, lines=2), column_axis=axis)

@@ -43,10 +43,14 @@ def source_tile(cell: Cell) -> Tile:
     )  # fmt: skip
 
 
-def values_of(cell: Cell, *, seed: bool = True) -> str:
-    """The scales of a cell, and its seed."""
-    scales = f"text {number(cell.guidance.text)}, image {number(cell.guidance.image)}"
-    return f"{scales}   seed {cell.seed}" if seed else scales
+def values_of(cell: Cell) -> str:
+    """The scales of a cell that its model has, and its seed."""
+    return "   ".join(filter(None, lines_of(cell)))
+
+
+def lines_of(cell: Cell) -> tuple[str, str]:
+    """The same as a caption of two lines."""
+    return (cell.told, f"seed {cell.seed}") if cell.told else (f"seed {cell.seed}", "")
 
 
 def counted(number: int, noun: str) -> str:

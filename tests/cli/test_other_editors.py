@@ -100,6 +100,7 @@ def test_outside_of_a_region_the_file_is_the_photo(command: CommandLine, shoot: 
         (("--memory", "offload"), "--memory offload is for a GPU"),
         (("--guidance-interval", "0.1..0.8"), "--guidance-interval is not for FLUX.1 Kontext"),
         (("--compile", "on"), "--compile on is not for FLUX.1 Kontext"),
+        (("--without", "text-memory"), "--without is not for FLUX.1 Kontext"),
     ],
 )
 def test_flags_that_it_has_no_use_for_are_refused(

@@ -17,10 +17,11 @@ from PIL import Image
 
 from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.run.directory.kept import Kept
-from ip2pbatch.run.directory.view import RunView
-from ip2pbatch.show.cells import Cell, Gallery
+from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.show.cells import Cell, Gallery, gallery
 from ip2pbatch.show.picks import Origin, origin_of
 from ip2pbatch.show.report import MOST_UNREADABLE, draw_report, write_report
+from ip2pbatch.show.tiles import values_of
 
 
 class Page(html.parser.HTMLParser):
@@ -225,6 +226,19 @@ def test_picks_of_edits_at_several_sizes_say_theirs(command: CommandLine, tmp_pa
     assert sorted(set(re.findall(r"size: {long_side: \d+}\"", text))) == [
         'size: {long_side: 128}"', 'size: {long_side: 96}"'
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "told"), [("klein", ""), ("qwen-edit", "text 4"), ("ip2p", "text 7.5, image 1.5")])
+def test_a_scale_that_a_family_has_not_is_not_shown(command: CommandLine, shoot: Path, model: str, told: str) -> None:
+    edit = ("edit", shoot / "photos/one.jpg", "-i", "make it winter", "--model", model, "--size", "64")
+    assert command(*edit, "-o", shoot / "out", "--backend", "fake").code == 0
+    (cell,) = gallery(read_run(shoot / "out")).cells
+    assert cell.told == told
+    assert values_of(cell) == f"{f'{told}   ' * bool(told)}seed {cell.seed}"
+    assert command("report", shoot / "out").code == 0
+    page = (shoot / "out/report.html").read_text(encoding="utf-8")
+    assert ("image 1" in page) == ("image" in told)
+    assert ("text guidance 7.5" in page) == (model == "ip2p")
 
 
 def test_photos_that_could_not_be_read_head_the_page(command: CommandLine, tmp_path: Path) -> None:
