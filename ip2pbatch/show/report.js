@@ -141,8 +141,8 @@
   function show(at) {
     current = at;
     const cell = cells[at];
-    byId("after").src = image(at).src;
-    byId("after").alt = cell.alt;
+    put("after", image(at), whole(at));
+    byId("stage").classList.toggle("real", whole(at) !== "");
     byId("viewer-title").textContent = `${cell.photo}: ${cell.instruction}${cell.model && ` (${cell.model})`}`;
     byId("viewer-facts").textContent = [cell.facts, cell.mark].filter(Boolean).join(" · ");
     byId("viewer-pick").checked = picked.has(at);
@@ -151,7 +151,8 @@
     against();
     byId("whole").hidden = !cell.number;
     byId("applied").textContent = "";
-    byId("strengths").hidden = !sources.get(cell.source);
+    byId("real").hidden = !SHOWN.test(cell.file);
+    byId("strengths").hidden = whole(at) !== "" || !sources.get(cell.source);
     byId("strength").value = String(strengths[at]);
     unmixed();  // it is of the picture before
     mix();
@@ -175,12 +176,68 @@
   function against() {
     const value = byId("against").value;
     const before = value === "" ? sources.get(cells[current].source) : image(Number(value));
-    byId("before").hidden = !before;
-    if (before) Object.assign(byId("before"), { src: before.src, alt: before.alt });
+    const file = whole(current) && (value === "" ? cells[current].original : whole(Number(value)));
+    byId("before").hidden = !before || (whole(current) !== "" && !file);
+    if (before) put("before", before, file);
     byId("left").textContent = value === "" ? "source" : cells[Number(value)].short;
   }
 
   const split = slider(byId("stage"), byId("split"));  // of slider.js, which stands before this text in the page
+
+  // --- 1:1 --------------------------------------------------------------------------------------------------------
+  // The delivered file and the photo's, asked for when they are wanted; the place stays from cell to cell.
+  const SHOWN = /\.(jpe?g|jpe|jfif|png|webp|avif)$/i;  // what browsers show
+  const place = [50, 50];
+  let real = false;
+
+  function put(id, small, file) {
+    byId(id).alt = small.alt;
+    if (file) {
+      byId(id).removeAttribute("src");  // else a screen of two pixels a point may take it
+      byId(id).srcset = `${file} ${devicePixelRatio}x`;
+    } else {
+      byId(id).removeAttribute("srcset");
+      byId(id).src = small.src;
+    }
+  }
+
+  const whole = (at) => (real && SHOWN.test(cells[at].file) ? cells[at].file : "");
+
+  function exact(on) {
+    real = on;
+    byId("real").setAttribute("aria-pressed", String(on));
+    show(current);
+  }
+
+  function move(x, y) {  // by points of the screen
+    const { clientWidth: wide, clientHeight: high, naturalWidth, naturalHeight } = byId("after");
+    [[x, naturalWidth - wide], [y, naturalHeight - high]].forEach(([by, room], axis) => {
+      if (room > 0) place[axis] = Math.min(100, Math.max(0, place[axis] + (100 * by) / room));
+      byId("stage").style.setProperty(axis ? "--y" : "--x", `${place[axis]}%`);
+    });
+  }
+
+  byId("real").addEventListener("click", () => exact(!real));
+  byId("stage").addEventListener("pointermove", (event) => {
+    if (whole(current) && event.buttons === 1 && event.target !== byId("split")) move(-event.movementX, -event.movementY);
+  });
+  byId("stage").addEventListener("dragstart", (event) => event.preventDefault());
+  byId("stage").addEventListener("wheel", (event) => {
+    if (whole(current)) { move(event.deltaX, event.deltaY); event.preventDefault(); }
+  }, { passive: false });
+  byId("viewer").addEventListener("keydown", (event) => {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (whole(current) && way && event.shiftKey) { move(100 * way[0], 100 * way[1]); event.preventDefault(); }
+  });
+  byId("after").addEventListener("error", () => {
+    if (!real) return;
+    exact(false);
+    byId("applied").textContent = "The file cannot be shown here: it was moved, or the browser does not read it.";
+  });
+  byId("before").addEventListener("error", () => {
+    byId("before").hidden = true;
+    byId("left").textContent = "not shown: its file was moved, or the browser does not read it";
+  });
 
   // --- strength ---------------------------------------------------------------------------------------------------
   // As ip2pbatch/pictures/mixing.py does it: light is mixed (IEC 61966-2-1), where CSS's opacity would mix numbers.
@@ -214,7 +271,7 @@
 
   async function mix() {
     const [at, share] = [current, strengths[current]];
-    const photo = sources.get(cells[at].source);
+    const photo = whole(at) ? undefined : sources.get(cells[at].source);
     const still = () => at === current && share === strengths[at];
     byId("strong").textContent = share.toFixed(2);
     if (share === 1 || !photo) { unmixed(); return; }
@@ -255,6 +312,7 @@
     if (event.key === "PageUp" || event.key === "p") { step(-1); event.preventDefault(); }
   });
   byId("viewer").addEventListener("close", () => {
+    if (real) exact(false);
     document.querySelector(`[data-open="${current}"]`)?.focus();
   });
   document.querySelectorAll("[data-open]").forEach((button) => {

@@ -317,7 +317,8 @@ def _data(
             "strength": cell.strength, "number": cell.number if card["state"] == "done" else 0,
             "short": ", ".join(filter(None, [cell.model, f"link {cell.link}" * (cell.links > 1), scales])),
             "facts": " · ".join(filter(None, [scales, f"seed {cell.seed}", *told, *numbers, took, cell.device])),
-            "file": _link(cell.delivered, origin.folder), "sort": _sort(cell, card), **pick_of(chain, origin),
+            "file": _link(cell.delivered, origin.folder), "original": _link(cell.original, origin.folder),
+            "sort": _sort(cell, card), **pick_of(chain, origin),
         })  # fmt: skip
     return data
 

@@ -375,6 +375,46 @@ def test_every_control_has_a_name(page: Browser) -> None:
     assert page.js(nameless) == []
 
 
+def test_the_delivered_file_and_the_photo_are_shown_pixel_for_pixel_when_asked_for(
+    window: Browser, tmp_path: Path
+) -> None:
+    gallery, size = gallery_of(tmp_path, 2), (2400, 1800)
+    for name in ("0 a.jpg", "file, #1.png"):
+        Image.new("RGB", size, "teal").save(tmp_path / name)
+    first, second = (replace(one, original=tmp_path / "0 a.jpg") for one in gallery.cells)
+    cells = replace(first, delivered=tmp_path / "file, #1.png"), replace(second, delivered=tmp_path / "gone.png")
+    report = draw_report(replace(gallery, cells=cells), tmp_path / "report.html", origin(tmp_path))
+    window.open(report)
+    window.forget()
+    window.open(report)
+    window.click("[data-open='0']")
+    assert window.requests() == [report.as_uri()]
+    window.click("#real")
+    loaded = """
+        return (async () => { const both = ["after", "before"].map(id => document.getElementById(id));
+        await Promise.all(both.map(image => image.decode()));
+        return both.map(image => [image.naturalWidth, image.naturalHeight, getComputedStyle(image).objectFit]); })()
+    """
+    assert window.js(loaded) == [[*size, "none"]] * 2
+    assert window.js("return document.querySelector('#strengths').hidden") is True
+    window.js("document.querySelector('#split').focus()")
+    where = "return document.querySelector('#stage').style.getPropertyValue('--x')"
+    room = window.js("return 2400 - document.querySelector('#after').clientWidth")
+    window.js("document.querySelector('#viewer').dispatchEvent("
+              "new KeyboardEvent('keydown', {key: 'ArrowRight', shiftKey: true, bubbles: true}))")  # fmt: skip
+    assert float(window.js(where).rstrip("%")) == pytest.approx(50 + 100 * 100 / room)
+
+    window.press("n")  # whose file is gone
+    said = """
+        return new Promise(done => { const look = () => {
+          const text = document.querySelector("#applied").textContent;
+          text ? done(text) : setTimeout(look, 20); }; look(); })
+    """
+    assert "cannot be shown" in window.js(said)
+    assert window.js("return document.querySelector('#real').ariaPressed") == "false"
+    assert window.js("return document.querySelector('#after').naturalWidth") == 24
+
+
 STRONG = """
 const [at, share] = arguments;
 document.querySelector("#viewer").open || document.querySelector(`[data-open="${at}"]`).click();
