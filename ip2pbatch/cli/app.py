@@ -16,6 +16,7 @@ from ip2pbatch.cli import bench, check, console, edit, export, lock, marks, reci
 from ip2pbatch.cli import looking as look
 from ip2pbatch.cli import models as model
 from ip2pbatch.cli.apart import libraries_apart
+from ip2pbatch.cli.exploring.studio import studio
 from ip2pbatch.plan.written.addresses import refuse_addresses
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("retry", rich_help_panel=EDITING)(run.retry)
 app.command("compare", rich_help_panel=EDITING)(run.compare)
 app.command("watch", rich_help_panel=EDITING)(watch.watch)
 app.command("plan", rich_help_panel=EDITING)(recipes.plan)
+app.command("studio", rich_help_panel=EDITING)(studio)
 app.command("status", rich_help_panel=LOOKING)(look.status)
 app.command("check", rich_help_panel=LOOKING)(check.check)
 app.command("deliver", rich_help_panel=LOOKING)(look.deliver)

@@ -241,6 +241,12 @@ def _head(job: Job, where: str, why: str) -> list[str]:
     return [*lines, "Change it as you like: a changed one is not written over."]
 
 
+def joined_recipe(job: Job) -> RecordedRecipe | None:
+    """One recipe that asks for what those of the job ask for; None where one cannot say it."""
+    recipe, why = _as_one(job)
+    return None if why else RecordedRecipe(recipe_text(recipe))
+
+
 def _as_one(job: Job) -> tuple[Recipe, str]:
     """All that the run is asked for as one recipe; else what the job asks alone, and why."""
     earlier = [one for one in job.recipes if one.text != job.text]

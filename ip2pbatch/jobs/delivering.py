@@ -39,6 +39,11 @@ def options_of(
     return Options(deliver=deliver, score=_score, redo=REDO if redo is None else redo)
 
 
+def picture_options(redo: frozenset[Status]) -> Options:
+    """How `run_plan` makes pictures that no file is delivered of yet."""
+    return Options(score=_score, redo=redo)
+
+
 def deliverer(
     job: Job, run: Run, *, queue: bool = False, signer: Signer | None = None, swept: set[Path] | None = None
 ) -> Deliverer:  # fmt: skip

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from ip2pbatch.run.machine import Machine
     from ip2pbatch.run.stop import Stop
 
+Choose = Callable[..., tuple[EngineSpec, "Callable[[], EditEngine]"]]
+"""`engines.choose`, or what gives an engine that is loaded already."""
+
 MOST_CELLS = 4000
 """Drawn at the end of a run; above it sheets take minutes and are drawn when asked for."""
 
@@ -55,12 +58,12 @@ MOST_READ = 4000
 
 def carry_out(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool = False, redo: frozenset[Status] | None = None,
-    locked: AsLocked | None = None,
+    locked: AsLocked | None = None, choose: Choose = engines.choose,
 ) -> Outcome:  # fmt: skip
     """Make every picture of the job that is missing, deliver it, draw sheets and report: where it is `locked`, as it
-    was, or StaleLockError is raised.
+    was, or StaleLockError is raised. Whoever has an engine already says so by another `choose`.
     """
-    return ended(job, _made(job, machine, voice, fresh=fresh, redo=redo, locked=locked), voice)
+    return ended(job, _made(job, machine, voice, fresh=fresh, redo=redo, locked=locked, choose=choose), voice)
 
 
 def carry_out_each(
@@ -77,7 +80,7 @@ def carry_out_each(
 
 def _made(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None,
-    locked: AsLocked | None = None,
+    locked: AsLocked | None = None, choose: Choose = engines.choose,
 ) -> Summary:  # fmt: skip
     """One session that makes and delivers."""
     from ip2pbatch.jobs.delivering import signer_of
@@ -88,7 +91,7 @@ def _made(
     signer = signer_of(job.recipe)
     loading = f"loading {Path(base_of(job.recipe.model)).name}"
     with voice.busy(loading):
-        spec, open_engine = engines.choose(
+        spec, open_engine = choose(
             job.recipe.model, machine, safety=job.recipe.safety, edits=job.plan.edits, note=voice.note
         )
     spec = dataclasses.replace(spec, sizing=locked.sizing if locked else spec.sizing)

@@ -58,6 +58,20 @@ def look(path: Path) -> Look:
     return Look(digest.hexdigest()[:32], size[::-1] if orientation >= 5 else size)
 
 
+def oriented_size(path: Path) -> tuple[int, int]:
+    """The size alone, by the file's header, for whoever lists very many photos. Raises PhotoError."""
+    try:
+        with open_file(path) as file:
+            kind = kind_of(file, path.suffix) or _refused(file.read(HEAD))
+            if missing := kind.missing():
+                raise PhotoError(f"is {kind.title}, whose reader is not installed; {missing}")
+            size, exif, _ = _header(kind, file)
+    except OSError as error:
+        raise PhotoError(f"cannot be read: {error.strerror or error}") from None
+    check_size(*size)
+    return size[::-1] if not kind.upright and _orientation(exif) >= 5 else size
+
+
 def _fed(kind: Format, file: IO[bytes], digest: hashlib._Hash) -> bytes:
     try:
         return cast(bytes, named(kind.digest)(file, digest))

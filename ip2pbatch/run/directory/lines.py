@@ -301,11 +301,19 @@ class Joined(Placed):
     plans: tuple[Hex, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked(Placed):
+    """That a session is asked for these recipes too; as a `whole` they take the place of all that came till then."""
+
+    recipes: tuple[RecordedRecipe, ...]
+    whole: bool = False
+
+
 HEADER, RECORD, DELIVERY, NUMBERED = Shape(Header), Shape(Record), Shape(Delivery), Shape(Numbered)
 SESSION: Mapping[str, Shape[Any]] = {
     "begin": Shape(Began), "engine": Shape(Engine), "delivery": Shape(Delivering), "broken": Shape(Unreadable),
     "recipe": Shape(LeftRecipe), "end": Shape(Ended),
-    "also": Shape(Also), "joined": Shape(Joined), "comparison": Shape(PartOf),
+    "also": Shape(Also), "joined": Shape(Joined), "asked": Shape(Asked), "comparison": Shape(PartOf),
 }  # fmt: skip
 """By event; what else a session notes is for people and nobody reads it again."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.lines import SESSION, EngineSpec, RecordedRecipe
 
-ALSO, JOINED = "also", "joined"
-"""A session is asked for one plan more; all of these are now the plans in the place of those that came till then."""
+ALSO, JOINED, ASKED = "also", "joined", "asked"
+"""A session is asked for one plan more; all of these are now the plans in the place of those that came till then;
+it is asked for these recipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,19 @@ def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterat
         begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
         begun.get("partial", False), EngineSpec.of(spec) if spec else None,
         ModelDefaults(**defaults) if defaults else None, begun.get("registers", False), begun.get("lift", 0),
-        tuple(RecordedRecipe(**one) for one in begun.get("recipes", ())), tuple(events),
+        _asked(begun, events), tuple(events),
     )  # fmt: skip
+
+
+def _asked(begun: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> tuple[RecordedRecipe, ...]:
+    """The recipes that a session began with, and those that came as it went on, each once and the newest last."""
+    recipes = dict.fromkeys(RecordedRecipe(**one) for one in begun.get("recipes", ()))
+    for event in events:
+        if event["event"] == ASKED:
+            came = [RecordedRecipe(**one) for one in event["recipes"]]
+            before = {} if event.get("whole") else {one: None for one in recipes if one not in came}
+            recipes = before | dict.fromkeys(came)
+    return tuple(recipes)
 
 
 def _in_order(path: Path, damage: list[Damage] | None) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,132 @@
+"""What a studio is opened on: a folder of photos, a recipe, the output folder of a run, or nothing yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ip2pbatch.errors import UsageError
+from ip2pbatch.jobs.exploring.shelf import UPLOADS, Lister, in_folder
+from ip2pbatch.jobs.exploring.wanted import Ground
+from ip2pbatch.jobs.job import refuse_comparison
+from ip2pbatch.jobs.remake import machine_of
+from ip2pbatch.plan.photos import refuse_output, scan
+from ip2pbatch.plan.written.recipe import PhotoFolder, Recipe, read_recipe
+from ip2pbatch.run.directory.layout import run_folders
+from ip2pbatch.run.directory.left_recipe import FIRST
+from ip2pbatch.run.directory.sessions import noted_comparison
+from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.machine import Machine
+
+NOWHERE = "studio"
+"""The output folder where nothing else names one, in the working folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`photos` are the folders that recipes for the whole folder name, `lister` those shown; `roots` are the folders
+    that a recipe may name. `text` is the recipe that it was opened with, at `file`.
+    """
+
+    ground: Ground
+    machine: Machine
+    lister: Lister
+    photos: tuple[PhotoFolder, ...] = ()
+    roots: tuple[Path, ...] = ()
+    text: str = ""
+    file: Path | None = None
+    safety: bool = True
+    watches: bool = False
+    called: str = field(default="")
+
+    @property
+    def uploads(self) -> Path:
+        """Where dropped photos are kept."""
+        return self.ground.out / UPLOADS
+
+    @property
+    def recipe_place(self) -> Path:
+        """Where the paths of a recipe count from."""
+        return self.file or self.ground.out / FIRST
+
+
+def setting_of(what: Path | None, out: Path | None, model: str, machine: Machine) -> Setting:
+    """What `what` is. Raises UsageError, RecipeError, PlanError."""
+    if machine.devices:
+        raise UsageError("the studio works on one device", hint="--device names it; `ip2pbatch run` takes --devices")
+    if what is None:
+        return _guarded(Setting(Ground(model, (out or Path(NOWHERE)).absolute()), machine, _nothing))
+    if what.is_file():
+        return _guarded(_of_recipe(what, out, machine))
+    if run_folders(what):
+        return _guarded(_of_run(what.absolute(), machine))
+    if not what.is_dir():
+        raise UsageError(f"there is no {what}", hint="give a folder of photos, a recipe, or the output folder of a run")
+    folder = PhotoFolder(folder=what.absolute())
+    place = (out or what.absolute().with_name(f"{what.absolute().name}-{NOWHERE}")).absolute()
+    refuse_output(folder.folder, place)
+    return _guarded(Setting(
+        Ground(model, place), machine, in_folder(folder), (folder,), (folder.folder,), called=what.absolute().name
+    ))  # fmt: skip
+
+
+def _guarded(setting: Setting) -> Setting:
+    """With the settings of the run that is in its output folder already. Raises UsageError where that is no place."""
+    out = setting.ground.out
+    if noted_comparison(out) is not None:
+        raise UsageError(f"{out} holds a comparison of models", hint="give the folder of one of them")
+    if run_folders(out) and setting.machine == Machine() and not setting.watches:
+        return replace(setting, machine=machine_of(read_run(out)))
+    return setting
+
+
+def _nothing() -> Iterable[tuple[str, Path]]:
+    return ()
+
+
+def _of_recipe(path: Path, out: Path | None, machine: Machine) -> Setting:
+    recipe, text = read_recipe(path)
+    if out is not None:
+        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"folder": out.absolute()})})
+    refuse_comparison(recipe)
+    return Setting(
+        Ground(recipe.model, recipe.output.folder, _shared(recipe)), machine, _listed(recipe), recipe.photos,
+        tuple(_root(one) for one in recipe.photos), text, path.absolute(), recipe.safety, called=recipe.name,
+    )  # fmt: skip
+
+
+def _shared(recipe: Recipe) -> dict[str, object]:
+    """What a recipe says for all its edits, and tries have in common with it."""
+    said = recipe.model_dump(mode="json", exclude_defaults=True)
+    return {key: said[key] for key in ("size", "sampler", "steps", "metadata", "safety") if key in said}
+
+
+def _root(photos: PhotoFolder) -> Path:
+    return photos.folder if photos.folder.is_dir() else photos.folder.parent
+
+
+def _listed(recipe: Recipe) -> Lister:
+    def listed() -> Iterable[tuple[str, Path]]:
+        found = scan(recipe.photos, output=recipe.output.folder)
+        yield from ((photo.name, photo.path) for photo in found.photos)
+        yield from ((broken.name, broken.path) for broken in found.broken)
+
+    return listed
+
+
+def _of_run(out: Path, machine: Machine) -> Setting:
+    """A run as it is: its model, its photos, and the machine's settings that it was made with."""
+    view = read_run(out)
+    machine = machine_of(view) if machine == Machine() else machine
+
+    def listed() -> Iterable[tuple[str, Path]]:
+        return [(photo.name, photo.path) for photo in read_run(out).photos if photo.path.is_file()]
+
+    folders = dict.fromkeys(photo.path.parent for photo in view.photos)
+    recipe = view.sessions[-1].recipes[-1] if view.sessions and view.sessions[-1].recipes else None
+    return Setting(
+        Ground(view.spec.model or view.plan.model, view.root.absolute()), machine, listed,
+        tuple(PhotoFolder(folder=folder) for folder in folders), tuple(folders), recipe.text if recipe else "",
+        Path(recipe.file) if recipe and recipe.file else None, watches=True, called=view.plan.name,
+    )  # fmt: skip

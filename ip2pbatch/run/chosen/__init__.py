@@ -1,0 +1,1 @@
+"""What people think of a run's cells: beside the run, and nothing that a picture hangs on."""
