@@ -215,6 +215,7 @@ def test_workers_stay_between_batches_and_one_that_ends_meanwhile_is_replaced(
                 started[0].process.wait()
         interrupt(signal.SIGINT, lambda: len(list(out.glob("*.jpg"))) == 6)
 
+    command.guarding = False
     with meanwhile(drop):
         said = command("watch", folder, recipe, *FAKE, "--settle", "0.05", "--devices", "cpu:2")
     assert said.code == 130, said.err

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tiny_dino import save_dino
 from tiny_models import make_picture, save_model
 
 from ip2pbatch.errors import NothingMatchedError, RecipeError
+from ip2pbatch.run.stop import Stop
 from ip2pbatch.train import stages
 from ip2pbatch.train.configs import load_config
 from ip2pbatch.train.judge.benchmarks import benchmark_edits, benchmark_table, gedit, imgedit
@@ -163,10 +165,17 @@ def test_no_answer_is_paid_for_twice(sets: Path, tmp_path: Path, server: Asked) 
     assert server.bodies[-1]["temperature"] == 0
 
 
-def test_a_signal_ends_it_and_it_goes_on(sets: Path, tmp_path: Path, server: Asked, command: CommandLine) -> None:
+def test_a_signal_ends_it_and_it_goes_on(
+    sets: Path, tmp_path: Path, server: Asked, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, ask = threading.Event(), Stop.ask
+    monkeypatch.setattr(Stop, "ask", lambda self, number: (ask(self, number), heard.set())[0])
+
     def judge(body: dict[str, Any]) -> str:
         if len(server.bodies) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+        if len(server.bodies) >= 3:  # no later question is asked before the signal was heard
+            assert heard.wait(120)
         return SCORES
 
     server.judge = judge
