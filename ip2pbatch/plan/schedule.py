@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.large.holders import Holders
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import first_rows, later_rows, terms_of
 
@@ -33,7 +34,7 @@ class Schedule:
         self._place_of, self._holders = plan.places(), Holders(plan)
         if left is None:
             left = (place for place, key in enumerate(plan.keys) if key not in done)
-        self._waiting = _Waiting(len(plan.edits), left)
+        self._waiting = Marked(len(plan.edits), left)
         self._running: set[int] = set()
         self.skipped = tuple(edit for key in failed if self.is_waiting(key) for edit in self._drop(key))
         self._ready: dict[_Kind, list[int]] = defaultdict(list)
@@ -175,40 +176,6 @@ class Schedule:
         if place in queue:
             queue.remove(place)
             heapq.heapify(queue)
-
-
-class _Waiting:
-    """Places of a plan, a byte for each that there might be."""
-
-    def __init__(self, most: int, places: Iterable[int]) -> None:
-        self._flags, self._held = bytearray(most), 0
-        for place in places:
-            self.add(place)
-
-    def __len__(self) -> int:
-        return self._held
-
-    def __contains__(self, place: int) -> bool:
-        return bool(self._flags[place])
-
-    def __iter__(self) -> Iterator[int]:
-        place = self.after(0)
-        while place is not None:
-            yield place
-            place = self.after(place + 1)
-
-    def after(self, place: int) -> int | None:
-        """The first one that is not before `place`."""
-        found = self._flags.find(1, place)
-        return None if found < 0 else found
-
-    def add(self, place: int) -> None:
-        self._held += not self._flags[place]
-        self._flags[place] = 1
-
-    def discard(self, place: int) -> None:
-        self._held -= self._flags[place]
-        self._flags[place] = 0
 
 
 def fill_calls(edits: Sequence[Edit], bucket: int, *, fewest: bool = False) -> list[Edit]:

@@ -179,9 +179,13 @@ class Deliverer:
             return self.targets.files(strips)
         return ((strip, link, self.targets[index, link]) for index, strip in strips for link in strip.keep)
 
-    def outstanding(self, plan: Plan, are_done: Callable[[Sequence[str]], Iterable[bool]]) -> Iterator[Errand]:
-        """The files of done Edits that are due. What was delivered is looked up for many at a time."""
-        errands = starmap(self._errand, self._files(enumerate(plan.strips)))
+    def outstanding(
+        self, strips: Iterable[tuple[int, Strip]], are_done: Callable[[Sequence[str]], Iterable[bool]]
+    ) -> Iterator[Errand]:
+        """The files of done Edits that are due, of strips with their numbers in the plan. What was delivered is looked
+        up for many at a time.
+        """
+        errands = starmap(self._errand, self._files(strips))
         while some := list(islice(errands, _TOGETHER)):
             made = [*compress(some, are_done([errand.last.key for errand in some]))]
             told = self.run.deliveries.each([(strip_key(one.strip), one.edit.key) for one in made])
@@ -315,14 +319,6 @@ class Deliverer:
 
     def _digest(self, errand: Errand) -> str:
         return shape_digest(self.settings.of(errand.strip, errand.link), errand.target, errand.strip)
-
-    def is_owed(self, strip: Strip, link: int, target: str) -> bool:
-        """Whether this file of a picture that is there is to be written."""
-        errand = self._errand(strip, link, target)
-        return errand.last.key in self.run.done and self._is_due(errand)
-
-    def _is_due(self, errand: Errand) -> bool:
-        return self._is_due_after(errand, self.run.deliveries.get((strip_key(errand.strip), errand.edit.key)))
 
     def _is_due_after(self, errand: Errand, last: Delivery | None) -> bool:
         settings = self.settings.of(errand.strip, errand.link)

@@ -143,7 +143,7 @@ class Workshop:
         backlog: Iterator[Errand] = iter(())
         if options.deliver:
             options.deliver.sweep()
-            backlog = options.deliver.outstanding(plan, done.each)
+            backlog = options.deliver.outstanding(enumerate(plan.strips), done.each)
         couriers = options.couriers or engine.limits.helpers
         files = self._promised()
         self._pace = Pace(options.clock, self._schedule.left, files, self._files_of, couriers, options.then)

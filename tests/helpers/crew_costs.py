@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from crews import Fault, by_crew
 from runs import SPEC, carry_out, make_photos, make_plan
-from scale import INVOCATION
+from scale import INVOCATION, Field
 
 from ip2pbatch.engine.fake import FakeEngine
-from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip
+from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.large.marked import Marked
+from ip2pbatch.plan.names import output_names
 from ip2pbatch.run.devices.clerk import Clerk
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.dealing import Dealer
@@ -93,7 +95,7 @@ def clerk(folder: Path, plan: Plan, words: int = 8) -> None:
         for path in pictures:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"a picture")
-        dealer = Dealer(plan, plan, names, {edit.key for edit in plan.edits}, lambda strip, link, name: False)
+        dealer = Dealer(plan, plan, names, Marked(len(plan.edits), range(len(plan.edits))), lambda _: ())
         clerk, begun = Clerk(plan, run, dealer, Quiet(), time.monotonic), time.perf_counter()
         files = [
             (strip_key(strip), strip.edits[link - 1].key, names[at, link])
@@ -109,25 +111,20 @@ def clerk(folder: Path, plan: Plan, words: int = 8) -> None:
     print(f"by the clock a clerk writes {len(plan.edits) / seconds:.0f} edits and files a second")
 
 
-def dealing(photos: int) -> None:
+def dealing(folder: Path, edits: int) -> None:
     """A plan of four edits a photo, dealt to eight workers."""
-    scales, size = Guidance(7.5, 1.5), (512, 384)
-    found = [Photo(f"{at:07}.jpg", Path(f"{at:07}.jpg"), f"{at:032x}", (640, 480)) for at in range(photos)]
-    edits = [
-        Edit(f"{at:031x}{word}", photo.digest, f"make it {word}", scales, 1, 20, "euler_a", size)
-        for at, photo in enumerate(found) for word in "abcd"
-    ]  # fmt: skip
-    strips = tuple(Strip(found[at // 4], edit.instruction, scales, 1, (edit,), (1,)) for at, edit in enumerate(edits))
-    plan = Plan("dealt", "model", tuple(found), strips, tuple(edits))
-    names = {(at, 1): f"{at}.jpg" for at in range(len(strips))}
+    field = Field(folder, edits)
+    plan = field.plan()
+    names = output_names(plan, field.recipe().output, numbers={})
     begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    dealer = Dealer(plan, plan, names, {edit.key for edit in edits}, lambda strip, link, name: False)
+    dealer = Dealer(plan, plan, names, Marked(edits, range(edits)), lambda _: ())
     indexed, index = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     while group := dealer.deal(8):
         for edit in group.plan.edits:
             dealer.settle(edit.key)
-    each, grown = (time.process_time() - indexed) / len(edits), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{len(edits):,} edits: indexed in {indexed - begun:.1f} s and {(index - before) >> 10} MiB, dealt at "
+    assert dealer.is_empty
+    each, grown = (time.process_time() - indexed) / edits, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{edits:,} edits: indexed in {indexed - begun:.1f} s and {(index - before) >> 10} MiB, dealt at "
           f"{each * 1e6:.1f} µs each in {(grown - index) >> 10} MiB more")  # fmt: skip
 
 
@@ -157,6 +154,6 @@ if __name__ == "__main__":
     overhead(place, whole)
     by_the_clock(place, whole)
     clerk(place, make_plan(make_photos(place / "more", 1000), CHAIN, keep=(1, 2)))
-    dealing(250_000)
+    dealing(place / "many", 1_000_000)
     tail(place, whole)
     print(f"load {os.getloadavg()[0]:.1f}")

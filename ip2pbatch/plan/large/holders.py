@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.plan.edits import ManyStrips, Photo, Plan, Strip, first_with
@@ -18,7 +19,7 @@ class Holders:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._few: dict[str, list[int]] = defaultdict(list)
+        self._few, self._strips = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         self._first, self._more = HashTable(), defaultdict[str, list[int]](list)
         if isinstance(plan.strips, ManyStrips):
             for number, photo in enumerate(plan.photos):
@@ -28,6 +29,7 @@ class Holders:
         for number, photo in enumerate(plan.photos):
             self._more[photo.digest].append(number)
         for number, strip in enumerate(plan.strips):
+            self._strips[strip.photo.digest].append(number)
             for key in {edit.key for edit in strip.made}:
                 self._few[key].append(number)
 
@@ -38,17 +40,29 @@ class Holders:
             yield from ((number, strips[number]) for number in self._few.get(key, ()))
             return
         first = strips.photo_with(key)
-        digest = "" if first is None else self._plan.photos[first].digest
-        for photo in () if first is None else (self._first_with(digest, first), *self._more.get(digest, ())):
-            for number, strip in strips.of_photo(photo):
-                if any(edit.key == key for edit in strip.made):
-                    yield number, strip
+        for number, strip in () if first is None else self.strips(self._plan.photos[first].digest):
+            if any(edit.key == key for edit in strip.made):
+                yield number, strip
+
+    def strips(self, digest: str) -> Iterator[tuple[int, Strip]]:
+        """The strips of all photos with this digest, each with its number in the plan, in its order."""
+        strips = self._plan.strips
+        if isinstance(strips, ManyStrips):
+            return chain.from_iterable(map(strips.of_photo, self._numbers(digest)))
+        return ((number, strips[number]) for number in self._strips.get(digest, ()))
 
     def photos(self, digest: str) -> list[Photo]:
         """The photos with this digest, in the plan's order."""
+        return [self._plan.photos[number] for number in self._numbers(digest)]
+
+    def is_first(self, photo: int) -> bool:
+        """Whether no photo before this one has its digest."""
+        return self._numbers(self._plan.photos[photo].digest)[0] == photo
+
+    def _numbers(self, digest: str) -> list[int]:
         photos = self._plan.photos
         first = self._first.get(hash(digest), lambda other: photos[other].digest == digest)
-        return [photos[number] for number in ([] if first is None else [first]) + self._more.get(digest, [])]
+        return ([] if first is None else [first]) + self._more.get(digest, [])
 
     def photo(self, key: str) -> str:
         """The name of the last photo that has the Edit, "" where none has."""

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.holders import Holders
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.run.devices.dealing import Dealer, Group, Victim
 from ip2pbatch.run.devices.wire import Deal, Over, Write
 from ip2pbatch.run.directory.layout import strip_key
@@ -28,18 +30,31 @@ class Clerk:
         self, plan: Plan, run: Run, dealer: Dealer, events: Events, clock: Callable[[], float], then: Then | None = None
     ) -> None:  # fmt: skip
         self._plan, self._run, self._dealer, self._events, self._clock = plan, run, dealer, events, clock
-        self._edits = {edit.key: edit for edit in plan.edits}
-        self._files = Counter(strip.edits[link - 1].key for strip in plan.strips for link in strip.keep)
+        self._place_of, self._holders = plan.places(), Holders(plan)
         self._announced: dict[tuple[str, str], Delivery] = dict(run.announced)
         self._begun = self._carried = clock()
-        promised = sum(files for key, files in self._files.items() if dealer.is_left(key))
-        self._pace = Pace(clock, dealer.left, promised, self._files.__getitem__, 1, then)
-        self._own: set[str] = set()
+        self._pace = Pace(clock, dealer.left, self._promised(), self._files_of, 1, then)
+        self._own = Marked(len(plan.edits))
         self._waiting = self._made = self._delivered = self._shrunk = 0
         self._undelivered: dict[str, str] = {}
         self._notes: Counter[str] = Counter()
         self._busy: Counter[str] = Counter()
         self._seconds = 0.0
+
+    def _files_of(self, key: str) -> int:
+        """How many files an Edit is delivered as."""
+        return sum(strip.edits[link - 1].key == key for _, strip in self._holders.of(key) for link in strip.keep)
+
+    def _promised(self) -> int:
+        """Those of all Edits that are left."""
+        if self._dealer.left == len(self._plan.edits):
+            return self._dealer.files
+        return sum(map(self._files_of, self._dealer.waiting))
+
+    def _is_own(self, key: str) -> bool:
+        """Whether an Edit was made in this session."""
+        place = self._place_of(key)
+        return place is not None and place in self._own
 
     def deal(self, epoch: int, group: Group) -> Deal:
         """A group with what is known of it: also what a worker that is gone has announced or delivered."""
@@ -81,21 +96,23 @@ class Clerk:
         self._pace.carried(now - self._carried)
         self._carried = now
         self._delivered += 1
-        self._waiting -= delivery.edit in self._own
+        self._waiting -= self._is_own(delivery.edit)
         self._events.delivered(delivery)
 
     def _tell(self, record: Record) -> None:
         """Count a record, and tell of it where it is the one that its Edit was waited for with."""
         if not self._dealer.settle(record.edit):
-            if record.status != "done" and record.edit in self._edits and record.edit in self._own:
+            if record.status != "done" and self._is_own(record.edit):
                 self._dealer.reopen(record.edit)
             return
+        place = self._place_of(record.edit)
+        assert place is not None, "what was left is one of the plan's"
         if record.status == "done":
             self._made += 1
-            self._own.add(record.edit)
-            self._waiting += self._files[record.edit]
+            self._own.add(place)
+            self._waiting += self._files_of(record.edit)
         self._pace.ended(record.edit)
-        self._events.finished(self._edits[record.edit], record)
+        self._events.finished(self._plan.edits[place], record)
 
     def give_up(self, victim: Victim) -> None:
         """A photo that several workers have ended over: a failed row an Edit, and the files that are not there."""

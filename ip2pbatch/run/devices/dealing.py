@@ -1,7 +1,8 @@
 """Which photos go to which worker: whole ones, in groups that shrink towards the end.
 
-dealer = Dealer(plan, asked, targets, todo, due)
-while group := dealer.deal(workers): ...
+dealer = Dealer(plan, asked, targets, todo, owed)
+while not dealer.is_empty:
+    group = dealer.deal(workers)      # None where it has to look further for what is left
 dealer.settle(key)                    # an Edit was made, or failed
 victims = dealer.take_back(group, "cuda:1 was killed (signal 9)")
 """
@@ -9,16 +10,24 @@ victims = dealer.take_back(group, "cuda:1 was killed (signal 9)")
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.plan.large.holders import Holders
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import Place
+from ip2pbatch.run.deliveries import Errand
 
 _MOST = 48  # edits of a group: enough that the wait between two of them is small beside it
 _SHARES = 2  # of what is left, a worker gets one part in this many a worker: it shrinks, and no one gets the long end
 _AHEAD = 16  # edits of a group, below which none is dealt before the last is done: they would be another's at the end
 _DEATHS = 3  # workers that may end over one photo
+_TOGETHER = 256  # photos of which it is looked up together what is left
+_LOOKS = 4_096  # photos that are looked at in one call: workers are heard between two of them
+
+Owed = Callable[[Iterable[tuple[int, Strip]]], Iterable[Errand]]
+"""Of strips, with their numbers in the plan, the files that are to be written though nothing is to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +54,21 @@ class Victim:
 class Dealer:
     """Deals what is left of a plan. Photos of equal bytes share their Edits and stay together.
 
-    `todo` are the keys still to be made, `due` says of (strip, link, name) whether its file is still to be written. A
-    group that comes back is dealt again after everything else, each photo alone: what ended its worker is then known.
+    `todo` are the numbers of the Edits still to be made, which it takes over; `owed` says which files are. A group
+    that comes back is dealt again after everything else, each photo alone: what ended its worker is then known.
+    Held are a byte an Edit and some thirteen a photo: photos are looked at in their turn.
     """
 
     def __init__(
-        self, plan: Plan, asked: Plan, targets: Mapping[Place, str], todo: set[str],
-        due: Callable[[Strip, int, str], bool],
+        self, plan: Plan, asked: Plan, targets: Mapping[Place, str], todo: Marked, owed: Owed
     ) -> None:  # fmt: skip
-        self._plan, self._asked, self._targets, self._due = plan, asked, targets, due
-        self._todo = set(todo)
-        self._strips = _by_photo(plan)
-        self._shown = self._strips if asked is plan else _by_photo(asked)
-        self._photos = _grouped((photo.digest, index) for index, photo in enumerate(plan.photos))
-        self._shown_photos = (
-            self._photos if asked is plan else _grouped((p.digest, i) for i, p in enumerate(asked.photos))
-        )
-        self._queue = deque(self._strips)
-        self._weight = sum(len(self._unmade(digest)) for digest in self._queue)
+        self._plan, self._targets, self._todo, self._owed = plan, targets, todo, owed
+        self._place_of, self._holders = plan.places(), Holders(plan)
+        self._asked, self._shown = asked, self._holders if asked is plan else Holders(asked)
+        self._seen = 0  # the photo up to which all stand in the queue, or have nothing left
+        self._queue = deque[str]()
+        self._again = deque[str]()
+        self._weight = len(todo)
         self._deaths: Counter[str] = Counter()
         self._reasons: dict[str, list[str]] = defaultdict(list)
 
@@ -72,51 +78,95 @@ class Dealer:
         return len(self._todo)
 
     @property
+    def waiting(self) -> Iterator[str]:
+        """Their keys."""
+        return (self._plan.edits[place].key for place in self._todo)
+
+    @property
+    def files(self) -> int:
+        """How many files all of the plan asks for."""
+        return len(self._targets)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be dealt."""
-        return not self._queue
+        return not self._queue and not self._again and not self.is_looking
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether there are photos that it has not looked at yet."""
+        return self._seen < len(self._plan.photos)
 
     def is_left(self, key: str) -> bool:
         """Whether an Edit is neither made nor failed."""
-        return key in self._todo
+        place = self._place_of(key)
+        return place is not None and place in self._todo
 
     def settle(self, key: str) -> bool:
         """An Edit was made or has failed; whether it was still among those that are left."""
-        if key not in self._todo:
+        place = self._place_of(key)
+        if place is None or place not in self._todo:
             return False
-        self._todo.remove(key)
+        self._todo.discard(place)
         return True
 
     def reopen(self, key: str) -> None:
         """An Edit that was made is to be made again."""
-        self._todo.add(key)
+        place = self._place_of(key)
+        assert place is not None, "it is one of the plan's"
+        self._todo.add(place)
 
     def deal(self, workers: int) -> Group | None:
-        """The next photos for one of so many workers; None where nothing waits (a group may still come back)."""
+        """The next photos for one of so many workers; None where nothing waits (a group may still come back), or where
+        nothing was found among the photos that were looked at.
+        """
         most = self._most(workers)
         taken: list[str] = []
         edits = 0
-        while self._queue and edits < most and len(taken) < _MOST:
-            digest = self._queue[0]
-            unmade = len(self._unmade(digest))
+        while edits < most and len(taken) < _MOST and (digest := self._head()) is not None:
             if self._deaths[digest] and taken:
                 break
-            self._queue.popleft()
+            self._take()
+            unmade = len(self._unmade(digest))
             self._weight -= unmade
-            if unmade or self._is_due(digest):
+            if unmade or any(self._files(digest)):
                 taken.append(digest)
                 edits += unmade
             if self._deaths[digest] and taken:
                 break
         return self._group(tuple(taken)) if taken else None
 
+    def _head(self) -> str | None:
+        """The next photo: what comes back comes after all others."""
+        looked = 0
+        while not self._queue and self.is_looking and looked < _LOOKS:
+            looked += self._look()
+        if not self._queue and self.is_looking:
+            return None
+        return next(iter(self._queue or self._again), None)
+
+    def _take(self) -> None:
+        (self._queue or self._again).popleft()
+
+    def _look(self) -> int:
+        """Look at the next photos, and put those of which something is left into the queue; how many were looked at."""
+        begin, self._seen = self._seen, min(self._seen + _TOGETHER, len(self._plan.photos))
+        numbers = [number for number in range(begin, self._seen) if self._holders.is_first(number)]
+        digests = [self._plan.photos[number].digest for number in numbers]
+        unmade = {digest for digest in digests if self._unmade(digest)}
+        made = (pair for digest in digests if digest not in unmade for pair in self._holders.strips(digest))
+        owed = {errand.strip.photo.digest for errand in self._owed(made)}
+        self._queue.extend(digest for digest in digests if digest in unmade or digest in owed)
+        return self._seen - begin
+
     def deal_ahead(self, workers: int, beside: Group) -> Group | None:
         """The next photos for one that is past the half of `beside`; None before, and towards the end. A photo that a
         worker has ended over is not dealt beside others: what ends the next one is to be known.
         """
-        if sum(edit.key in self._todo for edit in beside.plan.edits) > len(beside.plan.edits) // 2:
+        if sum(self.is_left(edit.key) for edit in beside.plan.edits) > len(beside.plan.edits) // 2:
             return None
-        if self._most(workers) < _AHEAD or any(self._deaths[digest] for digest in (*beside.digests, self._queue[0])):
+        head = self._head()
+        if head is None or self._most(workers) < _AHEAD or any(self._deaths[one] for one in (*beside.digests, head)):
             return None
         return self.deal(workers)
 
@@ -131,65 +181,42 @@ class Dealer:
         """
         victims = []
         for digest in group.digests:
-            unmade = self._unmade(digest)
-            if not unmade and not self._is_due(digest):
+            unmade, files = self._unmade(digest), self._files(digest)
+            if not unmade and not files:
                 continue
             if reason:
                 self._deaths[digest] += 1
                 self._reasons[digest].append(reason)
             if self._deaths[digest] >= _DEATHS:
-                victims.append(self._victim(digest, unmade))
+                said = f"{_DEATHS} workers ended over this photo: {'; '.join(self._reasons[digest])}"
+                victims.append(Victim(tuple(unmade), tuple(errand.target for errand in files), said))
                 continue
-            self._queue.append(digest)
+            self._again.append(digest)
             self._weight += len(unmade)
         return victims
 
-    def _victim(self, digest: str, unmade: list[Edit]) -> Victim:
-        files = tuple(target for strip, link, target in self._files(digest) if self._due(strip, link, target))
-        said = "; ".join(self._reasons[digest])
-        return Victim(tuple(unmade), files, f"{_DEATHS} workers ended over this photo: {said}")
-
     def _unmade(self, digest: str) -> list[Edit]:
-        edits = {e.key: e for index in self._strips[digest] for e in self._plan.strips[index].made}
-        return [edit for key, edit in edits.items() if key in self._todo]
+        edits = {edit.key: edit for _, strip in self._holders.strips(digest) for edit in strip.made}
+        return [edit for key, edit in edits.items() if self.is_left(key)]
 
-    def _files(self, digest: str) -> Iterator[tuple[Strip, int, str]]:
-        for index in self._strips[digest]:
-            strip = self._plan.strips[index]
-            yield from ((strip, link, self._targets[index, link]) for link in strip.keep)
-
-    def _is_due(self, digest: str) -> bool:
-        return any(self._due(strip, link, target) for strip, link, target in self._files(digest))
+    def _files(self, digest: str) -> list[Errand]:
+        """Those that are to be written of what is made."""
+        return [*self._owed(self._holders.strips(digest))]
 
     def _group(self, digests: tuple[str, ...]) -> Group:
-        plan = _part(self._plan, digests, self._photos, self._strips)
-        asked = plan
-        if self._asked is not self._plan:
-            asked = _part(self._asked, digests, self._shown_photos, self._shown)
-        places = (index for digest in digests for index in self._strips[digest])
+        plan = _part(self._plan, digests, self._holders)
+        asked = plan if self._asked is self._plan else _part(self._asked, digests, self._shown)
+        strips = (pair for digest in digests for pair in self._holders.strips(digest))
         targets = {
-            (at, link): self._targets[index, link]
-            for at, index in enumerate(places) for link in self._plan.strips[index].keep
+            (at, link): self._targets[number, link]
+            for at, (number, strip) in enumerate(strips) for link in strip.keep
         }  # fmt: skip
         return Group(plan, asked, targets, digests)
 
 
-def _by_photo(plan: Plan) -> dict[str, list[int]]:
-    return _grouped((strip.photo.digest, index) for index, strip in enumerate(plan.strips))
-
-
-def _grouped(pairs: Iterator[tuple[str, int]]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for digest, index in pairs:
-        found.setdefault(digest, []).append(index)
-    return found
-
-
-def _part(
-    plan: Plan, digests: tuple[str, ...], photos: Mapping[str, list[int]], strips: Mapping[str, list[int]]
-) -> Plan:  # fmt: skip
+def _part(plan: Plan, digests: tuple[str, ...], holders: Holders) -> Plan:
     """The strips of these photos in their order, so that places in it are those of a walk over `digests`."""
-    own = tuple(plan.strips[index] for digest in digests for index in strips.get(digest, ()))
+    own = tuple(strip for digest in digests for _, strip in holders.strips(digest))
     edits = {edit.key: edit for strip in own for edit in strip.made}
-    shown = tuple(plan.photos[index] for digest in digests for index in photos.get(digest, ()))
+    shown = tuple(photo for digest in digests for photo in holders.photos(digest))
     return Plan(plan.name, plan.model, shown, own, tuple(edits.values()))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
-from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.large.holders import Holders
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import paths_of
+from ip2pbatch.run.deliveries import Errand
 from ip2pbatch.run.devices.clerk import Clerk
-from ip2pbatch.run.devices.crew import Crew
+from ip2pbatch.run.devices.crew import LOOK, Crew
 from ip2pbatch.run.devices.dealing import Dealer, Group
 from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.devices.wire import Ask, Beat, Drain, Over, Reserved, Told, Trouble, Write, Written
 from ip2pbatch.run.directory.ledger import Run
+from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.events import Events
 from ip2pbatch.run.execute import Options, Summary
-from ip2pbatch.run.states import already_done
+from ip2pbatch.run.states import AlreadyDone, already_done
 from ip2pbatch.run.stop import Stop
 
 _SLOW = 0.5  # of what the others make in the same time, below which a worker is named
@@ -35,12 +39,12 @@ def share_out(
     assert deliver is not None, "a run of several processes delivers"
     deliver.sweep()
     done = already_done(plan, run)
-    settled = {key for key, record in run.failed.items() if record.status not in options.redo}
-    for edit in plan.edits:  # parents first: what hangs on one that failed is not tried either
-        if edit.source in settled:
-            settled.add(edit.key)
-    todo = {edit.key for edit in plan.edits} - done - settled
-    dealer = Dealer(plan, asked, deliver.targets, todo, deliver.is_owed)
+    todo = _left(plan, run, done, options.redo)
+
+    def owed(strips: Iterable[tuple[int, Strip]]) -> Iterator[Errand]:
+        return deliver.outstanding(strips, lambda keys: (state == "done" for state in run.records.statuses(keys)))
+
+    dealer = Dealer(plan, asked, deliver.targets, todo, owed)
     events.started(len(todo), len(done))
     clerk = Clerk(plan, run, dealer, events, options.clock, options.then)
     names, fallen = paths_of(deliver.targets), crew.fallen
@@ -49,6 +53,23 @@ def share_out(
         run.sweep(run.layout.folders())
         deliver.sweep(again=True)
     return summary
+
+
+def _left(plan: Plan, run: Run, done: AlreadyDone, redo: Collection[Status]) -> Marked:
+    """The numbers of the Edits to be made: neither done, nor failed, nor hanging on one that failed."""
+    left, place_of, holders = Marked(len(plan.edits), done.lacking()), plan.places(), Holders(plan)
+    for record in run.records.failed():
+        if record.status in redo:
+            continue
+        lost = {record.edit}
+        for _, strip in holders.of(record.edit):  # parents first
+            for edit in strip.made:
+                if edit.source in lost:
+                    lost.add(edit.key)
+        for place in map(place_of, lost):
+            if place is not None:
+                left.discard(place)
+    return left
 
 
 class Foreman:
@@ -116,7 +137,8 @@ class Foreman:
 
     def _listen(self) -> None:
         """Hear everybody, and write what all of them said with one wait for the disk, before the rest is answered."""
-        heard = list(self._crew.words())
+        looks = self._dealer.is_looking and any(member.state == "idle" for member in self._crew.members)
+        heard = list(self._crew.words(0.0 if looks else LOOK))
         writes = [(m, w) for m, w in heard if isinstance(w, Write) and w.epoch in m.deals]
         trouble = self._clerk.write([word for _, word in writes]) if writes else None
         for member, written in writes:

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from runs import make_photos, make_plan
 
-from ip2pbatch.plan.edits import Plan
+from ip2pbatch.plan.edits import ManyStrips, Plan, Strip
+from ip2pbatch.plan.large.expansion import Expansion
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.written.outputs import Output
+from ip2pbatch.run.deliveries import Errand
+from ip2pbatch.run.devices import dealing
 from ip2pbatch.run.devices.dealing import Dealer, Group
 
 CHAIN = ["make it winter", "make it night"]
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return make_plan(make_photos(tmp_path / "in", 40), CHAIN)
+@pytest.fixture(params=["held", "expanded"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Forty photos through a chain: the strips held, and made when they are asked for, as those of millions are."""
+    plan = make_plan(make_photos(tmp_path / "in", 40), CHAIN)
+    if request.param == "held":
+        return plan
+    monkeypatch.setattr("ip2pbatch.plan.large.expansion.MOST_HELD", 0)
+    strips, edits = Expansion(plan.photos, lambda photo, make=None: [*make_plan((photo,), CHAIN).strips]).parts()
+    assert isinstance(strips, ManyStrips)
+    return replace(plan, strips=strips, edits=edits)
 
 
 def dealer_of(plan: Plan, *, todo: set[str] | None = None, due: bool = False) -> Dealer:
     names = output_names(plan, Output(folder=Path("out")), numbers={p.name: n for n, p in enumerate(plan.photos)})
-    todo = {edit.key for edit in plan.edits} if todo is None else todo
-    return Dealer(plan, plan, names, todo, lambda strip, link, target: due)
+    left = Marked(len(plan.edits), (at for at, key in enumerate(plan.keys) if todo is None or key in todo))
+
+    def owed(strips: Iterable[tuple[int, Strip]]) -> Iterator[Errand]:
+        return (Errand(strip, link, names[at, link]) for at, strip in strips for link in strip.keep if due)
+
+    return Dealer(plan, plan, names, left, owed)
 
 
 def make(dealer: Dealer, group: Group) -> int:
@@ -75,6 +91,20 @@ def test_what_is_done_is_not_dealt_unless_a_file_is_due(plan: Plan) -> None:
     while group := dealer.deal(2):
         photos += [photo.name for photo in group.plan.photos]
     assert len(photos) == 40
+
+
+def test_photos_with_nothing_left_are_passed_over_without_keeping_workers_waiting(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dealing, "_TOGETHER", 4)
+    monkeypatch.setattr(dealing, "_LOOKS", 8)
+    last = plan.photos[-1].digest
+    dealer = dealer_of(plan, todo={edit.key for edit in plan.edits[-2:]})
+    dealt = []
+    while not dealer.is_empty:
+        dealt.append(dealer.deal(2))
+    assert [group.digests for group in dealt if group] == [(last,)]
+    assert 3 <= len(dealt) <= 6  # in between, workers are heard
 
 
 def test_the_next_group_is_dealt_past_the_half_of_one_but_not_near_the_end(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from runs import LONG, SPEC, Wrapped, make_photos, make_plan
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.plan.edits import Edit
+from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.run.devices.dealing import Dealer
 from ip2pbatch.run.devices.overlap import Overlap
 from ip2pbatch.run.devices.wire import Deal
@@ -27,7 +28,7 @@ def deals(tmp_path: Path) -> list[Deal]:
     """Three groups of two photos."""
     plan = make_plan(make_photos(tmp_path / "in", 12))
     dealer = Dealer(
-        plan, plan, {(at, 1): f"{at}.jpg" for at in range(12)}, {e.key for e in plan.edits}, lambda *_: False
+        plan, plan, {(at, 1): f"{at}.jpg" for at in range(12)}, Marked(len(plan.edits), range(12)), lambda _: ()
     )
     groups = [dealer.deal(3) for _ in range(3)]
     return [Deal(epoch, group, {}, {}, {}, {}) for epoch, group in enumerate(groups) if group is not None]
