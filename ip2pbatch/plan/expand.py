@@ -20,7 +20,8 @@ from ip2pbatch.plan.tiling import Refinement, levels
 if TYPE_CHECKING:
     from ip2pbatch.plan.edits import Region
     from ip2pbatch.plan.photos import Scan
-    from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds, Size
+    from ip2pbatch.plan.written.ranges import Size
+    from ip2pbatch.plan.written.recipe import EditSpec, Link, Recipe, Seeds
 
 
 def expand(

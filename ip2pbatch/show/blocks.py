@@ -20,17 +20,17 @@ class Shown:
 
 
 def photos_of(
-    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Proof, Shown]
+    cells: Sequence[Cell], cards: Sequence[dict[str, Any]], pictures: Mapping[Proof, Shown], absent: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """A section a photo: its source, then its single edits, its guidance grids and its chains; where models are
-    compared its edits, and of each model beside model.
+    compared its edits, and of each model beside model, with the reason of those that are `absent`.
     """
     photos = []
     for name, own in grouped(zip(cells, cards, strict=True), lambda pair: pair[0].photo).items():
         source = source_of([cell for cell, _ in own])
         tried = next((cell for cell, _ in own if cell.state != "missing"), own[0][0])
         shown = pictures.get(source, Shown("", 0, 0)) if source else Shown("", 0, 0)
-        blocks = [*_compared(own)] if own[0][0].model else _blocks(own)
+        blocks = [*_compared(own, absent)] if own[0][0].model else _blocks(own)
         photos.append({
             "name": name, "src": shown.src, "width": shown.width, "height": shown.height, "blocks": blocks,
             "unread": tried.unread,
@@ -61,7 +61,7 @@ def _blocks(pairs: Sequence[Pair]) -> list[Block]:
     return [*([{"kind": "flow", "cells": flow}] if flow else []), *grids, *_chains(linked)]
 
 
-def _compared(pairs: Sequence[Pair]) -> Iterator[Block]:
+def _compared(pairs: Sequence[Pair], absent: Mapping[str, str]) -> Iterator[Block]:
     """The blocks of each edit: models side by side; where scales vary a row a model, or a grid of both scales a model.
     Chains are a strip each.
     """
@@ -72,11 +72,11 @@ def _compared(pairs: Sequence[Pair]) -> Iterator[Block]:
         models = grouped(own, lambda pair: (pair[0].model, pair[0].seed))
         said = own[0][0].instruction
         if all(len(group) == 1 for group in models.values()):
-            yield {"kind": "models", "title": said, "cells": [card for _, card in own]}
+            yield {"kind": "models", "title": said, "cells": [card for _, card in own], "absent": absent}
         elif any(map(_both_vary, models.values())):
             yield from (_grid(group, f"{said}, {model}") for (model, _), group in models.items())
         else:
-            yield _rows(models, said)
+            yield _rows(models, said) | {"absent": absent}
 
 
 def _both_vary(own: Sequence[Pair]) -> bool:

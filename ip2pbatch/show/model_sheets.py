@@ -40,9 +40,8 @@ def model_sheets(gallery: Gallery, settings: Sheet) -> Iterator[Draft]:
     for column, group in grouped(last, column_of).items():
         if any(len({cell.guidance for cell in own}) > 1 for own in grouped(group, lambda cell: cell.model).values()):
             for photo, own in grouped(group, lambda cell: cell.photo).items():
-                yield _by_scale(
-                    own, f"scales-{slug_of(column[0])}-{slug_of(photo.rpartition('.')[0] or photo)}", settings
-                )
+                slug = f"scales-{slug_of(column[0])}-{slug_of(photo.rpartition('.')[0] or photo)}"
+                yield _by_scale(own, slug, gallery, settings)
 
 
 def _one(cells: Sequence[Cell]) -> bool:
@@ -63,11 +62,12 @@ def _by_model(
         for own in grouped(chosen, lambda cell: (cell.photo, column_of(cell))).values():
             at = {cell.model: _tile(cell, several, settings) for cell in own}
             tiles = (at.get(model) for model in gallery.models)
-            rows.append(Row(source_tile(largest(own)), tuple(tiles)))
-        table = Table(tuple(rows), gallery.models, box_of(chosen, settings.cell, lines=2))
+            rows.append(Row(source_tile(largest(own)), (*tiles, *_not_made(gallery))))
+        heads = (*gallery.models, *gallery.absent)
+        table = Table(tuple(rows), heads, box_of(chosen, settings.cell, lines=2))
         name = f"{slug}-seed{rank + 1}" if ranks > 1 else slug
         said = f"{subject}{f', seed {rank + 1} of {ranks}' if ranks > 1 else ''}"
-        yield Draft(name, said, (*facts_of(chosen), *_absent(gallery), IN_THE_PAPER), table)
+        yield Draft(name, said, (*facts_of(chosen), IN_THE_PAPER), table)
 
 
 def _tile(cell: Cell, several: bool, settings: Sheet) -> Tile:
@@ -77,11 +77,12 @@ def _tile(cell: Cell, several: bool, settings: Sheet) -> Tile:
     return tile_of(cell, *lines_of(cell), settings)
 
 
-def _absent(gallery: Gallery) -> tuple[tuple[str, str], ...]:
-    return tuple((f"without {name}:", why) for name, why in gallery.absent.items())
+def _not_made(gallery: Gallery) -> Iterator[Tile]:
+    """A tile of each model that has no cell, with the reason."""
+    return (Tile("", "", state="missing", reason=f"not made: {why}") for why in gallery.absent.values())
 
 
-def _by_scale(cells: Sequence[Cell], slug: str, settings: Sheet) -> Draft:
+def _by_scale(cells: Sequence[Cell], slug: str, gallery: Gallery, settings: Sheet) -> Draft:
     """A row a model, and where the image scale varies too a row of each; a column a scale, from weak to strong.
 
     Families differ in their scales, so columns are places in their order, and each caption says the value.
@@ -91,6 +92,7 @@ def _by_scale(cells: Sequence[Cell], slug: str, settings: Sheet) -> Draft:
         for label, own in _lines(model, group):
             tiles = (tile_of(cell, *lines_of(cell), settings) for cell in own)
             rows.append(Row(None, tuple(tiles), label))
+    rows += [Row(None, (tile,), model) for model, tile in zip(gallery.absent, _not_made(gallery), strict=True)]
     widest = max(len(row.tiles) for row in rows)
     rows = [replace(row, tiles=row.tiles + (None,) * (widest - len(row.tiles))) for row in rows]
     rows[0] = replace(rows[0], source=replace(source_tile(largest(cells)), second=""))

@@ -186,7 +186,7 @@ def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], orig
     captioned = captions()
     metrics = [m for m in captioned if any(m in cell.metrics for cell in cells)]
     cards = _cards(cells, pictures, metrics)
-    photos = photos_of(cells, cards, pictures)
+    photos = photos_of(cells, cards, pictures, gallery.absent)
     return environment.get_template(
         "report.html"
     ).render(

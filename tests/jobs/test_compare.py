@@ -16,7 +16,7 @@ from command import CommandLine
 from ip2pbatch import jobs
 from ip2pbatch.engine import on_fake
 from ip2pbatch.engine.fake import FakeEngine
-from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.errors import ModelError, ResourceError, UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults
 from ip2pbatch.run.directory.view import read_run
@@ -164,10 +164,46 @@ def test_one_model_that_cannot_be_loaded_leaves_the_others(
     assert (said.code, lines[-1]["exit_code"]) == (6, 6)
     assert [line["message"] for line in lines if line["type"] == "error"] == ["tiny: tiny is not on this machine"]
     assert 'classname="tiny" name="model"' in (recipe.parent / "junit.xml").read_text()
-    assert "Without tiny: tiny is not on this machine" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Without tiny: tiny is not on this machine" in page
+    assert "<b>missing</b><br>not made: tiny is not on this machine" in page
     assert "tiny is not begun yet" in command("status", out).err
     assert command("run", out, *FAKE).code == 0
     assert "Without tiny" not in (out / "report.html").read_text()
+    assert "not made" not in (out / "report.html").read_text()
+
+
+def test_cells_that_a_run_did_not_come_to_say_why(
+    command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def full_at_the_second() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise ResourceError("the device's memory ran out")
+
+    with monkeypatch.context() as patched:
+        before_each(patched, full_at_the_second)
+        said = command("run", recipe, *FAKE)
+    assert said.code == 7, said.err
+    cells = in_page(recipe.parent / "out/report.html")["cells"]
+    assert [(cell["model"], cell["state"]) for cell in cells] == [("tiny", "done"), *[("one", "missing")] * 2]
+    page = (recipe.parent / "out/report.html").read_text()
+    assert page.count("<br>not made: the device&#39;s memory ran out") == 2
+
+
+def test_a_model_has_its_own_sampler_and_size(command: CommandLine, recipe: Path) -> None:
+    own = "compare: [tiny, {model: klein, text: default, sampler: model, size: {megapixels: 0.01}}]"
+    recipe.write_text(
+        RECIPE.replace("compare: [tiny, {model: another/one, text: [2, 4]}]", own) + "sampler: ddim\nsteps: 3\n"
+    )
+    assert command("run", recipe, *FAKE).code == 0
+    edits = {name: read_run(recipe.parent / "out" / name).plan.edits[0] for name in ("tiny", "klein")}
+    assert [(edit.sampler, edit.size) for edit in edits.values()] == [("ddim", (64, 64)), ("model", (96, 96))]
+    recipe.write_text(recipe.read_text().replace("sampler: model, ", ""))
+    said = command("plan", recipe)
+    assert (said.code, "takes no ddim" in " ".join(said.err.split())) == (2, True)
 
 
 def test_one_that_is_interrupted_ends_all_and_goes_on(

@@ -25,7 +25,8 @@ from ip2pbatch.plan.schedule import Schedule
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.instructions import Instruction
 from ip2pbatch.plan.written.outputs import Output
-from ip2pbatch.plan.written.recipe import EditSpec, Recipe, Size
+from ip2pbatch.plan.written.ranges import Size
+from ip2pbatch.plan.written.recipe import EditSpec, Recipe
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.stored_plans import store_plan
 

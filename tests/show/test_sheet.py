@@ -305,9 +305,11 @@ def test_models_stand_side_by_side_on_a_sheet_of_each_instruction() -> None:
         f"models-make-it-{words}-seed{number}" for words in ("winter", "night") for number in (1, 2)
     ]
     for draft in drafts:
-        assert draft.table.heads == ("tiny", "other")
-        assert [len([tile for tile in row.tiles if tile]) for row in draft.table.rows] == [2, 2]
-        assert ("without gone:", "it is not on this machine") in draft.facts
+        assert draft.table.heads == ("tiny", "other", "gone")
+        assert [len([tile for tile in row.tiles if tile]) for row in draft.table.rows] == [3, 3]
+        assert {row.tiles[2].reason for row in draft.table.rows if row.tiles[2]} == {
+            "not made: it is not on this machine"
+        }
 
 
 def test_scales_of_models_are_rows_from_weak_to_strong_and_one_photo_has_all_its_edits_on_one_sheet() -> None:

@@ -14,7 +14,8 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Edit, Guidance, Photo, Plan, Strip, make_edit
 from ip2pbatch.plan.expand import model_size
 from ip2pbatch.plan.photos import scan
-from ip2pbatch.plan.written.recipe import PhotoFolder, Size
+from ip2pbatch.plan.written.ranges import Size
+from ip2pbatch.plan.written.recipe import PhotoFolder
 
 SEED = 1371
 _INSTRUCTIONS = ("make it winter", "make it night", "make it a sunset", "turn it into a watercolor painting")

@@ -64,7 +64,8 @@ class Comparison:
                 "name": f"{whole.name}: {one.name}"[:MOST_TITLE], "model": one.model, "compare": (),
                 "guidance": GuidanceSpec(**given, pair=whole.guidance.pair)
                 if own else whole.guidance,
-                "steps": one.steps or whole.steps,
+                "steps": one.steps or whole.steps, "sampler": one.sampler or whole.sampler,
+                "size": one.size or whole.size,
                 "output": whole.output.model_copy(update={"folder": folder}),
             }
         )  # fmt: skip

@@ -62,7 +62,7 @@ def _gallery(comparison: Comparison, views: Mapping[str, RunView], why: Mapping[
     from ip2pbatch.show.joined import joined
 
     absent = {name: str(why.get(name, "not begun")) for name in comparison.folders if name not in views}
-    return joined(comparison.recipe.name, views, absent)
+    return joined(comparison.recipe.name, views, absent, {name: str(error) for name, error in why.items()})
 
 
 def _sheets(

@@ -1,4 +1,4 @@
-"""What a recipe may choose from the tables of formats and metrics."""
+"""What a recipe may choose from tables: samplers, formats and metrics."""
 
 from __future__ import annotations
 
@@ -25,4 +25,5 @@ def _metric(value: Any) -> Any:
     return value
 
 
+Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm", "model"]
 Metric = Annotated[_Offered, BeforeValidator(_metric)]

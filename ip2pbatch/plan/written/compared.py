@@ -12,8 +12,9 @@ from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.defaults import FILES, TINY, is_file
 from ip2pbatch.plan.editors.composed import Composed, Lora, brief, composed
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
+from ip2pbatch.plan.written.choices import Sampler
 from ip2pbatch.plan.written.part import Written, normalised
-from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, Steps, read_numbers
+from ip2pbatch.plan.written.ranges import NUMBERS_SCHEMA, Size, Steps, read_numbers
 from ip2pbatch.plan.written.yaml_source import Mistake
 
 MOST_NAME = 60
@@ -32,7 +33,9 @@ OwnScales = Annotated[
 
 
 class Compared(Written):
-    """One of the models that are compared. Its scales and steps are for families that have others than the recipe's."""
+    """One of the models that are compared. Scales, steps, sampler and size are its own where its family has others than
+    the recipe has.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
         description="hub id (@revision pins it), folder, or tiny"
@@ -47,6 +50,8 @@ class Compared(Written):
         default=None, description="its own image scales, or default, the model's; guidance is not for it then"
     )
     steps: Steps | None = Field(default=None, description="its own step count")
+    sampler: Sampler | None = Field(default=None, description="its own sampler; model: the one that it brings")
+    size: Size | None = Field(default=None, description="the size that it works at")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,6 @@
-"""Lists of numbers as people write them: `7.5`, `5, 7.5, 10`, `1..2 by 0.25`. Counted in decimals, ends included."""
+"""Lists of numbers as people write them: `7.5`, `5, 7.5, 10`, `1..2 by 0.25`, counted in decimals, ends included; and
+the size that a model works at.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema, model_validator
 
+from ip2pbatch.plan.written.part import Written
 from ip2pbatch.plan.written.yaml_source import Mistake
 
 MAX_VALUES = 1000
@@ -114,3 +117,25 @@ def _finite(number: float) -> float:
 
 Scales = Annotated[tuple[float, ...], BeforeValidator(read_numbers), WithJsonSchema(NUMBERS_SCHEMA)]
 Steps = Annotated[StrictInt, Field(ge=1, le=1000)]
+
+
+class Size(Written):
+    """The size the model works at: never cropped, never squashed, the photo's own aspect. One of the two is set."""
+
+    long_side: Annotated[StrictInt, Field(ge=16, le=8192)] | None = Field(
+        default=None, description="pixels of the long side"
+    )
+    megapixels: Annotated[float, Field(gt=0, le=64)] | None = Field(
+        default=None, description="area in millions of pixels"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"long_side": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _either(self) -> Size:
+        if (self.long_side is None) == (self.megapixels is None):
+            raise Mistake("either long_side or megapixels", hint="size: {long_side: 768}")
+        return self

@@ -25,16 +25,16 @@ from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.formats import suffixes
 from ip2pbatch.plan.written.addresses import is_address
+from ip2pbatch.plan.written.choices import Sampler
 from ip2pbatch.plan.written.compared import Compared, model_path, refuse_clashes, with_path
 from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
 from ip2pbatch.plan.written.overlays import KEYS, laid_over
 from ip2pbatch.plan.written.part import RecipePath, Written
-from ip2pbatch.plan.written.ranges import Scales, Steps, read_numbers
+from ip2pbatch.plan.written.ranges import Scales, Size, Steps, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.plan.written.where import Protected, Where
 from ip2pbatch.plan.written.yaml_source import Mistake, parse_yaml, read_text, suggest, validate
 
-Sampler = Literal["euler_a", "euler", "ddim", "dpmpp_2m", "unipc", "lcm", "model"]
 Pair = Literal["product", "zip"]
 Pairs = Literal["jpeg", "raw", "both"]
 
@@ -267,28 +267,6 @@ class Seeds(Written):
     def _either(self) -> Seeds:
         if bool(self.fixed) == bool(self.per_photo):
             raise Mistake("either fixed or per_photo, with at least one number", hint="seeds: 7, or seeds: [1, 2, 3]")
-        return self
-
-
-class Size(Written):
-    """The size the model works at: never cropped, never squashed, the photo's own aspect. One of the two is set."""
-
-    long_side: Annotated[StrictInt, Field(ge=16, le=8192)] | None = Field(
-        default=None, description="pixels of the long side"
-    )
-    megapixels: Annotated[float, Field(gt=0, le=64)] | None = Field(
-        default=None, description="area in millions of pixels"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: Any) -> Any:
-        return {"long_side": value} if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _either(self) -> Size:
-        if (self.long_side is None) == (self.megapixels is None):
-            raise Mistake("either long_side or megapixels", hint="size: {long_side: 768}")
         return self
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.globs import exactly
-from ip2pbatch.plan.written.recipe import EditSpec, PhotoFolder, Recipe, Seeds, Size
+from ip2pbatch.plan.written.ranges import Size
+from ip2pbatch.plan.written.recipe import EditSpec, PhotoFolder, Recipe, Seeds
 from ip2pbatch.plan.written.slug import free
 
 

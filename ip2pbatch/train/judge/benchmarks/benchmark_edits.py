@@ -36,7 +36,8 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.expand import expand
 from ip2pbatch.plan.photos import Scan, scan
-from ip2pbatch.plan.written.recipe import Sampler, read_recipe
+from ip2pbatch.plan.written.choices import Sampler
+from ip2pbatch.plan.written.recipe import read_recipe
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory.healing import heal
 from ip2pbatch.run.directory.ledger import Run, open_run
