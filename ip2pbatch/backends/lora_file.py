@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
+from ip2pbatch.backends.single_file import ldm_names
 from ip2pbatch.backends.single_file.ldm_file import read_shapes
 from ip2pbatch.errors import ModelError
 
-Network = Literal["unet", "text_encoder"]
+T = TypeVar("T")
 NAME = "pytorch_lora_weights.safetensors"
 _PEFT = ("adapter_model.safetensors", "adapter_config.json")
+_CLASSES = ("UNet2DConditionModel", "CLIPTextModel", "CLIPTextModelWithProjection")
 
-_NETWORKS: tuple[tuple[str, Network], ...] = (
-    ("base_model.model.unet.", "unet"), ("base_model.model.text_encoder.", "text_encoder"),
+Shape = tuple[int, ...]
+Layers = Mapping[str, Mapping[str, Shape]]
+"""Of each network that a LoRA may change the shapes of its layers, by their names parted by `_`."""
+
+# How a tensor's name begins, and of which network it is then: the first that a model has.
+_NETWORKS = (
+    ("base_model.model.unet.", "unet"), ("base_model.model.transformer.", "transformer"),
+    ("base_model.model.text_encoder_2.", "text_encoder_2"), ("base_model.model.text_encoder.", "text_encoder"),
     ("base_model.model.text_model.", "text_encoder"), ("base_model.model.", "unet"),
-    ("unet.", "unet"), ("lora_unet_", "unet"), ("text_encoder.", "text_encoder"), ("lora_te_", "text_encoder"),
-    ("lora_te1_", "text_encoder"), ("down_blocks.", "unet"), ("mid_block.", "unet"), ("up_blocks.", "unet"),
+    ("base_model.model.", "transformer"), ("unet.", "unet"), ("lora_unet_", "unet"), ("transformer.", "transformer"),
+    ("diffusion_model.", "transformer"), ("lora_unet_", "transformer"), ("lora_transformer_", "transformer"),
+    ("text_encoder_2.", "text_encoder_2"), ("lora_te2_", "text_encoder_2"), ("text_encoder.", "text_encoder"),
+    ("lora_te_", "text_encoder"), ("lora_te1_", "text_encoder"), ("down_blocks.", "unet"), ("mid_block.", "unet"),
+    ("up_blocks.", "unet"), ("", "transformer"),
 )  # fmt: skip
 _HALVES = (
     (re.compile(r"[._]lora(?:_linear_layer)?\.(?:[\w-]+\.)?(down|up)\.weight$"), None),
@@ -32,14 +43,19 @@ _HALVES = (
     (re.compile(r"\.lora_([AB])(?:\.[\w-]+)?\.weight$"), {"A": "down", "B": "up"}),
     (re.compile(r"\.(alpha)$"), None),
 )
+# A piece of a tensor's name, what such a file is, and the network of a model that it may be for.
 _OTHERS = (
-    ("lora_te2_", "is for an SDXL model"), ("text_encoder_2.", "is for an SDXL model"),
-    ("transformer.", "is for an editor with a diffusion transformer"), ("double_blocks", "is for a FLUX model"),
-    ("hada_", "is a LoHa, not a LoRA"), ("lokr_", "is a LoKr, not a LoRA"), ("dora_scale", "is a DoRA, not a LoRA"),
-    ("lora_mid", "is a LoRA of three factors, which is not added here"), ("oft_", "is an OFT, not a LoRA"),
-    ("lora_magnitude_vector", "is a DoRA, not a LoRA"),
+    ("lora_te2_", "is for an SDXL model", "text_encoder_2"),
+    ("text_encoder_2.", "is for an SDXL model", "text_encoder_2"),
+    ("double_blocks", "has the layers of FLUX by the names of its first publication, which are not read", ""),
+    ("transformer.", "is for an editor with a diffusion transformer", "transformer"),
+    ("down_blocks", "is for a Stable Diffusion model", "unet"),
+    ("input_blocks", "is for a Stable Diffusion model", "unet"),
+    ("hada_", "is a LoHa, not a LoRA", ""), ("lokr_", "is a LoKr, not a LoRA", ""),
+    ("dora_scale", "is a DoRA, not a LoRA", ""), ("lora_magnitude_vector", "is a DoRA, not a LoRA", ""),
+    ("lora_mid", "is a LoRA of three factors, which is not added here", ""), ("oft_", "is an OFT, not a LoRA", ""),
 )  # fmt: skip
-_HINT = "use a LoRA for Stable Diffusion 1.5, by diffusers, peft or kohya's scripts"
+_HINT = "use a LoRA for the model that it is laid over, by diffusers, peft or kohya's scripts"
 
 
 @dataclass(slots=True)
@@ -53,13 +69,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """A checked file: the changes of each network by their layers' names, parted by `_` alone. `alphas` is what is said
-    beside the tensors: alpha over rank of a network's layers that have no alpha of their own.
+    """A checked file: the changes of each network by their layers' names, parted by `_` alone, and the shapes of its
+    tensors. `alphas` is what is said beside the tensors: alpha over rank of a network's layers that have no alpha of
+    their own.
     """
 
     path: Path
-    changes: Mapping[Network, Mapping[str, Change]]
-    alphas: Mapping[Network, float] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Change]]
+    shapes: Mapping[str, Shape]
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
 
 def find(path: Path) -> Path:
@@ -76,34 +94,82 @@ def find(path: Path) -> Path:
     return files[0]
 
 
-def check(file: Path) -> LoraFile:
-    """What `file` changes. ModelError with the reason where it is no LoRA for such models, or damaged."""
+def networks_of(classes: Mapping[str, str]) -> tuple[str, ...]:
+    """Which of a model's components, each with its class, a LoRA can change: its UNet or transformer, and CLIP's text
+    encoders.
+    """
+    return tuple(name for name, kind in classes.items() if kind in _CLASSES or kind.endswith("Transformer2DModel"))
+
+
+def check(file: Path, networks: Collection[str]) -> LoraFile:
+    """What `file` changes of a model's `networks`. ModelError with the reason where it is no LoRA for such models, or
+    damaged.
+    """
     if file.suffix.lower() != ".safetensors":
         raise ModelError(f"{file} may be a pickle, which is never loaded", hint=_HINT)
     shapes = read_shapes(file)
     for key in shapes:
-        for piece, what in _OTHERS:
-            if piece in key:
+        for piece, what, network in _OTHERS:
+            if piece in key and network not in networks:
                 raise ModelError(f"{file} {what} ({key})", hint=_HINT)
-    changes: dict[Network, dict[str, Change]] = {"unet": {}, "text_encoder": {}}
+    changes: dict[str, dict[str, Change]] = {network: {} for network in networks}
     for key in shapes:
-        network, layer, half = _parsed(key, file)
+        network, layer, half = _parsed(key, file, networks)
         setattr(changes[network].setdefault(layer, Change()), half, key)
     partial = [layer for found in changes.values() for layer, one in found.items() if not (one.down and one.up)]
     if partial or not shapes:
         raise ModelError(f"{file} is no whole LoRA: {(partial or ['everything'])[0]} is missing", hint=_HINT)
-    return LoraFile(file, changes, _alphas(file))
+    return LoraFile(file, changes, shapes, _alphas(file, networks))
 
 
-def _parsed(key: str, file: Path) -> tuple[Network, str, str]:
+def by_layer(network: str, modules: Mapping[str, T], config: Mapping[str, Any]) -> dict[str, T]:
+    """`modules` of a network by their layers' names as LoRAs have them: a UNet's in diffusers' words, and in the
+    original layout's.
+    """
+    found = {name.removeprefix("text_model.").replace(".", "_"): one for name, one in modules.items()}
+    if network == "unet":
+        attends = tuple("CrossAttn" in str(kind) for kind in config.get("down_block_types", ()))
+        layers = config.get("layers_per_block", 2)
+        blocks = ldm_names.Blocks(int(layers if isinstance(layers, int) else max(layers)), attends)
+        names = ldm_names.unet_modules(blocks)
+        for name, one in modules.items():
+            if original := ldm_names.translated(f"{name}.weight", names):
+                found.setdefault(original.removesuffix(".weight").replace(".", "_"), one)
+    return found
+
+
+def refuse_unfit(lora: LoraFile, layers: Layers) -> None:
+    """Raises ModelError where a LoRA changes a layer that is not among `layers`, or is of another shape there."""
+    for network, changes in lora.changes.items():
+        for name, change in changes.items():
+            if what := _unlike(lora, change, layers[network].get(name)):
+                called = f"this model's {network.replace('_', ' ')}"
+                why = f"{called} has no layer {name}" if what == "absent" else f"{name} of {called} is {what}"
+                raise ModelError(f"{lora.path} is made for another architecture: {why}", hint=_FITTING)
+
+
+_FITTING = "use a LoRA for the model that it is laid over"
+
+
+def _unlike(lora: LoraFile, change: Change, shape: Shape | None) -> str:
+    if shape is None:
+        return "absent"
+    into, out = lora.shapes[change.down], lora.shapes[change.up]
+    same_kernel = into[2:] in ((), shape[2:])
+    if into[1] == shape[1] and out[0] == shape[0] and out[1] == into[0] and same_kernel:
+        return ""
+    return f"{list(shape)}, and it changes {out[0]} × {into[1]}"
+
+
+def _parsed(key: str, file: Path, networks: Collection[str]) -> tuple[str, str, str]:
     for pattern, called in _HALVES:
         if found := pattern.search(key):
             half = called[found[1]] if called else found[1]
             for prefix, network in _NETWORKS:
-                if key.startswith(prefix):
+                if network in networks and key.startswith(prefix):
                     kept = 0 if prefix.endswith(("blocks.", "block.")) else len(prefix)
                     return network, _layer(key[kept : found.start()]), half
-    raise ModelError(f"{file} is no LoRA for a Stable Diffusion 1 model: it holds {key}", hint=_HINT)
+    raise ModelError(f"{file} is no LoRA for this model: it holds {key}", hint=_HINT)
 
 
 def _layer(name: str) -> str:
@@ -111,14 +177,13 @@ def _layer(name: str) -> str:
     return f"{name}_0" if name.endswith("to_out") else name
 
 
-def _alphas(file: Path) -> dict[Network, float]:
+def _alphas(file: Path, networks: Collection[str]) -> dict[str, float]:
     """What peft keeps beside a LoRA: its configuration as metadata, or in a file."""
     config = file.with_name(_PEFT[1])
     given = _metadata(file)
     if not given and file.name == _PEFT[0] and config.is_file():
         found = _json(config.read_text("utf-8"), file)
-        given = {f"{network}.{key}": value for network in ("unet", "text_encoder") for key, value in found.items()}
-    networks: tuple[Network, Network] = ("unet", "text_encoder")
+        given = {f"{network}.{key}": value for network in networks for key, value in found.items()}
     return {network: share for network in networks if (share := _share(given, network, file)) is not None}
 
 

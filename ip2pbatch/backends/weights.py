@@ -77,16 +77,47 @@ def resolve(
 
 
 def _laid_over(model: ModelFolder, asked: Composed) -> ModelFolder:
-    family = family_of(model.path)
-    if family.call is not None or artefact.is_artefact(model.path):
-        what = "an exported model" if family.call is None else f"of {family.called}"
+    if artefact.is_artefact(model.path):
         raise ModelError(
-            f"{model.name} is {what}, over which no LoRA and no autoencoder is laid",
+            f"{model.name} is an exported model, over which no LoRA and no autoencoder is laid",
             hint="leave lora and vae out, or use an InstructPix2Pix model of PyTorch's",
         )
+    _refuse_vae(asked, family_of(model.path))
     laid = additions.find(asked, checked(model.path, model.kind, checker=model.checker))
     digest = digest_of({"model": model.digest, **laid.digests})
     return replace(model, name=str(asked), digest=digest, laid=laid)
+
+
+def _refuse_vae(asked: Composed, family: Family) -> None:
+    if asked.vae and family.call is not None:
+        why = f"vae: {asked.base} is of {family.called}, which keeps its own autoencoder"
+        raise ModelError(why, hint="leave vae out")
+
+
+def refuse_unfit(model: str) -> None:
+    """Raises ModelError where what is laid over a model is not made for it, as far as both are on this machine: names
+    and shapes alone are read.
+    """
+    asked = composed(model)
+    if str(asked) == asked.base or (path := _here(asked.base)) is None or artefact.is_artefact(path):
+        return
+    try:
+        layout = checked(path, checker=False)
+    except ModelError:
+        return  # whoever opens it says what is wrong with it
+    _refuse_vae(asked, family_of(path))
+    with suppress(additions.AbsentError):
+        additions.fitting(asked, layout)
+
+
+def _here(model: str) -> Path | None:
+    """The folder or file of a model that is on this machine."""
+    if model == TINY:
+        return _TINY if (_TINY / "tokenizer").is_dir() else None
+    if (path := Path(model).expanduser()).exists():
+        return snapshot_of(path).resolve()
+    found = None if is_file(model) else model_id(model)
+    return cached(*found) if found else None
 
 
 def _tell_unloaded(model: ModelFolder, note: Note) -> None:

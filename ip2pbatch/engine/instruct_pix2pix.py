@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,12 +14,10 @@ from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.precision import choose_precision
 from ip2pbatch.engine.samplers import refuse_unsampled
-from ip2pbatch.plan.editors.composed import composed
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.machine import Compile, Determinism, Machine
 
 Note = Callable[[str], None]
-_LCM_STEPS, _LCM = 8, 2.0  # what the LCM-LoRAs' authors say
 
 
 def precision(folder: ModelFolder, device: str) -> str:
@@ -30,7 +27,7 @@ def precision(folder: ModelFolder, device: str) -> str:
 
 def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:
     """Edits whose sampler cannot follow the model's noise schedule."""
-    refuse_unsampled(read_schedule(folder.path), edits)
+    refuse_unsampled({**read_schedule(folder.path), **folder.laid.schedule}, edits)
 
 
 def speedups(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
@@ -44,25 +41,11 @@ def open_engine(
 ) -> Editor:  # fmt: skip
     """The editor, with what was left to be decided by the job decided. Raises UsageError for a step that is none."""
     backend = pytorch.load(folder, device, precision, steps_of(machine))
-    for text in (*backend.site.notes, *few_steps(folder.name, edits)):
+    for text in backend.site.notes:
         note(text)
     editor = Editor(backend, determinism=machine.determinism.value, safety=safety, interval=machine.interval)
     _tune(editor, backend, machine, edits, folder.digest, note)
     return editor
-
-
-def few_steps(model: str, edits: Sequence[Edit]) -> Iterator[str]:
-    """What is told of a LoRA that was made for few steps, where the job asks for something else."""
-    for lora in composed(model).loras:
-        name, unlike = Path(lora.path).name, next((edit for edit in edits if not _suits_lcm(edit)), None)
-        if "lcm" in name.lower() and unlike:
-            asks = f"{unlike.sampler}, {unlike.steps} steps and {unlike.guidance.text:g}"
-            made = f"sampler lcm, 4 to {_LCM_STEPS} steps and a text scale of 1 to {_LCM:g}"
-            yield f"{name} is made for {made}: this asks for {asks}"
-
-
-def _suits_lcm(edit: Edit) -> bool:
-    return edit.sampler == "lcm" and edit.steps <= _LCM_STEPS and edit.guidance.text <= _LCM
 
 
 def steps_of(machine: Machine) -> list[str]:

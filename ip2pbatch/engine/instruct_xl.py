@@ -32,7 +32,7 @@ def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:
             f"{folder.path}: the UNet takes {takes} channels, and one that edits takes {2 * latents}",
             hint="use a model that edits, such as sdxl-ip2p",
         )
-    refuse_unsampled(read_schedule(folder.path), edits)
+    refuse_unsampled({**read_schedule(folder.path), **folder.laid.schedule}, edits)
 
 
 def speedups(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from ip2pbatch.backends.installed import is_installed, refuse_without
 from ip2pbatch.errors import ModelError, UsageError
 from ip2pbatch.plan.defaults import family_for
+from ip2pbatch.plan.editors.composed import composed
+from ip2pbatch.plan.editors.few_steps import unlike
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -78,6 +80,8 @@ def choose(
     if precision == "fp16" and device == "cpu":
         raise UsageError("fp16 is not for a CPU", hint="use --precision bf16 or fp32")
     family.refuse(folder, edits)
+    for text in unlike([lora.path for lora in composed(model).loras if lora.scale], found, edits):
+        note(text)
     steps.choose(machine.without)
     determinism = machine.determinism
     if determinism is Determinism.BITWISE and (machine.batch == "auto" or machine.compile is Compile.ON):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ip2pbatch.errors import ModelError, PlanError
 from ip2pbatch.plan.defaults import family_for, model_folder
+from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.plan.refusals.fitting import refuse_unfit
 from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives, specs_of
 from ip2pbatch.plan.written.recipe import Recipe
@@ -19,12 +20,13 @@ _MARKS = 2
 
 def advice(recipe: Recipe) -> list[Advice]:
     """All that there is to say of a recipe's instructions. Raises RecipeError where a CSV cannot be read, PlanError
-    for what the model's family has no place for.
+    for what the model's family has no place for, ModelError where what is laid over it does not fit.
 
     What a text encoder reads is only known where the model is on this machine; nothing is fetched for that.
     """
     refuse_unasked(recipe)
     refuse_refining(recipe)
+    _refuse_laid(recipe)
     if family_for(recipe.model).call is not None:  # its weaknesses are others, and it reads hundreds of words
         return [one for one in advise(recipe) if one.topic == "syntax"]
     return [*advise(recipe), *_unread(recipe)]
@@ -44,6 +46,16 @@ def refuse_refining(recipe: Recipe) -> None:
     if recipe.output.full_resolution == "refine" and not family.refines:
         why = f"full_resolution: refine: {recipe.model} is of {family.called}, which cannot refine pictures"
         raise PlanError(why, hint="use full_resolution: auto, or another model")
+
+
+def _refuse_laid(recipe: Recipe) -> None:
+    """Raises ModelError where a LoRA or an autoencoder is here and not made for the model."""
+    if base_of(recipe.model) == recipe.model:
+        return
+    with suppress(ImportError):  # where no model can be opened
+        from ip2pbatch.backends.weights import refuse_unfit as refuse_laid
+
+        refuse_laid(recipe.model)
 
 
 def _unread(recipe: Recipe) -> Iterator[Advice]:

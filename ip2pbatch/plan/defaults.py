@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.editors.composed import base_of
+from ip2pbatch.plan.editors.composed import base_of, composed
+from ip2pbatch.plan.editors.few_steps import made_for
 from ip2pbatch.plan.editors.short_names import short_name
 from ip2pbatch.plan.families import FAMILIES, Family, ModelDefaults, family_of
 
@@ -69,11 +70,16 @@ def model_defaults(model: str) -> ModelDefaults:
     """The defaults of `model`: `tiny`, a hub id or its short name, or a folder whose `ip2pbatch.json` has {"defaults":
     {"text": …}}.
 
-    Raises ModelError where that file is there but is not what it should be.
+    A LoRA for few steps that is laid over it has its own, which come before. Raises ModelError where that file is there
+    but is not what it should be.
     """
-    model = base_of(model)
-    path = model_folder(model)
     family = family_for(model)
+    few = made_for((lora.path for lora in composed(model).loras if lora.scale), family)
+    return replace(_own_defaults(base_of(model), family), **(few.defaults if few else {}))
+
+
+def _own_defaults(model: str, family: Family) -> ModelDefaults:
+    path = model_folder(model)
     defaults = family.defaults
     if path is None:
         known = short_name(model)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from command import CommandLine
+from tiny_editors import save_editor
 
 from ip2pbatch.backends import known_models
 from ip2pbatch.backends.known_models import fits, tell_licence
 from ip2pbatch.backends.room import WORKING, placement
+from ip2pbatch.engine import on_torch
 from ip2pbatch.plan.defaults import family_for, model_defaults, model_id
 from ip2pbatch.plan.editors.short_names import SHORT_NAMES
 from ip2pbatch.plan.families import FAMILIES
@@ -91,6 +93,19 @@ def test_the_list_says_licence_size_and_what_is_here(
     assert "offload" not in rows["ip2p"]["needs"]
 
 
+def test_the_commit_that_was_fetched_is_listed_and_is_what_a_lock_pins(command: CommandLine, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "hub/models--black-forest-labs--FLUX.2-klein-4B"
+    save_editor(cache / "snapshots" / commit, "klein")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    rows = {row["name"]: row for row in json.loads(command("models", "list", "--known", "--json").out)}
+    assert (rows["klein"]["revision"], rows["klein-base"]["revision"]) == (commit, "")
+    revision, digests = on_torch.files("klein", safety=True)
+    assert revision == commit
+    assert "transformer/diffusion_pytorch_model.safetensors" in digests
+
+
 def test_a_licence_that_forbids_to_earn_money_is_told_once() -> None:
     said: list[str] = []
     for model in ("klein", "kontext", "black-forest-labs/FLUX.1-Kontext-dev", "owner/other", "kontext"):
@@ -105,7 +120,8 @@ def test_the_page_has_every_family_and_its_scales() -> None:
         (row,) = (
             line for line in page.splitlines() if line.startswith((f"| {family.called} |", f"| {family.called} ("))
         )
-        _, pipeline, scales, negative, own = (cell.strip() for cell in row.strip("|").split("|"))
+        _, pipeline, scales, negative, regions, own = (cell.strip() for cell in row.strip("|").split("|"))
+        assert regions == ("blend as they are made" if family.call is None else "composed afterwards")
         assert family.pipelines[0] in pipeline or family.called == "CosXL Edit"
         assert [scale for scale in ("text", "image") if scale in scales] == [*family.scales]
         assert negative == ("yes" if family.null_text else "no")

@@ -15,15 +15,19 @@ import torch
 from command import CommandLine
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from single_files import save_folder
+from single_files import cache_vocabulary, save_folder
 from tiny_models import save_model
 
 from ip2pbatch.backends import weights
 from ip2pbatch.backends.conversion import export_file
 from ip2pbatch.backends.pytorch import backend as pytorch
-from ip2pbatch.engine.instruct_pix2pix import few_steps
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.defaults import family_for, model_defaults
+from ip2pbatch.plan.editors.composed import composed
+from ip2pbatch.plan.editors.few_steps import FEW_STEPS, unlike
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
+from ip2pbatch.plan.families import FAMILIES
+from ip2pbatch.run.directory.view import read_run
 
 FLAGS = ("--device", "cpu", "--precision", "fp32")
 RANK, ALPHA = 2, 4.0
@@ -193,9 +197,77 @@ def test_an_lcm_lora_without_its_settings_is_told_of_them() -> None:
         return make_edit("a", "make it snow", Guidance(text, 1.5), 1, steps=steps, sampler=sampler, size=(64, 64))
 
     model = "tiny + lora:latent-consistency/lcm-lora-sdv1-5@1"
-    (said,) = few_steps(model, [edit("lcm", 4, 1.5), edit("euler_a", 20, 7.5)])
+    paths = [one.path for one in composed(model).loras]
+    (said,) = unlike(paths, family_for(model), [edit("lcm", 4, 1.5), edit("euler_a", 20, 7.5)])
+    assert "lcm-lora-sdv1-5 is made for sampler lcm, 4 to 8 steps and a text scale of up to 2" in said
     assert "this asks for euler_a, 20 steps and 7.5" in said
-    assert not list(few_steps(model, [edit("lcm", 4, 1.5)]))
+    assert not list(unlike(paths, family_for(model), [edit("lcm", 4, 1.5)]))
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        ("tiny + lora:a/lcm-lora-sdv1-5", {"steps": 4, "text": 1.5, "image": 1, "sampler": "lcm"}),
+        ("tiny + lora:lcm-lora-sdv1-5/pytorch_lora_weights.safetensors", {"steps": 4, "sampler": "lcm"}),
+        ("ip2p + lora:Hyper-SD15-8steps-lora.safetensors", {"steps": 8, "text": 1, "image": 1, "sampler": "ddim"}),
+        ("sdxl-ip2p + lora:sdxl_lightning_4step_lora.safetensors", {"steps": 4, "text": 1, "sampler": "euler"}),
+        ("kontext + lora:Hyper-FLUX.1-dev-8steps-lora.safetensors", {"steps": 8, "text": 3.5, "sampler": "model"}),
+        ("qwen-edit + lora:Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors", {"steps": 4, "text": 1}),
+        ("qwen-edit + lora:Hyper-FLUX.1-dev-8steps-lora.safetensors", {"steps": 40, "text": 4}),
+        ("ip2p + lora:Hyper-SD15-8steps-lora.safetensors@0", {"steps": 20, "text": 7.5}),
+        ("ip2p + lora:winter.safetensors", {"steps": 20, "text": 7.5, "sampler": "euler_a"}),
+    ],
+)  # fmt: skip
+def test_what_a_lora_for_few_steps_is_made_for_counts_where_a_recipe_names_nothing(
+    model: str, counts: dict[str, object]
+) -> None:
+    found = model_defaults(model)
+    assert {name: getattr(found, name) for name in counts} == counts
+    (lora,) = composed(model).loras
+    assert lora.scale == (0 if model.endswith("@0") else 0.125 if "FLUX" in model else 1)
+
+
+def test_every_known_lora_is_of_a_family_and_says_what_it_is_for() -> None:
+    for known in FEW_STEPS:
+        assert known.family in FAMILIES
+        assert ("(?P<steps>" in known.files) == ("steps" not in known.defaults)
+        assert known.defaults["text"] >= 1
+
+
+def test_a_recipe_s_own_steps_come_before_a_lora_s(command: CommandLine, shoot: Path, model: Path) -> None:
+    kohya(shoot / "lcm-lora.safetensors")
+    written = recipe(shoot, model, "lora: lcm-lora.safetensors\n")
+    fake = ("--backend", "fake", "-o")
+    for folder, text, steps in (("six", "steps: 6\n", 6), ("none", "", 4)):
+        written.write_text(written.read_text().replace("steps: 1\n", "").replace("steps: 6\n", "") + text)
+        assert command("run", written, *fake, shoot / folder).code == 0
+        (edit,) = read_run(shoot / folder).plan.edits
+        assert (edit.steps, edit.sampler, edit.guidance.text) == (steps, "lcm", 1.5)
+
+
+def test_a_lora_that_does_not_fit_is_told_by_validate_from_headers_alone(
+    command: CommandLine, shoot: Path, model: Path
+) -> None:
+    written = recipe(shoot, model, "lora: winter.safetensors\n")
+    assert command("validate", written).code == 0  # it is not here yet
+    other_shape(shoot / "winter.safetensors")
+    said = command("validate", written)
+    assert said.code == 2
+    assert "is made for another architecture: mid_block" in " ".join(said.err.split())
+    kohya(shoot / "winter.safetensors")
+    assert command("validate", written).code == 0
+
+
+def test_a_single_file_s_layers_are_those_of_its_folder(model: Path, tmp_path: Path) -> None:
+    cache_vocabulary(tmp_path / "hub")
+    export_file(model, "m", tmp_path / "m.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        for write in (kohya, peft, original_names):
+            weights.refuse_unfit(f"{tmp_path / 'm.safetensors'} + lora:{write(tmp_path / 'winter.safetensors')}")
+        other_layers(tmp_path / "winter.safetensors")
+        with pytest.raises(ModelError, match="has no layer down_blocks_7"):
+            weights.refuse_unfit(f"{tmp_path / 'm.safetensors'} + lora:{tmp_path / 'winter.safetensors'}")
 
 
 def sdxl(file: Path) -> None:
@@ -292,6 +364,18 @@ def test_weights_in_a_folder_that_are_not_loaded_are_named(model: Path, tmp_path
     assert len(said) == 1
     assert "pytorch_lora_weights.safetensors" in said[0]
     assert "lora:" in said[0]
+
+
+def test_weights_as_magicbrush_and_hq_edit_have_them_are_instruct_pix2pix_s(model: Path, tmp_path: Path) -> None:
+    """One's index names the pipeline that draws from text, and the other's folder holds a checkpoint besides."""
+    own, said = Path(shutil.copytree(model, tmp_path / "m")), list[str]()
+    index = json.loads((own / "model_index.json").read_text()) | {"_class_name": "StableDiffusionPipeline"}
+    (own / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(own / "unet", own / "checkpoint-25000/unet")
+    found = weights.resolve(str(own), note=said.append)
+    assert family_for(str(own)) is family_for("ip2p")
+    assert "checkpoint-25000/unet/diffusion_pytorch_model.safetensors" in said[0]
+    pytorch.load(found, wanted=[])
 
 
 def test_bits_are_those_of_weights_that_were_changed_by_hand(model: Path, tmp_path: Path) -> None:

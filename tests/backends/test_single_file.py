@@ -12,9 +12,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from command import CommandLine
+from runs import many
 from safetensors.torch import load_file, save_file
-from single_files import cache_vocabulary, save_folder
+from single_files import cache_full_vocabulary, cache_vocabulary, save_folder, save_stable_diffusion
 from tiny_models import make_picture, save_model, save_text_to_image
 
 from ip2pbatch.backends import model_folder, weights
@@ -73,6 +75,27 @@ def test_there_and_back_keeps_every_bit(command: CommandLine, made: Path, tmp_pa
     first, second = load_file(made / "model.safetensors"), load_file(tmp_path / "again.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(many(0, 1) == 0, reason="2 GB of weights: in the soak")
+def test_all_of_stable_diffusion_1_5_is_in_one_file_what_it_is_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_full_vocabulary(tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = save_stable_diffusion(tmp_path / "model", tmp_path / "cache")
+    export_file(folder, "model", tmp_path / "model.safetensors")
+    whole, single = (model_folder.check(path) for path in (folder, tmp_path / "model.safetensors"))
+    assert single.single is not None
+    count = 0
+    kinds = (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModel)
+    for name, kind in zip(("unet", "vae", "text_encoder"), kinds, strict=True):
+        ours, theirs = (pytorch.load_part(layout, name, kind, torch.float16) for layout in (single, whole))
+        weights_of, wanted = ours.state_dict(), theirs.state_dict()
+        assert weights_of.keys() == wanted.keys()
+        assert all(torch.equal(weights_of[key], one) for key, one in wanted.items())
+        count += len(wanted)
+    assert count > 1100
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -16,10 +16,11 @@ import torch
 from command import CommandLine
 from PIL import Image
 from runs import many
-from tiny_editors import save_editor
+from tiny_editors import EDITORS, save_editor
 
 from ip2pbatch.engine import pipelines
 from ip2pbatch.engine.pipeline_engine import PipelineEngine
+from ip2pbatch.plan.families import FAMILIES
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.run.machine import Memory
@@ -45,9 +46,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+EACH = [*EDITORS] if many(0, 1) else ["kontext"]
+"""The families of which the whole contract is run: all of them in the soak."""
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_editor(tmp_path_factory.mktemp("model") / "kontext", "kontext")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny one of FLUX.1 Kontext, or of the family that a test asks for."""
+    family = str(getattr(request, "param", "kontext"))
+    return save_editor(tmp_path_factory.mktemp("model") / family, family)
 
 
 @pytest.fixture
@@ -67,17 +74,21 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def test_a_recipe_is_run_locked_and_verified(command: CommandLine, shoot: Path, recipe: Path) -> None:
+@pytest.mark.parametrize("model", EACH, indirect=True)
+def test_a_recipe_is_run_locked_and_verified(command: CommandLine, shoot: Path, recipe: Path, model: Path) -> None:
     ran = command("run", recipe, *CPU)
     assert ran.code == 0, ran.err
     assert "6 edits made, 4 files delivered" in ran.out
     assert {pixels(path).shape for path in (shoot / "out").glob("*.png")} == {(70, 90, 3)}
     assert {pixels(path).shape for path in (shoot / "out/day2").glob("*.png")} == {(200, 60, 3)}
     view = read_run(shoot / "out")
-    assert {edit.size for edit in view.plan.edits} == {(80, 64), (64, 208)}
-    assert [edit.carry for edit in view.plan.edits if edit.instruction == "add stars"] == ["pixels", "pixels"]
+    family = FAMILIES[model.name]
+    tall = round(200 * 64 / 60 / family.defaults.multiple) * family.defaults.multiple
+    assert {edit.size for edit in view.plan.edits} == {(80, 64), (64, tall)}
+    carried = [edit.carry for edit in view.plan.edits if edit.instruction == "add stars"]
+    assert carried == [family.defaults.carry] * 2
     winter = (shoot / "out/one_make-it-winter.png").read_bytes()
-    assert b"FLUX.1 Kontext (kontext)" in winter
+    assert f"{family.called} ({model.name})".encode() in winter
     assert "0 edits made" in command("run", recipe, *CPU).out
     assert command("lock", recipe).code == 0
     assert command("run", recipe, *CPU, "--locked").code == 0
@@ -157,6 +168,7 @@ def test_where_memory_runs_out_parts_leave_the_device_once(monkeypatch: pytest.M
     assert not pipelines.Offload(object(), torch.device("cuda:0"), Memory.OFFLOAD, said.append)()
 
 
+PIPELINES = [key for key in EDITORS if FAMILIES[key].call is not None]
 KILLED = """
 import os, signal, sys
 from ip2pbatch.engine.pipeline_engine import PipelineEngine
@@ -173,7 +185,10 @@ main()
 
 
 @pytest.mark.skipif(many(0, 1) == 0, reason="a process of its own that loads torch: in the soak")
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(command: CommandLine, shoot: Path, recipe: Path) -> None:
+@pytest.mark.parametrize("model", PIPELINES, indirect=True)
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
+    command: CommandLine, shoot: Path, recipe: Path, model: Path
+) -> None:
     flags = [*CPU, "--determinism", "bitwise"]
     assert command("run", recipe, *flags, "-o", shoot / "whole").code == 0
     call = [sys.executable, "-c", KILLED, "run", str(recipe), *flags]

@@ -12,19 +12,23 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from faked_cuda import faked_cuda
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_editors import EDITORS, save_editor
 from tiny_models import make_picture
 
-from ip2pbatch.backends.pytorch.pipeline import load_pictures
+from ip2pbatch.backends.pytorch.pipeline import load_pictures, load_pipeline, place
 from ip2pbatch.backends.weights import resolve
+from ip2pbatch.engine import pipelines
 from ip2pbatch.engine.pipeline_engine import PipelineEngine, arguments_of
 from ip2pbatch.engine.pipelines import called, open_engine
+from ip2pbatch.errors import ModelError, ResourceError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.families import FAMILIES, Call, Family
 from ip2pbatch.run.directory.lines import UNREAD
-from ip2pbatch.run.engine import Source, Stopped
-from ip2pbatch.run.machine import Machine
+from ip2pbatch.run.engine import OutOfMemory, Source, Stopped
+from ip2pbatch.run.machine import Machine, Memory
 
 SIZE = (96, 64)
 PIPELINES = [key for key in EDITORS if FAMILIES[key].call is not None]
@@ -127,6 +131,17 @@ def test_a_picture_has_the_edit_s_size_and_all_of_the_photo(
     assert np.array_equal(np.asarray(photo), make_picture(1, size))
 
 
+@pytest.mark.parametrize("family", ["kontext"], indirect=True, scope="module")
+def test_a_picture_of_another_size_is_brought_back_and_that_is_told(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "picture", lambda *_: np.full((80, 48, 3), 0.5, np.float32))
+    (result,) = engine.begin([an_edit(family)], [Source(pixels=make_picture(1, SIZE))])()
+    assert result.image is not None
+    assert result.image.shape == (SIZE[1], SIZE[0], 3)
+    assert result.detail == "the model gave 48 × 80 pixels, brought back to the frame"
+
+
 def test_outside_of_a_region_a_picture_is_its_source(family: Family, engine: PipelineEngine) -> None:
     mask = np.zeros(SIZE[::-1], np.uint8)
     mask[:, :40] = 255
@@ -155,6 +170,114 @@ def test_what_is_not_read_of_an_instruction_is_told(family: Family, engine: Pipe
     rest = result.detail.partition(UNREAD)[2]
     assert rest.startswith("and and")
     assert 1400 < len(rest) < 1500
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("how", [Memory.OFFLOAD, Memory.SEQUENTIAL])
+def test_bits_do_not_hang_on_where_parts_lie(family: Family, engine: PipelineEngine, how: Memory) -> None:
+    """By the hooks that move parts to a GPU, to a stand-in of one."""
+    plain = pixels_of(engine, an_edit(family))
+    with faked_cuda():
+        try:
+            place(engine.pipe, CUDA, how)
+            assert np.array_equal(pixels_of(engine, an_edit(family)), plain)
+        finally:
+            place(engine.pipe, CPU, Memory.FULL)
+
+
+@pytest.mark.parametrize("family", ["kontext"], indirect=True, scope="module")
+def test_where_memory_runs_out_the_same_bits_are_made_a_part_at_a_time_and_then_it_is_told(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit, said = an_edit(family), list[str]()
+    plain = pixels_of(engine, edit)
+    monkeypatch.setattr(engine, "_offload", pipelines.Offload(engine.pipe, CUDA, Memory.FULL, said.append))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def ran_out() -> None:
+        hook = engine.pipe.transformer.register_forward_pre_hook(full)
+        with pytest.raises(OutOfMemory):
+            pixels_of(engine, edit)
+        hook.remove()
+
+    with faked_cuda():
+        try:
+            ran_out()
+            assert engine.shrink()
+            assert np.array_equal(pixels_of(engine, edit), plain)
+            ran_out()
+            with pytest.raises(ResourceError, match="its parts off the device") as caught:
+                engine.shrink()
+        finally:
+            place(engine.pipe, CPU, Memory.FULL)
+    assert (caught.value.exit_code, len(said)) == (7, 1)
+    assert "--memory sequential" in str(caught.value.hint)
+
+
+def lora_of(folder: Path, file: Path, prefix: str = "transformer.") -> tuple[str, torch.Tensor]:
+    """A LoRA of one layer of a transformer, and what it adds to which weight."""
+    tensors = load_file(next((folder / "transformer").glob("*.safetensors")))
+    name = min(name for name, one in tensors.items() if name.endswith("to_q.weight") and one.dim() == 2)
+    (out, into), drawn = tensors[name].shape, torch.Generator().manual_seed(3)
+    up, down = torch.randn(out, 2, generator=drawn), torch.randn(2, into, generator=drawn)
+    layer = f"{prefix}{name.removesuffix('.weight')}"
+    save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, file)
+    return name, up @ down
+
+
+def test_a_lora_is_added_to_its_transformer(
+    family: Family, folder: Path, engine: PipelineEngine, tmp_path: Path
+) -> None:
+    name, delta = lora_of(folder, tmp_path / "winter.safetensors")
+    laid = load_pipeline(resolve(f"{folder} + lora:{tmp_path / 'winter.safetensors'}@0.5"), called(family), "fp32")
+    before, after = engine.pipe.transformer.state_dict(), laid.transformer.state_dict()
+    changed = [key for key, one in after.items() if not torch.equal(one, before[key])]
+    assert changed == [name]
+    assert torch.allclose(after[name], before[name] + 0.5 * delta, atol=1e-5)
+    if hasattr(laid.transformer, "load_lora_adapter"):
+        pytest.importorskip("peft", reason="peft is not installed")
+        theirs = type(laid.transformer).from_pretrained(folder / "transformer")
+        theirs.load_lora_adapter(load_file(tmp_path / "winter.safetensors"), prefix="transformer")
+        theirs.fuse_lora(lora_scale=0.5)
+        theirs.unload_lora()
+        assert torch.allclose(theirs.state_dict()[name], after[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen_edit"], indirect=True, scope="module")
+def test_a_lora_for_few_steps_brings_its_schedule_which_is_in_the_identity(
+    family: Family, folder: Path, tmp_path: Path
+) -> None:
+    lora_of(folder, tmp_path / "Qwen-Image-Edit-Lightning-4steps-V1.0.safetensors", prefix="")
+    lora_of(folder, tmp_path / "winter.safetensors", prefix="")
+    few, plain = (resolve(f"{folder} + lora:{file}") for file in sorted(tmp_path.glob("*.safetensors")))
+    assert few.digest != plain.digest
+    config = load_pipeline(few, called(family), "fp32").scheduler.config
+    assert (config.use_dynamic_shifting, config.shift_terminal) == (True, None)
+    assert config.max_shift == pytest.approx(1.0986, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        ("transformer.blocks.9.to_q", "has no layer blocks_9_to_q"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", "by the names of its first publication"),
+        ("unet.down_blocks.0.to_q", "is for a Stable Diffusion model"),
+    ],
+)
+@pytest.mark.parametrize("family", ["kontext"], indirect=True, scope="module")
+def test_a_lora_that_is_not_for_it_is_refused_before_anything_is_loaded(
+    family: Family, folder: Path, tmp_path: Path, layer: str, why: str
+) -> None:
+    file = tmp_path / "winter.safetensors"
+    save_file({f"{layer}.lora_A.weight": torch.zeros(2, 32), f"{layer}.lora_B.weight": torch.zeros(32, 2)}, file)
+    with pytest.raises(ModelError, match=why):
+        resolve(f"{folder} + lora:{file}")
+    with pytest.raises(ModelError, match=r"FLUX\.1 Kontext, which keeps its own autoencoder"):
+        resolve(f"{folder} + vae:{folder / 'vae'}")
 
 
 class Hook:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLInstructPix2PixPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLInstructPix2PixPipeline
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_editors import save_editor
 from tiny_models import make_picture
 
+from ip2pbatch.backends.pytorch import two_texts
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.instruct_xl import open_engine
@@ -121,3 +123,31 @@ def test_outside_of_a_region_latents_are_the_photo_s(key: str, editor: Editor) -
     assert plain.latent is not None
     assert np.allclose(result.latent[:, :, 4:], clean[:, :, 4:], atol=1e-5)
     assert not np.allclose(plain.latent[:, :, 4:], clean[:, :, 4:], atol=1e-2)
+
+
+def test_loras_and_another_autoencoder_are_laid_over_it(folder: Path, editor: Editor, tmp_path: Path) -> None:
+    """kohya's names: of the UNet, and of the second text encoder."""
+    named = {
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (32, 32),
+        "lora_te2_text_model_encoder_layers_0_self_attn_q_proj": (64, 64),
+    }
+    tensors = {}
+    for name, (out, into) in named.items():
+        tensors |= {f"{name}.lora_up.weight": torch.ones(out, 1), f"{name}.lora_down.weight": torch.ones(1, into)}
+    save_file(tensors, tmp_path / "sdxl_lightning_4step_lora.safetensors")
+    other = save_editor(tmp_path / "other", "sdxl", seed=1)
+    lora = tmp_path / "sdxl_lightning_4step_lora.safetensors"
+    laid = two_texts.load(resolve(f"{folder} + lora:{lora}@0.5 + vae:{other}"), "cpu", "fp32")
+    plain = editor._backend
+    unet = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    text = next(
+        name for name in laid._readers[1].network.state_dict() if name.endswith("layers.0.self_attn.q_proj.weight")
+    )
+    for ours, before, name in (
+        (laid.parts.unet, plain.parts.unet, unet), (laid._readers[1].network, plain._readers[1].network, text),
+    ):  # fmt: skip
+        changed = ours.state_dict()[name] - before.state_dict()[name]
+        assert torch.allclose(changed, torch.full_like(changed, 0.5), atol=1e-6)
+    wanted = AutoencoderKL.from_pretrained(other / "vae").state_dict()
+    assert all(torch.equal(one, wanted[name]) for name, one in laid.parts.vae.state_dict().items())
+    assert (laid.scheduler_config.get("timestep_spacing") == "trailing") == (folder.name == "sdxl")

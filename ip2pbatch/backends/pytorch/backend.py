@@ -213,7 +213,9 @@ def load(
         raise room.too_large(folder.path, f"it ran out while the model was loaded ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder.path} cannot be loaded: {error}", hint="fetch the model again") from error
-    return TorchBackend(parts, checked, where, precision, chosen)
+    backend = TorchBackend(parts, checked, where, precision, chosen)
+    backend.scheduler_config = {**backend.scheduler_config, **folder.laid.schedule}
+    return backend
 
 
 def _bytes_of(checked: Layout, dtype: torch.dtype) -> int:

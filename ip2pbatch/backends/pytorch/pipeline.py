@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from ip2pbatch.backends import room
+from ip2pbatch.backends.additions import Additions
 from ip2pbatch.backends.model_folder import Layout, read_index
 from ip2pbatch.backends.pipeline_folder import check, is_network, is_of_transformers
 from ip2pbatch.backends.pytorch.backend import DTYPES, load_part, memory
+from ip2pbatch.backends.pytorch.fusing import fuse
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.errors import ModelError
@@ -33,7 +35,7 @@ def load_pipeline(folder: ModelFolder, call: Call, precision: str) -> Any:
     room.refuse_too_large(folder.path, needed, room.free_memory())
     try:
         with quiet(), memory():
-            return _made(layout, call, precision)
+            return _made(layout, call, precision, folder.laid)
     except (OutOfMemory, MemoryError) as error:
         raise room.too_large(folder.path, f"it ran out while the model was loaded ({error})") from error
     except _BROKEN as error:
@@ -55,16 +57,33 @@ def bytes_of(layout: Layout, precision: str) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _made(layout: Layout, call: Call, precision: str) -> Any:
+def _made(layout: Layout, call: Call, precision: str, laid: Additions) -> Any:
     import diffusers
 
-    cls = getattr(diffusers, call.cls)
+    cls = _at_work(getattr(diffusers, call.cls))
     takes = inspect.signature(cls.__init__).parameters
     said = {key: value for key, value in read_index(layout.path).items() if isinstance(value, (bool, int, float, str))}
     parts = {name: _part(layout, name, precision) for name in layout.classes}
+    for lora, scale in laid.loras:
+        fuse(parts, lora, scale)
+    if laid.schedule:
+        scheduler = parts["scheduler"]
+        parts["scheduler"] = type(scheduler).from_config({**scheduler.config, **laid.schedule})
     pipe = cls(**{key: value for key, value in said.items() if key in takes}, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _at_work(cls: Any) -> Any:
+    """A pipeline's class, whose `device` is where it works also while its parts lie nowhere but for their turn, a layer
+    at a time: one sends its text to that device, and would send it nowhere.
+    """
+
+    def device(pipe: Any) -> torch.device:
+        own: torch.device = cls.device.fget(pipe)
+        return torch.device(pipe._execution_device) if own.type == "meta" else own
+
+    return type(cls.__name__, (cls,), {"device": property(device)})
 
 
 def _part(layout: Layout, name: str, precision: str) -> Any:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ip2pbatch.backends import model_folder, room
+from ip2pbatch.backends.additions import Additions
 from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout, read_index
 from ip2pbatch.backends.pipeline_folder import check
 from ip2pbatch.backends.pytorch.backend import DTYPES, Parts, TorchBackend, known_device, load_part, memory
+from ip2pbatch.backends.pytorch.fusing import fuse
 from ip2pbatch.backends.pytorch.pipeline import bytes_of
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.tokens import tokenize
@@ -101,34 +103,40 @@ def load(folder: ModelFolder, device: str, precision: str) -> TwoTextBackend:
         room.refuse_too_large(folder.path, sum(bytes_of(layout, precision).values()), room.free_memory())
     try:
         with quiet(), memory():
-            return _made(layout, where, precision)
+            backend = _made(layout, where, precision, folder.laid)
     except (OutOfMemory, MemoryError) as error:
         raise room.too_large(folder.path, f"it ran out while the model was loaded ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder.path} cannot be loaded: {error}", hint="fetch the model again") from error
+    backend.scheduler_config = {**backend.scheduler_config, **folder.laid.schedule}
+    return backend
 
 
-def _made(layout: Layout, device: torch.device, precision: str) -> TwoTextBackend:
+def _made(layout: Layout, device: torch.device, precision: str, laid: Additions) -> TwoTextBackend:
     """Its autoencoder is in float32 on a CPU, and where its configuration says that it overflows in half precision."""
     import diffusers
     import transformers
 
     dtype = DTYPES[precision]
-    whole = device.type == "cpu" or (dtype == torch.float16 and model_folder.forces_upcast(layout))
+    vae, called = (laid.vae.layout, laid.vae.component) if laid.vae else (layout, "vae")
+    whole = device.type == "cpu" or (dtype == torch.float16 and model_folder.forces_upcast(vae, called))
 
-    def part(name: str, kind: Any, precision: torch.dtype) -> Any:
-        return load_part(layout, name, kind, precision).to(device)
+    def part(name: str, kind: Any) -> Any:
+        return load_part(layout, name, kind, dtype).to(device)
 
     def words(name: str) -> Any:
         return transformers.CLIPTokenizer.from_pretrained(layout.path / name, local_files_only=True)
 
-    parts = Parts(
-        unet=part("unet", diffusers.UNet2DConditionModel, dtype),
-        vae=part("vae", diffusers.AutoencoderKL, torch.float32 if whole else dtype),
-        text_encoder=part("text_encoder", transformers.CLIPTextModel, dtype),
-        tokenizer=words("tokenizer"), checker=None, extractor=None,
-    )  # fmt: skip
-    second = Reader(part("text_encoder_2", transformers.CLIPTextModelWithProjection, dtype), words("tokenizer_2"))
+    networks = {
+        "unet": part("unet", diffusers.UNet2DConditionModel),
+        "text_encoder": part("text_encoder", transformers.CLIPTextModel),
+        "text_encoder_2": part("text_encoder_2", transformers.CLIPTextModelWithProjection),
+    }
+    for lora, scale in laid.loras:
+        fuse(networks, lora, scale)
+    second = Reader(networks.pop("text_encoder_2"), words("tokenizer_2"))
+    decoder = load_part(vae, called, getattr(diffusers, vae.classes[called]), torch.float32 if whole else dtype)
+    parts = Parts(**networks, vae=decoder.to(device), tokenizer=words("tokenizer"), checker=None, extractor=None)
     index = read_index(layout.path)
     return TwoTextBackend(
         parts, second, layout, device, precision, zeroed=bool(index.get("force_zeros_for_empty_prompt", True)),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.editors.few_steps import usual_scale
 
 _PART = re.compile(r" \+ (lora|vae):")
 _HINT = "write it like tiny + lora:winter.safetensors@0.8 + vae:folder"
@@ -62,11 +63,11 @@ def brief(model: str) -> str:
 def _lora(text: str) -> Lora:
     path, at, scale = text.rpartition("@")
     if not at:
-        return Lora(text)
+        return Lora(text, usual_scale(text))
     try:
         value = float(scale)
     except ValueError:
-        return Lora(text)  # of a hub id with its revision
+        return Lora(text, usual_scale(text))  # of a hub id with its revision
     if not math.isfinite(value):
         raise ModelError(f"{text} has no scale that is a number", hint=_HINT)
     return Lora(path, value)

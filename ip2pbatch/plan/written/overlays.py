@@ -9,6 +9,7 @@ from typing import Any
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.defaults import DEFAULT_MODEL
 from ip2pbatch.plan.editors.composed import Composed, Lora, composed
+from ip2pbatch.plan.editors.few_steps import usual_scale
 from ip2pbatch.plan.written.compared import model_path
 from ip2pbatch.plan.written.yaml_source import Mistake
 
@@ -49,7 +50,7 @@ def _lora(value: Any, base: Path, at: tuple[str | int, ...]) -> Lora:
         raise Mistake("a LoRA is its file, or a mapping with path and scale", hint=_HINT, at=at)
     for key in value.keys() - {"path", "scale"}:
         raise Mistake("unknown key", hint="a LoRA has path and scale", at=(*at, key))
-    scale = value.get("scale", 1.0)
+    scale = value.get("scale", usual_scale(path))
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise Mistake("should be a number, such as 0.8", hint=_HINT, at=(*at, "scale"))
     return Lora(_path(path, base, (*at, "path") if "scale" in value else at), float(scale))
