@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 
 from starlette.responses import Response, StreamingResponse
 
@@ -22,6 +21,7 @@ from ip2pbatch.studio import messages as say
 from ip2pbatch.studio.broadcast import Hub
 from ip2pbatch.studio.tables import Asked, NotThereError
 
+_LISTED_AGAIN = 10.0  # seconds after which a page that asks for the first photos has the folder looked at anew
 _LASTING = "private, max-age=3600"
 
 
@@ -139,11 +139,11 @@ class Desk:
             raise NotThereError
         return found
 
-    def photo_said(self, photo: Listed, made: Counter[str]) -> say.Photo:
+    def photo_said(self, photo: Listed) -> say.Photo:
         facts = self.of.shelf.facts(photo)
         return say.Photo(
             id=photo.id, name=photo.name, width=facts.width, height=facts.height, error=facts.error or None,
-            cells=made[str(photo.path)],
+            cells=self.of.board.count(photo.path),
         )  # fmt: skip
 
 
@@ -158,9 +158,10 @@ def state(desk: Desk, asked: Asked) -> say.StudioState:
 def photos(desk: Desk, asked: Asked) -> say.Photos:
     """The photos that were given and those that were dropped in, with their sizes."""
     query: say.Page = asked.query
+    if query.offset == 0:
+        desk.of.shelf.refresh(after=_LISTED_AGAIN)
     total, found = desk.of.shelf.page(query.offset, query.limit, query.search)
-    made = Counter(str(strip.photo.path) for strip in desk.of.board.strips())
-    return say.Photos(total=total, photos=[desk.photo_said(photo, made) for photo in found])
+    return say.Photos(total=total, photos=[desk.photo_said(photo) for photo in found])
 
 
 def photo_picture(desk: Desk, asked: Asked) -> Response:
@@ -177,7 +178,7 @@ def add_photo(desk: Desk, asked: Asked) -> say.Photo:
     """Take in one photo: the body is the file, `name` what it is called."""
     if not asked.raw:
         raise PhotoError("is empty", hint="send the file as the body")
-    return desk.photo_said(desk.of.shelf.take_in(asked.raw, asked.query.name), Counter())
+    return desk.photo_said(desk.of.shelf.take_in(asked.raw, asked.query.name))
 
 
 def ask(desk: Desk, asked: Asked) -> say.JobSaid:

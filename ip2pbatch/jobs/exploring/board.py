@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Literal
 
 from ip2pbatch.errors import UsageError
@@ -86,6 +89,7 @@ class Board:
     _live: dict[str, Standing] = field(default_factory=dict)
     _choices: dict[str, Choice] = field(default_factory=dict)
     _previews: dict[str, bytes] = field(default_factory=dict)
+    _of_photo: Counter[str] = field(default_factory=Counter)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __len__(self) -> int:
@@ -102,8 +106,28 @@ class Board:
                     if cell not in self._places:
                         self._refuse()
                         self._of_edit.setdefault(edit.key, []).append(cell)
+                        self._of_photo[str(strip.photo.path)] += 1
                     self._places[cell] = strip, link
         return list(ids)
+
+    def show(self, strips: Iterable[Strip]) -> None:
+        """Show these and what is waited for, and nothing else; of more than a board holds the first ones."""
+        with self._lock:
+            old, self._places = self._places, {}
+            self._of_edit, self._of_photo = {}, Counter()
+            with suppress(UsageError):
+                self.add(strips)
+            for cell in old:
+                if cell in self._live and cell not in self._places:
+                    self.add([old[cell][0]])
+            known = {cell: self._places[cell] for cell in old if cell in self._places}
+            self._places = known | self._places  # in the order in which they came to be known
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all cells, in order."""
+        with self._lock:
+            return tuple(self._places)
 
     def _refuse(self) -> None:
         if len(self._places) >= MOST:
@@ -122,6 +146,7 @@ class Board:
                 strip, link = self._places.pop(cell)
                 self._live.pop(cell, None)
                 self._of_edit[strip.edits[link - 1].key].remove(cell)
+                self._of_photo[str(strip.photo.path)] -= 1
 
     def recorded(self, records: Iterable[Record]) -> None:
         """These became of Edits, as the disk says."""
@@ -199,10 +224,9 @@ class Board:
         state, reason = _said(record, live)
         return Seen(cell, strip, link, state, reason, record, live, self.choice(cell))
 
-    def strips(self) -> list[Strip]:
-        """Each strip once, in order."""
-        with self._lock:
-            return list(dict.fromkeys(strip for strip, _ in self._places.values()))
+    def count(self, photo: Path) -> int:
+        """How many cells a photo has."""
+        return self._of_photo[str(photo)]
 
     def page(
         self, offset: int, limit: int, *, photos: Collection[str] | None = None, only: Only | None = None,
@@ -263,6 +287,7 @@ class Board:
         with self._lock:
             kept = {cell: self._places[cell] for cell in self._live if cell in self._places}
             self._places, self._records, self._of_edit = dict(kept), {}, {}
+            self._of_photo = Counter(str(strip.photo.path) for strip, _ in kept.values())
             for cell, (strip, link) in kept.items():
                 self._of_edit.setdefault(strip.edits[link - 1].key, []).append(cell)
 

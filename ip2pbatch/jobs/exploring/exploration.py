@@ -49,6 +49,15 @@ class Told(Protocol):
     def everything(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """What the engine's thread is at: turns of some `jobs` for some `cells`, or (there are none) a folder's run."""
+
+    stop: Stop
+    jobs: frozenset[str] = frozenset()
+    cells: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class Request:
     """What somebody asked for in one go. `strips` are the plan's, `now` those of the run, once it is written down."""
@@ -80,9 +89,9 @@ class Exploration:
         self.board = Board(told.cell)
         self.wake = threading.Condition()
         self.turns, self.requests = Turns(), dict[str, Request]()
-        self.dropped: list[tuple[Request, list[Strip]]] = []
+        self.dropped: list[Request] = []
         self.run: FolderRun | None = None
-        self.current: tuple[frozenset[str], Stop] | None = None
+        self.current: AtWork | None = None
         self.voice, self.problem, self.loading, self.ended = Voiced(told.state), no_problem(), False, False
         self._numbers = itertools.count(1)
         self._following = Following(setting.ground.out, self._read, self.board.recorded)
@@ -127,8 +136,8 @@ class Exploration:
 
     def _interrupt(self) -> None:
         """What a person looks at comes before the rest of a folder."""
-        if self.current is not None and not self.current[0]:
-            self.current[1].ask()
+        if self.current is not None and not self.current.jobs:
+            self.current.stop.ask()
 
     def request_state(self, request: Request) -> RequestState:
         """How far a request is, by its cells."""
@@ -146,14 +155,14 @@ class Exploration:
         with self.wake:
             request.cancelled = True
             self.turns.drop(request.id)
-            if self.current is not None and request.id in self.current[0]:
-                self.current[1].ask(now=True)
-            unmade = [cell for cell in request.cells if (seen := self.board.get(cell)) and seen.live is not None]
-            mine = [cell for cell in unmade if (s := self.board.get(cell)) and s.live and s.live.job == request.id]
-            strips = [strip for strip in request.job.plan.strips if not all(map(self._is_made, all_cells([strip])))]
-            self.dropped.append((request, strips))
+            wanted = {cell for turn in self.turns for cell in turn.cells}
+            if self.current is not None and request.id in self.current.jobs:
+                self.current.stop.ask(now=True)
+                wanted |= self.current.cells  # whoever is at them says what becomes of them
+            unmade = [cell for cell in request.cells if not self._is_made(cell)]
+            self.dropped.append(request)
             self.wake.notify_all()
-        self.board.remove(mine)
+        self.board.remove(cell for cell in unmade if cell not in wanted)
         self.told.request(request.id)
 
     def retry(self, cell: str) -> Seen:
@@ -200,10 +209,10 @@ class Exploration:
         """End it within a step: what was made is kept, and running the recipe again goes on. Raises UsageError."""
         with self.wake:
             run = self._under_way()
-            at_work = self.current is not None and not self.current[0]
+            at_work = self.current is not None and not self.current.jobs
             run.now("stopping" if at_work else "stopped")
             if at_work and self.current is not None:
-                self.current[1].ask(now=True)
+                self.current.stop.ask(now=True)
             self.wake.notify_all()
         return run
 
@@ -236,23 +245,24 @@ class Exploration:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While this process writes the run, its plan is known; what somebody else wrote before was looked at."""
+        """While this process writes the run its plan is known; afterwards all is read, for others may have written."""
         self._writes = True
         try:
             yield
         finally:
             with self._looking:
-                self._following.look(plans=False)
-                self._following.knows_plan()
+                self._following.forget()
                 self._writes = False
 
     def _read(self, view: RunView) -> None:
-        self.board.layout = view.layout
-        with suppress(UsageError):  # more cells than a page shows: the first ones are shown
-            self.board.add(view.strips)
+        if self.board.layout not in (None, view.layout):  # one was begun afresh
+            self.board.clear()
+        self.board.layout, before = view.layout, set(self.board.ids)
+        if not self._writes:  # else the board knows more than the disk
+            self.board.show(view.strips)
         self.board.recorded(view.records.values())
         self.board.choose(read_choices(view.layout))
-        if not self._writes:
+        if set(self.board.ids) != before:
             self.told.everything()
 
     def follow(self) -> None:
@@ -266,7 +276,7 @@ class Exploration:
         with self.wake:
             self.ended = True
             if self.current is not None:
-                self.current[1].ask(now=True)
+                self.current.stop.ask(now=True)
             self.wake.notify_all()
         self._quiet.set()
 

@@ -32,7 +32,7 @@ class Following:
     _places: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     def look(self, *, plans: bool = True) -> bool:
-        """Whether anything was new. Plans are not looked at where whoever asks writes them: see `knows_plan`."""
+        """Whether anything was new. Plans are not looked at while whoever asks writes them."""
         folders = run_folders(self.out)
         if not folders or not Layout(folders[-1]).is_run():
             return False
@@ -41,10 +41,9 @@ class Following:
             return self._read_all(layout)
         return self._read_more()
 
-    def knows_plan(self) -> None:
-        """The plan as it lies on the disk now is known to whoever listens."""
-        if self.layout is not None:
-            self._asked = self._plan_state(self.layout)
+    def forget(self) -> None:
+        """All is to be read at the next look."""
+        self._asked = ()
 
     def _plan_state(self, layout: Layout) -> tuple[object, ...]:
         return tuple((path.name, state_of(path)) for path in sorted(layout.folder.glob("sessions*.jsonl")))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import tempfile
 import threading
+import time
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -74,13 +76,19 @@ class Shelf:
     _ids: dict[str, str] = field(default_factory=dict)
     _facts: dict[str, tuple[object, Facts]] = field(default_factory=dict)
     _small: OrderedDict[tuple[str, int, object], bytes] = field(default_factory=OrderedDict)
+    _listed: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return len(self._photos)
 
-    def refresh(self) -> bool:
-        """List anew; whether anything is another than before. Raises PlanError where the folder is gone."""
+    def refresh(self, *, after: float = 0.0) -> bool:
+        """List anew, where that was so many seconds ago; whether anything is another than before. Raises PlanError
+        where the folder is gone.
+        """
+        if time.monotonic() - self._listed < after:
+            return False
+        self._listed = time.monotonic()
         found = [*self._dropped(), *self.lister()]
         photos = {one.id: one for one in (listed(name, path) for name, path in found)}
         with self._lock:

@@ -16,11 +16,11 @@ from ip2pbatch.jobs.exploring.wanted import EXPLORED
 from ip2pbatch.jobs.finding import keep_masks, seeks, settle_unmatched
 from ip2pbatch.jobs.session import invocation_of, note_unedited, tell_damage
 from ip2pbatch.plan.defaults import model_defaults
-from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.edits import Photo, Plan, Strip
 from ip2pbatch.plan.together import apart, beside
 from ip2pbatch.plan.written.as_text import flow
 from ip2pbatch.plan.written.recipe import parse_recipe
-from ip2pbatch.run.directory.layout import run_folders
+from ip2pbatch.run.directory.layout import Layout, run_folders
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.left_recipe import FIRST
 from ip2pbatch.run.directory.lines import RecordedRecipe, Status
@@ -75,7 +75,7 @@ class Sitting:
         """Write down that this is asked for too; its strips, whose photos may have got another name."""
         plan = apart(job.plan, self._asked)
         self._asked = beside(plan, self._asked)
-        self._tell_plan({photo.name for photo in plan.photos})
+        self._tell_plan(plan.photos)
         self._recipes = (*(one for one in self._recipes if one not in job.recipes), *job.recipes)
         self.run.note("asked", recipes=[dataclasses.asdict(one) for one in job.recipes])
         self._job = job
@@ -88,21 +88,21 @@ class Sitting:
             keep_masks(plan, self.run, self._voice)
         settle_unmatched(plan, self.run, self._voice)
 
-    def _tell_plan(self, photos: set[str]) -> None:
-        """All that is asked of some photos: of a photo, what a session was told last counts."""
-        strips = [strip for strip in self._asked.strips if strip.photo.name in photos]
-        if strips:
-            self.run.ask_more(part_of(self._asked, strips))
+    def _tell_plan(self, photos: Iterable[Photo]) -> None:
+        """All that is asked of some photos: of a photo, what a session was told last counts, if it is nothing."""
+        named = {photo.name: photo for photo in photos}
+        part = part_of(self._asked, [strip for strip in self._asked.strips if strip.photo.name in named])
+        self.run.ask_more(replace(part, photos=tuple(named.values())))
 
     def withdraw(
         self, strips: Iterable[Strip], recipes: Sequence[RecordedRecipe], instead: RecordedRecipe | None
     ) -> None:
         """These strips are asked for no longer, nor are the recipes that did; `instead` asks for the rest of them."""
+        strips = list(strips)
         gone = {(strip.photo.name, strip.id, strip.edits) for strip in strips}
         left = [strip for strip in self._asked.strips if (strip.photo.name, strip.id, strip.edits) not in gone]
-        touched = {name for name, _, _ in gone}
         self._asked = part_of(self._asked, left)
-        self._tell_plan(touched)
+        self._tell_plan(strip.photo for strip in strips)
         kept = [one for one in self._recipes if one not in recipes]
         self._record(tuple([*kept, instead] if instead else kept))
 
@@ -146,7 +146,8 @@ def _is_explored(recipe: RecordedRecipe) -> bool:
 
 def _asked_before(out: Path, model: str) -> tuple[Plan, tuple[RecordedRecipe, ...]]:
     """What the newest run in `out` is asked for, and the recipes that ask for it; nothing where there is no run."""
-    if not run_folders(out):
+    folders = run_folders(out)
+    if not folders or not Layout(folders[-1]).is_run():
         return Plan(EXPLORED, model, (), (), ()), ()
     view = read_run(out)
     return view.plan, view.sessions[-1].recipes if view.sessions else ()

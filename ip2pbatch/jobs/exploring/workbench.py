@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ip2pbatch.errors import Ip2pError, LockedError
 from ip2pbatch.jobs.adding import added
-from ip2pbatch.jobs.exploring.board import Previews
-from ip2pbatch.jobs.exploring.exploration import Exploration
+from ip2pbatch.jobs.exploring.board import Previews, all_cells
+from ip2pbatch.jobs.exploring.exploration import AtWork, Exploration
 from ip2pbatch.jobs.exploring.lending import OneEngine
 from ip2pbatch.jobs.exploring.sitting import AGAIN, Sitting
 from ip2pbatch.jobs.exploring.wanted import recipe_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ip2pbatch.jobs.exploring.exploration import Request, Told
+    from ip2pbatch.jobs.exploring.folder_run import FolderRun
     from ip2pbatch.jobs.exploring.setting import Setting
     from ip2pbatch.jobs.exploring.turns import Turn
     from ip2pbatch.plan.edits import Strip
@@ -76,42 +77,47 @@ class Workbench:
         try:
             if not self._of.setting.watches:
                 self._load()
-            while self._next():
-                pass
-        except BaseException:
-            log.exception("the engine's thread")
-            raise
+            while not self._of.ended:
+                self._do_next()
         finally:
             self._stand_up()
             self.engine.close()
 
-    def _next(self) -> bool:
-        """Do the next thing, or wait for one; False at the end."""
-        of = self._of
+    def _do_next(self) -> None:
+        """The next thing. A bug ends that, and nobody else's work."""
+        try:
+            self._next()
+        except Exception as error:
+            log.exception("the studio's engine")
+            self._of.voice.warn(f"this is a bug in ip2pbatch: {error or type(error).__name__}")
+        finally:
+            with self._of.wake:
+                self._of.current = None
+
+    def _next(self) -> None:
+        of, stop = self._of, Stop()
         with of.wake:
             if of.ended:
-                return False
+                return
             dropped, of.dropped = of.dropped, []
             turns = [] if dropped else of.turns.take(self._at_once())
-            stop, self._of.voice.asked = Stop(), Stop()
-            runs = of.run is not None and of.run.progress.state in ("waiting", "running")
+            runs = of.run if of.run is not None and of.run.progress.state in ("waiting", "running") else None
+            idle = not dropped and not turns and runs is None
             if turns:
-                of.current = frozenset(turn.job or "again" for turn in turns), stop
-            elif not dropped and runs:
-                of.current = frozenset(), self._of.voice.asked
-            elif not dropped:
-                if not of.wake.wait(_LINGER if self._sitting else None):
-                    self._stand_up()
-                return True
-        if dropped:
+                cells = frozenset(cell for turn in turns for cell in turn.cells)
+                of.current = AtWork(stop, frozenset(turn.job or "again" for turn in turns), cells)
+            elif runs is not None and not dropped:
+                runs.now("running")
+                of.current, of.voice.asked = AtWork(stop), stop
+            called = of.wake.wait(_LINGER if self._sitting else None) if idle else True
+        if not called:
+            self._stand_up()
+        elif dropped:
             self._withdraw(dropped)
         elif turns:
             self._make(turns, stop)
-        else:
-            self._stint()
-        with of.wake:
-            of.current = None
-        return True
+        elif runs is not None:
+            self._stint(runs)
 
     def _at_once(self) -> int:
         """Turns that share calls: as many as a device takes that works on by itself, else one."""
@@ -162,10 +168,7 @@ class Workbench:
         gone = [turn for turn in turns if turn.job and self._of.requests[turn.job].cancelled]
         self._of.catch_up()
         self._of.board.settle(cells)
-        unmade = [
-            cell for turn in gone for cell in turn.cells
-            if (seen := self._of.board.get(cell)) and (seen.record is None or seen.record.status != "done")
-        ]  # fmt: skip
+        unmade = [cell for turn in gone for cell in turn.cells if not self._is_kept(cell, ())]
         self._of.board.remove(unmade)
 
     def _fail(self, turns: Sequence[Turn], reason: str, hint: str) -> None:
@@ -221,28 +224,33 @@ class Workbench:
             request.now = dict(zip(request.job.plan.strips, sitting.ask(request.job), strict=True))
         return request.now[turn.strip]
 
-    def _withdraw(self, dropped: Sequence[tuple[Request, list[Strip]]]) -> None:
-        for request, strips in dropped:
-            if not request.now:
-                continue  # it was never written down
+    def _withdraw(self, dropped: Sequence[Request]) -> None:
+        """Write down that what was not made of these is asked for no longer, as far as it was written that it is."""
+        for request in dropped:
+            wanted = {cell for turn in self._of.turns for cell in turn.cells}
+            strips = request.job.plan.strips if request.now else ()
+            gone = [strip for strip in strips if not all(self._is_kept(cell, wanted) for cell in all_cells([strip]))]
             try:
-                made = [request.now[strip] for strip in request.job.plan.strips if strip not in strips]
-                instead = recipe_of(request.job.recipe, made) if made else None
-                text = RecordedRecipe(recipe_text(instead)) if instead else None
-                gone = [request.now[strip] for strip in strips]
-                self._sit_down().withdraw(gone, request.job.recipes, text)
+                if gone:
+                    made = [request.now[strip] for strip in strips if strip not in gone]
+                    text = recipe_text(recipe_of(request.job.recipe, made)) if made else ""
+                    instead = RecordedRecipe(text) if text else None
+                    self._sit_down().withdraw([request.now[one] for one in gone], request.job.recipes, instead)
             except Ip2pError as error:
                 self._of.voice.warn(f"what was cancelled is still asked for: {error}")
 
+    def _is_kept(self, cell: str, wanted: Container[str]) -> bool:
+        """Whether a cell of a cancelled request stays: it is made, or somebody else waits for it."""
+        seen = self._of.board.get(cell)
+        return cell in wanted or (seen is not None and seen.record is not None and seen.record.status == "done")
+
     # --- a folder ----------------------------------------------------------------------------------------------------
 
-    def _stint(self) -> None:
+    def _stint(self, run: FolderRun) -> None:
         """Go on with the folder's run until it is done, or is asked to stop."""
-        of, run = self._of, self._of.run
-        assert run is not None
+        of = self._of
         self._stand_up()
-        self._of.voice.events = run
-        run.now("running")
+        of.voice.events = run
         try:
             if not self.engine.is_loaded and not self._load() and self._of.problem is not None:
                 raise self._of.problem
