@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,31 +80,48 @@ def forecast(job: Job) -> Forecast:
     plan, view = job.plan, _view(job.out)
     names = file_names(job, _numbers(view, job) if view else None)
     done, unmatched = _over(view) if view else (set[str](), set[str]())
-    left = [edit for edit in plan.edits if edit.key not in done]
+    left = _Left(job, done)
     by_rows = family_for(job.recipe.model).call is None
-    cells = [edit for edit in left if edit.refine is None]
-    sizes = Counter(f"{width} × {height}" for width, height in (edit.size for edit in cells))
-    tiles, tile_rows = _tiles(left, job.defaults.multiple)
     return Forecast(
         name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), passed=job.scan.passed,
         notes=job.notes,
-        edits=len(plan.edits), edits_done=len(plan.edits) - len(left),
+        edits=len(plan.edits), edits_done=len(plan.edits) - left.edits,
         files=len(names), files_left=_files_left(view, job, names, done, unmatched) if view else len(names),
-        rows=count_rows(cells) if by_rows else 0, rows_plain=3 * sum(edit.steps for edit in cells) if by_rows else 0,
+        rows=left.rows if by_rows else 0, rows_plain=left.rows_plain if by_rows else 0,
         padding={kind: round(padding(plan, limits, done), 4) for kind, limits in _DEVICES.items() if by_rows},
-        sizes=dict(sizes.most_common()),
-        disk=_needed(job, left), disk_free=_free(job.out),
-        refined=sum(edit.refine is not None for edit in plan.edits), tiles=tiles, tile_rows=tile_rows,
+        sizes=dict(left.sizes.most_common()),
+        disk=round(left.disk), disk_free=_free(job.out),
+        refined=left.refined, tiles=left.tiles, tile_rows=left.tile_rows,
     )  # fmt: skip
 
 
-def _tiles(edits: Iterable[Edit], multiple: int) -> tuple[int, int]:
-    """The tiles of all refinements among `edits`, and the network rows of these."""
-    counted = [
-        (edit, count_tiles(edit.size, edit.refine.full, multiple)) for edit in edits if edit.refine is not None
-    ]  # fmt: skip
-    return sum(tiles for _, tiles in counted), sum(refined_rows(edit, tiles) for edit, tiles in counted)
+class _Left:
+    """Counts what is left of a job's plan, a photo at a time where it is large: those Edits whose keys are not in
+    `done`. Of all Edits, left or not, `refined` are counted too.
+    """
+
+    def __init__(self, job: Job, done: Set[str]) -> None:
+        self.edits = self.rows = self.rows_plain = self.refined = self.tiles = self.tile_rows = 0
+        self.sizes: Counter[str] = Counter()
+        self.disk = 0.0
+        self._multiple, self._room, self._shared = job.defaults.multiple, _Room(job), set[object]()
+        for edits in job.plan.by_photo():
+            self.refined += sum(edit.refine is not None for edit in edits)
+            self._add([edit for edit in edits if edit.key not in done])
+
+    def _add(self, left: Sequence[Edit]) -> None:
+        self.edits += len(left)
+        self.rows += count_rows(left, self._shared)
+        self.disk += sum(map(self._room.of, left))
+        for edit in left:
+            if edit.refine is None:
+                self.rows_plain += 3 * edit.steps
+                self.sizes[f"{edit.size[0]} × {edit.size[1]}"] += 1
+                continue
+            tiles = count_tiles(edit.size, edit.refine.full, self._multiple)
+            self.tiles += tiles
+            self.tile_rows += refined_rows(edit, tiles)
 
 
 def _view(out: Path) -> RunView | None:
@@ -159,30 +176,32 @@ def why_tight(job: Job, left: Iterable[Edit]) -> str:
     """That the disk may be too small for the Edits that are `left`, "" where it is not. Told, and never a reason
     to refuse: pictures take more or less room by what is on them.
     """
-    needed, free = _needed(job, left), _free(job.out)
+    needed, free = round(sum(map(_Room(job).of, left))), _free(job.out)
     if needed <= free:
         return ""
     return (
-        f"what is left may need about {_room(needed)}, and the disk of {job.out} has {_room(free)} free: "
+        f"what is left may need about {_said(needed)}, and the disk of {job.out} has {_said(free)} free: "
         "free some space, or name another folder with --out; if the disk fills up, what was finished is kept"
     )
 
 
-def _room(size: int) -> str:
+def _said(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _needed(job: Job, left: Iterable[Edit]) -> int:
-    """Bytes that the pictures left to make, their latents and the delivered files will need, within about a half."""
-    carried, holders = job.plan.latents, Holders(job.plan)
-    full = job.recipe.output.full_resolution != "off"
-    needed = 0.0
-    for edit in left:
-        needed += math.prod(_kept_size(edit)) * (_LOSSLESS + _LATENT * (edit.key in carried))
-        for _, strip in holders.of(edit.key):
-            width, height = strip.photo.size if full else strip.edits[0].size
+class _Room:
+    """Bytes that an Edit's picture, its latent and its delivered files will need, within about a half."""
+
+    def __init__(self, job: Job) -> None:
+        self._carried, self._holders = job.plan.latents, Holders(job.plan)
+        self._full = job.recipe.output.full_resolution != "off"
+
+    def of(self, edit: Edit) -> float:
+        needed = math.prod(_kept_size(edit)) * (_LOSSLESS + _LATENT * (edit.key in self._carried))
+        for _, strip in self._holders.of(edit.key):
+            width, height = strip.photo.size if self._full else strip.edits[0].size
             needed += width * height * _DELIVERED * sum(strip.edits[link - 1].key == edit.key for link in strip.keep)
-    return round(needed)
+        return needed
 
 
 def _kept_size(edit: Edit) -> tuple[int, int]:

@@ -305,6 +305,12 @@ class Plan:
         """The key of every Edit, in order; no Edit is made for it."""
         return self.edits.keys() if isinstance(self.edits, ManyEdits) else (edit.key for edit in self.edits)
 
+    def by_photo(self) -> Iterator[Sequence[Edit]]:
+        """All Edits, those of a photo together: of a large plan a photo at a time, of another all at once."""
+        if isinstance(self.strips, ManyStrips):
+            return (edits for _, edits in self.strips.by_photo())
+        return iter((self.edits,))
+
     def places(self) -> Callable[[str], int | None]:
         """What gives the number of an Edit in `edits` by its key, None where it is not among them."""
         if isinstance(self.edits, ManyEdits):

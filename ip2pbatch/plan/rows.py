@@ -106,14 +106,15 @@ def fill(rows: Sequence[Row], bucket: int) -> list[tuple[Row, ...]]:
     return calls
 
 
-def count_rows(edits: Iterable[Edit]) -> int:
-    """Network rows that `edits` need over all their steps, each first step shared as if they ran in one batch.
+def count_rows(edits: Iterable[Edit], shared: set[object] | None = None) -> int:
+    """Network rows that `edits` need over all their steps, each first step shared as if they ran in one batch; with
+    `shared`, as if in one with those that were counted with it before, of other photos.
 
     Padding is not counted, nor are rows of what is refined. Sum it over the batches of a Schedule for what a run
     computes.
     """
     edits = tuple(edit for edit in edits if edit.refine is None)
-    return first_rows(edits) + sum((edit.steps - 1) * later_rows([edit]) for edit in edits)
+    return first_rows(edits, shared) + sum((edit.steps - 1) * later_rows([edit]) for edit in edits)
 
 
 def refined_rows(edit: Edit, tiles: int) -> int:
@@ -122,14 +123,17 @@ def refined_rows(edit: Edit, tiles: int) -> int:
     return tiles * edit.refine.steps_of(edit.steps) * len(terms_of(edit))
 
 
-def first_rows(edits: Iterable[Edit]) -> int:
-    """Rows of the first step of `edits`, shared where size, steps, sampler and seed are the same."""
-    first: set[tuple[object, ...]] = set()
+def first_rows(edits: Iterable[Edit], shared: set[object] | None = None) -> int:
+    """Rows of the first step of `edits`, shared where size, steps, sampler and seed are the same. `shared` are those
+    without an image that are counted already, which any other photo shares; those found here are added to it.
+    """
+    first, blank = set[object](), set[object]() if shared is None else shared
+    before = len(blank)
     for edit in edits:
         kind, source = (edit.size, edit.steps, edit.sampler, edit.seed), (edit.source, edit.carry)
         for with_image, text, _ in terms_of(edit):
-            first.add((kind, source if with_image else None, text))
-    return len(first)
+            (first if with_image else blank).add((kind, source if with_image else None, text))
+    return len(first) + len(blank) - before
 
 
 def later_rows(edits: Iterable[Edit]) -> int:

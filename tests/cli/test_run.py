@@ -87,6 +87,16 @@ def test_photos_that_are_the_same_picture_are_said_to_be(command: CommandLine, r
     assert many in command("plan", recipe).err
 
 
+def test_a_plan_that_is_expanded_as_it_is_asked_for_is_counted_as_one_that_is_held(
+    command: CommandLine, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", recipe, "--backend", "fake", "--limit", "1").code == 0
+    held = json.loads(command("plan", recipe, "--json").out)
+    monkeypatch.setattr("ip2pbatch.plan.large.expansion.MOST_HELD", 0)
+    assert json.loads(command("plan", recipe, "--json").out) | {"disk_free": 0} == held | {"disk_free": 0}
+    assert held["edits_left"] > held["edits_done"] > 0
+
+
 def test_limit_and_only_cut_down_and_the_rest_goes_on_later(command: CommandLine, recipe: Path) -> None:
     assert command("run", recipe, "--backend", "fake", "--limit", "1").code == 0
     assert {name.split("_")[0] for name in delivered(recipe.parent / "out")} == {"day2/two"}

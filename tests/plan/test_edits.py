@@ -322,6 +322,9 @@ def test_a_plan_that_is_expanded_as_it_is_asked_for_is_the_plan_that_is_held(
     held_by, found_by = Holders(small), Holders(large)
     for key in small.keys:
         assert [*found_by.of(key)] == [*held_by.of(key)] != []
+    for digest in {photo.digest for photo in photos}:
+        assert [*found_by.strips(digest)] == [*held_by.strips(digest)] != []
+    assert [edit for edits in large.by_photo() for edit in edits] == [*small.edits]
     assert held_by.photo("0" * 32) == found_by.photo("0" * 32) == ""
     output = Output(folder=Path("out"), format="jpeg")
     assert [*output_names(small, output).items()] == [*output_names(large, output).items()]

@@ -143,3 +143,9 @@ def test_fill_of_nothing_and_of_a_bad_bucket() -> None:
 def test_count_rows_is_the_sum_over_the_steps() -> None:
     grid = [edit(text=text, image=image, steps=5) for text in (5, 7.5) for image in (1, 1.5)]
     assert count_rows(grid) == sum(len(plan_rows(grid, step).rows) for step in range(5))
+
+
+def test_rows_counted_a_photo_at_a_time_are_those_counted_together() -> None:
+    photos = [[edit(source=name, text=text, image=1.5) for text in (5, 7.5)] for name in "abc"]
+    shared = set[object]()
+    assert sum(count_rows(one, shared) for one in photos) == count_rows(one for some in photos for one in some)
