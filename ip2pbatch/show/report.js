@@ -240,20 +240,6 @@
   });
 
   // --- strength ---------------------------------------------------------------------------------------------------
-  // As ip2pbatch/pictures/mixing.py does it: light is mixed (IEC 61966-2-1), where CSS's opacity would mix numbers.
-  const light = (code) => (code <= 0.04045 ? code / 12.92 : ((code + 0.055) / 1.055) ** 2.4);
-  const code = (value) => (value <= 0.0031308 ? 12.92 * value : 1.055 * value ** (1 / 2.4) - 0.055);
-  const lights = Array.from({ length: 256 }, (_, level) => light(level / 255));
-
-  async function pixels(picture, width, height) {
-    const loaded = Object.assign(new Image(), { src: picture.src });
-    await loaded.decode();
-    const canvas = node("canvas", { width: width ?? loaded.naturalWidth, height: height ?? loaded.naturalHeight });
-    const pen = canvas.getContext("2d", { willReadFrequently: true });
-    pen.drawImage(loaded, 0, 0, canvas.width, canvas.height);
-    return pen.getImageData(0, 0, canvas.width, canvas.height);
-  }
-
   function unmixed() {
     byId("mixed").hidden = true;
     byId("after").classList.remove("mixing");
@@ -275,24 +261,16 @@
     const still = () => at === current && share === strengths[at];
     byId("strong").textContent = share.toFixed(2);
     if (share === 1 || !photo) { unmixed(); return; }
-    let after, before;
+    let picture;
     try {
-      after = await pixels(image(at));
-      before = await pixels(photo, after.width, after.height);
+      picture = await mixed(image(at).src, photo.src, share);  // of mixing.js
     } catch {
       if (still()) filtered(photo, share);
       return;
     }
     if (!still()) return;
-    const table = new Uint8ClampedArray(65536);
-    for (let pair = 0; pair < 65536; pair += 1) {
-      table[pair] = 255 * code((1 - share) * lights[pair >> 8] + share * lights[pair & 255]);
-    }
-    for (let place = 0; place < after.data.length; place += 1) {
-      if (place % 4 !== 3) after.data[place] = table[(before.data[place] << 8) | after.data[place]];
-    }
-    Object.assign(byId("mixed"), { width: after.width, height: after.height, hidden: false });
-    byId("mixed").getContext("2d").putImageData(after, 0, 0);
+    Object.assign(byId("mixed"), { width: picture.width, height: picture.height, hidden: false });
+    byId("mixed").getContext("2d").putImageData(picture, 0, 0);
     byId("mixed").dataset.strength = String(share);
   }
 

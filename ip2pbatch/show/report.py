@@ -178,7 +178,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
 
 def _render(gallery: Gallery, seen: _Seen, pictures: Mapping[Proof, Shown], origins: Mapping[str, Origin]) -> str:
     cells = seen.shown
-    style, script = (_joined("look.css", "report.css"), _joined("slider.js", "report.js"))
+    style, script = (_joined("look.css", "report.css"), _joined("slider.js", "mixing.js", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of the report, driven over chromedriver's HTTP (the W3C WebDriver protocol)."""
+"""Headless Chromium for the tests of the report and the studio, driven over chromedriver's HTTP (the W3C WebDriver protocol)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ class Browser:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
-    def open(self, page: Path) -> None:
-        self._call("POST", "/url", {"url": page.absolute().as_uri()})
+    def open(self, page: Path | str) -> None:
+        """A file, or an address."""
+        self._call("POST", "/url", {"url": page if isinstance(page, str) else page.absolute().as_uri()})
 
     def js(self, body: str, *values: Any) -> Any:
         return self._call("POST", "/execute/sync", {"script": body, "args": list(values)})

@@ -1,0 +1,73 @@
+// The cells that the page knows, by key, and those that are picked.
+import * as api from "./api.js";
+import { say } from "./dom.js";
+
+const PAGE = 500;
+export const over = (cell) => !["waiting", "running"].includes(cell.state);
+
+export function knownCells(app) {
+  const known = new Map();
+  const picked = new Set();
+
+  function put(cell) {
+    const fresh = !known.has(cell.key);
+    known.set(cell.key, cell);
+    if (cell.picked) picked.add(cell.key); else picked.delete(cell.key);
+    return fresh;
+  }
+
+  // A cell as the server tells it; whoever shows cells hears whether it is new.
+  function tell(cell) {
+    app.dispatchEvent(new CustomEvent("cell", { detail: { cell, fresh: put(cell) } }));
+  }
+
+  // One page of a list: [total, keys].
+  async function page(values, offset, limit = PAGE) {
+    const found = await api.cells({ ...values, offset, limit });
+    found.cells.forEach(put);
+    return [found.total, found.cells.map((cell) => cell.key)];
+  }
+
+  // A whole list, page after page, each handed on as soon as it is there; `on` says whether it is still wanted.
+  async function all(values, on) {
+    const keys = [];
+    for (let total = 1; keys.length < total;) {
+      const [now, more] = await page(values, keys.length);
+      if (!more.length) return on(keys, keys.length);
+      keys.push(...more);
+      total = now;
+      if (on(keys, total) === false) return undefined;
+    }
+    return undefined;
+  }
+
+  async function change(key, what) {
+    const before = known.get(key);
+    tell({ ...before, ...what });  // at once, and again as the server has it
+    try {
+      tell(await api.change(key, what));
+    } catch (refused) {
+      tell(before);
+      app.refused(refused);
+    }
+  }
+
+  function pick(key, on = !picked.has(key)) {
+    say(on ? "Picked" : "No longer picked");
+    return change(key, { picked: on });
+  }
+
+  return { get: (key) => known.get(key), forget: () => { known.clear(); picked.clear(); }, picked, tell, page, all, change, pick };
+}
+
+// What a person reads of a cell.
+const short = (number) => Number(number.toFixed(3));
+export const scales = (cell) => `text ${short(cell.text)}, image ${short(cell.image)}`;
+export const links = (cell) => (cell.links.length ? cell.links : [cell.instruction]);
+export const told = (cell) => links(cell).join(" → ");
+
+export function described(cell) {
+  const chain = links(cell);
+  const link = chain.length > 1 ? `link ${cell.link} of ${chain.length}, ` : "";
+  return `${cell.photo_name}, ${link}${cell.instruction}, ${scales(cell)}, seed ${cell.seed}`;
+}

@@ -1,0 +1,114 @@
+// The studio's page: its parts, what they share, and what the server tells all of them.
+import * as api from "./api.js";
+import { beside } from "./beside.js";
+import { knownCells, over } from "./cells.js";
+import { composer } from "./compose.js";
+import { byId, calmly, say } from "./dom.js";
+import { photoList } from "./photos.js";
+import { planner } from "./plan.js";
+import { banner, progress, unbanner } from "./progress.js";
+import { wall } from "./results.js";
+import { viewer } from "./viewer.js";
+
+const app = Object.assign(new EventTarget(), { state: null, photo: null, chosen: [], banner, unbanner });
+
+app.refused = (refused, about = "refused") => {
+  if (!(refused instanceof api.Refused)) throw refused;
+  if (refused.status === 0) { gone(true); return; }
+  const words = refused.status === 401 ? "This page has lost its key. Open the address again that ip2pbatch studio has printed." : refused.message;
+  banner(about, [words, refused.status === 401 ? "" : refused.hint].filter(Boolean).join(" – "));
+};
+
+app.cells = knownCells(app);
+app.composer = composer(app);
+app.wall = wall(app);
+app.photos = photoList(app);
+app.viewer = viewer(app);
+app.plan = planner(app);
+beside(app);
+const run = progress(app);
+
+// Cells that were asked for stand on the wall at once.
+app.made = (job) => {
+  job.cells.forEach(app.cells.tell);
+  if (Object.keys(job.broken).length) banner("broken", "Photos that cannot be read were left out:", Object.values(job.broken));
+  byId("wall").scrollTop = 0;
+  say(`${job.cells.length === 1 ? "One picture is" : `${job.cells.length} pictures are`} being made`);
+};
+
+app.retry = async (key) => {
+  try {
+    const cell = await api.retry(key);
+    if (cell?.key) app.cells.tell(cell);
+  } catch (refused) {
+    app.refused(refused);
+  }
+};
+
+function picks() {
+  const number = app.cells.picked.size;
+  byId("picks").hidden = !number;
+  byId("picked").textContent = `${number} picked`;
+  byId("compare").disabled = number < 2;
+}
+
+byId("unpick").addEventListener("click", () => [...app.cells.picked].forEach((key) => app.cells.pick(key, false)));
+
+function told(state) {
+  const another = app.state && state.boot !== app.state.boot;
+  app.state = state;
+  byId("folder").textContent = byId("folder").title = state.folder || state.out;
+  byId("model").textContent = state.loading ? `${state.model} is being loaded …` : state.model;
+  if (state.problem) banner("problem", [state.problem.error, state.problem.hint].filter(Boolean).join(" – ")); else unbanner("problem");
+  run.show(state.running);
+  app.composer.fit();
+  return another;
+}
+
+const finished = calmly(600, () => {
+  const open = app.wall.sequence().length;
+  if (open) say(`${open} pictures are there`);
+});
+
+app.addEventListener("cell", ({ detail: { cell } }) => { picks(); if (over(cell) && cell.photo === app.photo?.id) finished(); });
+
+// --- what the server tells ------------------------------------------------------------------------------------------
+async function everything() {
+  const another = told(await api.state());
+  if (another) app.cells.forget();
+  await Promise.all([app.photos.load(), app.cells.all({ only: "picked" }, picks), app.wall.load()]);
+  picks();
+}
+
+const anew = calmly(200, () => everything().then(() => gone(false), (refused) => app.refused(refused)));
+
+const HEARD = {
+  cell: (cell) => app.cells.tell(cell),
+  job: (job) => {
+    if (job.state === "cancelled") app.wall.load();
+    if (job.state === "failed") app.banner("form", [job.error, job.hint].filter(Boolean).join(" – "));
+  },
+  run: (now) => run.show(now),
+  state: () => api.state().then((state) => { if (told(state)) anew(); }, () => {}),
+  photos: () => app.photos.again(),
+  reset: () => anew(),
+};
+
+// A line that is back within two seconds is no news.
+let [lost, waits] = [false, null];
+function gone(yes) {
+  if (!yes) {
+    clearTimeout(waits);
+    waits = null;
+    unbanner("gone");
+    if (lost) { lost = false; anew(); }
+    return;
+  }
+  waits ??= setTimeout(() => {
+    lost = true;
+    banner("gone", "The studio does not answer. What was made is kept: start ip2pbatch studio again, and this page goes on by itself.");
+  }, 2000);
+}
+
+everything().catch((refused) => app.refused(refused));
+api.listen(Object.keys(HEARD), (kind, data) => HEARD[kind](data), gone);
