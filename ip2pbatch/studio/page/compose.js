@@ -50,7 +50,10 @@ export function composer(app) {
 
   // --- how many ---------------------------------------------------------------------------------------------------
   const numbers = (id) => byId(id).value.split(/[\s,;]+/).filter(Boolean).map(Number);
-  const near = (name, by) => [-1, 0, 1].map((step) => Math.max(0, Math.round(100 * (read(name) + step * by)) / 100));
+  const near = (name, share) => {
+    const by = Math.max(0.05, Math.round(20 * share * app.state.defaults[name]) / 20);
+    return [-1, 0, 1].map((step) => Math.max(0, Math.round(100 * (read(name) + step * by)) / 100)).join(", ");
+  };
 
   function asked() {
     const many = chosen("many");
@@ -115,8 +118,8 @@ export function composer(app) {
   byId("form").addEventListener("input", changed);
   document.querySelectorAll("input[name=many]").forEach((input) => input.addEventListener("change", () => {
     if (chosen("many") !== "grid") return;
-    byId("grid-text").value = near("text", 2.5).join(", ");
-    byId("grid-image").value = near("image", 0.25).join(", ");
+    byId("grid-text").value = near("text", 1 / 3);
+    byId("grid-image").value = near("image", 1 / 6);
     changed();
   }));
 
@@ -141,6 +144,7 @@ export function composer(app) {
     byId("negative-label").hidden = !negative;
     byId("where").hidden = !regions;
     if (byId("text-number").value === "") {
+      for (const name of ["text", "image"]) byId(name).max = String(Math.ceil(2.6 * Math.max(1, defaults[name])));
       set("text", defaults.text);
       set("image", defaults.image);
       set("strength", defaults.strength);
