@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of the report and the studio, driven over chromedriver's HTTP (the W3C WebDriver protocol)."""
+"""Headless Chromium for tests of the report and the studio, over chromedriver's HTTP (the W3C WebDriver protocol)."""
 
 from __future__ import annotations
 

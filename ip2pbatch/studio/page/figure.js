@@ -64,9 +64,11 @@ function growing(element, cell) {
   const [place, bar] = element.children;
   bar.value = cell.steps ? cell.step / cell.steps : 0;
   if (cell.state === "running" && cell.preview) {
-    const image = place.querySelector("img") ?? place.appendChild(node("img", { alt: "" }));
-    place.className = "grows";
-    image.src = api.cellPreview(cell);
+    if (place.className !== "grows") {
+      place.replaceChildren(node("img", { alt: "" }));
+      place.className = "grows";
+    }
+    place.firstChild.src = api.cellPreview(cell);
   } else if (!place.querySelector("img")) place.textContent = STATES[cell.state] ?? cell.state;
   return null;
 }
