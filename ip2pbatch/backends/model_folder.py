@@ -236,7 +236,7 @@ def unloaded(path: Path, files: Collection[str]) -> list[str]:
 def _is_variant(name: str, loaded: Collection[str]) -> bool:
     """Whether a file is weights of a component that is loaded, in another number format or in parts."""
     component, _, file = name.rpartition("/")
-    return component in loaded and file.startswith(WEIGHTS.get(component, "diffusion_pytorch_model"))
+    return component in loaded and file.startswith(WEIGHTS.get(component, ("model", "diffusion_pytorch_model")))
 
 
 def _class_of(path: Path, index: dict[str, Any], name: str) -> str | None:

@@ -7,7 +7,7 @@ import itertools
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -36,8 +36,13 @@ _MOVED = 1.0  # model pixels: an edit that was moved back by more says so
 State = Literal["done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing"]
 STATES: tuple[State, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched", "damaged", "missing")
 
-# What to try, by the verdict on a picture.
-ADVICE = {"hardly changed": "raise text or lower image", "lost the photo": "lower text or raise image"}
+SCALES = ("text", "image")
+
+# What to try, by the verdict on a picture and the scales that its model has.
+ADVICE = {
+    "hardly changed": {"text": "raise text", "image": "lower image"},
+    "lost the photo": {"text": "lower text", "image": "raise image"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Cell:
     seconds: float = 0.0
     device: str = ""
     model: str = ""
-    scales: tuple[str, ...] = ("text", "image")
+    scales: tuple[str, ...] = SCALES
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -177,7 +182,7 @@ class _Cells(Sequence[Cell]):
         return [self._cell(strip, edit, link, first + link) for link, edit in enumerate(strip.edits, start=1)]
 
     def _cell(self, strip: Strip, edit: Edit, link: int, number: int) -> Cell:
-        return replace(_cell(self._view, strip, edit, link, self._taught), number=number, scales=self._scales)
+        return replace(_cell(self._view, strip, edit, link, self._taught, self._scales), number=number)
 
     def outlines(self) -> Iterator[list[Outline]]:
         """What is seen of the cells of each strip without a look at their files."""
@@ -204,7 +209,9 @@ class _Cells(Sequence[Cell]):
         return (self._cell(*link, number) for number, link in enumerate(links, start=1))
 
 
-def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None) -> Cell:
+def _cell(
+    view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | None, scales: tuple[str, ...]
+) -> Cell:  # fmt: skip
     record, picture, delivery = view.record(edit.key), view.picture(edit.key), view.delivery(strip, edit)
     detail = {} if delivery is None or delivery.gate is None else {"detail": delivery.gate}
     damaged, state = view.why_damaged(edit.key), _state(view, edit.key, record)
@@ -215,7 +222,8 @@ def _cell(view: RunView, strip: Strip, edit: Edit, link: int, taught: Taught | N
         carry=edit.carry, region=edit.region, feather=strip.feathers[link - 1] if strip.feathers else 0.0,
         negative=edit.negative, digest=strip.photo.digest,
         detail=damaged or (record.detail if record else "not made yet"),
-        mark="; ".join(_marks(record, edit, taught, delivery)) if record and state == "done" else "",
+        mark="; ".join(_marks(record, edit, taught, delivery, scales)) if record and state == "done" else "",
+        scales=scales,
         picture=picture, source=view.source(strip), original=strip.photo.path,
         delivered=view.delivered_path(strip, edit), strength=_strength(strip, delivery),
         area=area_of([one.region for one in strip.edits[:link]], strip.feathers[:link], masks_in(view.layout)),
@@ -247,22 +255,29 @@ def _strength(strip: Strip, delivery: Delivery | None) -> float:
     return 1.0 if strip.strength is None else strip.strength
 
 
-def _marks(record: Record, edit: Edit, taught: Taught | None, delivery: Delivery | None) -> Iterator[str]:
+def _marks(
+    record: Record, edit: Edit, taught: Taught | None, delivery: Delivery | None, scales: Collection[str] = SCALES
+) -> Iterator[str]:
     """What a person should know of a picture before trusting it: what was not read, not taught, or went too far."""
     if record.unread:
         yield f"not read: “{record.unread}”"
     if taught is not None and (unlike := taught.unlike(edit.instruction)):
         yield unlike.mark
-    if mark := mark_of(record.metrics):
+    if mark := mark_of(record.metrics, scales):
         yield mark
     if delivery is not None and delivery.moved > _MOVED:
         yield f"moved {delivery.moved:.1f} model pixels, {abs(delivery.scaled):.1f} %"
 
 
-def mark_of(metrics: Mapping[str, float]) -> str:
-    """ "hardly changed: raise text or lower image", the reverse, or nothing where a picture is neither."""
+def mark_of(metrics: Mapping[str, float], scales: Collection[str] = SCALES) -> str:
+    """ "hardly changed: raise text or lower image", the reverse, or nothing where a picture is neither; of a model that
+    has not both `scales`, what it has.
+    """
     found = verdict(metrics) if {"changed", "structure"} <= metrics.keys() else None
-    return f"{found}: {ADVICE[found]}" if found else ""
+    if not found:
+        return ""
+    tries = " or ".join(what for name, what in ADVICE[found].items() if name in scales)
+    return f"{found}: {tries}" if tries else found
 
 
 def grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from faked_cuda import faked_cuda
 from PIL import Image
+from runs import many
 from safetensors.torch import load_file, save_file
 from tiny_editors import EDITORS, save_editor
 from tiny_models import make_picture
@@ -176,6 +178,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.mark.parametrize("how", [Memory.OFFLOAD, Memory.SEQUENTIAL])
+@pytest.mark.parametrize("family", DISTINCT if many(0, 1) else ["kontext", "longcat"], indirect=True, scope="module")
 def test_bits_do_not_hang_on_where_parts_lie(family: Family, engine: PipelineEngine, how: Memory) -> None:
     """By the hooks that move parts to a GPU, to a stand-in of one."""
     plain = pixels_of(engine, an_edit(family))
@@ -245,6 +248,19 @@ def test_a_lora_is_added_to_its_transformer(
         theirs.fuse_lora(lora_scale=0.5)
         theirs.unload_lora()
         assert torch.allclose(theirs.state_dict()[name], after[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["kontext"], indirect=True, scope="module")
+def test_weights_that_lie_there_and_are_not_loaded_are_named(family: Family, folder: Path, tmp_path: Path) -> None:
+    own, said = Path(shutil.copytree(folder, tmp_path / "m")), list[str]()
+    for number_format in ("text_encoder_2/model.fp16", "transformer/diffusion_pytorch_model.fp16"):
+        shutil.copy(own / "text_encoder_2/model.safetensors", own / f"{number_format}.safetensors")
+    resolve(str(own), note=said.append)
+    assert said == []
+    shutil.copy(own / "text_encoder_2/model.safetensors", own / "flux1-kontext-dev.safetensors")
+    resolve(str(own), note=said.append)
+    assert len(said) == 1
+    assert "flux1-kontext-dev.safetensors" in said[0]
 
 
 @pytest.mark.parametrize("family", ["qwen_edit"], indirect=True, scope="module")

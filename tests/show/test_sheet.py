@@ -162,6 +162,8 @@ def test_a_cell_that_hardly_changed_says_what_to_try(tmp_path: Path) -> None:
     marks = {tile.mark for row in overview.table.rows for tile in row.tiles if tile}
     assert marks == {"hardly changed: raise text or lower image"}
     assert mark_of({"changed": 0.9, "structure": 0.0}) == "lost the photo: lower text or raise image"
+    assert mark_of({"changed": 0.9, "structure": 0.0}, ("text",)) == "lost the photo: lower text"
+    assert mark_of({"changed": 0.9, "structure": 0.0}, ()) == "lost the photo"
     assert mark_of({"changed": 0.2, "structure": 0.8}) == mark_of({}) == ""
 
 
