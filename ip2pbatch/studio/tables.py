@@ -163,7 +163,8 @@ def refusal(error: Exception) -> JSONResponse:
         where = ".".join(map(str, first["loc"]))
         return _refused(422, first["msg"], "see /api/openapi.json", where)
     assert isinstance(error, Ip2pError)
-    said = {"error": str(error), "hint": error.hint}
+    usual = "choose another photo" if isinstance(error, PhotoError) else None
+    said = {"error": str(error), "hint": error.hint or usual}
     if isinstance(error, AskedWrongError):
         said["where"] = error.where
     return JSONResponse(said, _status(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ip2pbatch.studio.api import app
 from ip2pbatch.studio.broadcast import Hub
 from ip2pbatch.studio.desk import Desk
 from ip2pbatch.studio.guard import Door
+from ip2pbatch.studio.serving import Address, bound, serve
 
 HOST, TOKEN = "127.0.0.1:8765", "a-token-that-nobody-guesses"
 OVER = ("done", "failed", "cancelled")
@@ -85,3 +87,23 @@ def with_engine(monkeypatch: pytest.MonkeyPatch, engine: EditEngine) -> None:
         return real(*arguments, **more)[0], lambda: engine
 
     monkeypatch.setattr(engines, "choose", choose)
+
+
+@contextmanager
+def served(what: Path | None, out: Path | None = None) -> Iterator[Address]:
+    """A server of its own on the loopback, at a port that was free."""
+    listening, address = bound("127.0.0.1", 0, None)
+    setting, begun, ends = setting_of(what, out, "tiny", Machine(backend="fake")), threading.Event(), threading.Event()
+    thread = threading.Thread(target=serve, args=(setting, listening, address, begun.set, ends))
+    thread.start()
+    try:
+        assert begun.wait(LONG)
+        yield address
+    finally:
+        ends.set()
+        thread.join()
+
+
+def base(address: Address) -> str:
+    """Its address without the token."""
+    return f"http://{address.host}:{address.port}"

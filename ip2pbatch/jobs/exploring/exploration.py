@@ -14,7 +14,7 @@ from ip2pbatch.errors import Ip2pError, PlanError, UsageError
 from ip2pbatch.jobs.exploring.board import Board, Seen, all_cells, cell_id
 from ip2pbatch.jobs.exploring.folder_run import FolderRun
 from ip2pbatch.jobs.exploring.following import Following
-from ip2pbatch.jobs.exploring.scrutiny import job_of
+from ip2pbatch.jobs.exploring.scrutiny import job_of, refuse_paths
 from ip2pbatch.jobs.exploring.shelf import Shelf
 from ip2pbatch.jobs.exploring.turns import Turn, Turns
 from ip2pbatch.jobs.exploring.voiced import Voiced
@@ -103,10 +103,15 @@ class Exploration:
     def ask(self, wanted: Wanted, client: str) -> Request:
         """Have these cells made. Raises AskedWrongError, PlanError, NothingMatchedError, ResourceError."""
         recipe = recipe_for(wanted, self.setting.ground)
+        for spec in recipe.edits:
+            refuse_paths(spec, self.setting)
         job = make_job(recipe, RecordedRecipe(recipe_text(recipe)), Selection())
         if sum(len(strip.edits) for strip in job.plan.strips) > MOST_CELLS:
             hint = "ask for less at once, or run the recipe on the folder"
             raise AskedWrongError(f"more than {MOST_CELLS:,} cells", where="edits", hint=hint)
+        if not job.plan.strips:
+            why = "; ".join(f"{one.name}: {one.reason}" for one in job.scan.broken)
+            raise AskedWrongError(why or "there is nothing to edit", where="photos", hint="choose another photo")
         with self.wake:
             request = Request(f"{next(self._numbers):06x}", client, job, tuple(all_cells(job.plan.strips)))
             turns = [

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ip2pbatch.errors import Ip2pError, PlanError, RecipeError, UsageError
 from ip2pbatch.jobs.adding import added
 from ip2pbatch.jobs.advising import advice
@@ -65,8 +67,13 @@ def refuse_beyond(recipe: Recipe, setting: Setting) -> None:
         raise UsageError("this recipe writes elsewhere", hint=f"output: {{folder: {quoted(str(ground.out))}}}")
     if recipe.output.sign is not None:
         raise UsageError("files are signed on the command line", hint="run this recipe with `ip2pbatch run`")
-    roots = [root.resolve() for root in (*setting.roots, setting.uploads, ground.out)]
-    for path in _paths(recipe.model_dump()):
+    refuse_paths(recipe, setting)
+
+
+def refuse_paths(part: BaseModel, setting: Setting) -> None:
+    """Raises UsageError for a part of a recipe that names a place which the studio was not opened on."""
+    roots = [root.resolve() for root in (*setting.roots, setting.uploads, setting.ground.out)]
+    for path in _paths(part.model_dump()):
         if not any(path.resolve().is_relative_to(root) for root in roots):
             hint = "start the studio on that folder, or run the recipe with `ip2pbatch run`"
             raise UsageError(f"{path} is in none of the folders that this studio was opened on", hint=hint)
