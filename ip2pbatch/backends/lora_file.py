@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ _HALVES = (
 _OTHERS = (
     ("lora_te2_", "is for an SDXL model", "text_encoder_2"),
     ("text_encoder_2.", "is for an SDXL model", "text_encoder_2"),
-    ("double_blocks", "has the layers of FLUX by the names of its first publication, which are not read", ""),
+    ("double_blocks", "is for a FLUX model", "transformer"), ("single_blocks", "is for a FLUX model", "transformer"),
     ("transformer.", "is for an editor with a diffusion transformer", "transformer"),
     ("down_blocks", "is for a Stable Diffusion model", "unet"),
     ("input_blocks", "is for a Stable Diffusion model", "unet"),
@@ -55,6 +55,19 @@ _OTHERS = (
     ("dora_scale", "is a DoRA, not a LoRA", ""), ("lora_magnitude_vector", "is a DoRA, not a LoRA", ""),
     ("lora_mid", "is a LoRA of three factors, which is not added here", ""), ("oft_", "is an OFT, not a LoRA", ""),
 )  # fmt: skip
+# FLUX's layers by the names of its first publication, and diffusers' that are one below the other in each: FLUX.1's,
+# or FLUX.2's.
+_FLUX = re.compile(r"(double|single)_blocks_(\d+)_(\w+)")
+_FLUX_PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "img_attn_qkv": (("attn_to_q", "attn_to_k", "attn_to_v"),), "img_attn_proj": (("attn_to_out_0",),),
+    "txt_attn_qkv": (("attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"),),
+    "txt_attn_proj": (("attn_to_add_out",),), "img_mlp_0": (("ff_net_0_proj",), ("ff_linear_in",)),
+    "img_mlp_2": (("ff_net_2",), ("ff_linear_out",)), "img_mod_lin": (("norm1_linear",),),
+    "txt_mlp_0": (("ff_context_net_0_proj",), ("ff_context_linear_in",)),
+    "txt_mlp_2": (("ff_context_net_2",), ("ff_context_linear_out",)), "txt_mod_lin": (("norm1_context_linear",),),
+    "linear1": (("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"), ("attn_to_qkv_mlp_proj",)),
+    "linear2": (("proj_out",), ("attn_to_out",)), "modulation_lin": (("norm_linear",),),
+}  # fmt: skip
 _HINT = "use a LoRA for the model that it is laid over, by diffusers, peft or kohya's scripts"
 
 
@@ -138,22 +151,40 @@ def by_layer(network: str, modules: Mapping[str, T], config: Mapping[str, Any]) 
     return found
 
 
+def parts_of(name: str, layers: Container[str]) -> tuple[str, ...]:
+    """The layers of a network that a LoRA's layer of this name is, from its first row on: one, or several of FLUX,
+    whose first publication has them in one. None where there is no such layer.
+    """
+    if name in layers:
+        return (name,)
+    if (short := name.removesuffix("_0")).endswith("to_out") and short in layers:
+        return (short,)
+    if found := _FLUX.fullmatch(name):
+        block = f"{'single_' * (found[1] == 'single')}transformer_blocks_{found[2]}_"
+        for parts in _FLUX_PARTS.get(found[3], ()):
+            if all(block + part in layers for part in parts):
+                return tuple(block + part for part in parts)
+    return ()
+
+
 def refuse_unfit(lora: LoraFile, layers: Layers) -> None:
     """Raises ModelError where a LoRA changes a layer that is not among `layers`, or is of another shape there."""
     for network, changes in lora.changes.items():
         for name, change in changes.items():
-            if what := _unlike(lora, change, layers[network].get(name)):
+            shapes = [layers[network][part] for part in parts_of(name, layers[network])]
+            if what := _unlike(lora, change, shapes):
                 called = f"this model's {network.replace('_', ' ')}"
-                why = f"{called} has no layer {name}" if what == "absent" else f"{name} of {called} is {what}"
+                why = f"{name} of {called} is {what}" if shapes else f"{called} has no layer {name}"
                 raise ModelError(f"{lora.path} is made for another architecture: {why}", hint=_FITTING)
 
 
 _FITTING = "use a LoRA for the model that it is laid over"
 
 
-def _unlike(lora: LoraFile, change: Change, shape: Shape | None) -> str:
-    if shape is None:
+def _unlike(lora: LoraFile, change: Change, shapes: Sequence[Shape]) -> str:
+    if not shapes:
         return "absent"
+    shape = (sum(one[0] for one in shapes), *shapes[0][1:])
     into, out = lora.shapes[change.down], lora.shapes[change.up]
     same_kernel = into[2:] in ((), shape[2:])
     if into[1] == shape[1] and out[0] == shape[0] and out[1] == into[0] and same_kernel:

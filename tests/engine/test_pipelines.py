@@ -250,6 +250,42 @@ def test_a_lora_is_added_to_its_transformer(
         assert torch.allclose(theirs.state_dict()[name], after[name], atol=1e-5)
 
 
+FLUX = {
+    "kontext": {
+        "lora_unet_double_blocks_0_img_attn_qkv": [f"transformer_blocks.0.attn.to_{one}" for one in "qkv"],
+        "lora_unet_double_blocks_0_txt_mlp_2": ["transformer_blocks.0.ff_context.net.2"],
+        "lora_unet_single_blocks_0_linear1": [
+            *(f"single_transformer_blocks.0.attn.to_{one}" for one in "qkv"), "single_transformer_blocks.0.proj_mlp",
+        ],
+    },
+    "klein_base": {
+        "diffusion_model.double_blocks.0.txt_attn.qkv": [
+            f"transformer_blocks.0.attn.add_{one}_proj" for one in "qkv"
+        ],
+        "diffusion_model.single_blocks.0.linear1": ["single_transformer_blocks.0.attn.to_qkv_mlp_proj"],
+        "transformer.single_transformer_blocks.0.attn.to_out": ["single_transformer_blocks.0.attn.to_out"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [*FLUX], indirect=True, scope="module")
+def test_flux_s_layers_are_known_by_the_names_of_its_first_publication(
+    family: Family, folder: Path, engine: PipelineEngine, tmp_path: Path
+) -> None:
+    before, wanted, tensors = engine.pipe.transformer.state_dict(), {}, {}
+    for name, parts in FLUX[folder.name].items():
+        weights = [before[f"{part}.weight"] for part in parts]
+        up, down = torch.randn(sum(map(len, weights)), 2), torch.randn(2, weights[0].shape[1])
+        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+        deltas = (up @ down).split([*map(len, weights)])
+        wanted |= {f"{p}.weight": w + d for p, w, d in zip(parts, weights, deltas, strict=True)}
+    save_file(tensors, tmp_path / "winter.safetensors")
+    laid = load_pipeline(resolve(f"{folder} + lora:{tmp_path / 'winter.safetensors'}"), called(family), "fp32")
+    after = laid.transformer.state_dict()
+    assert {name for name, one in after.items() if not torch.equal(one, before[name])} == set(wanted)
+    assert all(torch.allclose(after[name], one, atol=1e-5) for name, one in wanted.items())
+
+
 @pytest.mark.parametrize("family", ["kontext"], indirect=True, scope="module")
 def test_weights_that_lie_there_and_are_not_loaded_are_named(family: Family, folder: Path, tmp_path: Path) -> None:
     own, said = Path(shutil.copytree(folder, tmp_path / "m")), list[str]()
@@ -280,7 +316,8 @@ def test_a_lora_for_few_steps_brings_its_schedule_which_is_in_the_identity(
     ("layer", "why"),
     [
         ("transformer.blocks.9.to_q", "has no layer blocks_9_to_q"),
-        ("lora_unet_double_blocks_0_img_attn_qkv", "by the names of its first publication"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", r"double_blocks_0_img_attn_qkv .* is \[96, 32\], and it changes 32"),
+        ("lora_unet_double_blocks_7_img_attn_qkv", "has no layer double_blocks_7_img_attn_qkv"),
         ("unet.down_blocks.0.to_q", "is for a Stable Diffusion model"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ip2pbatch.backends.lora_file import Change, LoraFile, by_layer, refuse_unfit
+from ip2pbatch.backends.lora_file import Change, LoraFile, by_layer, parts_of, refuse_unfit
 
 
 @torch.no_grad()
@@ -23,7 +23,10 @@ def fuse(networks: Mapping[str, Any], lora: LoraFile, scale: float) -> None:
     with safe_open(lora.path, framework="pt") as stored:
         for network, changes in lora.changes.items():
             for name, change in changes.items():
-                _add(layers[network][name].weight, _delta(stored, change, lora.alphas.get(network)), scale)
+                parts = [layers[network][part].weight for part in parts_of(name, layers[network])]
+                delta = _delta(stored, change, lora.alphas.get(network))
+                for weight, rows in zip(parts, delta.split([len(part) for part in parts]), strict=True):
+                    _add(weight, rows, scale)
 
 
 def _layers(name: str, network: nn.Module) -> dict[str, Any]:
