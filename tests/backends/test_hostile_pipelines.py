@@ -138,6 +138,18 @@ def test_an_attack_is_refused_before_anything_is_loaded(
     assert caught.value.exit_code == 6
 
 
+@pytest.mark.parametrize("where", ["pipeline.py", "transformer/modeling.py", "tokenizer/tokenizing.py"])
+def test_code_that_a_folder_brings_is_not_run(command: CommandLine, shoot: Path, model: Path, where: str) -> None:
+    mark = shoot / "executed"
+    (model / where).write_text(f"open({str(mark)!r}, 'w').close()")
+    edit_json(model / "text_encoder/config.json", auto_map={"AutoModel": f"{Path(where).stem}.Mine"})
+    said = command("edit", shoot / "photos/one.jpg", "-i", "make it snow", "-o", shoot / "out", "--model", model)
+    assert said.code == 6, said.err
+    assert "brings its own code" in " ".join(said.err.split())
+    assert not mark.exists()
+    assert not (shoot / "out").exists()
+
+
 def test_a_weight_that_is_missing_ends_with_6(command: CommandLine, shoot: Path, model: Path) -> None:
     edit_json(model / "transformer/config.json", num_single_layers=2)
     said = command(

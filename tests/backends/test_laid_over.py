@@ -372,10 +372,9 @@ def test_weights_as_magicbrush_and_hq_edit_have_them_are_instruct_pix2pix_s(mode
     index = json.loads((own / "model_index.json").read_text()) | {"_class_name": "StableDiffusionPipeline"}
     (own / "model_index.json").write_text(json.dumps(index))
     shutil.copytree(own / "unet", own / "checkpoint-25000/unet")
-    found = weights.resolve(str(own), note=said.append)
+    weights.resolve(str(own), note=said.append)
     assert family_for(str(own)) is family_for("ip2p")
     assert "checkpoint-25000/unet/diffusion_pytorch_model.safetensors" in said[0]
-    pytorch.load(found, wanted=[])
 
 
 def test_bits_are_those_of_weights_that_were_changed_by_hand(model: Path, tmp_path: Path) -> None:

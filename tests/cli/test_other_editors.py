@@ -168,28 +168,31 @@ def test_where_memory_runs_out_parts_leave_the_device_once(monkeypatch: pytest.M
     assert not pipelines.Offload(object(), torch.device("cuda:0"), Memory.OFFLOAD, said.append)()
 
 
-PIPELINES = [key for key in EDITORS if FAMILIES[key].call is not None]
 KILLED = """
-import os, signal, sys
+import os, signal
+from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.pipeline_engine import PipelineEngine
-made = PipelineEngine.picture
-def picture(self, edit, pixels, hook=None):
-    if (left := int(os.environ["LEFT"])) == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.environ["LEFT"] = str(left - 1)
-    return made(self, edit, pixels, hook)
-PipelineEngine.picture = picture
+def killed_at_last(engine):
+    made = engine.begin
+    def begin(self, *given, **named):
+        if (left := int(os.environ["LEFT"])) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.environ["LEFT"] = str(left - 1)
+        return made(self, *given, **named)
+    engine.begin = begin
+killed_at_last(Editor)
+killed_at_last(PipelineEngine)
 from ip2pbatch.cli.app import main
 main()
 """
 
 
 @pytest.mark.skipif(many(0, 1) == 0, reason="a process of its own that loads torch: in the soak")
-@pytest.mark.parametrize("model", PIPELINES, indirect=True)
+@pytest.mark.parametrize("model", [*EDITORS], indirect=True)
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
     command: CommandLine, shoot: Path, recipe: Path, model: Path
 ) -> None:
-    flags = [*CPU, "--determinism", "bitwise"]
+    flags = [*CPU, "--determinism", "bitwise", "--batch", "1"]
     assert command("run", recipe, *flags, "-o", shoot / "whole").code == 0
     call = [sys.executable, "-c", KILLED, "run", str(recipe), *flags]
     environment = os.environ | {"LEFT": "3", "OMP_NUM_THREADS": "1"}

@@ -178,7 +178,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.mark.parametrize("how", [Memory.OFFLOAD, Memory.SEQUENTIAL])
-@pytest.mark.parametrize("family", DISTINCT if many(0, 1) else ["kontext", "longcat"], indirect=True, scope="module")
+@pytest.mark.parametrize("family", DISTINCT if many(0, 1) else ["longcat"], indirect=True, scope="module")
 def test_bits_do_not_hang_on_where_parts_lie(family: Family, engine: PipelineEngine, how: Memory) -> None:
     """By the hooks that move parts to a GPU, to a stand-in of one."""
     plain = pixels_of(engine, an_edit(family))
