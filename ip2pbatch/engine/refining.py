@@ -8,7 +8,8 @@ At ever higher scales, each beginning at part of the noise from what the picture
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from ip2pbatch.engine.samplers import make_sampler
 from ip2pbatch.engine.transfer import send
 from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.pictures.images import resize
+from ip2pbatch.pictures.lifting.planes import interpolated, resized, row_taps
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.rows import RowPlan, plan_tiles
 from ip2pbatch.plan.tiling import Box, Size, boxes, canvas, levels
@@ -30,8 +32,10 @@ from ip2pbatch.run.engine import FullSize, Hook, Result, Source, Stopped
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Levels = NDArray[np.uint8] | NDArray[np.float32]
 
 _COARSE = 16  # pixels of a scale: what is coarser than about that stays as it was at the scale before
+_ROWS = 256  # pixels of a scale that are worked on at once: a multiple of _COARSE
 _NEW = 0.01  # of a tile's pixels: less that is new is not worth a tile
 
 
@@ -83,9 +87,11 @@ def refine(networks: Networks, edit: Edit, source: Source, hook: Hook | None = N
         return Result(None, None, "nan", str(error))
     if networks.backend.flag([resize(composed(shown, full.lifted, share), edit.size)])[0]:
         return Result(None, None, "flagged", "the model's safety checker flagged the refined picture")
-    patch = np.concatenate([np.where(share[..., None] > 0, pixels, 0), share[..., None]], axis=2)
+    patch = np.empty((*share.shape, 4), np.uint8)
+    np.multiply(pixels, share[..., None] > 0, out=patch[..., :3])
+    patch[..., 3] = share
     taken, of = sum(len(level.taken) for level in planned), sum(len(level.boxes) for level in planned)
-    return Result(patch.astype(np.uint8, copy=False), None, "done", f"{taken:,} of {of:,} tiles refined")
+    return Result(patch, None, "done", f"{taken:,} of {of:,} tiles refined")
 
 
 def seed_of(edit: Edit, level: int) -> int:
@@ -124,13 +130,12 @@ class _Level:
 
     def share(self, wanted: Pixels) -> Pixels:
         """How much of each pixel [h, w] is refined: as is `wanted`, and nothing where no tile is."""
-        found: Pixels = np.rint(resize(wanted, self.size) * self.cover()).astype(np.uint8)
+        found, wide, high = resize(wanted, self.size).copy(), *self.size
+        taken, every = _Weights.of(self, self.taken), _Weights.of(self, self.boxes)
+        for top in range(0, high, _ROWS):
+            rows = slice(top, min(top + _ROWS, high))
+            np.rint(found[rows] * (taken.rows(rows) / every.rows(rows))[:, :wide], out=found[rows], casting="unsafe")
         return found
-
-    def cover(self) -> Floats:
-        """By how much each pixel [h, w] is of tiles that are taken, 0 to 1: at their border it falls as they do."""
-        covered, whole = (_Canvas(self.area, self.tile, some).weight for some in (self.taken, self.boxes))
-        return (covered / whole)[: self.size[1], : self.size[0]].numpy()
 
 
 def _is_new(box: Box, size: Size, tile: Size, share: Pixels) -> bool:
@@ -142,6 +147,34 @@ def _is_new(box: Box, size: Size, tile: Size, share: Pixels) -> bool:
         int(box.left * right) : max(1, round((box.left + tile[0]) * right)),
     ]
     return bool(part.size) and float((part > 127).mean()) > _NEW
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Sums of the weights of tiles over a level's canvas, for some rows at a time: the sums along rows [n, W] of tiles
+    with one top, by their `tops`, and how they fall from their middle downwards.
+    """
+
+    tops: tuple[int, ...]
+    across: Floats
+    down: Floats
+
+    @classmethod
+    def of(cls, level: _Level, taken: Sequence[Box]) -> _Weights:
+        tops = tuple(dict.fromkeys(box.top for box in taken))
+        across, ramp = np.zeros((len(tops), level.area[0]), np.float32), _ramp(level.tile[0]).numpy()
+        for box in taken:
+            across[tops.index(box.top), box.left : box.left + level.tile[0]] += ramp
+        return cls(tops, across, _ramp(level.tile[1]).numpy())
+
+    def rows(self, rows: slice) -> Floats:
+        """[rows, W]."""
+        found = np.zeros((rows.stop - rows.start, self.across.shape[1]), np.float32)
+        for top, across in zip(self.tops, self.across, strict=True):
+            begin, end = max(rows.start, top), min(rows.stop, top + len(self.down))
+            if begin < end:
+                found[begin - rows.start : end - rows.start] += self.down[begin - top : end - top, None] * across
+        return found
 
 
 class _Canvas:
@@ -196,12 +229,37 @@ class _Pass:
         images = torch.cat(self._encoded(resize(full.photo, self._level.size)))
         clean = self._latents.join(one[0].float() for one in self._encoded(begin))
         latents = self._denoised(clean * self._networks.backend.scaling_factor, images)
-        joined = _Canvas(self._level.area, self._level.tile, self._level.taken).join(self._decoded(latents))
-        wide, high = self._level.size
-        pixels = ((joined[:, :high, :wide] * 0.5 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
-        cover = self._level.cover()[..., None]
-        mixed = (begin + cover * (pixels - begin)).astype(np.float32, copy=False)
+        mixed, (wide, high) = begin.copy(), self._level.size
+        every = _Weights.of(self._level, self._level.boxes)
+        for rows, pixels, weight in self._joined(self._decoded(latents)):
+            shown = slice(rows.start, min(rows.stop, high))
+            some = slice(0, shown.stop - shown.start)
+            cover = (weight[some] / every.rows(shown))[:, :wide, None]
+            own = pixels[some, :wide]
+            mixed[shown] = np.rint(mixed[shown] + cover * (own - mixed[shown]))
         return as_bright(mixed, begin)
+
+    def _joined(self, tiles: Iterable[Tensor]) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Decoded tiles → rows of the canvas as soon as no further tile has any of them: which, their levels from 0 to
+        255 [rows, W, 3], and the weight of their tiles [rows, W]. A canvas of floats would take gigabytes.
+        """
+        level, high = self._level, self._level.tile[1]
+        weights = _Weights.of(level, level.taken)
+        total = np.zeros((high, level.area[0], 3), np.float32)
+        window = (_ramp(high)[:, None] * _ramp(level.tile[0])).numpy()[..., None]
+        tops = [box.top for box in level.taken]
+        for number, (box, tile) in enumerate(zip(level.taken, tiles, strict=True)):
+            total[:, box.left : box.left + level.tile[0]] += tile.permute(1, 2, 0).cpu().numpy() * window
+            ready = min(tops[number + 1] if number + 1 < len(tops) else box.top + high, box.top + high) - box.top
+            if ready:
+                rows = slice(box.top, box.top + ready)
+                weight = weights.rows(rows)
+                pixels = total[:ready].copy()
+                pixels /= np.maximum(weight, 1e-9)[..., None]
+                np.clip(pixels * 0.5 + 0.5, 0, 1, out=pixels)
+                pixels *= 255
+                yield rows, pixels, weight
+                total = np.concatenate([total[ready:], np.zeros_like(total[:ready])])
 
     def _denoised(self, clean: Tensor, images: Tensor) -> Tensor:
         """x₀ of the canvas [c, H, W] to begin from, and the tiles' conditioning latents → x₀ in the end."""
@@ -259,19 +317,33 @@ class _Pass:
         return _finite(lambda upcast: backend.decode(latent, upcast=upcast), "the autoencoder's picture of a tile")
 
 
-def as_bright(pixels: Floats, begin: Pixels) -> Pixels:
+def as_bright(pixels: Levels, begin: Pixels) -> Pixels:
     """Pixels [h, w, 3] as bright and as colourful as `begin` everywhere, with their own detail: what is refined is the
     edit, seen from further away.
     """
     high, wide = begin.shape[:2]
-    coarse = max(1, round(wide / _COARSE)), max(1, round(high / _COARSE))
+    size = max(1, round(wide / _COARSE)), max(1, round(high / _COARSE))
+    missing = resized(_coarse(begin, size) - _coarse(pixels, size), (wide, size[1]))
+    taps, weights = row_taps(size[1], high)
     out = np.empty_like(begin)
-    for channel in range(begin.shape[2]):
-        own = pixels[..., channel]
-        missing = Image.fromarray(begin[..., channel].astype(np.float32) - own).resize(coarse, Image.Resampling.BOX)
-        own = own + np.asarray(missing.resize((wide, high), Image.Resampling.BICUBIC))
-        out[..., channel] = np.clip(np.rint(own), 0, 255)
+    for top in range(0, high, _ROWS):
+        rows = slice(top, min(top + _ROWS, high))
+        own = pixels[rows] + interpolated(missing, taps[rows], weights[rows]).transpose(1, 2, 0)
+        out[rows] = np.clip(np.rint(own), 0, 255)
     return out
+
+
+def _coarse(pixels: Levels, size: Size) -> Floats:
+    """Means of pixels [h, w, 3] over areas, [3, h, w] at (width, height) `size`, some rows at a time."""
+    found, step = np.empty((3, size[1], size[0]), np.float32), len(pixels) / size[1]
+    for top in range(0, size[1], _ROWS // _COARSE):
+        end = min(top + _ROWS // _COARSE, size[1])
+        first, last = int(top * step), math.ceil(end * step)
+        box = (0, top * step - first, pixels.shape[1], min(end * step - first, last - first))
+        for channel in range(3):
+            plane = Image.fromarray(pixels[first:last, :, channel].astype(np.float32))
+            found[channel, top:end] = np.asarray(plane.resize((size[0], end - top), Image.Resampling.BOX, box=box))
+    return found
 
 
 def _finite(made: Callable[[bool], Tensor], called: str) -> Tensor:

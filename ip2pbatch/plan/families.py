@@ -122,7 +122,7 @@ def _xl_family(called: str, defaults: ModelDefaults, **marks: object) -> Family:
     """A family of SDXLs that edit, with InstructPix2Pix's own guidance."""
     return Family(
         called, ("StableDiffusionXLInstructPix2PixPipeline",), defaults, marks=marks, parts=_XL,
-        check="ip2pbatch.backends.pipeline_folder:check", torch="ip2pbatch.engine.instruct_xl",
+        check="ip2pbatch.backends.pipeline_folder:check", torch="ip2pbatch.engine.instruct_xl", refines=True,
     )  # fmt: skip
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command import CommandLine
 from PIL import Image
+from runs import exit_of, in_child
 
+from ip2pbatch.engine.fake import FakeEngine
+from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.run.engine import Pending
 
 FAKE = ("--backend", "fake")
 RECIPE = """
@@ -74,6 +83,33 @@ def test_a_run_goes_on_with_it_and_keeps_its_cells(command: CommandLine, shoot: 
     assert np.array_equal(pixels(file), refined)
 
 
+def test_after_a_kill_only_what_was_not_made_is_made(command: CommandLine, shoot: Path) -> None:
+    recipe, begin, refined = written(shoot), FakeEngine.begin, list[Edit]()
+
+    def dies(self: FakeEngine, edits: Sequence[Edit], *rest: Any) -> Pending:
+        refined.extend(edit for edit in edits if edit.refine is not None)
+        if len(refined) == 3:
+            while len(read_run(shoot / "out").done) < 4:  # a refined one among them
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return begin(self, edits, *rest)
+
+    def work() -> int:
+        FakeEngine.begin = dies  # type: ignore[method-assign]
+        return command("run", recipe, *FAKE).code
+
+    assert exit_of(in_child(work)) == -signal.SIGKILL
+    done = set(read_run(shoot / "out").done)
+    before = {path: one for path, one in kept(read_run(shoot / "out")).items() if path.stem in done}
+    made = len(before)
+    assert 4 <= made < 6
+    assert left(command, recipe) == 6 - made
+    view = read_run(shoot / "out")
+    assert {path: kept(view)[path] for path in before} == before
+    assert len(view.done) == len(kept(view)) == 6
+    assert len(list((shoot / "out").rglob("*_one.png"))) == 3
+
+
 def test_another_start_is_another_picture_and_the_cell_stays(command: CommandLine, shoot: Path) -> None:
     assert left(command, written(shoot)) == 6
     assert left(command, written(shoot, how=", refine: {tiles: all, start: 0.5}")) == 3
@@ -105,8 +141,11 @@ def test_outside_of_a_region_nothing_is_refined(command: CommandLine, shoot: Pat
     assert np.array_equal(pixels(shoot / "out" / "one_one.png")[:, 60:], pixels(strip.photo.path)[:, 60:])
 
 
-def test_a_photo_of_the_models_size_has_nothing_to_refine(command: CommandLine, shoot: Path) -> None:
-    said = command("run", written(shoot, side=128), *FAKE)
+@pytest.mark.parametrize("side", [128, 256])
+def test_a_photo_that_is_no_larger_than_the_model_has_nothing_to_refine(
+    command: CommandLine, shoot: Path, side: int
+) -> None:
+    said = command("run", written(shoot, side=side), *FAKE)
     assert said.code == 0
     assert "3 photos, such as" in said.err
     assert "nothing to refine" in said.err

@@ -22,7 +22,7 @@ from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row, refined_rows
 from ip2pbatch.plan.tiling import Refinement, count_tiles, levels
-from ip2pbatch.run.engine import FullSize, Preview, Result, Source, Stopped
+from ip2pbatch.run.engine import FullSize, OutOfMemory, Preview, Result, Source, Stopped
 
 SIZE, FULL = (64, 48), (150, 110)
 STEPS = 4
@@ -190,3 +190,29 @@ def test_tiles_make_what_the_whole_would(sampler: str) -> None:
     expected = ((whole * 0.5 + 0.5).clamp(0, 1) * 255).numpy()
     made = patch[..., :3].astype(np.int16)
     assert np.abs(made - as_bright(expected, lifted)).max() <= 1
+
+
+class Cramped(Local):
+    """Has room for so many rows a call."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.limits = room, Limits(default_rows=12)
+
+    def predict_noise(self, latents: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if len(latents) > self.room:
+            raise OutOfMemory(f"{len(latents)} rows")
+        return super().predict_noise(latents, *rest, **more)
+
+
+def test_where_memory_runs_out_fewer_tiles_a_call_make_the_same() -> None:
+    editor, wanted = Editor(Cramped(2)), Editor(Cramped(12)).edit([ask()], [source()])[0]
+    shrunk = 0
+    while True:
+        try:
+            (result,) = editor.edit([ask()], [source()])
+            break
+        except OutOfMemory:
+            assert editor.shrink()
+            shrunk += 1
+    assert shrunk == 3
+    assert np.array_equal(picture(result), picture(wanted))

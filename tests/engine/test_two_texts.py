@@ -22,7 +22,8 @@ from ip2pbatch.engine.instruct_xl import open_engine
 from ip2pbatch.engine.samplers import make_sampler
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.families import FAMILIES
-from ip2pbatch.run.engine import Source
+from ip2pbatch.plan.tiling import Refinement
+from ip2pbatch.run.engine import FullSize, Source
 from ip2pbatch.run.machine import Machine
 
 SIZE = (64, 48)
@@ -152,3 +153,17 @@ def test_loras_and_another_autoencoder_are_laid_over_it(folder: Path, editor: Ed
     wanted = AutoencoderKL.from_pretrained(other / "vae").state_dict()
     assert all(torch.equal(one, wanted[name]) for name, one in laid.parts.vae.state_dict().items())
     assert laid.scheduler_config["timestep_spacing"] == "trailing"
+
+
+def test_a_picture_is_refined_at_its_photo_s_size_whatever_is_beside_it(key: str, editor: Editor) -> None:
+    full = (112, 96)
+    photo, lifted, share = make_picture(1, full), make_picture(2, full), np.full(SIZE[::-1], 255, np.uint8)
+    how = Refinement("photo", full, "auto", 0.5)
+    edits = [an_edit(key, seed=seed, carry="pixels", refine=how) for seed in (3, 4)]
+    sources = [Source(full=FullSize(photo, lifted, share))] * 2
+    first, second = (one.image for one in editor.edit(edits, sources))
+    (alone,) = editor.edit(edits[:1], sources[:1])
+    assert first is not None
+    assert first.shape == (96, 112, 4)
+    assert np.array_equal(first, alone.image)
+    assert not np.array_equal(first, second)
