@@ -192,6 +192,22 @@ def resize(pixels: Pixels, size: tuple[int, int], sizing: Sizing = "bicubic") ->
     return np.asarray(Image.fromarray(pixels).resize(size, _KERNELS[sizing]))
 
 
+def thumbnail(path: Path, size: tuple[int, int]) -> Pixels:
+    """The photo, upright, at about (width, height) `size`, in sRGB: of a JPEG by its own smaller scales, which is quick
+    and not what a model may see. Raises PhotoError.
+    """
+    with _opened(path) as (image, kind):
+        if kind.name == "jpeg" and image.mode == "RGB":
+            turn, declared = _by_exif(path)
+            stored = size[::-1] if turn >= 5 else size
+            with _decoding(path):
+                image.draft("RGB", stored)
+                image.load()
+            small = _turn(resize(np.asarray(image), stored), turn)
+            return in_srgb(small, image.info.get("icc_profile") or declared)
+    return load(path, size).pixels
+
+
 def save_png(pixels: Pixels, path: Path, *, root: Path | Anchor | None = None) -> None:
     """Pixels uint8 [h, w, 3] as a lossless PNG, whole or not at all and below `root` (see `write_atomic`)."""
     write_atomic(path, lossless.encode(pixels), root=root)

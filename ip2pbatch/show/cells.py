@@ -21,6 +21,7 @@ from ip2pbatch.plan.edits import Carry, Edit, Guidance, Region, Strip
 from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.taught import Taught, taught_by
 from ip2pbatch.run import clock
+from ip2pbatch.run.chosen.stars import NOTHING, Choice, cell_id, read_choices
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.lines import Delivery, Record
@@ -54,7 +55,8 @@ class Cell:
     and `delivered` the finished file: None where there is none. `mark` is a plain verdict on the picture with what to
     try; `strength` is how much of it is delivered, `area` where, None for everywhere, and `moved` whether it was laid
     on its photo again; `device` is what made it, where a run had several; `model` is the name of its model where
-    several are compared, `scales` the names of those that it has.
+    several are compared, `scales` the names of those that it has. `choice` is what a person
+    in the studio thinks of it.
     """
 
     key: str
@@ -91,6 +93,7 @@ class Cell:
     model: str = ""
     scales: tuple[str, ...] = SCALES
     metrics: Mapping[str, float] = field(default_factory=dict)
+    choice: Choice = NOTHING
 
     @property
     def told(self) -> str:
@@ -154,6 +157,7 @@ class _Cells(Sequence[Cell]):
 
     def __init__(self, view: RunView, taught: Taught | None, scales: tuple[str, ...]) -> None:
         self._view, self._taught, self._scales = view, taught, scales
+        self._choices = read_choices(view.layout)
 
     @cached_property
     def _starts(self) -> array[int]:
@@ -182,7 +186,9 @@ class _Cells(Sequence[Cell]):
         return [self._cell(strip, edit, link, first + link) for link, edit in enumerate(strip.edits, start=1)]
 
     def _cell(self, strip: Strip, edit: Edit, link: int, number: int) -> Cell:
-        return replace(_cell(self._view, strip, edit, link, self._taught, self._scales), number=number)
+        choice = self._choices.get(cell_id(strip, edit), NOTHING) if self._choices else NOTHING
+        found = _cell(self._view, strip, edit, link, self._taught, self._scales)
+        return replace(found, number=number, choice=choice)
 
     def outlines(self) -> Iterator[list[Outline]]:
         """What is seen of the cells of each strip without a look at their files."""

@@ -144,7 +144,7 @@
     put("after", image(at), whole(at));
     byId("stage").classList.toggle("real", whole(at) !== "");
     byId("viewer-title").textContent = `${cell.photo}: ${cell.instruction}${cell.model && ` (${cell.model})`}`;
-    byId("viewer-facts").textContent = [cell.facts, cell.mark].filter(Boolean).join(" · ");
+    byId("viewer-facts").textContent = [cell.facts, cell.mark, cell.said].filter(Boolean).join(" · ");
     byId("viewer-pick").checked = picked.has(at);
     byId("right").textContent = cell.short;
     choices(at);
@@ -384,6 +384,7 @@
 
   document.documentElement.classList.add("js");
   document.querySelectorAll("#tools, figcaption .pick").forEach((part) => { part.hidden = false; });
+  cells.forEach((cell, at) => { if (cell.picked) pick(at, true); });
   headers();
   fit();
   filter();

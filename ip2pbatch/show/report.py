@@ -265,6 +265,7 @@ def _cards(cells: Sequence[Cell], pictures: Mapping[Proof, Shown], metrics: Sequ
             **{name: number(scale) if name in cell.scales else "" for name, scale in _scales(cell)},
             "scales": cell.told, "seed": str(cell.seed),
             "state": state, "detail": cell.detail or (_UNREAD if state != cell.state else ""),
+            "said": cell.choice.said,
             "mark": cell.mark, "metrics": numbers, "seconds": f"{cell.seconds:.1f}" if cell.seconds else "",
             "numbers": [(METRICS[m].caption, value) for m, value in zip(metrics, numbers, strict=True) if value],
             "alt": _alt(cell), "src": shown.src if shown else "",
@@ -312,6 +313,7 @@ def _data(
         data.append({
             "photo": cell.photo, "edit": cell.edit, "instruction": cell.instruction, "state": card["state"],
             "run": runs[cell.model], "model": cell.model,
+            "picked": cell.choice.picked, "said": cell.choice.said,
             "mark": cell.mark, "alt": card["alt"], "source": place[cell.photo],
             "words": f"{cell.photo} {cell.instruction} {cell.edit} {cell.model}".lower(),
             "strength": cell.strength, "number": cell.number if card["state"] == "done" else 0,

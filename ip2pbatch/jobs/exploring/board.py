@@ -16,7 +16,7 @@ from typing import Literal
 from ip2pbatch.errors import UsageError
 from ip2pbatch.pictures.areas.composing import Area, area_of
 from ip2pbatch.plan.edits import Edit, Strip
-from ip2pbatch.run.chosen.stars import NOTHING, Choice
+from ip2pbatch.run.chosen.stars import NOTHING, Choice, cell_id
 from ip2pbatch.run.directory.kept import Kept
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import Record
@@ -67,11 +67,6 @@ class Seen:
     def mark(self) -> str:
         """A plain verdict on the picture, with what to try; "" where there is nothing to say."""
         return mark_of(self.record.metrics) if self.record is not None and self.state == "done" else ""
-
-
-def cell_id(strip: Strip, edit: Edit) -> str:
-    """What a page calls the cell of an Edit: its key, and the strip's own strength in thousandths where it has one."""
-    return edit.key if strip.strength is None else f"{edit.key}-{round(strip.strength * 1000)}"
 
 
 @dataclass(slots=True)

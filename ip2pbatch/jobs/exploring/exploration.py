@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ip2pbatch.errors import Ip2pError, PlanError, UsageError
-from ip2pbatch.jobs.exploring.board import Board, Seen, all_cells, cell_id
+from ip2pbatch.jobs.exploring.board import Board, Seen, all_cells
 from ip2pbatch.jobs.exploring.folder_run import FolderRun
 from ip2pbatch.jobs.exploring.following import Following
 from ip2pbatch.jobs.exploring.scrutiny import job_of, refuse_paths
@@ -21,7 +21,7 @@ from ip2pbatch.jobs.exploring.voiced import Voiced
 from ip2pbatch.jobs.exploring.wanted import MOST_CELLS, AskedWrongError, Wanted, recipe_for
 from ip2pbatch.jobs.job import Selection, make_job
 from ip2pbatch.plan.written.as_text import recipe_text
-from ip2pbatch.run.chosen.stars import Choice, read_choices, write_choices
+from ip2pbatch.run.chosen.stars import Choice, cell_id, read_choices, write_choices
 from ip2pbatch.run.directory.lines import RecordedRecipe
 
 if TYPE_CHECKING:

@@ -203,12 +203,12 @@ def _state(path: Path) -> object:
 def _jpeg(path: Path, side: int | None) -> bytes:
     from PIL import Image
 
-    from ip2pbatch.pictures.images import load
+    from ip2pbatch.pictures.images import load, thumbnail
 
     width, height = oriented_size(path)
     scale = 1.0 if side is None else min(1.0, side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = load(path, None if scale == 1.0 else size).pixels
+    pixels = load(path).pixels if scale == 1.0 else thumbnail(path, size)
     held = io.BytesIO()
     Image.fromarray(pixels).save(held, "JPEG", quality=_QUALITY)
     return held.getvalue()

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.plan.edits import Edit, Strip
 from ip2pbatch.run.directory.layout import Layout
 
 MOST_STARS, MOST_NOTE = 5, 4000
@@ -26,9 +27,19 @@ class Choice:
     stars: Annotated[int, Field(ge=0, le=MOST_STARS)] = 0
     note: Annotated[str, Field(max_length=MOST_NOTE)] = ""
 
+    @property
+    def said(self) -> str:
+        """Its stars and its note in one line, "" where it has neither."""
+        return " ".join(filter(None, ["★" * self.stars, self.note]))
+
 
 NOTHING = Choice()
 _ALL = TypeAdapter(dict[str, Choice])
+
+
+def cell_id(strip: Strip, edit: Edit) -> str:
+    """What the cell of an Edit is called: its key, and the strip's own strength in thousandths where it has one."""
+    return edit.key if strip.strength is None else f"{edit.key}-{round(strip.strength * 1000)}"
 
 
 def choices_file(layout: Layout) -> Path:
