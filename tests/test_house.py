@@ -51,6 +51,16 @@ def test_a_path_that_is_not_there_would_be_noticed() -> None:
     assert paths_in(text) == [("run/gone.py", ""), ("run/lock.py", "Lock"), ("docs/gone", "")]
 
 
+def test_torch_s_devices_are_asked_in_one_place() -> None:
+    """Whatever hangs on the kind of accelerator stands in one module; recording CUDA graphs is a matter of CUDA."""
+    own = {"backends/pytorch/accelerators.py", "backends/pytorch/steps/cuda_graphs.py"}
+    kinds = re.compile(r"torch\.(cuda|mps|xpu|accelerator|version|backends\.(cudnn|mps|cuda))\b|\.is_cuda\b")
+    asking = [
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if kinds.search(path.read_text("utf-8"))
+    ]
+    assert sorted(asking) == sorted(own)
+
+
 def rooms_of(root: Path, files: str = "*.py") -> set[str]:
     """The folders below `root` that hold such files."""
     return {path.parent.relative_to(root).as_posix() for path in root.rglob(files)} - {"."}

@@ -14,12 +14,6 @@ from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row
 
 
-def memory_of(device: torch.device) -> int:
-    """The bytes of a GPU that this process may take: all of it, or the share that the process was given."""
-    share = torch.cuda.get_per_process_memory_fraction(device)
-    return int(torch.cuda.get_device_properties(device).total_memory * share)
-
-
 class Backend(Protocol):
     """The four networks. `latent_channels`, `scaling_factor` and `vae_scale` are the autoencoder's.
 

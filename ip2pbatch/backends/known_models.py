@@ -73,12 +73,12 @@ def _fits_cpu(size: int, main: int | None) -> str:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the first GPU; None where there is none, or no torch to ask."""
+    """Bytes of the first accelerator; None where there is none, or no torch to ask."""
     try:
-        import torch
+        from ip2pbatch.backends.pytorch import accelerators
     except ImportError:
         return None
-    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+    return accelerators.memory_of(accelerators.known(accelerators.default())) if accelerators.available() else None
 
 
 def _bytes(billions: float) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str | None, typer.Argument(metavar="SUITE", help="What to measure; without one, all are listed.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="tiny, sd15 or small (random weights), or a folder.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="the suite's")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …, mps, xpu", show_default="the suite's")]
 Contenders = Annotated[
     list[str] | None, typer.Option("--contender", "-c", help="KIND[:PRECISION][@STEPS]; the first is the base.")
 ]

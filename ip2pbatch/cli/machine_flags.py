@@ -30,7 +30,7 @@ Name = StrEnum("Name", {name.upper(): name for name in BACKENDS})  # type: ignor
 Backend = Annotated[Name, typer.Option(help="What makes the pictures; onnx, openvino: extras; fake needs no model.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:1 …; openvino: cpu, gpu, npu.", show_default="the first GPU, else cpu"),
+    typer.Option(help="cpu, cuda, cuda:1, mps, xpu; openvino: cpu, gpu, npu.", show_default="the first GPU, else cpu"),
 ]
 Devices = Annotated[
     str | None, typer.Option(help="A worker process each: all, cuda:0,cuda:3 or cpu:4.", show_default="one process")
@@ -39,7 +39,7 @@ ProviderFlag = Annotated[
     Provider | None,
     typer.Option("--provider", help="What the onnx backend runs on.", show_default="cuda where it works, else cpu"),
 ]
-PrecisionFlag = Annotated[Precision, typer.Option(help="auto: fp16 on CUDA; on a CPU bf16 where it is fast.")]
+PrecisionFlag = Annotated[Precision, typer.Option(help="auto: fp16 on CUDA; else what is fast and near fp32.")]
 DeterminismFlag = Annotated[Determinism, typer.Option(help="How far a picture is pinned to its bits.")]
 Batch = Annotated[
     str | None,

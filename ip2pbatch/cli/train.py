@@ -116,11 +116,11 @@ def bench_pairs(
     as_json: Json = False,
 ) -> None:
     """Measure how many pairs a second a pairs config makes, against the published script's one pair a call."""
-    from ip2pbatch.backends.pytorch.backend import default_device
+    from ip2pbatch.backends.pytorch import accelerators
     from ip2pbatch.train.pairs.prompt_to_prompt import pairs_a_second as bench
 
     settings = bench.settings_of(config, model, steps)
-    found = bench.compare(settings, default_device(), batch or [1, settings.batch])
+    found = bench.compare(settings, accelerators.default(), batch or [1, settings.batch])
     console.out().print(bench.to_json(found) if as_json else bench.to_text(found), markup=False, soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ip2pbatch.backends.base import Backend
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.plan.rows import Row
 
 WORDS = "make it snow"
@@ -47,25 +48,27 @@ def seconds_of_call(backend: Backend, size: tuple[int, int], rows: int, repeats:
 def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """The median over `repeats` calls after a few to warm up.
 
-    On a GPU, whose queue is filled before the first one counts, the time from the end of a call to the end of the
-    next: a run does not wait between its calls either.
+    On one of NVIDIA's GPUs, whose queue is filled before the first one counts, the time from the end of a call to the
+    end of the next: a run does not wait between its calls either.
     """
     for _ in range(_WARM_UP):
         call()
-    return statistics.median((_gpu_seconds if device.type == "cuda" else _seconds)(call, repeats))
+    return statistics.median((_gpu_seconds if accelerators.is_nvidia(device) else _seconds)(call, device, repeats))
 
 
-def _seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+def _seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
     seconds = []
     for _ in range(repeats):
+        accelerators.finish(device)
         begun = time.perf_counter()
         call()
+        accelerators.finish(device)
         seconds.append(time.perf_counter() - begun)
     return seconds
 
 
-def _gpu_seconds(call: Callable[[], Any], repeats: int) -> list[float]:
-    ends = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+def _gpu_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
+    ends = [accelerators.event(timed=True) for _ in range(repeats + 1)]
     for end in ends:
         call()
         end.record()

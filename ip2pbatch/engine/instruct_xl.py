@@ -8,7 +8,7 @@ import torch
 
 from ip2pbatch.backends.model_folder import Layout, latent_channels, read_schedule
 from ip2pbatch.backends.pipeline_folder import check
-from ip2pbatch.backends.pytorch import two_texts
+from ip2pbatch.backends.pytorch import accelerators, two_texts
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
@@ -19,8 +19,8 @@ from ip2pbatch.run.machine import Machine
 
 
 def precision(folder: ModelFolder, device: str) -> str:
-    """fp16 on a GPU, where an autoencoder that overflows in it stays in fp32; fp32 on a CPU."""
-    return "fp16" if device.startswith("cuda") else "fp32"
+    """fp16 on NVIDIA's GPUs, where an autoencoder that overflows in it stays in fp32; fp32 elsewhere."""
+    return "fp16" if accelerators.is_nvidia(device) else "fp32"
 
 
 def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:

@@ -67,13 +67,15 @@ def choose(
 
     planned = family_for(model)
     folder = resolve(model, checker=safety, note=note)
+    from ip2pbatch.backends.pytorch import accelerators, steps
     from ip2pbatch.backends.pytorch import backend as pytorch
-    from ip2pbatch.backends.pytorch import steps
 
     tell_licence(model, note)
     found = family_of(folder.path)
     _refuse_unplanned(model, planned, found)
-    device = machine.device or pytorch.default_device()
+    device = machine.device or accelerators.default()
+    if said := accelerators.untried(device):
+        note(f"{said}: look at a few pictures beside those of --device cpu first")
     _refuse_flags(found, machine, device)
     family = _module_of(found)
     precision = family.precision(folder, device) if machine.precision is Precision.AUTO else str(machine.precision)
@@ -127,7 +129,7 @@ def _refuse_flags(family: Family, machine: Machine, device: str) -> None:
         raise UsageError(f"{flag} is not for {family.called}", hint="leave it out")
     if moved and device == "cpu":
         why = f"--memory {machine.memory} is for a GPU: on a CPU there is nowhere to move a part from"
-        raise UsageError(why, hint="leave it out, or add --device cuda")
+        raise UsageError(why, hint="leave it out, or name another --device")
 
 
 def _module_of(family: Family) -> FamilyModule:
@@ -138,10 +140,10 @@ def device_name(machine: Machine) -> str:
     """A GPU as its maker calls it; of a CPU also what its bits hang on. Raises MissingError where there is none."""
     import torch
 
-    from ip2pbatch.backends.pytorch import backend as pytorch
+    from ip2pbatch.backends.pytorch import accelerators
 
-    device = machine.device or pytorch.default_device()
-    pytorch.known_device(device)
+    device = machine.device or accelerators.default()
+    accelerators.known(device)
     return torch_device_name(device, torch.get_num_threads())
 
 
@@ -149,8 +151,10 @@ def torch_device_name(device: str, threads: int) -> str:
     """The same of torch's name of a device."""
     import torch
 
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+    from ip2pbatch.backends.pytorch import accelerators
+
+    if not accelerators.on_host(device):
+        return accelerators.name_of(device)
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
 
 
@@ -165,10 +169,10 @@ def _processor() -> str:
 
 
 def devices() -> Sequence[str]:
-    """The GPUs that torch sees, or else the CPU."""
-    import torch
+    """The accelerators that torch sees, or else the CPU."""
+    from ip2pbatch.backends.pytorch import accelerators
 
-    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
+    return accelerators.available() or ("cpu",)
 
 
 def libraries() -> Mapping[str, str]:
@@ -214,11 +218,11 @@ def model_findings(model: str) -> Iterator[Finding]:
     refuse_without("torch", "diffusers", "transformers")
     import torch
 
-    from ip2pbatch.backends.pytorch.backend import default_device
+    from ip2pbatch.backends.pytorch import accelerators
     from ip2pbatch.backends.weights import checked, resolve
 
-    device = torch.device(default_device())
-    precision = torch.float16 if device.type == "cuda" else torch.float32
+    device = torch.device(accelerators.default())
+    precision = torch.float16 if accelerators.is_nvidia(device) else torch.float32
     try:
         folder = resolve(model, download=False, checker=False).path
         module = _module_of(family_of(folder))
@@ -242,14 +246,16 @@ def findings() -> Iterator[Finding]:
         return
     import torch
 
-    from ip2pbatch.backends.pytorch.backend import default_device
+    from ip2pbatch.backends.pytorch import accelerators
     from ip2pbatch.engine.precision import describe
 
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        yield Finding(f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
-    device = default_device()
-    why = "the first CUDA device" if device.startswith("cuda") else "no CUDA device is visible to torch"
+    for one in accelerators.available():
+        said = f"{accelerators.name_of(one)}, {accelerators.memory_of(one) / 2**30:.0f} GiB"
+        untried = accelerators.untried(one)
+        yield Finding(one, said, "note" if untried else "ok", untried)
+    device = accelerators.default()
+    on_host = accelerators.on_host(device)
+    why = "no accelerator is visible to torch" if on_host else f"the first {accelerators.called(device)} device"
     yield Finding("device used", device, "ok" if device != "cpu" else "note", why)
     precision, reason = describe(device)
     yield Finding("precision used", precision, why=reason)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import memory
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.tokens import words_read
@@ -61,8 +62,7 @@ class PipelineEngine:
     def close(self) -> None:
         """Free the device."""
         self.pipe = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        accelerators.let_go()
 
     def _edit(self, edit: Edit, source: Source, hook: Hook | None) -> Result:
         assert source.pixels is not None, "a pipeline starts from pixels"

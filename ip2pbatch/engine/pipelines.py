@@ -11,7 +11,7 @@ import torch
 from ip2pbatch.backends import room
 from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.backends.pipeline_folder import check
-from ip2pbatch.backends.pytorch.backend import known_device
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.pipeline import bytes_of, load_pipeline, place
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.pipeline_engine import PipelineEngine
@@ -27,7 +27,7 @@ Note = Callable[[str], None]
 
 def precision(folder: ModelFolder, device: str) -> str:
     """bf16, in which these models were trained, wherever it is arithmetic of the device; fp16 overflows in them."""
-    return "bf16" if device.startswith("cuda") or has_bf16() else "fp32"
+    return "bf16" if (has_bf16() if accelerators.on_host(device) else accelerators.has_bf16(device)) else "fp32"
 
 
 def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:
@@ -52,7 +52,7 @@ def open_engine(
     note: Note,
 ) -> PipelineEngine:  # fmt: skip
     """The engine, its parts where `--memory` has them."""
-    family, where = family_of(folder.path), known_device(device)
+    family, where = family_of(folder.path), accelerators.known(device)
     call = called(family)
     how = _placement(folder, precision, machine, where, note)
     pipe = load_pipeline(folder, call, precision)
@@ -70,14 +70,14 @@ def limits_of(family: Family, device: torch.device) -> Limits:
     """One Edit a call, so that no picture hangs on another."""
     known = family.defaults
     limits = Limits(1, known.multiple, known.min_side, known.max_side, default_rows=1)
-    return replace(limits, helpers=helpers_beside_gpu()) if device.type == "cuda" else limits
+    return limits if accelerators.on_host(device) else replace(limits, helpers=helpers_beside_gpu())
 
 
 def _placement(folder: ModelFolder, precision: str, machine: Machine, device: torch.device, note: Note) -> Memory:
     """Where its parts go, by the weights' size and the device's free memory, said before anything is loaded."""
-    if device.type == "cpu":
+    if accelerators.on_host(device):
         return Memory.FULL
-    free, _ = torch.cuda.mem_get_info(device)
+    free = accelerators.free_memory(device)
     found = room.placement(machine.memory, bytes_of(check(folder.path), precision), free)
     note(found.why)
     return found.how
@@ -90,7 +90,7 @@ class Offload:
         self._pipe, self._device, self._how, self._note = pipe, device, how, note
 
     def __call__(self) -> bool:
-        if self._device.type == "cpu" or self._how is not Memory.FULL:
+        if accelerators.on_host(self._device) or self._how is not Memory.FULL:
             return False
         self._how = Memory.OFFLOAD
         place(self._pipe, self._device, self._how)

@@ -1,7 +1,8 @@
 """Which number format a model runs in where none is asked for: measured once a model and machine, then remembered.
 
 bf16 nearly halves a row's time on a processor that has it, and costs quality that hangs on the model: it is taken where
-pictures stay within 40 dB of float32, with the autoencoder in float32 either way.
+pictures stay within 40 dB of float32, with the autoencoder in float32 either way. So is fp16 on accelerators that were
+not run by us.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ip2pbatch.backends.base import Backend
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.disk.remembered import Remembered
@@ -30,30 +32,35 @@ _INSTRUCTIONS = ("make it winter", "make it a painting")
 
 def choose_precision(folder: ModelFolder, device: str) -> tuple[str, str]:
     """The precision for `folder` on `device`, and why. The first call on a CPU with bf16 measures, for seconds."""
-    if device.startswith("cuda") or not has_bf16():
+    untried = accelerators.untried(device)
+    if not untried and (accelerators.is_nvidia(device) or not has_bf16()):
         return describe(device)
+    where = f"{device} {accelerators.name_of(device)}" if untried else device
     return cheaper_or_exact(
-        f"{folder.digest} {device} torch {torch.__version__}",
+        f"{folder.digest} {where} torch {torch.__version__}",
         lambda precision: pytorch.load(replace(folder, checker=False), device, precision),
+        "fp16" if untried else "bf16",
     )
 
 
-def cheaper_or_exact(key: str, opened: Callable[[str], Backend]) -> tuple[str, str]:
-    """bf16 or fp32 for a model that is `opened` in either, and why; measured where `key` has not been before."""
+def cheaper_or_exact(key: str, opened: Callable[[str], Backend], cheaper: str = "bf16") -> tuple[str, str]:
+    """`cheaper` or fp32 for a model that is `opened` in either, and why; measured where `key` has not been before."""
     known = Remembered("precision")
     found = known.get(key)
-    psnr = float(found) if isinstance(found, (int, float)) else measure(opened)
+    psnr = float(found) if isinstance(found, (int, float)) else measure(opened, cheaper)
     if found is None:
         known.keep({key: round(psnr, 2)})
     if psnr >= FLOOR:
-        return "bf16", f"this processor has it, and pictures are within {psnr:.0f} dB of fp32"
-    return "fp32", f"in bf16 this model's pictures are only within {psnr:.0f} dB of fp32"
+        return cheaper, f"this device has it, and pictures are within {psnr:.0f} dB of fp32"
+    return "fp32", f"in {cheaper} this model's pictures are only within {psnr:.0f} dB of fp32"
 
 
 def describe(device: str) -> tuple[str, str]:
     """What is taken on `device` before a model is known, and why: for people who ask what would be used."""
-    if device.startswith("cuda"):
+    if accelerators.is_nvidia(device):
         return "fp16", "half the memory and more than twice the speed of fp32"
+    if accelerators.untried(device):
+        return "fp16 or fp32", f"fp16 for models whose pictures stay within {FLOOR:.0f} dB of fp32, measured once"
     if has_bf16():
         return "bf16 or fp32", f"bf16 for models whose pictures stay within {FLOOR:.0f} dB of fp32, measured once"
     return "fp32", "this processor has no bf16 arithmetic"
@@ -65,10 +72,10 @@ def has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
-def measure(opened: Callable[[str], Backend]) -> float:
-    """PSNR in dB of bf16 pictures against fp32 ones, the worst of a few small edits with strong guidance."""
+def measure(opened: Callable[[str], Backend], cheaper: str = "bf16") -> float:
+    """PSNR in dB of pictures in `cheaper` against fp32 ones, the worst of a few small edits with strong guidance."""
     pictures = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", cheaper):
         editor = Editor(opened(precision), safety=False)
         edits = [
             make_edit(
@@ -78,7 +85,7 @@ def measure(opened: Callable[[str], Backend]) -> float:
         ]
         results = editor.edit(edits, [Source(pixels=probe_picture(seed)) for seed in range(len(edits))])
         pictures[precision] = [result.image for result in results]
-    return min(_psnr(a, b) for a, b in zip(pictures["fp32"], pictures["bf16"], strict=True))
+    return min(_psnr(a, b) for a, b in zip(pictures["fp32"], pictures[cheaper], strict=True))
 
 
 def probe_picture(seed: int) -> NDArray[np.uint8]:

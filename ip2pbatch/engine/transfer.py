@@ -13,20 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch.accelerators import event, is_nvidia
+
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A host's tensor on `device`."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True) if is_nvidia(device) else tensor.to(device)
 
 
 def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[NDArray[Any]]]:
     """Ask for tensors of one device; what comes back waits for them, and for nothing that is asked for after this."""
-    if not tensors[0].is_cuda:
-        return lambda: [tensor.numpy() for tensor in tensors]
+    if not is_nvidia(tensors[0].device):
+        return lambda: [tensor.cpu().numpy() for tensor in tensors]
     held = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for own, tensor in zip(held, tensors, strict=True):
         own.copy_(tensor, non_blocking=True)
-    there = torch.cuda.Event()
+    there = event()
     there.record()
 
     def wait() -> list[NDArray[Any]]:

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch import accelerators, steps
 from ip2pbatch.backends.pytorch.backend import TorchBackend
 from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.disk.remembered import Remembered
@@ -25,7 +25,7 @@ from ip2pbatch.run.engine import OutOfMemory
 
 _NEAR = 1.03  # a smaller bucket is taken where it is within this of the best: less padding, an earlier first picture
 _LARGE = 2000  # network rows below which no compiling was ever worth measuring for
-_MOST = {"cpu": 12, "cuda": 96}
+_MOST_ON_CPU, _MOST = 12, 96  # rows a call that are tried
 _STEPS, _WALKS = 4, 3  # of a measurement; the first walk warms up
 
 
@@ -35,12 +35,13 @@ def tune_batch(editor: Editor, backend: TorchBackend, edits: Sequence[Edit], nam
     A size that does not fit into memory at a row count is not tried at a larger one.
     """
     known = Remembered("rows a call")
+    most = _MOST_ON_CPU if accelerators.on_host(backend.device) else _MOST
     notes, rows = [], dict(editor.limits.rows)
     for size in sorted({edit.size for edit in edits}):
         key = f"{name} {_where(backend)} {backend.precision} {size[0]}x{size[1]}"
         found = known.get(key)
         if not isinstance(found, int):
-            found = best_rows(partial(seconds_of_step, editor, backend, size), _MOST[backend.provider])
+            found = best_rows(partial(seconds_of_step, editor, backend, size), most)
             backend.site.release()  # what was recorded of the other row counts
             known.keep({key: found})
         rows[size] = found
@@ -103,6 +104,6 @@ def compile_if_it_pays(editor: Editor, backend: TorchBackend, edits: Sequence[Ed
 
 def _where(backend: TorchBackend) -> str:
     device = backend.device
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} torch {torch.__version__}"
-    return f"{torch.get_num_threads()} threads torch {torch.__version__}"
+    on_host = accelerators.on_host(device)
+    where = f"{torch.get_num_threads()} threads" if on_host else accelerators.name_of(device)
+    return f"{where} torch {torch.__version__}"

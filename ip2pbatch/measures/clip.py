@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.measures.pretrained import PRECISIONS, load_pretrained
 
 VIT_L_14 = "openai/clip-vit-large-patch14"
@@ -65,7 +66,7 @@ class Clip:
         """From a folder or the hub, safetensors only; `precision` is fp32, fp16 or bf16. ModelError where it fails."""
         kind = PRECISIONS[precision]
         network, tokenizer = load_pretrained(model, "CLIP model", CLIPModel, [CLIPTokenizer], dtype=kind)
-        return cls(network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer)
+        return cls(network.to(device or accelerators.default()), tokenizer)
 
     @property
     def device(self) -> torch.device:

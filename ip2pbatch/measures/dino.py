@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import ViTModel
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.measures.pretrained import load_pretrained
 
 MEAN = (0.485, 0.456, 0.406)
@@ -23,7 +24,7 @@ class Dino:
     def load(cls, model: str, device: str | None = None) -> Dino:
         """From a folder or the hub, safetensors only. ModelError where it fails."""
         (network,) = load_pretrained(model, "DINO model", ViTModel, add_pooling_layer=False)
-        return cls(network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return cls(network.to(device or accelerators.default()))
 
     @torch.inference_mode()
     def images(self, pictures: Tensor) -> Tensor:

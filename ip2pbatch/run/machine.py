@@ -131,14 +131,19 @@ def batch_of(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
+_ACCELERATORS = r"(cuda|xpu)(:\d{1,3})?|mps"  # of torch; ROCm's build calls its GPUs cuda
+_DEVICES = {
+    "openvino": (r"cpu|npu|gpu(:\d{1,3})?", "use cpu, gpu, gpu:1 or npu"),
+    "onnx": (r"cpu|cuda(:\d{1,3})?", "use cpu, cuda or cuda:1"),
+}
+_TORCHS = (f"cpu|{_ACCELERATORS}", "use cpu, cuda or cuda:1 (NVIDIA, ROCm), mps (Apple) or xpu (Intel)")
+
+
 def device_of(text: str | None, backend: str = "torch") -> str | None:
-    """What `--device` says: cpu, cuda or cuda:1, OpenVINO's cpu, gpu, gpu:1 or npu; be it here or not. Raises
-    UsageError.
+    """What `--device` says: torch's cpu, cuda, cuda:1, mps or xpu, OpenVINO's cpu, gpu, gpu:1 or npu; be it here or
+    not. Raises UsageError.
     """
-    if backend == "openvino":
-        known, hint = r"cpu|npu|gpu(:\d{1,3})?", "use cpu, gpu, gpu:1 or npu"
-    else:
-        known, hint = r"cpu|cuda(:\d{1,3})?", "use cpu, cuda or cuda:1"
+    known, hint = _DEVICES.get(backend, _TORCHS)
     if text is not None and not re.fullmatch(known, text):
         raise UsageError(f"{text or 'an empty name'} is not a device", hint=hint)
     return text
@@ -148,7 +153,7 @@ _MOST_WORKERS = 256
 
 
 def devices_of(text: str | None, device: str | None = None) -> tuple[str, ...]:
-    """What `--devices` says: all, or devices such as cuda:0,cuda:3 or cpu:4, which is the CPU four times. Raises
+    """What `--devices` says: all, or devices such as cuda:0,xpu:3 or cpu:4, which is the CPU four times. Raises
     UsageError, also beside `--device`.
     """
     if text is None:
@@ -160,9 +165,9 @@ def devices_of(text: str | None, device: str | None = None) -> tuple[str, ...]:
     found: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         count = re.fullmatch(r"cpu:([1-9]\d{0,2})", part)
-        if count is None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", part):
+        if count is None and not re.fullmatch(f"cpu|{_ACCELERATORS}", part):
             raise UsageError(f"{part or 'an empty name'} is not a device", hint="use all, cuda:0,cuda:1 or cpu:2")
-        found += ["cpu"] * int(count[1]) if count else ["cuda:0" if part == "cuda" else part]
+        found += ["cpu"] * int(count[1]) if count else [f"{part}:0" if part in ("cuda", "xpu") else part]
     if len(found) > _MOST_WORKERS:
         raise UsageError(f"--devices asks for {len(found)} workers", hint=f"at most {_MOST_WORKERS} share a run")
     return tuple(found)

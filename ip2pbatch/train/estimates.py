@@ -234,12 +234,12 @@ def count_rows(path: Path) -> int:
 
 
 def device_name(device: str) -> str:
-    """The name of a GPU as its driver gives it; `cpu` for a processor."""
-    if device.startswith("cuda"):
-        import torch
+    """The name of an accelerator as its driver gives it; `cpu` for a processor."""
+    if device == "cpu":
+        return device
+    from ip2pbatch.backends.pytorch import accelerators
 
-        return torch.cuda.get_device_name(device)
-    return device
+    return accelerators.name_of(device)
 
 
 def remember(device: str, unit: str, model: str, per_second: float) -> None:

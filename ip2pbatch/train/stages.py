@@ -209,9 +209,9 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
         seconds = round(time.monotonic() - began, 1)
         write_json(one.folder / "done.json", {**one.known.record, "metrics": metrics, "seconds": seconds})
         # not before: it takes seconds to import, which `train plan` and `status` need not
-        from ip2pbatch.backends.pytorch.backend import default_device
+        from ip2pbatch.backends.pytorch import accelerators
 
-        learn(one.config, metrics, default_device(), count)
+        learn(one.config, metrics, accelerators.default(), count)
         return True
     finally:
         lock.release()

@@ -1,6 +1,7 @@
-"""A CUDA start on a machine without a GPU: torch answers as with one card, and what is sent there stays on the host.
+"""A GPU on a machine that has none: torch answers as with one card, and what is sent there stays on the host.
 
     with faked_cuda(gibibytes=80) as card: pytorch.load(folder, "cuda", "fp16") ...
+    with faked_accelerator("mps") as card: pytorch.load(folder, "mps", "fp32") ...
 
 Only what lies below torch's Python is replaced, so that the package's own branches for a GPU and torch's checks of
 what they ask are run. Streams, events and graphs note what they are asked, and a graph replays its stage.
@@ -35,13 +36,14 @@ class Card:
     asked: list[str] = field(default_factory=list)
     pinned: int = 0
     recording: bool = False
+    kind: str = "cuda"
 
     def note(self, what: str) -> None:
         self.asked.append(what)
 
 
 class _OnHost(TorchFunctionMode):
-    """Whatever names a CUDA device is carried out on the CPU."""
+    """Whatever names a device of the card's kind is carried out on the CPU."""
 
     def __init__(self, card: Card) -> None:
         super().__init__()
@@ -53,14 +55,13 @@ class _OnHost(TorchFunctionMode):
         if function is Tensor.pin_memory:
             self._card.pinned += 1
             return args[0]
-        args, kwargs = tree_map(_host, (args, kwargs or {}))
+        args, kwargs = tree_map(self._host, (args, kwargs or {}))
         return function(*args, **kwargs)
 
-
-def _host(value: Any) -> Any:
-    if isinstance(value, torch.device) and value.type == "cuda":
-        return torch.device("cpu")
-    return "cpu" if isinstance(value, str) and value.partition(":")[0] == "cuda" else value
+    def _host(self, value: Any) -> Any:
+        if isinstance(value, torch.device) and value.type == self._card.kind:
+            return torch.device("cpu")
+        return "cpu" if isinstance(value, str) and value.partition(":")[0] == self._card.kind else value
 
 
 class _Tape(TorchDispatchMode):
@@ -151,6 +152,7 @@ def faked_cuda(gibibytes: float = 80, count: int = 1, *, triton: bool = False) -
         low = {
             "_cuda_getDeviceCount": lambda: count, "_cuda_getMemoryFraction": lambda index: card.share,
             "_cuda_getDevice": lambda: 0, "_cuda_synchronize": lambda: card.note("synchronize"),
+            "_accelerator_getAccelerator": lambda: torch.device("cuda"),
         }  # fmt: skip
         for name, answer in low.items():
             patch.setattr(torch._C, name, answer, raising=False)
@@ -166,4 +168,32 @@ def faked_cuda(gibibytes: float = 80, count: int = 1, *, triton: bool = False) -
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, len(card.asked)))
         for name, kind in {"Event": Event, "Stream": Stream, "CUDAGraph": CUDAGraph, "stream": stream}.items():
             patch.setattr(torch.cuda, name, kind)
+        yield card
+
+
+@contextlib.contextmanager
+def faked_accelerator(kind: str, gibibytes: float = 16, count: int = 1) -> Iterator[Card]:
+    """Cards of a kind that we have none of, for the duration: mps, xpu, or rocm, which torch calls cuda."""
+    if kind == "rocm":
+        with faked_cuda(gibibytes, count) as card, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.version, "hip", "7.1")
+            yield card
+        return
+    card = Card(gibibytes, kind=kind)
+    memory, taken = int(gibibytes * 2**30), 2**30
+    answers: dict[str, Any] = {
+        "is_available": lambda: True, "device_count": lambda: count, "empty_cache": lambda: card.note("empty cache"),
+        "synchronize": lambda *_: card.note("synchronize"),
+    }  # fmt: skip
+    if kind == "mps":
+        answers |= {"recommended_max_memory": lambda: memory, "driver_allocated_memory": lambda: taken}
+    else:
+        answers |= {
+            "get_device_properties": lambda _: SimpleNamespace(total_memory=memory), "get_device_name": lambda _: NAME,
+            "mem_get_info": lambda _: (memory - taken, memory), "is_bf16_supported": lambda **_: True,
+        }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, _OnHost(card):
+        patch.setattr(torch._C, "_accelerator_getAccelerator", lambda: torch.device(kind))
+        for name, answer in answers.items():
+            patch.setattr(torch.get_device_module(kind), name, answer)
         yield card

@@ -34,7 +34,7 @@ def test_a_batch_is_a_number_or_auto() -> None:
 
 def test_a_device_is_one_that_there_may_be() -> None:
     assert [device_of(text) for text in (None, "cpu", "cuda", "cuda:1")] == [None, "cpu", "cuda", "cuda:1"]
-    for text in ("gpu", "tpu", "mps", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "CUDA", "1", "cuda:1\n", ""):
+    for text in ("gpu", "tpu", "mps:1", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "CUDA", "1", "cuda:1\n", ""):
         with pytest.raises(UsageError, match="is not a device") as caught:
             device_of(text)
         assert "cpu, cuda or cuda:1" in str(caught.value.hint)

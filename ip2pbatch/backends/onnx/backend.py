@@ -17,6 +17,7 @@ from ip2pbatch.backends.artefact import Artefact, check_files
 from ip2pbatch.backends.onnx import providers, tensorrt
 from ip2pbatch.backends.onnx.exported import EXACT, ExportedBackend, as_input
 from ip2pbatch.backends.onnx.providers import Place
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.rows import Row
@@ -95,7 +96,7 @@ class OrtBackend(ExportedBackend):
             binding.bind_input(name, device, index, kind, tuple(value.shape), value.data_ptr())
         binding.bind_output(session.get_outputs()[0].name, device, index, np.float32, shape, answer.data_ptr())
         if device == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
+            accelerators.finish(self.device)  # onnxruntime works on a stream of its own
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return answer

@@ -197,6 +197,6 @@ def _has(provider: str) -> bool:
 
 
 def _gpus() -> int:
-    import torch
+    from ip2pbatch.backends.pytorch import accelerators
 
-    return torch.cuda.device_count()
+    return len(accelerators.available()) if accelerators.default() == "cuda" else 0

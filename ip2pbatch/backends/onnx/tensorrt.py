@@ -92,13 +92,13 @@ def cache_folder(artefact: Artefact, network: str, shapes: Mapping[str, str], ma
 
 def machine_facts(device: int) -> dict[str, str]:
     """The libraries and the GPU that an engine hangs on. Raises MissingError where TensorRT cannot be loaded."""
-    import torch
+    from ip2pbatch.backends.pytorch import accelerators
 
     try:
         version = ctypes.CDLL(_LIBRARY).getInferLibVersion()
     except (OSError, AttributeError) as error:
         raise providers.cannot_start("tensorrt") from error
-    card = torch.cuda.get_device_properties(device)
+    card = accelerators.card(device)
     return {
         "onnxruntime": importlib.metadata.version("onnxruntime-gpu"),
         "tensorrt": str(version),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +16,15 @@ from torch import Tensor, nn
 
 from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.additions import NOTHING, Additions
-from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout
-from ip2pbatch.backends.pytorch import from_file, steps
+from ip2pbatch.backends.pytorch import accelerators, from_file, steps
 from ip2pbatch.backends.pytorch.dry import unet_without_weights
 from ip2pbatch.backends.pytorch.fusing import fuse
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
 from ip2pbatch.backends.weights import ModelFolder
-from ip2pbatch.errors import MissingError, ModelError
+from ip2pbatch.errors import ModelError
 from ip2pbatch.plan.limits import Limits, cpu_limits, gpu_limits, helpers_beside_gpu
 from ip2pbatch.plan.rows import Row
 from ip2pbatch.run.engine import OutOfMemory
@@ -34,14 +32,6 @@ from ip2pbatch.run.engine import OutOfMemory
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-
-# How torch and the libraries below it say that there is no room, where that is no OutOfMemoryError: the host's
-# allocator, the driver, cuBLAS and cuDNN, which find no kernel where none of their workspaces fits.
-_FULL = (
-    "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "unable to find an engine to execute this computation",
-    "Unable to find a valid cuDNN algorithm",
-)  # fmt: skip
 
 # Keys of old exports that a loaded class rightly has no place for.
 _HARMLESS = ("position_ids",)
@@ -56,12 +46,9 @@ def configure(threads: int | None = None, *, deterministic: bool = False, tf32: 
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = tf32
+    accelerators.round_to_tf32(tf32)
     if deterministic:
-        # cuBLAS adds in an order of its own otherwise, and torch refuses to call it. This is read at its first use.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+        accelerators.pin_bits()
     keep_memory()
 
 
@@ -77,11 +64,6 @@ def keep_memory() -> bool:
         return False
     kept = any(mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25))  # older versions take 32 MB at most
     return bool(kept and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
-
-
-def default_device() -> str:
-    """The device that is used where none is named: the first CUDA device, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,27 +165,28 @@ class TorchBackend:
 
         On a GPU it works beside the other networks, which may be at the next pictures by then.
         """
-        with memory(self.site.release), beside(self.parts.checker):
+        with memory(self.site.release), accelerators.beside(device_of(self.parts.checker)):
             return flag(self.parts.checker, self.parts.extractor, images)
 
 
 def load(
     folder: ModelFolder, device: str = "cpu", precision: str = "fp32", wanted: Collection[str] | None = None
 ) -> TorchBackend:
-    """The model of `folder` on `device` (cpu, cuda, cuda:1) at `precision` (fp32, bf16, fp16), with those steps.
+    """The model of `folder` on `device` (cpu, cuda:1, mps, xpu) at `precision` (fp32, bf16, fp16), with those steps.
 
     `wanted` names steps of `steps.STEPS`; None takes all that need not be asked for. The autoencoder stays in float32
-    on a CPU, where it costs little and decides most of a picture's error. Raises MissingError where there is no such
+    on a CPU, where it costs little and decides most of a picture's error, and on accelerators where it was not run by
+    us in less. Raises MissingError where there is no such
     device, ModelError where weights do not fit their configuration or diffusers cannot run it, UsageError where there
     is no such step, ResourceError where memory does not hold the model.
     """
-    where = known_device(device)
+    where = accelerators.known(device)
     chosen = steps.choose(wanted)
     dtype = DTYPES[precision]
-    vae_dtype = dtype if where.type == "cuda" else torch.float32
+    vae_dtype = dtype if accelerators.is_nvidia(where) else torch.float32
     checked = model_folder.check(folder.path, folder.kind, checker=folder.checker)
     unet_without_weights(checked)
-    if where.type == "cpu":
+    if accelerators.on_host(where):
         room.refuse_too_large(folder.path, _bytes_of(checked, dtype), room.free_memory())
     home = steps.home_of(where, chosen)
     try:
@@ -233,9 +216,9 @@ def _bytes_of(checked: Layout, dtype: torch.dtype) -> int:
 
 def limits_of(device: torch.device, vae_scale: int) -> Limits:
     """What the device takes at once."""
-    if device.type != "cuda":
+    if accelerators.on_host(device):
         return cpu_limits(vae_scale)
-    return gpu_limits(memory_of(device), vae_scale, helpers_beside_gpu())
+    return gpu_limits(accelerators.memory_of(device), vae_scale, helpers_beside_gpu())
 
 
 def latents_of(encoded: Any) -> Tensor:
@@ -252,22 +235,6 @@ def vae_scale(vae: Any) -> int:
     config = vae.config
     channels = config.get("block_out_channels") or config.encoder_block_out_channels
     return int(2 ** (len(channels) - 1))
-
-
-def known_device(name: str) -> torch.device:
-    """The device of this name. Raises MissingError where there is none here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise MissingError(f"{name} is not a device", hint="use cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MissingError(
-            f"there is no device {name} here ({torch.cuda.device_count()} found)", hint="`ip2pbatch doctor` says why"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise MissingError(f"{name} is not a device this backend runs on", hint="use cpu or cuda")
-    # torch's questions after a device's memory want its number
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def load_parts(
@@ -336,14 +303,9 @@ def load_part(checked: Layout, name: str, kind: Any, dtype: torch.dtype) -> nn.M
     return module.eval().requires_grad_(False)
 
 
-@contextmanager
-def beside(network: Any | None) -> Iterator[None]:
-    """A stream of its own for what `network` is asked, where it lies on a GPU: it waits for no other work there."""
-    if network is None or network.device.type != "cuda":
-        yield
-        return
-    with torch.cuda.stream(torch.cuda.Stream(network.device)):
-        yield
+def device_of(network: Any | None) -> torch.device:
+    """Where a network lies; the CPU where there is none."""
+    return torch.device("cpu") if network is None else network.device
 
 
 @contextmanager
@@ -355,9 +317,9 @@ def memory(release: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(words in str(error) for words in _FULL):
+        if not accelerators.is_full(error):
             raise
         release()
         traceback.clear_frames(error.__traceback__)  # what the call that failed had made is not free before that
-        torch.cuda.empty_cache()
+        accelerators.let_go()
         raise OutOfMemory(str(error).splitlines()[0]) from error

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ip2pbatch.backends import model_folder, room
 from ip2pbatch.backends.additions import Additions
-from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.model_folder import Layout, read_index
 from ip2pbatch.backends.pipeline_folder import check
-from ip2pbatch.backends.pytorch.backend import DTYPES, Parts, TorchBackend, known_device, load_part, memory
+from ip2pbatch.backends.pytorch import accelerators
+from ip2pbatch.backends.pytorch.backend import DTYPES, Parts, TorchBackend, load_part, memory
 from ip2pbatch.backends.pytorch.fusing import fuse
 from ip2pbatch.backends.pytorch.pipeline import bytes_of
 from ip2pbatch.backends.quiet import quiet
@@ -53,8 +53,8 @@ class TwoTextBackend(TorchBackend):
         super().__init__(parts, folder, device, precision)
         self._readers = (Reader(parts.text_encoder, parts.tokenizer), second)
         self._zeroed, self._scaled = zeroed, scaled
-        if device.type == "cuda":
-            self.limits = gpu_limits(memory_of(device) // _HEAVIER, self.vae_scale, helpers_beside_gpu())
+        if not accelerators.on_host(device):
+            self.limits = gpu_limits(accelerators.memory_of(device) // _HEAVIER, self.vae_scale, helpers_beside_gpu())
 
     @torch.inference_mode()
     def encode_text(self, instructions: Sequence[str]) -> Tensor:
@@ -98,8 +98,8 @@ def load(folder: ModelFolder, device: str, precision: str) -> TwoTextBackend:
     """The SDXL of `folder` on `device` at `precision`. Raises MissingError where there is no such device, ModelError
     where weights do not fit, ResourceError where there is no room.
     """
-    where, layout = known_device(device), check(folder.path)
-    if where.type == "cpu":
+    where, layout = accelerators.known(device), check(folder.path)
+    if accelerators.on_host(where):
         room.refuse_too_large(folder.path, sum(bytes_of(layout, precision).values()), room.free_memory())
     try:
         with quiet(), memory():
@@ -113,13 +113,16 @@ def load(folder: ModelFolder, device: str, precision: str) -> TwoTextBackend:
 
 
 def _made(layout: Layout, device: torch.device, precision: str, laid: Additions) -> TwoTextBackend:
-    """Its autoencoder is in float32 on a CPU, and where its configuration says that it overflows in half precision."""
+    """Its autoencoder is in float32 but on NVIDIA's GPUs, and there where its configuration says that it overflows in
+    half precision.
+    """
     import diffusers
     import transformers
 
     dtype = DTYPES[precision]
     vae, called = (laid.vae.layout, laid.vae.component) if laid.vae else (layout, "vae")
-    whole = device.type == "cpu" or (dtype == torch.float16 and model_folder.forces_upcast(vae, called))
+    upcast = dtype == torch.float16 and model_folder.forces_upcast(vae, called)
+    whole = upcast or not accelerators.is_nvidia(device)
 
     def part(name: str, kind: Any) -> Any:
         return load_part(layout, name, kind, dtype).to(device)

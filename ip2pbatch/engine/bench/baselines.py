@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import DTYPES
 from ip2pbatch.backends.pytorch.dc_adapter import adapt
 from ip2pbatch.backends.quiet import quiet
@@ -55,13 +56,15 @@ def diffusers_compiled(folder: ModelFolder, device: str, precision: str) -> Base
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.fuse_qkv_projections(unet=True, vae=hasattr(pipeline.vae, "fuse_qkv_projections"))
     # Where this is only tried, the network is traced as on a GPU, but no code is generated, which takes minutes.
-    how: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if device.startswith("cuda") else {"backend": "eager"}
+    how: dict[str, Any] = (
+        {"mode": "max-autotune-no-cudagraphs"} if accelerators.is_nvidia(device) else {"backend": "eager"}
+    )
     pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, dynamic=False, **how)
     pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True, dynamic=False, **how)
 
     def make(edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:
         padding = COMPILED_BATCH - len(edits)  # one shape, or it compiles again
-        with cudnn_first(device):
+        with accelerators.attention_of(device):
             made = _pipeline_edit(pipeline, [*edits, *[edits[-1]] * padding], [*photos, *[photos[-1]] * padding])
         return made[: len(edits)]
 
@@ -118,21 +121,6 @@ def load_pipeline(folder: ModelFolder, device: str, dtype: torch.dtype) -> Any:
         ).to(device)  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-@contextmanager
-def cudnn_first(device: str) -> Iterator[None]:
-    """cuDNN's attention before FlashAttention before the memory-efficient one, on a GPU."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    if not device.startswith("cuda"):
-        yield
-        return
-    order = [
-        SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
-    ]  # fmt: skip
-    with sdpa_kernel(order, set_priority=True):
-        yield
 
 
 def _scheduler_config(folder: ModelFolder) -> dict[str, Any]:

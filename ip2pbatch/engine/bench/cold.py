@@ -152,12 +152,11 @@ def main() -> None:
     """The new process: edits a call's worth of photos, then all of them where that is asked; says what it took."""
     fields, begun = json.loads(sys.argv[1])
     task = Task(**fields)
-    import torch
+    from ip2pbatch.backends.pytorch import accelerators
 
-    on_gpu = task.device.startswith("cuda")
-    if on_gpu and task.gpu_gigabytes:  # this process alone: more is out of memory, as on a smaller GPU
-        share = task.gpu_gigabytes * 1e9 / torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(share)
+    on_host = accelerators.on_host(task.device)
+    if task.gpu_gigabytes and not on_host:
+        accelerators.take_at_most(task.gpu_gigabytes * 1e9, accelerators.known(task.device))
     entry, folder = Entry.parse(task.entry), resolve(task.model)
     photos = photos_in(Path(task.photos) if task.photos else None, task.count, Path(task.cache), task.megapixels)
     work = make_work(SCENARIOS[task.scenario], folder.path, photos, steps=task.steps, long_side=task.long_side)
@@ -165,9 +164,7 @@ def main() -> None:
     loaded = time.time() - begun
     with tempfile.TemporaryDirectory(prefix="ip2pbatch-bench-") as out:
         contender.run(work.head(contender.batch), Path(out))
-    found = Fresh(
-        loaded, time.time() - begun, peak_host_bytes(), torch.cuda.max_memory_reserved() if on_gpu else 0
-    )  # fmt: skip
+    found = Fresh(loaded, time.time() - begun, peak_host_bytes(), 0 if on_host else accelerators.most_taken())
     answer: dict[str, Any] = {"fresh": asdict(found)}
     if task.timed:
         with tempfile.TemporaryDirectory(prefix="ip2pbatch-bench-") as out:

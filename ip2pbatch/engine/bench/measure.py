@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ip2pbatch.backends import model_folder
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder, resolve
 from ip2pbatch.disk.atomic import write_atomic
@@ -250,7 +251,7 @@ class Bench:
         asked += [edit.key for edit in work.edits]
         known = self._cache / "references" / f"{hashlib.sha256(' '.join(asked).encode()).hexdigest()[:32]}.npz"
         if not known.is_file():
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _scratch() as out:
+            with accelerators.whole_float32(), _scratch() as out:
                 contender = unoptimised(self._model, self._suite.device)
                 contender.run(work, out)
                 pictures = [contender.picture(out, edit.key) for edit in work.edits]
@@ -265,8 +266,7 @@ class Bench:
         self._open.clear()
         self._warm.clear()
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        accelerators.let_go()
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from ip2pbatch.backends.base import Backend
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import DTYPES
 from ip2pbatch.engine.call_cost import median_seconds, seconds_of_call
 
-_SIDE = {"cuda": 8192, "cpu": 1536}  # of the square matrices whose product is timed
-_REPEATS = {"cuda": 20, "cpu": 5}
+_SIDE, _SIDE_ON_CPU = 8192, 1536  # of the square matrices whose product is timed
+_REPEATS, _REPEATS_ON_CPU = 20, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,15 @@ def flops_per_row(unet: Mapping[str, Any], size: tuple[int, int], vae_scale: int
 
 def matmul_rate(device: torch.device, precision: str) -> float:
     """TFLOP/s of a large matrix product of random numbers: what the device gives to anyone in this precision."""
-    side = _SIDE[device.type]
+    side, repeats = (_SIDE_ON_CPU, _REPEATS_ON_CPU) if accelerators.on_host(device) else (_SIDE, _REPEATS)
     a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-    seconds = median_seconds(lambda: a @ b, device, _REPEATS[device.type])
+    seconds = median_seconds(lambda: a @ b, device, repeats)
     return 2 * side**3 / seconds / 1e12
 
 
 def unet_rate(backend: Backend, size: tuple[int, int], rows: int, row_flops: int, product: float) -> Rate:
     """The UNet's Rate in calls of `rows` rows as a run makes them; `product` is the matrix product's TFLOP/s."""
-    seconds = seconds_of_call(backend, size, rows, _REPEATS[backend.device.type])
+    repeats = _REPEATS_ON_CPU if accelerators.on_host(backend.device) else _REPEATS
+    seconds = seconds_of_call(backend, size, rows, repeats)
     tflops = rows * row_flops / seconds / 1e12
     return Rate(rows, seconds, tflops, tflops / product)

@@ -245,6 +245,7 @@ class Crew:
 
 _RUN_AGAIN = "run again to go on; with fewer workers where memory ran out"
 _LOG = "the run's log says more"
+_SEEN_BY = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}  # what says which GPUs a process sees
 _FIT = "leave it out, or give flags that fit all"
 
 
@@ -267,10 +268,10 @@ def environment(device: str, workers: int) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         found["OMP_NUM_THREADS"] = str(max(1, cores // workers))
     kind, _, number = device.partition(":")
-    if kind == "cuda":
-        seen = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    if variable := _SEEN_BY.get(kind):
+        seen = [part for part in os.environ.get(variable, "").split(",") if part]
         at = int(number or 0)
-        found["CUDA_VISIBLE_DEVICES"] = (seen[at] if at < len(seen) else "-1") if seen else str(at)
+        found[variable] = (seen[at] if at < len(seen) else "-1") if seen else str(at)
     return found
 
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional
 from tqdm import tqdm
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import MissingError, ModelError, RecipeError, ResourceError, StoppedError, TrainingError
 from ip2pbatch.run.stop import listening
@@ -183,7 +184,7 @@ def teach(model: Any, examples: Sequence[Example], pad: int, config: Config, fol
 
 def take(step: int, model: Any, optimizer: torch.optim.Optimizer, part: Sequence[Example], pad: int) -> float:
     """One step, and its loss. TrainingError where that is not finite."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=not accelerators.on_host(model.device)):
         loss = loss_of(model, part, pad)
     found = float(loss.detach())
     if not np.isfinite(found):
@@ -203,7 +204,7 @@ def keep(
     state = {
         "weights": {name: weight.detach() for name, weight in weights.items()}, "optimizer": optimizer.state_dict(),
         "losses": list(losses), "rng": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": accelerators.random_state(),  # of any accelerator
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{LEARNING}.partial"
@@ -236,8 +237,7 @@ def resume(folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.o
                 weight.copy_(state["weights"][name])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if state["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda"])
+        accelerators.take_random_state(state["cuda"])
         return list(state["losses"])
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -255,8 +255,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None) -> dict[str, float]:
     """Teach the model and save it; metrics: triplets, steps, first and last loss, and the loss of what was held out."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    frozen = config.lora is not None and device == "cuda"
+    device = accelerators.default()
+    frozen = config.lora is not None and not accelerators.on_host(device)
     model, tokenizer = load_language_model(config.model, config.precision if frozen else "fp32", device)
     examples = tokenize(read_prompts(config.triplets), tokenizer, config)
     order = step_rng(config.seed, config.epochs).permutation(len(examples))

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, StoppingCriteria
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.measures.pretrained import PRECISIONS, load_pretrained
@@ -106,9 +107,9 @@ class LanguageModel:
 
     @classmethod
     def load(cls, model: str, precision: str, sampling: Sampling) -> LanguageModel:
-        """On the GPU where there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(*load_language_model(model, precision if device == "cuda" else "fp32", device), sampling)
+        """On the accelerator where there is one."""
+        device = accelerators.default()
+        return cls(*load_language_model(model, "fp32" if accelerators.on_host(device) else precision, device), sampling)
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Completion]:
@@ -118,7 +119,7 @@ class LanguageModel:
         except torch.OutOfMemoryError as error:
             if len(prompts) == 1:
                 raise ResourceError("one prompt does not fit into memory", hint="take a smaller model") from error
-        torch.cuda.empty_cache()
+        accelerators.let_go()
         middle = len(prompts) // 2
         return self.complete(prompts[:middle], seeds[:middle]) + self.complete(prompts[middle:], seeds[middle:])
 

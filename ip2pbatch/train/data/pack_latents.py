@@ -26,6 +26,7 @@ from diffusers import AutoencoderDC, ModelMixin
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut
@@ -194,8 +195,7 @@ def load_autoencoder(folder: Path) -> ModelMixin:
 def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path) -> dict[str, float]:
     """Write the shards that are missing; metrics: crops, latents and their mean and deviation."""
     vae = load_autoencoder(inputs["autoencoder"] / "vae")
-    if torch.cuda.is_available():
-        vae = vae.to("cuda")
+    vae = vae.to(accelerators.default())
     pairs = find_pairs(inputs["pairs"] / "pairs")
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)

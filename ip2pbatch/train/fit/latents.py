@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.train.data.crops import to_tensor
 from ip2pbatch.train.data.row_store import RowStore
 
@@ -57,9 +58,11 @@ class Encoder:
         self.vae = vae.eval().requires_grad_(False).to(device)
         self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
         self.tokenizer, self.device = tokenizer, device
-        self.at_once = 1 if device.type == "cpu" else 16
+        self.at_once = 1 if accelerators.on_host(device) else 16
         self.scaling_factor = float(vae.config.scaling_factor)
-        self.precision = "fp16" if device.type == "cuda" and not exact else "fp32"  # of the autoencoder's passes
+        self.precision = (
+            "fp16" if accelerators.is_nvidia(device) and not exact else "fp32"
+        )  # of the autoencoder's passes
         self.kept = np.dtype(np.float32 if exact else np.float16)  # of rows and texts
 
     @property

@@ -31,6 +31,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.errors import MissingError, TrainingError, UsageError
 from ip2pbatch.run.stop import listening
 from ip2pbatch.train.fit import checkpoints
@@ -122,7 +123,7 @@ def make_accelerator(settings: LoopSettings, folder: Path, *, cpu: bool = False)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return Accelerator(
         mixed_precision=settings.precision,
-        cpu=cpu or (several and not torch.cuda.is_available()),
+        cpu=cpu or (several and not accelerators.available()),
         log_with=list(installed(settings.trackers)) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         # The others wait while the main process draws samples, for longer than the ten minutes that are usual.
@@ -176,7 +177,7 @@ def train(
     task.to(accelerator.device)
     optimizer = make_optimizer(task, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, settings))
-    on_gpu = accelerator.device.type == "cuda"
+    on_gpu = accelerators.is_nvidia(accelerator.device)
     ema = Average(task, settings.ema, power=settings.ema_warm_up == "power", foreach=on_gpu)
     model, optimizer = accelerator.prepare(task, optimizer)
     accelerator.register_for_checkpointing(ema, schedule)
@@ -299,7 +300,7 @@ def make_optimizer(task: torch.nn.Module, settings: LoopSettings) -> torch.optim
     if settings.optimizer == "adamw8bit":
         return eight_bit_adamw()(weights, settings.lr, betas, weight_decay=settings.weight_decay)
     if settings.optimizer == "adamw":
-        fused = weights[0].is_cuda  # one kernel a step instead of hundreds
+        fused = accelerators.is_nvidia(weights[0].device)  # one kernel a step instead of hundreds
         return torch.optim.AdamW(weights, settings.lr, betas, weight_decay=settings.weight_decay, fused=fused)
     matrices, others = [p for p in weights if p.ndim == 4], [p for p in weights if p.ndim != 4]
     groups = [
@@ -336,8 +337,8 @@ def look(accelerator: Accelerator, ema: Average, due: Sequence[Watch], folder: P
     """What is due with the averaged weights, by the main process; no randomness of the training is used up by it."""
     if not due or not accelerator.is_main_process:
         return
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), ema.in_place():
+    devices = [] if accelerators.on_host(accelerator.device) else [accelerator.device]
+    with torch.random.fork_rng(devices, device_type=accelerator.device.type), ema.in_place():
         for one in due:
             show(accelerator, one.look(step), folder, step)
 

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import resolve
@@ -50,7 +51,7 @@ class Making:
 
 def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
     """For each pair its edits, one an image scale, all from the same noise; black where no picture came out."""
-    precision = "fp16" if making.device.startswith("cuda") else "fp32"
+    precision = "fp16" if accelerators.is_nvidia(making.device) else "fp32"
     editor = Editor(load(resolve(str(model)), making.device, precision), determinism="fast")
     found = []
     for number, pair in enumerate(pairs):
@@ -66,7 +67,7 @@ def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list
 
 def edit_by_pipeline(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
     """The same with an SDXL, by the pipeline of diffusers that its folder names."""
-    precision = torch.float16 if making.device.startswith("cuda") else torch.float32
+    precision = torch.float16 if accelerators.is_nvidia(making.device) else torch.float32
     found = []
     with quiet():
         pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=precision, add_watermarker=False)

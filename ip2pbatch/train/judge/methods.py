@@ -17,7 +17,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ip2pbatch.backends.pytorch.backend import default_device, load
+from ip2pbatch.backends.pytorch import accelerators
+from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import NothingMatchedError, UsageError
@@ -100,7 +101,7 @@ class Instruct:
     """InstructPix2Pix by the engine that edits folders."""
 
     def __init__(self, model: str, text: float, setting: Setting) -> None:
-        self.backend = load(resolve(model), default_device(), setting.precision)
+        self.backend = load(resolve(model), accelerators.default(), setting.precision)
         self.editor = Editor(self.backend, determinism="fast", safety=False)
         self.text, self.setting = text, setting
 
@@ -129,7 +130,7 @@ class Redraw:
 
     def __init__(self, model: str, text: float, setting: Setting) -> None:
         folder = resolve(model, kind="text_to_image")
-        self.backend = load(folder, default_device(), setting.precision)
+        self.backend = load(folder, accelerators.default(), setting.precision)
         self.denoising = Denoising(setting.steps, text)
 
     def edit(self, samples: Sequence[Sample], value: float) -> list[Tensor | None]:

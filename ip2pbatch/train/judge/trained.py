@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.disk.contents import digest_of_contents
@@ -38,7 +39,7 @@ class TrainedModel:
     @classmethod
     def load(cls, folder: Path, precision: str) -> TrainedModel:
         """The model on the GPU where there is one, else on the CPU."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = accelerators.default()
         defaults = json.loads((folder / "ip2pbatch.json").read_text("utf-8"))["defaults"]
         editor = Editor(load(resolve(str(folder)), device, precision), determinism="fast")
         return cls(folder, device, digest_of_contents(folder), (defaults["text"], defaults["image"]), editor)

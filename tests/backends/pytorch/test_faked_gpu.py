@@ -18,9 +18,9 @@ from faked_cuda import NAME, Card, faked_cuda
 from test_steps import STRANGERS, THREES, TWOS, predict
 from tiny_models import make_picture, save_model
 
-from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.accelerators import memory_of
 from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.backends.pytorch.steps.cuda_graphs import CannotRecord, Graphs
 from ip2pbatch.backends.weights import ModelFolder
@@ -207,7 +207,7 @@ def test_row_counts_are_measured_as_a_run_works_and_leave_no_recordings(
         return staged(sample, timestep, text, rows)  # type: ignore[misc, arg-type]
 
     monkeypatch.setattr(backend.site, "staged", noting)
-    monkeypatch.setattr(tuning, "_MOST", {"cuda": 12})
+    monkeypatch.setattr(tuning, "_MOST", 12)
     editor = Editor(backend, safety=False)
     notes = tuning.tune_batch(editor, backend, [ask(0)], "digest")
     assert len(notes) == 1
@@ -234,7 +234,7 @@ def test_compiled_code_is_made_after_row_counts_were_measured(
     order: list[str] = []
     tune, late = tuning.tune_batch, steps.compile_late
     monkeypatch.setattr(tuning, "tune_batch", lambda *given: order.append("tune") or tune(*given))
-    monkeypatch.setattr(tuning, "_MOST", {"cuda": 6})
+    monkeypatch.setattr(tuning, "_MOST", 6)
     monkeypatch.setattr(steps, "compile_late", lambda site: order.append("compile") or late(site))
     monkeypatch.setattr(compiled, "why_no_compiler", lambda _: "")
     monkeypatch.setattr(torch, "compile", lambda stage, **_: stage)
@@ -277,8 +277,8 @@ def test_the_bench_runs_on_a_card_and_keeps_a_file_for_it(
         for name in ("gpu-folder", "gpu-rate")
     }  # fmt: skip
     monkeypatch.setattr(suites, "SUITES", {**suites.SUITES, **small})
-    monkeypatch.setattr(tuning, "_MOST", {"cuda": 6})
-    monkeypatch.setattr(rates, "_SIDE", {"cuda": 64, "cpu": 64})
+    monkeypatch.setattr(tuning, "_MOST", 6)
+    monkeypatch.setattr(rates, "_SIDE", 64)
     for name in small:
         said = command("bench", name, "--results", tmp_path / "results")
         assert said.code == 0, said.err

@@ -18,9 +18,9 @@ from tiny_models import make_picture, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ip2pbatch.backends.base import memory_of
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch import steps
+from ip2pbatch.backends.pytorch.accelerators import memory_of
 from ip2pbatch.backends.pytorch.steps import fused, kernels
 from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.weights import ModelFolder

@@ -268,7 +268,7 @@ def test_attention_kernels_are_asked_for_in_a_call_and_not_after_it() -> None:
 
 
 def test_compiling_pays_for_many_rows_and_sooner_where_artefacts_lie_ready() -> None:
-    price = compiled.EXPECTED["cuda"]
+    price = compiled.ON_GPU
     assert not compiled.pays(60 * 20, 0.002, price)
     assert compiled.pays(10_000 * 60, 0.002, price)
     ready = compiled.Price(price.seconds, price.saved, cached=True)
@@ -302,7 +302,7 @@ def test_compiled_code_is_kept_for_each_shape_and_tried_first(tmp_path: Path, mo
         assert compiler.asked == [{"dynamic": False, "options": {"epilogue_fusion": False}}]
     assert loaded == [b"code"]
     other = compiled.Artefacts(tmp_path, {"torch": "3", "device": "gpu"})
-    assert other.price(device) == compiled.EXPECTED["cpu"]
+    assert other.price(device) == compiled.ON_CPU
     assert not other.load()
 
 

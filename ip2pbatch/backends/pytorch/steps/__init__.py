@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ip2pbatch.backends.base import memory_of
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.steps import compiled
 from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.pytorch.steps.conditioning import TextMemory, TimeTable, why_no_text_memory, why_no_time_table
@@ -83,7 +83,7 @@ class Site:
             yield network
         finally:
             network.to("cpu")
-            torch.cuda.empty_cache()
+            accelerators.let_go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _share_head(site: Site) -> None:
 
 
 def _compile(site: Site) -> None:
-    options = compiled.GPU_OPTIONS if site.device.type == "cuda" else {}
+    options = {} if accelerators.on_host(site.device) else compiled.GPU_OPTIONS
     site.stages.wrap(compiled.Compiled(artefacts_of(site), options).around)
 
 
@@ -164,8 +164,9 @@ def _offload(site: Site) -> None:
     site.away = frozenset({"vae", "text_encoder"})
     for name in site.away:
         site.networks[name].to("cpu")
+    room = accelerators.memory_of(site.device) / 2**30
     site.notes.append(
-        f"this GPU has little memory ({memory_of(site.device) / 2**30:.0f} GiB): the autoencoder and the text encoder "
+        f"this GPU has little memory ({room:.0f} GiB): the autoencoder and the text encoder "
         "wait in main memory while they rest, and the safety checker works on the CPU; the pictures are the same, and "
         "take a little longer"
     )
@@ -173,23 +174,36 @@ def _offload(site: Site) -> None:
 
 def home_of(device: torch.device, chosen: Collection[Step]) -> torch.device:
     """Where the networks beside the UNet are loaded to: main memory where the step `offload` will leave them there."""
-    little = device.type == "cuda" and "offload" in {step.name for step in chosen} and not _why_no_offload(device)
+    little = (
+        not accelerators.on_host(device) and "offload" in {step.name for step in chosen} and not _why_no_offload(device)
+    )
     return torch.device("cpu") if little else device
 
 
 def _why_no_offload(device: torch.device) -> str:
-    if device.type != "cuda":
-        return "a CPU has one memory for all networks"
-    total = memory_of(device)
+    if accelerators.on_host(device) or accelerators.kind_of(device) == "mps":
+        return f"{accelerators.called(device)} has one memory for all networks"
+    total = accelerators.memory_of(device)
     return f"this GPU has room for all networks ({total / 2**30:.0f} GiB)" if total >= _ROOMY else ""
 
 
-def _only(device: str, why: str) -> Callable[[Site], str]:
-    return lambda site: "" if site.device.type == device else why
+def _on_host(why: str) -> Callable[[Site], str]:
+    return lambda site: "" if accelerators.on_host(site.device) else why
+
+
+def _on_nvidia(why: str) -> Callable[[Site], str]:
+    """Why a step that was made for NVIDIA's GPUs is not in: `why` on a CPU, elsewhere that nobody has seen it there."""
+
+    def reason(site: Site) -> str:
+        if accelerators.is_nvidia(site.device):
+            return ""
+        return why if accelerators.on_host(site.device) else accelerators.untried(site.device)
+
+    return reason
 
 
 def _why_no_workers(site: Site) -> str:
-    if site.device.type != "cpu":
+    if not accelerators.on_host(site.device):
         return "a GPU takes all rows of a call at once"
     return "" if torch.get_num_threads() > 1 else "one thread has nobody to share with"
 
@@ -201,11 +215,11 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "rowwise", 1e-5, "linear layers row by row, so that a row's bits tell nothing of its company",
-        _only("cpu", "a GPU's product gives a row the same bits in every place of one shape"), _rowwise,
+        _on_host("a GPU's product gives a row the same bits in every place of one shape"), _rowwise,
     ),
     Step(
         "channels-last", 1e-3, "weights and activations with their channels innermost",
-        _only("cuda", "on a CPU packed-convolutions does that and more"), _channels_last,
+        _on_nvidia("on a CPU packed-convolutions does that and more"), _channels_last,
     ),
     Step(
         "packed-convolutions", 2e-5, "convolutions in oneDNN's layouts, their weights laid out once",
@@ -213,11 +227,11 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "lean-blocks", 1e-5, "residual blocks with fewer walks over their tensors",
-        _only("cpu", "on a GPU fused-blocks does that and more"), _lean,
+        _on_host("on a GPU fused-blocks does that and more"), _lean,
     ),
     Step(
         "plain-tokens", 1e-3, "transformer blocks whose tokens lie where the convolutions left them",
-        _only("cuda", "on a CPU it was not faster"), lambda site: keep_tokens_in_place(site.unet),
+        _on_nvidia("on a CPU it was not faster"), lambda site: keep_tokens_in_place(site.unet),
     ),
     Step(
         "fused-blocks", 1e-3, "norms, activations, biases, sums and gates in fewer walks over memory",
@@ -248,7 +262,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "cudnn-attention", 1e-3, "cuDNN's attention kernel first where it takes the shape",
-        _only("cuda", "cuDNN is for GPUs"), lambda site: site.stages.wrap(cudnn_first),
+        _on_nvidia("cuDNN is for GPUs"), lambda site: site.stages.wrap(cudnn_first),
         kind="around",
     ),
     Step(
@@ -257,7 +271,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "cuda-graphs", 0.0, "one launch a call instead of hundreds",
-        _only("cuda", "CUDA graphs are for GPUs"), _record, kind="around",
+        _on_nvidia("CUDA graphs are for GPUs"), _record, kind="around",
     ),
 )  # fmt: skip
 """Every step, in the order in which they are applied."""

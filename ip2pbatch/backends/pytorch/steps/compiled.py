@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.steps.staged import Stage
 from ip2pbatch.disk.atomic import write_atomic
 from ip2pbatch.disk.remembered import Remembered
@@ -36,7 +37,7 @@ class Price:
     cached: bool = False
 
 
-EXPECTED = {"cuda": Price(60.0, 0.28), "cpu": Price(150.0, 0.18)}
+ON_GPU, ON_CPU = Price(60.0, 0.28), Price(150.0, 0.18)
 """What is reckoned with until it was measured: a GPU's published figures, the embedded model on one CPU thread."""
 
 _CACHED_SECONDS = 15.0
@@ -51,7 +52,9 @@ def pays(rows: int, seconds_per_row: float, price: Price) -> bool:
 
 def why_no_compiler(device: torch.device) -> str:
     """Why Inductor cannot work here; "" where it can. It needs Triton on a GPU and a C++ compiler on a CPU."""
-    if device.type == "cuda":
+    if reason := accelerators.untried(device):
+        return reason
+    if accelerators.is_nvidia(device):
         from torch.utils._triton import has_triton
 
         return "" if has_triton() else "Triton is not installed"
@@ -72,7 +75,7 @@ class Artefacts:
 
     def price(self, device: torch.device) -> Price:
         """What compiling will cost here: measured where it was done before."""
-        expected = EXPECTED[device.type]
+        expected = ON_CPU if accelerators.on_host(device) else ON_GPU
         seconds = self._prices.get(self._code.stem)
         if not isinstance(seconds, (int, float)):
             return expected
@@ -102,10 +105,11 @@ def identity_of(unet: Any, device: torch.device, dtype: torch.dtype) -> dict[str
     """Everything that compiled code of this network hangs on."""
     import diffusers
 
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    on_host = accelerators.on_host(device)
+    where = torch.backends.cpu.get_cpu_capability() if on_host else accelerators.name_of(device)
     return {
-        "torch": torch.__version__, "cuda": torch.version.cuda, "diffusers": diffusers.__version__, "device": where,
-        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "torch": torch.__version__, "cuda": accelerators.toolkit(), "diffusers": diffusers.__version__, "device": where,
+        "threads": torch.get_num_threads() if on_host else 0,
         "dtype": str(dtype), "architecture": {key: unet.config[key] for key in sorted(unet.config)},
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.steps import kernels
 
 
@@ -97,6 +98,6 @@ def fuse(network: nn.Module) -> None:
 
 def why_not_fused(device: torch.device) -> str:
     """Why these kernels cannot work here; "" where they can."""
-    if device.type != "cuda":
-        return "on a CPU its own layouts are faster"
+    if not accelerators.is_nvidia(device):
+        return accelerators.untried(device) or "on a CPU its own layouts are faster"
     return "" if kernels.installed() else "Triton is not installed"

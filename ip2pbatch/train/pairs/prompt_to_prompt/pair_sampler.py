@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -22,10 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import TorchBackend, memory
-from ip2pbatch.backends.pytorch.steps.attention import ORDER
 from ip2pbatch.backends.pytorch.steps.compiled import why_no_compiler
 from ip2pbatch.errors import MissingError
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import (
@@ -145,7 +143,7 @@ class PairSampler:
         scale = torch.tensor([knobs.guidance for knobs, _ in drawn], device=device).view(1, -1, 1, 1, 1)
         x = (noise[0] * self._schedule.sigmas[0]).expand(2, -1, -1, -1, -1)
         walk = zip(self._schedule.timesteps, pairwise(self._schedule.sigmas), strict=True)
-        with sharing_attention(self.backend.parts.unet, self.processor(sharing)), kernels(device):
+        with sharing_attention(self.backend.parts.unet, self.processor(sharing)), accelerators.attention_of(device):
             for step, (time, (sigma, after)) in enumerate(walk):
                 shares = [is_shared(step, self.settings, knobs.shared_steps) for knobs, _ in drawn]
                 sharing.set(torch.tensor(shares), device)
@@ -204,11 +202,6 @@ def ancestral_step(x: Tensor, clean: Tensor, sigma: float, after: float, fresh: 
     up = min(after, math.sqrt(after**2 * (sigma**2 - after**2) / sigma**2))
     down = math.sqrt(after**2 - up**2)
     return x + (x - clean) / sigma * (down - sigma) + fresh * up
-
-
-def kernels(device: torch.device) -> AbstractContextManager[Any]:
-    """A GPU's attention kernels, the fastest that takes a shape first; torch's own order on a CPU."""
-    return sdpa_kernel(list(ORDER), set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def to_bytes(pictures: Tensor, compat: Compat) -> NDArray[np.uint8]:

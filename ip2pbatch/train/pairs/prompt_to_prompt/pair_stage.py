@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ip2pbatch.backends import model_folder, weights
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch.steps import choose
 from ip2pbatch.disk.atomic import write_whole
@@ -260,7 +261,7 @@ def run(
     left = [one for one in mine if not (dataset / one.folder).is_dir()]
     rate = 0.0
     if left:
-        sampler, digest = load_sampler(config, pytorch.default_device())
+        sampler, digest = load_sampler(config, accelerators.default())
         same_model(folder, digest, config)
         judge = None
         if config.thresholds is not None:

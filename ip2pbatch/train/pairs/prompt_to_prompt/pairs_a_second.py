@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.disk.remembered import cache_folder
@@ -179,12 +180,11 @@ def likenesses(one: PairSampler, other: PairSampler) -> list[float]:
 def timed(sampler: PairSampler) -> tuple[float, int]:
     """Seconds of one full call, up to pictures on the host, and the GPU's peak bytes."""
     captions = [CAPTIONS[place % len(CAPTIONS)] for place in range(sampler.batch)]
-    if sampler.backend.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    accelerators.forget_most()
     began = time.perf_counter()
     sampler.make(captions, list(range(sampler.batch))).cpu()
     took = time.perf_counter() - began
-    return took, torch.cuda.max_memory_allocated() if sampler.backend.device.type == "cuda" else 0
+    return took, accelerators.most_held()
 
 
 def kept_models() -> Path:
