@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,18 +99,13 @@ def quickly(contender: str) -> str:
     return f"{kind}{at}{min(3, 2 + int(steps) // 100)}" if at else kind
 
 
-def slug(device: str) -> str:
-    """A card's name as a part of a file's: each card has figures of its own."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
 def _measure(
     name: str, suite: Suite, photos: Path | None, folder: Path, anew: bool, budget: float | None, remark: str | None
 ) -> int:
     from ip2pbatch.disk.remembered import cache_folder
-    from ip2pbatch.engine.bench.markdown import missed, render
+    from ip2pbatch.engine.bench.markdown import beyond, missed, render
     from ip2pbatch.engine.bench.measure import Clock, measure
-    from ip2pbatch.engine.bench.results import open_results
+    from ip2pbatch.engine.bench.results import file_of, open_results
     from ip2pbatch.engine.bench.suites import find
     from ip2pbatch.jobs.engines import device_name
     from ip2pbatch.jobs.job import versions
@@ -122,7 +116,7 @@ def _measure(
         "photos": photos.name if photos else "drawn", "remark": remark or "", "as_defined": suite == find(name),
         "device_name": device, "versions": versions(),
     }  # fmt: skip
-    file = folder / (f"{name}.json" if suite.device == "cpu" else f"{name}-{slug(device)}.json")
+    file = file_of(folder, name, suite.device, device)
     if anew:
         file.unlink(missing_ok=True)
     found = open_results(file, name, identity)
@@ -131,7 +125,11 @@ def _measure(
     print(render(found))
     for line in missed(found, suite) if identity["as_defined"] else ():
         console.warn(f"floor missed: {line}")
+    impossible = beyond(found)
+    for line in impossible:
+        console.warn(f"no limit: {line}; measure --anew on a quiet machine")
     if not done:
         console.talk().print("time is up: start the same command again to go on")
         return errors.UNFINISHED
-    return errors.DIFFERS if any(not one.passed for one in found.checked.values()) else errors.DONE
+    differs = any(not one.passed for one in found.checked.values())
+    return errors.DIFFERS if differs or impossible else errors.DONE

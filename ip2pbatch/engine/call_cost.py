@@ -51,9 +51,14 @@ def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) 
     On one of NVIDIA's GPUs, whose queue is filled before the first one counts, the time from the end of a call to the
     end of the next: a run does not wait between its calls either.
     """
+    return statistics.median(seconds_each(call, device, repeats))
+
+
+def seconds_each(call: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
+    """The same of every one of them."""
     for _ in range(_WARM_UP):
         call()
-    return statistics.median((_gpu_seconds if accelerators.is_nvidia(device) else _seconds)(call, device, repeats))
+    return (_gpu_seconds if accelerators.is_nvidia(device) else _seconds)(call, device, repeats)
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:

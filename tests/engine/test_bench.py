@@ -102,6 +102,66 @@ def test_named_steps_come_on_top_of_those_always_taken() -> None:
     assert set(Entry.parse("ours+compiled").wanted) > {"time-table", "compiled"}
 
 
+def test_the_script_over_openvino_and_ours_on_it_make_the_same_pictures(small: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the openvino extra is not installed")
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    task = make_work(small, tmp_path)
+    pictures = {}
+    for name in ("ours+plain", "openvino", "ours-openvino"):
+        entry = Entry.parse(name)
+        contender = contenders.KINDS[entry.kind](resolve(str(small)), "cpu", entry)
+        (tmp_path / name).mkdir()
+        contender.run(task, tmp_path / name)
+        pictures[name] = [contender.picture(tmp_path / name, edit.key) for edit in task.edits]
+    for name in ("openvino", "ours-openvino"):
+        assert gate.compare(pictures["ours+plain"], pictures[name]).psnr > 60
+    with pytest.raises(UsageError, match="is for a CPU"):
+        contenders.KINDS["openvino"](resolve(str(small)), "cuda", Entry("openvino"))
+
+
+def measured(tflops: float, share_of: float) -> results.Results:
+    """Results of two contenders that took a second for `tflops` where the device was seen to give `share_of`."""
+    likeness = gate.Likeness(0, 99.0, 1.0)
+    found = results.Results("cpu-folder", {})
+    found.facts["flops_per_row"] = 10**12
+    found.products, found.limits = {"fp32": share_of}, {"fp32": {"a matrix product of 768": share_of}}
+    for name, seconds in (("openvino:fp32", 1.0), ("ours-openvino:fp32", 0.8)):
+        found.checked[name] = results.Checked(1.0, 1.0, likeness, 50.0, True)
+        found.passes[name] = [contenders.Pass(seconds, seconds / tflops, 2 * seconds, 1, 1)]
+    return found
+
+
+def test_a_figure_above_the_device_s_best_is_no_figure_and_fails_the_bench() -> None:
+    assert page.beyond(measured(2.0, 4.0)) == []
+    found = measured(2.0, 2.2)
+    (said,) = page.beyond(found)
+    assert said == "ours-openvino:fp32: 2.5 TFLOP/s, where the device's best was measured as 2.2"
+    found.rates["ours:fp32"] = [rates.Rate(6, 1.0, 9.0, 4.1)]
+    assert "ours:fp32 at 6 rows: 9 TFLOP/s" in page.beyond(found)[1]
+
+
+def test_a_floor_may_be_against_another_contender_than_the_first() -> None:
+    found = measured(2.0, 4.0)
+    found.checked = {"diffusers:fp32": found.checked["openvino:fp32"], **found.checked}
+    found.passes["diffusers:fp32"] = [contenders.Pass(4.0, 4.0, 9.0, 1, 1)]
+    floor = suites.Floor("ours-openvino:fp32", "cpu", 1.0, "openvino:fp32")
+    assert page.figure(found, floor) == pytest.approx(2.0 / 1.6)
+    assert str(floor) == "≥ 1 × openvino:fp32 in CPU time"
+    assert page.figure(found, suites.Floor("ours-openvino:fp32", "folder", 1.0)) == pytest.approx(5.0)
+
+
+def test_each_kind_of_processor_has_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for kind in ("family 25 model 17", "family 26 model 2"):
+        monkeypatch.setattr(results, "_kind_of_processor", lambda kind=kind: kind)
+        names.add(results.file_of(Path(), "cpu-folder", "cpu", "AMD EPYC, AVX512, 2 threads").name)
+    assert names == {
+        "cpu-folder-amd-epyc-avx512-2-threads-family-25-model-17.json",
+        "cpu-folder-amd-epyc-avx512-2-threads-family-26-model-2.json",
+    }
+    assert results.file_of(Path(), "gpu-rate", "cuda", "NVIDIA H200").name == "gpu-rate-nvidia-h200.json"
+
+
 @pytest.mark.parametrize("scenario", ["three-rows", "sheet-row"])
 def test_baselines_make_our_pictures(small: Path, tmp_path: Path, scenario: str) -> None:
     task = make_work(small, tmp_path, scenario)
@@ -173,7 +233,7 @@ def test_a_quick_suite_leaves_json_and_a_table_and_is_not_measured_twice(
     asked = ("bench", "cpu-folder", "--quick", "-m", small, "--no-fresh", *PAIR, "--results", tmp_path)
     said = command(*asked)
     assert said.code == 0, said.err
-    file = tmp_path / "cpu-folder.json"
+    (file,) = tmp_path.glob("cpu-folder-*.json")
     data = json.loads(file.read_text())
     assert data["finished"]
     assert [len(data["passes"][name]) for name in PAIR[1::2]] == [2, 2]
@@ -198,9 +258,10 @@ def test_a_suite_that_ran_out_of_time_goes_on(command: CommandLine, tmp_path: Pa
     said = command(*asked, "--budget", "0.01")
     assert said.code == 3
     assert "start the same command again" in said.err
-    assert not results.load(tmp_path / "cpu-folder.json").finished
+    (file,) = tmp_path.glob("cpu-folder-*.json")
+    assert not results.load(file).finished
     assert command(*asked).code == 0
-    found = results.load(tmp_path / "cpu-folder.json")
+    found = results.load(file)
     assert [len(some) for some in found.passes.values()] == [2]
 
 
@@ -218,7 +279,8 @@ def test_other_pictures_are_not_timed(
     monkeypatch.setitem(contenders.KINDS, "diffusers", darker)
     said = command("bench", "cpu-folder", "--quick", "-m", small, "--no-fresh", *PAIR, "--results", tmp_path)
     assert said.code == 4
-    found = results.load(tmp_path / "cpu-folder.json")
+    (file,) = tmp_path.glob("cpu-folder-*.json")
+    found = results.load(file)
     assert not found.checked["diffusers:fp32"].passed
     assert set(found.passes) == {"ours:fp32"}
     assert "not timed" in said.out
@@ -260,6 +322,7 @@ def test_suites_name_contenders_scenarios_and_floors_that_exist(name: str) -> No
     for floor in suite.floors:
         known = {"seconds": ("from process start", "after imports"), "tflops": tuple(map(str, suite.rows))}
         assert floor.subject in known.get(floor.by, suite.contenders)
+        assert floor.against in ("", *suite.contenders)
 
 
 def test_what_waits_for_a_gpu_is_listed_with_commands_that_exist_in_the_order_of_the_script() -> None:

@@ -7,9 +7,11 @@ from a CPU generator with the edit's seed, as diffusers' documentation recommend
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,54 @@ def edit_cli(folder: ModelFolder, device: str, precision: str) -> Baseline:
             return [_edit_cli_picture(pipeline, edits[0], photos[0], null, levels(edits[0].steps))]
 
     return Baseline(make)
+
+
+def openvino_script(folder: ModelFolder, device: str, precision: str) -> Baseline:
+    """(d) diffusers' pipeline, one photo a call, whose networks are OpenVINO's in the place of torch's: the graphs that
+    we export too, compiled for the one shape that a photo's calls have, with the hint for latency. The autoencoder in
+    float32, as in ours. Raises MissingError without OpenVINO, UsageError for another device than a CPU.
+    """
+    from ip2pbatch.backends.onnx import export
+    from ip2pbatch.backends.openvino import compiling
+
+    if device != "cpu":
+        raise UsageError("the openvino script is for a CPU", hint="leave it out, or add --device cpu")
+    opener = compiling.opener(compiling.Place("cpu", torch.get_num_threads()))
+    exported = export.cached(folder, export.Form(), opener, lambda said: None)
+    pipeline = load_pipeline(folder, device, torch.float32)
+    unet, text = (_compiled(exported.file(name), precision) for name in ("unet", "text_encoder"))
+    encode, decode = (_compiled(exported.file(name), "fp32") for name in ("vae_encoder", "vae_decoder"))
+    reads = exported.networks["text_encoder"]["inputs"]
+
+    def read(ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor]:
+        return (text({"ids": ids, "mask": attention_mask} if "mask" in reads else {"ids": ids}),)
+
+    def predict(sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
+        return (unet({"sample": sample, "timestep": timestep.float(), "text": encoder_hidden_states}),)
+
+    pipeline.text_encoder.forward, pipeline.unet.forward = read, predict
+    pipeline.vae.encode = lambda pixels, **_: SimpleNamespace(latents=encode({"pixels": pixels}))
+    pipeline.vae.decode = lambda latents, **_: (decode({"latents": latents}),)
+    return Baseline(lambda edits, photos: [_pipeline_edit(pipeline, edits, photos)[0]])
+
+
+def _compiled(file: Path, precision: str) -> Callable[[Mapping[str, Any]], Tensor]:
+    """A graph as a function, compiled for each shape that it is asked with."""
+    from ip2pbatch.backends.openvino.compiling import HINTS, openvino
+
+    core, known = openvino().Core(), dict[tuple[Any, ...], Any]()
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
+
+    def ask(inputs: Mapping[str, Any]) -> Tensor:
+        held = {name: value.contiguous().numpy() for name, value in inputs.items()}
+        shapes = tuple((name, value.shape) for name, value in held.items())
+        if shapes not in known:
+            graph = core.read_model(str(file))
+            graph.reshape({name: list(shape) for name, shape in shapes})
+            known[shapes] = core.compile_model(graph, "CPU", hints)
+        return torch.from_numpy(known[shapes](held)[0].copy())
+
+    return ask
 
 
 def load_pipeline(folder: ModelFolder, device: str, dtype: torch.dtype) -> Any:

@@ -32,6 +32,7 @@ from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation
 from ip2pbatch.run.engine import EditEngine, Hook, Pending, Result, Source
 from ip2pbatch.run.execute import run_plan
+from ip2pbatch.run.machine import Machine
 
 Pixels = NDArray[np.uint8]
 
@@ -229,6 +230,15 @@ def _onnx(folder: ModelFolder, device: str, entry: Entry) -> Contender:
     return Ours(ort.load(exported, place, (), log.info), spec)
 
 
+def _ours_openvino(folder: ModelFolder, device: str, entry: Entry) -> Contender:
+    """Ours with OpenVINO in the place of torch, from the same export."""
+    from ip2pbatch.engine import on_openvino
+
+    place = on_openvino.place_of(Machine("openvino", device))
+    backend = on_openvino.load(folder, place, entry.precision, log.info, checker=False)
+    return Ours(backend, EngineSpec(folder.name, folder.digest, "openvino", place.kind, entry.precision, "stable"))
+
+
 def _looped(baseline: Callable[[ModelFolder, str, str], baselines.Baseline]) -> Callable[..., Contender]:
     return lambda folder, device, entry: Loop(baseline(folder, device, entry.precision))
 
@@ -236,7 +246,9 @@ def _looped(baseline: Callable[[ModelFolder, str, str], baselines.Baseline]) -> 
 # Name → what opens it.
 KINDS: dict[str, Callable[[ModelFolder, str, Entry], Contender]] = {
     "ours": _ours,
+    "ours-openvino": _ours_openvino,
     "onnx": _onnx,
+    "openvino": _looped(baselines.openvino_script),
     "diffusers": _looped(baselines.diffusers_loop),
     "diffusers-compiled": _looped(baselines.diffusers_compiled),
     "edit-cli": _looped(baselines.edit_cli),

@@ -58,6 +58,30 @@ def missed(results: Results, suite: Suite) -> list[str]:
             if value is not None and not floor.met(value)]  # fmt: skip
 
 
+def beyond(results: Results) -> list[str]:
+    """The figures above what the device gives at its best, in words: such a limit is none, and the bench fails."""
+    raced = {name: _raced_tflops(results, name) for name, passes in results.passes.items() if passes}
+    rated = {f"{name} at {one.rows} rows": one.tflops for name, some in results.rates.items() for one in some}
+    found = []
+    for name, tflops in {**raced, **rated}.items():
+        best = results.products[Entry.parse(name.partition(" ")[0]).precision]
+        if tflops > best:
+            found.append(f"{name}: {tflops:.3g} TFLOP/s, where the device's best was measured as {best:.3g}")
+    return found
+
+
+def _raced_tflops(results: Results, name: str) -> float:
+    """The UNet's, of the rows that a contender asked for, over the time in the model."""
+    flops = [one.rows * results.facts["flops_per_row"] / one.model_seconds for one in results.passes[name]]
+    return Spread.of(flops).median / 1e12
+
+
+def _shared(results: Results, name: str, tflops: float) -> str:
+    """A rate as a share of the device's best; no share where that is above it."""
+    best = results.products[Entry.parse(name).precision]
+    return f"{tflops / best:.0%}" if tflops <= best else f"**above {best:.3g}**"
+
+
 def figure(results: Results, floor: Floor) -> float | None:
     """What was measured of a floor's subject, None where it was not."""
     if floor.by == "seconds":
@@ -69,7 +93,7 @@ def figure(results: Results, floor: Floor) -> float | None:
     passes = results.passes.get(floor.subject, [])
     if floor.by == "busy":
         return Spread.of([one.model_seconds / one.seconds for one in passes]).median if passes else None
-    ratio = _ratio(results, floor.subject, floor.by)
+    ratio = _ratio(results, floor.subject, floor.by, floor.against)
     return None if ratio is None else ratio.median
 
 
@@ -81,13 +105,13 @@ def _least(rates: Sequence[Rate], rows: int) -> float:
 _SECONDS = {"folder": "seconds", "model": "model_seconds", "cpu": "cpu_seconds"}
 
 
-def _ratio(results: Results, name: str, by: str) -> Spread | None:
-    """Times faster than the first contender, picture for picture."""
+def _ratio(results: Results, name: str, by: str, against: str = "") -> Spread | None:
+    """Times faster than `against`, or than the first contender, picture for picture."""
 
     def seconds(of: str) -> list[float]:
         return [getattr(one, _SECONDS[by]) / one.pictures for one in results.passes.get(of, [])]
 
-    return ratios(seconds(next(iter(results.checked), "")), seconds(name))
+    return ratios(seconds(against or next(iter(results.checked), "")), seconds(name))
 
 
 def _about(results: Results) -> Iterator[str]:
@@ -101,13 +125,18 @@ def _about(results: Results) -> Iterator[str]:
         pictures = max(one.pictures for some in results.passes.values() for one in some)
         yield f"{count} passes of {pictures} pictures each{where}, in mirrored order (ABBA);"
         yield "medians, the smallest and largest in brackets."
+    for precision, each in results.limits.items():
+        best = max(each, key=lambda one: each[one])
+        yield f"The device's best in {precision}: {each[best]:.3g} TFLOP/s, {best}."
+    if results.products and not results.limits:
+        yield "As the device's best counts a matrix product alone."
 
 
 def _race(results: Results, floors: Sequence[Floor]) -> Iterator[str]:
     base = next(iter(results.checked))
     yield from _head(
         "contender", "seconds a picture", "pictures an hour", "in the model", "rows a picture",
-        "UNet TFLOP/s, of a matrix product's", f"times `{base}`: folder", "model", "CPU time", "floor",
+        "UNet TFLOP/s, of the device's best", f"times `{base}`: folder", "model", "CPU time", "floor",
     )  # fmt: skip
     for name, passes in results.passes.items():
         if not passes:
@@ -115,14 +144,12 @@ def _race(results: Results, floors: Sequence[Floor]) -> Iterator[str]:
         each = Spread.of([one.seconds / one.pictures for one in passes])
         busy = Spread.of([one.model_seconds / one.seconds for one in passes]).median
         rows = passes[0].rows / passes[0].pictures
-        flops = [one.rows * results.facts["flops_per_row"] / one.model_seconds for one in passes]
-        rate = Spread.of(flops).median / 1e12
-        share = rate / results.products[Entry.parse(name).precision]
+        rate = _raced_tflops(results, name)
         times = [_ratio(results, name, by) for by in ("folder", "model", "cpu")]
         shown = [one.show() if one and name != base else "1" for one in times]
         yield _line(
             _shown(name, results.checked), each.show(3), f"{3600 / each.median:,.0f}", f"{busy:.0%}", f"{rows:.1f}",
-            f"{rate:.3g}, {share:.0%}", *shown, _floors(results, floors, name),
+            f"{rate:.3g}, {_shared(results, name, rate)}", *shown, _floors(results, floors, name),
         )  # fmt: skip
 
 
@@ -146,12 +173,12 @@ def _checks(results: Results) -> Iterator[str]:
 
 
 def _rates(results: Results, floors: Sequence[Floor]) -> Iterator[str]:
-    yield from _head("contender", "rows a call", "seconds a call", "TFLOP/s", "of the matrix product", "floor")
+    yield from _head("contender", "rows a call", "seconds a call", "TFLOP/s", "of the device's best", "floor")
     for name, some in results.rates.items():
         for one in some:
             floor = next((floor for floor in floors if floor.by == "tflops" and int(floor.subject) <= one.rows), None)
             bound = "" if floor is None else f"{floor} {_verdict(floor, one.tflops)}"
-            share = f"{one.share:.0%} of {results.products[Entry.parse(name).precision]:.3g}"
+            share = f"{_shared(results, name, one.tflops)} of {results.products[Entry.parse(name).precision]:.3g}"
             yield _line(f"`{name}`", str(one.rows), f"{one.seconds:.4g}", f"{one.tflops:.3g}", share, bound)
 
 

@@ -119,19 +119,19 @@ class Bench:
                 load = time.perf_counter() - begun
                 seconds, pictures = self._first_pictures(name, contender, entry)
                 likeness = gate.compare(expected, pictures[: len(expected)])
-                self._product(entry.precision)
+                self._best(entry.precision)
                 floor = gate.FLOORS[entry.precision]
                 checked = Checked(load, seconds, likeness, floor, likeness.psnr >= floor)
                 self._results.checked[name] = checked
                 self._results.save(self._file)
+            if self._suite.apart:  # passes are in processes of their own, and memory may hold no two models
+                self._close()
             verdict = "as ours in float32" if checked.passed else "NOT the same pictures: not timed"
             self._say(f"{name}: {likeness.psnr:.1f} dB, at most {likeness.largest} levels off: {verdict}")
 
     def race(self) -> None:
         """Passes over the whole folder, forwards and backwards through the contenders that passed the gate."""
         names = [name for name in self._contenders if self._results.checked[name].passed]
-        if self._suite.apart:
-            self._close()
         for turn in mirrored(names, self._suite.rounds):
             done = self._results.passes.setdefault(turn.contender, [])
             if len(done) > turn.pair:
@@ -142,7 +142,7 @@ class Bench:
             self._say(f"{turn.contender}: {done[-1].seconds:.2f} s for {done[-1].pictures} pictures")
 
     def rate(self) -> None:
-        """The UNet alone at every row count, and the matrix product beside it."""
+        """The UNet alone at every row count, and the device's best beside it."""
         size = self.work(0).edits[0].size
         flops = self._row_flops(size)
         self._results.facts |= {"size": list(size), "flops_per_row": flops}
@@ -154,10 +154,10 @@ class Bench:
             backend = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted)
             for rows in left:
                 with self._clock.piece():
-                    found.append(rates.unet_rate(backend, size, rows, flops, self._product(entry.precision)))
+                    found.append(rates.unet_rate(backend, size, rows, flops, self._best(entry.precision)))
                     self._results.save(self._file)
                 self._say(
-                    f"{name}: {found[-1].tflops:.3g} TFLOP/s at {rows} rows, {found[-1].share:.0%} of a product's"
+                    f"{name}: {found[-1].tflops:.3g} TFLOP/s at {rows} rows, {found[-1].share:.0%} of the device's best"
                 )
 
     def fresh(self) -> None:
@@ -205,11 +205,12 @@ class Bench:
         scale = 2 ** (len(blocks.get("block_out_channels") or blocks["encoder_block_out_channels"]) - 1)
         return rates.flops_per_row(checked.config("unet"), size, scale)
 
-    def _product(self, precision: str) -> float:
-        """The matrix product's TFLOP/s in `precision`, measured once."""
+    def _best(self, precision: str) -> float:
+        """The TFLOP/s that the device gives at its best in `precision`, measured once."""
         known = self._results.products
         if precision not in known:
-            known[precision] = rates.matmul_rate(torch.device(self._suite.device), precision)
+            each = rates.device_rates(torch.device(self._suite.device), precision)
+            self._results.limits[precision], known[precision] = each, max(each.values())
         return known[precision]
 
     def _contender(self, name: str) -> Contender:

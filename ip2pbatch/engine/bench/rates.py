@@ -1,9 +1,10 @@
-"""How much arithmetic a row is, how fast this device multiplies matrices, and what share of that the UNet reaches."""
+"""How much arithmetic a row is, how fast this device multiplies, and what share of that the UNet reaches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,17 @@ import torch
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import DTYPES
-from ip2pbatch.engine.call_cost import median_seconds, seconds_of_call
+from ip2pbatch.engine.call_cost import seconds_each, seconds_of_call
 
-_SIDE, _SIDE_ON_CPU = 8192, 1536  # of the square matrices whose product is timed
 _REPEATS, _REPEATS_ON_CPU = 20, 5
+_SIDES, _SIDES_ON_CPU = (8192,), (768, 1536)  # of the square matrices whose product is timed
+_PICTURES, _PICTURES_ON_CPU = (24, 64), (6, 32)  # pictures and their sides, of which convolutions are timed
+_CHANNELS, _KERNELS = 320, (1, 3)  # as many as Stable Diffusion's UNet has at its full side
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The UNet in calls of `rows` rows: seconds a call (median), TFLOP/s, and its share of the matrix product's."""
+    """The UNet in calls of `rows` rows: seconds a call (median), TFLOP/s, and its share of the device's best."""
 
     rows: int
     seconds: float
@@ -46,17 +49,38 @@ def flops_per_row(unet: Mapping[str, Any], size: tuple[int, int], vae_scale: int
     return int(counter.get_total_flops())
 
 
-def matmul_rate(device: torch.device, precision: str) -> float:
-    """TFLOP/s of a large matrix product of random numbers: what the device gives to anyone in this precision."""
-    side, repeats = (_SIDE_ON_CPU, _REPEATS_ON_CPU) if accelerators.on_host(device) else (_SIDE, _REPEATS)
-    a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-    seconds = median_seconds(lambda: a @ b, device, repeats)
-    return 2 * side**3 / seconds / 1e12
+def device_rates(device: torch.device, precision: str) -> dict[str, float]:
+    """TFLOP/s of large matrix products and of convolutions of random numbers, each at its best: what the device gives
+    to anyone in this precision. Which is the faster hangs on the libraries: on AMD's processors it is not the product.
+    """
+    on_host = accelerators.on_host(device)
+    found = {}
+    for side in _SIDES_ON_CPU if on_host else _SIDES:
+        a, b = (_random((side, side), device, precision) for _ in range(2))
+        found[f"a matrix product of {side}"] = _tflops(partial(torch.matmul, a, b), device, 2 * side**3)
+    count, side = _PICTURES_ON_CPU if on_host else _PICTURES
+    pictures = _random((count, _CHANNELS, side, side), device, precision).to(memory_format=torch.channels_last)
+    for kernel in _KERNELS:
+        weights = _random((_CHANNELS, _CHANNELS, kernel, kernel), device, precision)
+        call = partial(torch.nn.functional.conv2d, pictures, weights, padding=kernel // 2)
+        flops = 2 * count * side**2 * (_CHANNELS * kernel) ** 2
+        found[f"a convolution of {kernel} × {kernel}, {_CHANNELS} channels"] = _tflops(call, device, flops)
+    return found
 
 
-def unet_rate(backend: Backend, size: tuple[int, int], rows: int, row_flops: int, product: float) -> Rate:
-    """The UNet's Rate in calls of `rows` rows as a run makes them; `product` is the matrix product's TFLOP/s."""
+def _random(shape: tuple[int, ...], device: torch.device, precision: str) -> torch.Tensor:
+    return torch.randn(shape, device=device).to(DTYPES[precision])
+
+
+@torch.inference_mode()
+def _tflops(call: Callable[[], Any], device: torch.device, flops: int) -> float:
+    repeats = _REPEATS_ON_CPU if accelerators.on_host(device) else _REPEATS
+    return flops / min(seconds_each(call, device, repeats)) / 1e12
+
+
+def unet_rate(backend: Backend, size: tuple[int, int], rows: int, row_flops: int, best: float) -> Rate:
+    """The UNet's Rate in calls of `rows` rows as a run makes them; `best` are the TFLOP/s that the device gives."""
     repeats = _REPEATS_ON_CPU if accelerators.on_host(backend.device) else _REPEATS
     seconds = seconds_of_call(backend, size, rows, repeats)
     tflops = rows * row_flops / seconds / 1e12
-    return Rate(rows, seconds, tflops, tflops / product)
+    return Rate(rows, seconds, tflops, tflops / best)

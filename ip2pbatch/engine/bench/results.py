@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ class Checked:
 class Results:
     """All figures of one suite on one machine. `identity` is what may not change between two calls that add to it.
 
-    Figures are by contender in the order of the suite; `products` are the matrix product's TFLOP/s by precision.
+    Figures are by contender in the order of the suite; `products` are the TFLOP/s that the device gives at its best by
+    precision, and `limits` those of each product and convolution that was tried; older files know a product alone.
     """
 
     suite: str
@@ -42,6 +45,7 @@ class Results:
     checked: dict[str, Checked] = field(default_factory=dict)
     passes: dict[str, list[Pass]] = field(default_factory=dict)
     products: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)
     rates: dict[str, list[Rate]] = field(default_factory=dict)
     fresh: dict[str, dict[str, float]] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)
@@ -79,6 +83,23 @@ def open_results(file: Path, suite: str, identity: Mapping[str, Any]) -> Results
                 hint="measure it --anew, or give another --results folder",
             )
     return found
+
+
+def file_of(folder: Path, suite: str, device: str, name: str) -> Path:
+    """Where a suite's Results on a machine lie: each GPU, and each kind of processor, has a file of its own. `name` is
+    the device's, which different processors may share.
+    """
+    kind = f"{name} {_kind_of_processor()}" if device == "cpu" else name
+    return folder / f"{suite}-{re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')}.json"
+
+
+def _kind_of_processor() -> str:
+    """Its maker's numbers for it, where the system tells them."""
+    with suppress(OSError):
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = [re.search(rf"^{key}\s*: (\d+)$", told, re.M) for key in ("cpu family", "model")]
+        return " ".join(f"{one[0].partition(':')[0].split()[-1]} {one[1]}" for one in found if one)
+    return ""
 
 
 def _checked(one: dict[str, Any]) -> Checked:

@@ -8,26 +8,31 @@ from typing import Any, Literal
 
 from ip2pbatch.errors import UsageError
 
-By = Literal["folder", "model", "busy", "tflops", "seconds", "gigabytes"]
+By = Literal["folder", "model", "cpu", "busy", "tflops", "seconds", "gigabytes"]
 _AT_MOST = ("seconds", "gigabytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What `subject` is held to. By `folder` or `model`: times faster than the suite's first contender, from files to
-    files or inside the model's calls. By `busy`: the model's share of the wall time. By `tflops`: at `subject` rows a
-    call and above, the best contender. By `seconds`, and by `gigabytes` of GPU memory: at most, not at least."""
+    """What `subject` is held to. By `folder`, `model` or `cpu`: times faster than the contender `against`, the suite's
+    first where that is "": from files to files, inside the model's calls, in processor time. By `busy`: the model's
+    share of the wall time. By `tflops`: at `subject` rows a call and above, the best contender. By `seconds`, and by
+    `gigabytes` of GPU memory: at most, not at least."""
 
     subject: str
     by: By
     value: float
+    against: str = ""
 
     def met(self, found: float) -> bool:
         """Whether a figure keeps to it."""
         return found <= self.value if self.by in _AT_MOST else found >= self.value
 
     def __str__(self) -> str:
-        return f"{'≤' if self.by in _AT_MOST else '≥'} {self.value:g}"
+        beside = f" × {self.against}" if self.against else ""
+        return (
+            f"{'≤' if self.by in _AT_MOST else '≥'} {self.value:g}{beside}{' of CPU time' if self.by == 'cpu' else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,11 @@ def _gpu(says: str, contenders: tuple[str, ...] = (), **other: Any) -> Suite:
     return Suite(says, "sd15", "cuda", contenders=contenders, **other)
 
 
+def _at_least(value: float, subject: str, against: str = "") -> tuple[Floor, Floor]:
+    """Of a CPU's contender: by the clock and by processor time."""
+    return Floor(subject, "folder", value, against), Floor(subject, "cpu", value, against)
+
+
 _OURS = "ours:fp16+auto-batch"
 _COMPILED = f"{_OURS}+compiled"
 
@@ -76,7 +86,23 @@ SUITES: Mapping[str, Suite] = {
     "cpu-folder": Suite(
         "a folder of photos, one edit a photo, three rows a step",
         contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), fresh=True, apart=True,
-        floors=(Floor("ours:fp32", "folder", 1.15), Floor("ours:bf16", "folder", 2.0)),
+        floors=(*_at_least(1.4, "ours:fp32"), *_at_least(2.4, "ours:bf16")),
+    ),
+    "cpu-backends": Suite(
+        "the same by every backend, and by a plain script over OpenVINO (needs the extras openvino and onnx)",
+        contenders=(
+            "diffusers:fp32", "ours:fp32", "ours:bf16", "onnx:fp32", "openvino:fp32", "openvino:bf16",
+            "ours-openvino:fp32", "ours-openvino:bf16",
+        ),
+        apart=True,
+        floors=(
+            *_at_least(1.0, "ours-openvino:fp32", "openvino:fp32"),
+            *_at_least(1.0, "ours-openvino:bf16", "openvino:bf16"),
+        ),
+    ),
+    "cpu-sd15": Suite(
+        "Stable Diffusion 1.5's architecture at 512 × 512 in few steps (takes 16 GB of memory)", model="sd15",
+        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), count=2, steps=2, apart=True,
     ),
     "cpu-sheet-row": Suite(
         "a row of a sheet at s_I = 1: four text scales on each photo",
