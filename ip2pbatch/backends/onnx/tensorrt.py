@@ -98,7 +98,7 @@ def machine_facts(device: int) -> dict[str, str]:
         version = ctypes.CDLL(_LIBRARY).getInferLibVersion()
     except (OSError, AttributeError) as error:
         raise providers.cannot_start("tensorrt") from error
-    card = accelerators.card(device)
+    card = accelerators.card(f"cuda:{device}")
     return {
         "onnxruntime": importlib.metadata.version("onnxruntime-gpu"),
         "tensorrt": str(version),

@@ -29,10 +29,9 @@ class Floor:
         return found <= self.value if self.by in _AT_MOST else found >= self.value
 
     def __str__(self) -> str:
-        beside = f" × {self.against}" if self.against else ""
-        return (
-            f"{'≤' if self.by in _AT_MOST else '≥'} {self.value:g}{beside}{' of CPU time' if self.by == 'cpu' else ''}"
-        )
+        said = f"{'≤' if self.by in _AT_MOST else '≥'} {self.value:g}"
+        said += f" × {self.against}" if self.against else ""
+        return f"{said} in CPU time" if self.by == "cpu" else said
 
 
 @dataclass(frozen=True, slots=True)

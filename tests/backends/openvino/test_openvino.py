@@ -33,9 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> weights.ModelFolder:
 
 
 @pytest.fixture(scope="module")
-def backend(folder: weights.ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> OpenVinoBackend:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def backend(folder: weights.ModelFolder, cache: Path) -> OpenVinoBackend:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         return on_openvino.load(folder, Place(threads=2), "fp32", str, checker=True)
 
 
@@ -108,8 +113,22 @@ def test_without_the_extra_one_line_says_what_brings_it(monkeypatch: pytest.Monk
     assert (found.value, found.state) == ("missing", "note")
 
 
-def test_what_was_compiled_is_kept_for_the_next_process(backend: OpenVinoBackend, tmp_path: Path) -> None:
-    compiler = compiling.Compiler(Place(), tmp_path / "kept")
-    file = backend.artefact.file("vae_decoder")
-    compiler.compile(file, "fp32", {"latents": (1, backend.latent_channels, 4, 4)})
-    assert any((tmp_path / "kept").iterdir())
+def test_bitwise_is_the_same_from_what_was_compiled_before_and_in_other_company(
+    backend: OpenVinoBackend, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    edits, sources = (
+        [edit_of(1), edit_of(2, image=1.0)],
+        [Source(pixels=make_picture(seed, (64, 48))) for seed in (1, 2)],
+    )
+    made = Editor(backend, determinism="bitwise").edit(edits, sources)
+    (kept,) = (cache / "ip2pbatch" / "openvino").iterdir()
+    version, _, digest = kept.name.rpartition("-")
+    assert openvino.__version__.startswith(version)
+    assert backend.artefact.model_digest.startswith(digest)
+    before = {file: file.stat().st_mtime_ns for file in kept.rglob("*.blob")}
+    assert before
+    again = OpenVinoBackend(backend.artefact, Place(threads=2), "fp32", str, checker=False)
+    (alone,) = Editor(again, determinism="bitwise").edit(edits[1:], sources[1:])
+    assert np.array_equal(alone.image, made[1].image)
+    assert before.items() <= {file: file.stat().st_mtime_ns for file in kept.rglob("*.blob")}.items()
