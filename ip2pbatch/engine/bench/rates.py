@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import DTYPES
+from ip2pbatch.backends.pytorch.steps.staged import Stage
+from ip2pbatch.backends.pytorch.steps.workers import RowWorkers
 from ip2pbatch.engine.call_cost import seconds_each, seconds_of_call
 
 _REPEATS, _REPEATS_ON_CPU = 20, 5
@@ -51,21 +53,51 @@ def flops_per_row(unet: Mapping[str, Any], size: tuple[int, int], vae_scale: int
 
 def device_rates(device: torch.device, precision: str) -> dict[str, float]:
     """TFLOP/s of large matrix products and of convolutions of random numbers, each at its best: what the device gives
-    to anyone in this precision. Which is the faster hangs on the libraries: on AMD's processors it is not the product.
+    to anyone in this precision. On a CPU also with their rows shared out, because kernels of one thread each may do
+    more than one kernel of all; which is the fastest hangs on processor and libraries.
     """
     on_host = accelerators.on_host(device)
     found = {}
-    for side in _SIDES_ON_CPU if on_host else _SIDES:
+    for work in (*_products(device, precision), *_convolutions(device, precision)):
+        found[work.called] = _tflops(partial(work.stage, work.rows), device, work.flops)
+        if on_host:
+            shared = RowWorkers().around(work.stage)
+            found[f"{work.called}, rows shared out"] = _tflops(partial(shared, work.rows), device, work.flops)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Arithmetic whose speed is a limit: `stage` over `rows`."""
+
+    called: str
+    rows: torch.Tensor
+    stage: Stage
+    flops: int
+
+
+def _products(device: torch.device, precision: str) -> Iterator[_Work]:
+    for side in _SIDES_ON_CPU if accelerators.on_host(device) else _SIDES:
         a, b = (_random((side, side), device, precision) for _ in range(2))
-        found[f"a matrix product of {side}"] = _tflops(partial(torch.matmul, a, b), device, 2 * side**3)
-    count, side = _PICTURES_ON_CPU if on_host else _PICTURES
+        yield _Work(f"a matrix product of {side}", a, partial(_multiplied, b), 2 * side**3)
+
+
+def _convolutions(device: torch.device, precision: str) -> Iterator[_Work]:
+    count, side = _PICTURES_ON_CPU if accelerators.on_host(device) else _PICTURES
     pictures = _random((count, _CHANNELS, side, side), device, precision).to(memory_format=torch.channels_last)
     for kernel in _KERNELS:
         weights = _random((_CHANNELS, _CHANNELS, kernel, kernel), device, precision)
-        call = partial(torch.nn.functional.conv2d, pictures, weights, padding=kernel // 2)
+        stage = partial(_convolved, weights)
         flops = 2 * count * side**2 * (_CHANNELS * kernel) ** 2
-        found[f"a convolution of {kernel} × {kernel}, {_CHANNELS} channels"] = _tflops(call, device, flops)
-    return found
+        yield _Work(f"a convolution of {kernel} × {kernel}, {_CHANNELS} channels", pictures, stage, flops)
+
+
+def _multiplied(matrix: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor]:
+    return (rows @ matrix,)
+
+
+def _convolved(weights: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor]:
+    return (torch.nn.functional.conv2d(pictures, weights, padding=weights.shape[-1] // 2),)
 
 
 def _random(shape: tuple[int, ...], device: torch.device, precision: str) -> torch.Tensor:
