@@ -107,7 +107,8 @@ def unlike(paths: Iterable[str], family: Family, edits: Sequence[Edit]) -> Itera
         if (known := made_for([path], family)) is None:
             continue
         if edit := next((edit for edit in edits if not known.suits(edit)), None):
-            asks = f"{edit.sampler}, {edit.steps} steps and {edit.guidance.text:g}"
+            sampler = f"{edit.sampler}, " if "sampler" in known.defaults else ""
+            asks = f"{sampler}{edit.steps} steps and {edit.guidance.text:g}"
             yield f"{Path(path).name} is made for {known}: this asks for {asks}"
 
 
