@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +170,6 @@ def test_a_body_is_bounded_wherever_it_says_its_length(opened: Studio) -> None:
         ({"edits": [{"instruction": "a"}], "seeds": list(range(100)), "text": [*range(1, 51)]}, "edits"),
         ({"edits": [{"instruction": "a"}], "unknown": 1}, "unknown"),
     ],
-    ids=str,
 )
 def test_what_is_asked_wrongly_is_refused_with_its_place(opened: Studio, body: dict[str, object], where: str) -> None:
     body = {"photos": opened.photos[1:2], **body} if body else body
@@ -196,6 +194,7 @@ def test_the_schema_is_that_of_the_routes(opened: Studio) -> None:
     assert said == json.loads(json.dumps(schema(ENDPOINTS)))
 
 
+@pytest.mark.skipif(not many(0, 1), reason="a minute, under `make soak`")
 def test_the_api_holds_what_its_schema_says(tmp_path: Path) -> None:
     """Whatever is sent: no answer that is not described, and no fault of the server."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -207,11 +206,11 @@ def test_the_api_holds_what_its_schema_says(tmp_path: Path) -> None:
         key = {"Authorization": f"Bearer {address.token}"}
         api = schemathesis.openapi.from_url(f"{base(address)}/api/openapi.json", headers=key)
         operations = api.exclude(path="/api/events").get_all_operations()
-        for found in islice(operations, 0, None, many(5, 1)):
+        for found in operations:
             operation = found.ok()
 
             @settings(
-                max_examples=many(2, 40), deadline=None, suppress_health_check=list(HealthCheck),
+                max_examples=40, deadline=None, suppress_health_check=list(HealthCheck),
                 phases=(Phase.explicit, Phase.generate), database=None,
             )  # fmt: skip
             @given(case=operation.as_strategy())
