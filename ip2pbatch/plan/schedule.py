@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
-from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import first_rows, later_rows, terms_of
 

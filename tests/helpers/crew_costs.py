@@ -26,7 +26,7 @@ from scale import INVOCATION, Field
 
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.plan.edits import Plan
-from ip2pbatch.plan.large.marked import Marked
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.run.devices.clerk import Clerk
 from ip2pbatch.run.devices.crew import Crew

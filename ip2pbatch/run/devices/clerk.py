@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.plan.edits import Edit, Plan
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
-from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.run.devices.dealing import Dealer, Group, Victim
 from ip2pbatch.run.devices.wire import Deal, Over, Write
 from ip2pbatch.run.directory.layout import strip_key

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ip2pbatch.plan.edits import Edit, Plan, Strip
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
-from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import Place
 from ip2pbatch.run.deliveries import Errand
 

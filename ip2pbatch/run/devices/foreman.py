@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ip2pbatch.plan.edits import Plan, Strip
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
-from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import paths_of
 from ip2pbatch.run.deliveries import Errand
 from ip2pbatch.run.devices.clerk import Clerk

@@ -10,8 +10,8 @@ import pytest
 from runs import make_photos, make_plan
 
 from ip2pbatch.plan.edits import ManyStrips, Plan, Strip
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.expansion import Expansion
-from ip2pbatch.plan.large.marked import Marked
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.written.outputs import Output
 from ip2pbatch.run.deliveries import Errand

@@ -12,7 +12,7 @@ from runs import LONG, SPEC, Wrapped, make_photos, make_plan
 from ip2pbatch.disk.atomic import disk_error
 from ip2pbatch.errors import ResourceError
 from ip2pbatch.plan.edits import Edit
-from ip2pbatch.plan.large.marked import Marked
+from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.run.devices.dealing import Dealer
 from ip2pbatch.run.devices.overlap import Overlap
 from ip2pbatch.run.devices.wire import Deal
