@@ -19,7 +19,7 @@ Name = Annotated[str | None, typer.Argument(metavar="SUITE", help="What to measu
 Model = Annotated[str | None, typer.Option("--model", "-m", help="tiny, sd15 or small (random weights), or a folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …, mps, xpu", show_default="the suite's")]
 Contenders = Annotated[
-    list[str] | None, typer.Option("--contender", "-c", help="KIND[:PRECISION][@STEPS]; the first is the base.")
+    list[str] | None, typer.Option("--contender", "-c", help="KIND[:PRECISION][@STEPS or @own]; the first is the base.")
 ]
 Photos = Annotated[Path | None, typer.Option(help="A folder of photos, instead of drawn ones.")]
 Count = Annotated[int | None, typer.Option(help="Photos.", min=1)]
@@ -96,7 +96,7 @@ def quickly(contender: str) -> str:
     kind, at, steps = (
         contender.replace(":fp16", f":{other}").replace("+compiled", "").replace("+auto-batch", "").partition("@")
     )
-    return f"{kind}{at}{min(3, 2 + int(steps) // 100)}" if at else kind
+    return f"{kind}{at}{min(3, 2 + int(steps) // 100) if steps.isdigit() else steps}"
 
 
 def _measure(

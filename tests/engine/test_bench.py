@@ -81,6 +81,7 @@ def test_likeness_is_of_the_worst_picture() -> None:
         ("ours", Entry("ours")),
         ("edit-cli:fp16@100", Entry("edit-cli", "fp16", (), 100)),
         ("ours:bf16+plain+time-table@4", Entry("ours", "bf16", ("plain", "time-table"), 4)),
+        ("ours:bf16@own", Entry("ours", "bf16", own=True)),
     ],
 )
 def test_contenders_are_written_as_kind_precision_and_steps(text: str, entry: Entry) -> None:

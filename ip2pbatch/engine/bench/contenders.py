@@ -21,7 +21,7 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch.steps import choose, compile_late
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.bench import baselines
-from ip2pbatch.engine.bench.work import Work
+from ip2pbatch.engine.bench.work import OWN, Work
 from ip2pbatch.engine.editor import Determinism, Editor
 from ip2pbatch.engine.tuning import tune_batch
 from ip2pbatch.errors import MissingError, ResourceError, UsageError
@@ -39,22 +39,23 @@ Pixels = NDArray[np.uint8]
 log = logging.getLogger("ip2pbatch.bench")
 
 PLAIN, AUTO_BATCH = "plain", "auto-batch"
-_NAME = re.compile(r"(?P<kind>[a-z-]+)(:(?P<precision>fp32|bf16|fp16))?(?P<with>(\+[a-z-]+)*)(@(?P<steps>\d+))?")
+_NAME = re.compile(r"(?P<kind>[a-z-]+)(:(?P<precision>fp32|bf16|fp16))?(?P<with>(\+[a-z-]+)*)(@(?P<steps>\d+|own))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One contender as it is written down: KIND[:PRECISION][+STEP…][@STEPS], such as `edit-cli:fp16@100`.
+    """One contender as it is written down: KIND[:PRECISION][+STEP…][@STEPS or @own], such as `edit-cli:fp16@100`.
 
     Named optimisation steps come on top of those that are always taken; `+plain` leaves those out:
     `ours:fp16+plain+channels-last` has that one alone. `+auto-batch` is what `--batch auto` does. `steps` are the
-    network's, 0 for the suite's own.
+    network's, 0 for the suite's own; one that is `own` edits at its model's own defaults.
     """
 
     kind: str
     precision: str = "fp32"
     named: tuple[str, ...] = ()
     steps: int = 0
+    own: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Entry:
@@ -63,10 +64,11 @@ class Entry:
         if match is None or match["kind"] not in KINDS or (match["with"] and match["kind"] != "ours"):
             kinds = ", ".join(KINDS)
             raise UsageError(
-                f"there is no contender {text}", hint=f"KIND[:PRECISION][+STEP][@STEPS] with a KIND of {kinds}"
+                f"there is no contender {text}", hint=f"KIND[:PRECISION][+STEP][@STEPS or @own] with a KIND of {kinds}"
             )
         named = tuple(filter(None, match["with"].split("+")))
-        return cls(match["kind"], match["precision"] or "fp32", named, int(match["steps"] or 0))
+        own = match["steps"] == OWN
+        return cls(match["kind"], match["precision"] or "fp32", named, 0 if own else int(match["steps"] or 0), own)
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from ip2pbatch.engine.bench.contenders import KINDS, PLAIN, Contender, Entry, Pa
 from ip2pbatch.engine.bench.results import Checked, Results
 from ip2pbatch.engine.bench.suites import Suite
 from ip2pbatch.engine.bench.timing import mirrored
-from ip2pbatch.engine.bench.work import SCENARIOS, Work, make_work, photos_in
+from ip2pbatch.engine.bench.work import OWN, SCENARIOS, Work, make_work, photos_in
 from ip2pbatch.plan.defaults import TINY
 
 _COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
@@ -96,24 +96,28 @@ class Bench:
         results.facts["model_digest"] = self._model.digest
         self._contenders = (*self._rungs(), *suite.contenders[1:]) if suite.ladder else suite.contenders
 
-    def work(self, steps: int) -> Work:
-        """The suite's edits at `steps`, or at its own number of steps where that is 0."""
+    def work(self, entry: Entry | None = None) -> Work:
+        """The suite's edits, as a contender makes them."""
         suite = self._suite
         photos = photos_in(self._photos, suite.count, self._cache, suite.megapixels)
         return make_work(
-            SCENARIOS[suite.scenario], self._model.path, photos, steps=steps or suite.steps, long_side=suite.long_side
-        )
+            SCENARIOS[self._scenario(entry)], self._model.path, photos, steps=(entry and entry.steps) or suite.steps,
+            long_side=suite.long_side,
+        )  # fmt: skip
+
+    def _scenario(self, entry: Entry | None) -> str:
+        return OWN if entry and entry.own else self._suite.scenario
 
     def check(self) -> None:
         """Every contender's first pictures against those of our float32 path; what differs is not timed."""
-        first = self.work(0).edits[0]
+        first = self.work().edits[0]
         self._results.facts |= {"size": list(first.size), "flops_per_row": self._row_flops(first.size)}
         for name in self._contenders:
             if name in self._results.checked:
                 continue
             with self._clock.piece():
                 entry = Entry.parse(name)
-                expected = self._reference(entry.steps)
+                expected = self._reference(entry)
                 begun = time.perf_counter()
                 contender = self._contender(name)
                 load = time.perf_counter() - begun
@@ -143,7 +147,7 @@ class Bench:
 
     def rate(self) -> None:
         """The UNet alone at every row count, and the device's best beside it."""
-        size = self.work(0).edits[0].size
+        size = self.work().edits[0].size
         flops = self._row_flops(size)
         self._results.facts |= {"size": list(size), "flops_per_row": flops}
         for name in self._contenders:
@@ -195,9 +199,10 @@ class Bench:
         entry = Entry.parse(first)
         site = pytorch.load(self._model, self._suite.device, entry.precision, entry.wanted).site
         self._results.facts["refused"] = site.refused
-        plain = f"{first.partition('@')[0]}+{PLAIN}"
+        name, at, how = first.partition("@")
+        plain = f"{name}+{PLAIN}"
         rungs = ["+".join([plain, *site.applied[:count]]) for count in range(len(site.applied) + 1)]
-        return [f"{rung}@{entry.steps}" if entry.steps else rung for rung in rungs]
+        return [f"{rung}{at}{how}" for rung in rungs]
 
     def _row_flops(self, size: tuple[int, int]) -> int:
         checked = model_folder.check(self._model.path)
@@ -226,28 +231,28 @@ class Bench:
         if name not in self._warm:
             self._first_pictures(name, contender, entry)
         with _scratch() as out:
-            return contender.run(self.work(entry.steps), out)
+            return contender.run(self.work(entry), out)
 
     def _task(self, name: str) -> cold.Task:
-        suite = self._suite
+        suite, entry = self._suite, Entry.parse(name)
         return cold.Task(
-            name, TINY if suite.model == TINY else str(self._model.path), suite.device, suite.scenario,
+            name, TINY if suite.model == TINY else str(self._model.path), suite.device, self._scenario(entry),
             str(self._photos or ""), str(self._cache), suite.count, suite.megapixels,
-            Entry.parse(name).steps or suite.steps, suite.long_side, suite.gpu_gigabytes,
+            entry.steps or suite.steps, suite.long_side, suite.gpu_gigabytes,
         )  # fmt: skip
 
     def _first_pictures(self, name: str, contender: Contender, entry: Entry) -> tuple[float, list[Pixels]]:
-        work = self.work(entry.steps).head(max(_COMPARED, contender.batch))
+        work = self.work(entry).head(max(_COMPARED, contender.batch))
         with _scratch() as out:
             seconds = contender.run(work, out).seconds
             self._warm.add(name)
             return seconds, [contender.picture(out, edit.key) for edit in work.edits]
 
-    def _reference(self, steps: int) -> list[Pixels]:
+    def _reference(self, entry: Entry) -> list[Pixels]:
         """The pictures of our float32 path without any optimisation, and without TF32 on a GPU. Made once a machine and
         kept: they take a GPU as long as hundreds of pictures in fp16.
         """
-        work = self.work(steps).head(_COMPARED)
+        work = self.work(entry).head(_COMPARED)
         asked = [self._model.digest, str(self._results.identity["device_name"]), torch.__version__]
         asked += [edit.key for edit in work.edits]
         known = self._cache / "references" / f"{hashlib.sha256(' '.join(asked).encode()).hexdigest()[:32]}.npz"

@@ -108,6 +108,11 @@ SUITES: Mapping[str, Suite] = {
         scenario="sheet-row", count=6, contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), apart=True,
         floors=(Floor("ours:fp32", "folder", 1.7),),
     ),
+    "cpu-defaults": Suite(
+        "the embedded model at its own defaults (`@own`) against those it had: 20 steps of euler_a, s_T 1.15, s_I 1",
+        scenario="two-rows", contenders=("diffusers:fp32", "ours:bf16", "ours:fp32@own", "ours:bf16@own"), apart=True,
+        floors=_at_least(10.0, "ours:bf16@own"),
+    ),
     "cpu-onnx": Suite(
         "onnxruntime against torch, one edit a photo, three rows a step", contenders=("ours:fp32", "onnx:fp32"),
         apart=True,

@@ -18,12 +18,16 @@ from ip2pbatch.plan.written.ranges import Size
 from ip2pbatch.plan.written.recipe import PhotoFolder
 
 SEED = 1371
+OWN = "own"
+"""The scenario of a model's own defaults."""
 _INSTRUCTIONS = ("make it winter", "make it night", "make it a sunset", "turn it into a watercolor painting")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Which edits a photo gets: every instruction at every pair of scales. Same noise in all cells of one photo."""
+    """Which edits a photo gets: every instruction at every pair of scales. Same noise in all cells of one photo. One
+    without `cells` asks for what the model's own defaults are: scales, steps and sampler.
+    """
 
     says: str
     instructions: tuple[str, ...]
@@ -37,6 +41,8 @@ def _grid(texts: Sequence[float], images: Sequence[float]) -> tuple[Guidance, ..
 # Scales at which diffusers' pipeline follows the formula too (s_T > 1, s_I ≥ 1), so that everybody does equal work.
 SCENARIOS = {
     "three-rows": Scenario("one edit a photo, three rows a step", _INSTRUCTIONS[:1], (Guidance(7.5, 1.5),)),
+    "two-rows": Scenario("one edit a photo at s_I = 1, two rows a step", _INSTRUCTIONS[:1], (Guidance(1.15, 1.0),)),
+    OWN: Scenario("one edit a photo at the model's own defaults", _INSTRUCTIONS[:1], ()),
     "sheet-row": Scenario(
         "four cells a photo at s_I = 1, the row of a sheet where one row a step falls away",
         _INSTRUCTIONS[:1], _grid((1.5, 2.5, 4.0, 7.5), (1.0,)),
@@ -79,15 +85,20 @@ class Work:
 def make_work(
     scenario: Scenario, folder: Path, photos: Sequence[Photo], *, steps: int, long_side: int | None = None
 ) -> Work:
-    """The edits of `scenario` on `photos` with the model in `folder`: euler_a, the model's own size or `long_side`."""
-    defaults = model_defaults(str(folder))
+    """The edits of `scenario` on `photos` with the model in `folder`, at its own size or `long_side`: of euler_a with
+    `steps`, or as the model's own defaults say.
+    """
+    defaults, sampler = model_defaults(str(folder)), "euler_a"
+    cells = scenario.cells or (Guidance(defaults.text, defaults.image),)
+    if not scenario.cells:
+        steps, sampler = defaults.steps, defaults.sampler
     size = None if long_side is None else Size(long_side=long_side)
     strips = []
     for number, photo in enumerate(photos):
         for words in scenario.instructions:
-            for cell in scenario.cells:
+            for cell in cells:
                 edit = make_edit(
-                    photo.digest, words, cell, SEED + number, steps=steps, sampler="euler_a",
+                    photo.digest, words, cell, SEED + number, steps=steps, sampler=sampler,
                     size=model_size(photo, size, defaults),
                 )  # fmt: skip
                 strips.append(Strip(photo, "bench", cell, SEED + number, (edit,), (1,)))
