@@ -37,13 +37,16 @@ Known = Annotated[
 
 @app.command("list")
 def list_(known: Known = False, as_json: Json = False) -> None:
-    """The models this machine has, with their size, digest and place. Digests are counted once and remembered."""
+    """The models this machine has, with their size, defaults, digest and place. Digests are counted once and
+    remembered.
+    """
     if known:
         _list_known(as_json)
         return
     from ip2pbatch.backends.weights import list_models, resolve
+    from ip2pbatch.plan.defaults import model_defaults
 
-    models = [(m, resolve(str(m.path)).digest) for m in list_models()]
+    models = [(m, resolve(str(m.path)).digest, model_defaults(str(m.path))) for m in list_models()]
     if as_json:
         rows = [
             {
@@ -53,14 +56,18 @@ def list_(known: Known = False, as_json: Json = False) -> None:
                 "bytes": m.bytes,
                 "path": str(m.path),
                 "family": m.family,
+                "defaults": asdict(own),
             }
-            for m, digest in models
+            for m, digest, own in models
         ]
         print(json.dumps(rows, indent=2))
         return
-    for m, digest in models:
+    for m, digest, own in models:
         revision = f"@{m.revision[:12]}" if m.revision else ""
-        console.out().print(f"{m.name}{revision}  {m.family}  {m.bytes / 1e6:,.0f} MB  digest {digest[:12]}  {m.path}")
+        defaults = f"text {own.text:g}, image {own.image:g}, {own.steps} steps of {own.sampler}"
+        console.out().print(
+            f"{m.name}{revision}  {m.family}  {m.bytes / 1e6:,.0f} MB  {defaults}  digest {digest[:12]}  {m.path}"
+        )
 
 
 def _list_known(as_json: bool) -> None:

@@ -78,7 +78,14 @@ def model_defaults(model: str) -> ModelDefaults:
     return replace(_own_defaults(base_of(model), family), **(few.defaults if few else {}))
 
 
-def _own_defaults(model: str, family: Family) -> ModelDefaults:
+def former_defaults(model: str) -> ModelDefaults:
+    """What counted for `model` in runs from before they kept their model's defaults: `formerly` in its folder's
+    `ip2pbatch.json`, where its defaults have changed since; else today's. Raises ModelError.
+    """
+    return _own_defaults(base_of(model), family_for(model), "formerly")
+
+
+def _own_defaults(model: str, family: Family, said: str = "defaults") -> ModelDefaults:
     path = model_folder(model)
     defaults = family.defaults
     if path is None:
@@ -89,7 +96,8 @@ def _own_defaults(model: str, family: Family) -> ModelDefaults:
     if not (file := path / SETTINGS_FILE).is_file():
         return defaults
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))["defaults"]
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        given = settings.get(said, settings["defaults"])
         return replace(defaults, **{key: _typed(key, value) for key, value in given.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = 'it should hold {"defaults": {"text": 7.5, "image": 1.5, "long_side": 512, "steps": 20}}'

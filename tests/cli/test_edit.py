@@ -98,8 +98,11 @@ def test_without_the_model_the_message_names_the_way_to_it(
     assert "--model tiny" in said.err
 
 
-def test_the_models_of_this_machine_are_listed_with_their_digests(command: CommandLine) -> None:
+def test_the_models_of_this_machine_are_listed_with_their_digests_and_defaults(command: CommandLine) -> None:
     rows = json.loads(command("models", "list", "--json").out)
     tiny = next(row for row in rows if row["name"] == "tiny")
     assert tiny["digest"] == command("models", "digest", "tiny").out.strip()
-    assert f"digest {tiny['digest'][:12]}  {tiny['path']}" in command("models", "list").out
+    listed = command("models", "list").out
+    assert f"digest {tiny['digest'][:12]}  {tiny['path']}" in listed
+    assert (tiny["defaults"]["steps"], tiny["defaults"]["sampler"]) == (4, "dpmpp_2m")
+    assert "text 1.15, image 1, 4 steps of dpmpp_2m" in listed

@@ -89,6 +89,43 @@ def test_a_watched_folder_keeps_them_too(command: CommandLine, recipe: Path) -> 
     assert used(out) == {tuple(BEGUN.values())}
 
 
+def test_a_run_from_before_they_were_kept_goes_on_with_those_of_then(command: CommandLine, recipe: Path) -> None:
+    out = recipe.parent / "out"
+    assert command("run", recipe, *FAKE, "--limit", "2").code == 0
+    forget_defaults(out)
+    (recipe.parent / "model" / "ip2pbatch.json").write_text(json.dumps({"defaults": TODAY, "formerly": BEGUN}))
+    said = command("run", recipe, *FAKE)
+    assert said.code == 0, said.err
+    assert "done: 1 edit made" in said.out
+    assert " ".join(said.err.split()).count(SAID) == 1
+    assert used(out) == {tuple(BEGUN.values())}
+    assert command("run", recipe, *FAKE, "--fresh").code == 0
+    assert used(out) == {tuple(TODAY.values())}
+
+
+def test_such_a_run_of_the_embedded_model_is_not_made_again_in_fewer_steps(command: CommandLine, shoot: Path) -> None:
+    recipe, unsaid = shoot / "recipe.yaml", "model: tiny\nphotos: photos\nedits: [make it winter]\n"
+    said = "guidance: {text: 1.15, image: 1}\nsteps: 20\nsampler: euler_a\nsize: {long_side: 256}\n"
+    recipe.write_text(unsaid + said)
+    assert command("run", recipe, *FAKE).code == 0
+    recipe.write_text(unsaid)
+    planned = json.loads(command("plan", recipe, "--json").out)
+    assert planned["edits_done"] == 0, "a run that keeps its defaults keeps today's, which its recipe did not ask for"
+    forget_defaults(shoot / "out")
+    done = command("run", recipe, *FAKE)
+    assert done.code == 0, done.err
+    assert "done: 0 edits made" in done.out
+
+
+def forget_defaults(out: Path) -> None:
+    """The run as it would be from before runs kept their model's defaults."""
+    header, sessions = out / ".ip2pbatch/run.json", out / ".ip2pbatch/sessions.jsonl"
+    for file in (header, sessions):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        older = [{name: row[name] for name in row if name not in ("defaults", "crc")} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in older))
+
+
 def test_a_folder_that_is_linked_is_the_same_model_and_another_is_not(command: CommandLine, recipe: Path) -> None:
     out, model = recipe.parent / "out", recipe.parent / "model"
     assert command("run", recipe, *FAKE).code == 0

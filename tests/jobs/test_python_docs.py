@@ -46,7 +46,7 @@ def test_every_example_runs(beside_photos: Path, capsys: pytest.CaptureFixture[s
     assert "three.png make it winter done" in said
     assert "3 pictures to make" in said
     assert "no such file" in said
-    assert "(1, 20, (" in said  # the preview after the first of 20 steps
+    assert "(1, 4, (" in said  # the preview after the first of 4 steps
     assert list((beside_photos / "out").glob("one*.png"))  # delivered again
 
 

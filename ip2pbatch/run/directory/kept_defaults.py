@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ip2pbatch.errors import Ip2pError
-from ip2pbatch.plan.defaults import model_folder
+from ip2pbatch.plan.defaults import former_defaults, model_folder
 from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.directory.header import known_header
@@ -18,13 +18,16 @@ from ip2pbatch.run.directory.lines import Header
 
 
 def kept_defaults(root: Path, model: str) -> ModelDefaults | None:
-    """Those of the newest run in the output folder `root`, as far as it is one of `model`.
+    """Those of the newest run in the output folder `root`, as far as it is one of `model`: where it is from before
+    they were kept, what the model's were then.
 
-    None where there is no such run, or it is from before they were kept; a run that does not say what it began with
-    is for `open_run` to refuse.
+    None where there is no such run; one that does not say what it began with is for `open_run` to refuse. Raises
+    ModelError.
     """
     header = _newest(root)
-    return header.defaults if header is not None and _is_same(header.engine.model, model) else None
+    if header is None or not _is_same(header.engine.model, model):
+        return None
+    return header.defaults or former_defaults(model)
 
 
 def keeps_registering(root: Path) -> bool | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from ip2pbatch.plan.written.choices import Sampler
 from ip2pbatch.plan.written.taught import TAUGHT_FILE, taught_text
 
 if TYPE_CHECKING:
@@ -24,17 +25,21 @@ SAMPLER = "EulerAncestralDiscreteScheduler"
 
 
 class Defaults(BaseModel):
-    """What an edit uses where nobody says otherwise, written into the model's folder; here InstructPix2Pix's."""
+    """What an edit uses where nobody says otherwise, written into the model's folder; here InstructPix2Pix's. Steps and
+    sampler are its family's where they are not given.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: float = 7.5
     image: float = 1.5
     long_side: int = 512
+    steps: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
+    sampler: Sampler | None = Field(None, exclude_if=lambda value: value is None)
 
 
 def write_model(
-    folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, float], card: str,
+    folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, Any], card: str,
     taught: Mapping[str, Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
     """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index; an

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,41 +15,45 @@ from ip2pbatch.backends.pytorch.backend import load
 from ip2pbatch.backends.weights import resolve
 from ip2pbatch.disk.contents import digest_of_contents
 from ip2pbatch.engine.editor import Editor
+from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Guidance, make_edit
+from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.run.engine import Source
 from ip2pbatch.train.data.crops import to_pixels, to_tensor
 from ip2pbatch.train.data.pack_latents import load_autoencoder
 
 Rgb = NDArray[np.uint8]
-STEPS = 20
-SAMPLER = "euler_a"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model folder behind the same engine that edits folders of photos; `scales` are its own defaults s_T, s_I."""
+    """A model folder behind the same engine that edits folders of photos, with its own steps and sampler."""
 
     folder: Path
     device: str
     digest: str
-    scales: tuple[float, float]
+    defaults: ModelDefaults
     editor: Editor
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Its default scales s_T and s_I."""
+        return self.defaults.text, self.defaults.image
 
     @classmethod
     def load(cls, folder: Path, precision: str) -> TrainedModel:
         """The model on the GPU where there is one, else on the CPU."""
         device = accelerators.default()
-        defaults = json.loads((folder / "ip2pbatch.json").read_text("utf-8"))["defaults"]
         editor = Editor(load(resolve(str(folder)), device, precision), determinism="fast")
-        return cls(folder, device, digest_of_contents(folder), (defaults["text"], defaults["image"]), editor)
+        return cls(folder, device, digest_of_contents(folder), model_defaults(str(folder)), editor)
 
     def edit(
         self, photos: list[Rgb], instructions: list[str], text: list[float], image: list[float], seeds: list[int]
     ) -> list[Rgb]:
         """Each photo edited by its instruction, in one batch; black where no picture came out."""
-        size = (photos[0].shape[1], photos[0].shape[0])
+        size, steps, sampler = (photos[0].shape[1], photos[0].shape[0]), self.defaults.steps, self.defaults.sampler
         edits = [
-            make_edit(_name(photo), instruction, Guidance(s_t, s_i), seed, steps=STEPS, sampler=SAMPLER, size=size)
+            make_edit(_name(photo), instruction, Guidance(s_t, s_i), seed, steps=steps, sampler=sampler, size=size)
             for photo, instruction, s_t, s_i, seed in zip(photos, instructions, text, image, seeds, strict=True)
         ]
         results = self.editor.edit(edits, [Source(pixels=photo) for photo in photos])
