@@ -62,6 +62,24 @@ def test_every_orientation_is_upright_in_every_format(tmp_path: Path, kind: str,
     assert np.array_equal(small.pixels, images.seen(images.load(path, colours="own"), (120, 96)))
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_thumbnail_is_the_photo_as_it_is_seen(tmp_path: Path, turn: int) -> None:
+    """Of a JPEG by its own smaller scales, of others as they are loaded."""
+    from ip2pbatch.plan.photo_digests import oriented_size
+
+    scene = Image.fromarray(np.ascontiguousarray(np.tile(PHOTO, (4, 4, 1))))
+    stored = scene.transpose(STORED[turn]) if turn in STORED else scene
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for kind in ("jpeg", "png"):
+        path = tmp_path / f"photo.{kind}"
+        stored.save(path, exif=exif, quality=95)
+        assert oriented_size(path) == scene.size
+        small = images.thumbnail(path, (124, 100))
+        assert small.shape == (100, 124, 3)
+        assert psnr(small, images.load(path, (124, 100)).pixels) > 25
+
+
 def test_a_png_may_hold_its_orientation_behind_the_pixels(tmp_path: Path) -> None:
     image, exif = oriented(6)
     buffer = io.BytesIO()
