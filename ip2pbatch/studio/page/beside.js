@@ -23,7 +23,7 @@ export function beside(app) {
 
   function one(cell) {
     const drop = node("button", { type: "button", className: "plain", textContent: "Unpick", "aria-label": `Unpick ${told(cell)}` });
-    const made = node("figure", { role: "listitem" },
+    const made = node("figure", {},
       node("div", { className: "pane" }, node("img", { src: api.cellPicture(cell, "cell"), alt: `${cell.photo_name}, ${told(cell)}` })),
       node("figcaption", {}, node("span", { className: "what", textContent: `${told(cell)} ${stars(cell.stars)}` }), node("span", { className: "values", textContent: `${cell.photo_name} · ${scales(cell)}, seed ${cell.seed}${cell.note ? ` · ${cell.note}` : ""}` }), drop));
     drop.addEventListener("click", () => { app.cells.pick(cell.key, false); made.remove(); if (!list.children.length) dialog.close(); });

@@ -153,6 +153,13 @@ export function photoList(app) {
     return load(0);
   }
 
+  function again() {
+    turn += 1;
+    [have, asked] = [[], new Set()];
+    wanted(Math.max(0, current));
+    list.draw();
+  }
+
   const search = calmly(200, reload);
   byId("search").addEventListener("input", search);
 
@@ -171,8 +178,7 @@ export function photoList(app) {
     }
     say(`${count(added, "photo", "photos")} added`);
     if (refusals.length) app.banner("adding", `${count(refusals.length, "file was", "files were")} not added`, refusals);
-    byId("search").value = "";
-    await reload();
+    again();
   }
 
   byId("add").addEventListener("click", () => byId("files").click());
@@ -192,6 +198,6 @@ export function photoList(app) {
   return {
     load: reload, total: () => total,
     // More photos came by another way: read what is seen anew, and keep what is chosen.
-    again: () => { asked = new Set(); have.length = Math.min(have.length, 0); turn += 1; wanted(Math.max(0, current)); list.draw(); },
+    again,
   };
 }

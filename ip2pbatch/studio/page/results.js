@@ -20,18 +20,26 @@ export function wall(app) {
   const values = () => (flat() ? (chosen("show") === "all" ? {} : { only: chosen("show") }) : { photo: app.photo?.id ?? "-" });
 
   // --- which cells ------------------------------------------------------------------------------------------------
-  async function load() {
-    turn += 1;
-    const mine = turn;
-    [keys, total, asked, laid] = [[], 0, new Set(), null];
+  function load() {
+    [keys, total, laid] = [[], 0, null];
     scroller.scrollTop = 0;
     show();
+    return read(false);
+  }
+
+  // `whole` leaves what stands there until all of it is read.
+  async function read(whole) {
+    turn += 1;
+    const mine = turn;
+    asked = new Set();
     try {
       if (flat()) await part(0, mine);
       else if (app.photo) await app.cells.all(values(), (now, all) => {
         if (mine !== turn) return false;
-        [keys, total, laid] = [now, all, null];
-        show();
+        if (!whole || now.length >= all) {
+          [keys, total, laid] = [now, all, null];
+          show();
+        }
         return true;
       });
     } catch (refused) {
@@ -100,9 +108,9 @@ export function wall(app) {
         const first = Math.max(0, Math.floor(top / (height + GAP)));
         for (let at = first * columns; at < Math.min(total, (Math.floor(bottom / (height + GAP)) + 1) * columns); at += 1) {
           const [x, y] = [(at % columns) * (tile + GAP), Math.floor(at / columns) * (height + GAP)];
+          part(Math.floor(at / PAGE)).catch((refused) => app.refused(refused));
           if (keys[at]) yield cellItem(keys[at], x, y, tile, height, (cell) => `${cell.photo_name}: ${told(cell)}`, true);
           else {
-            part(Math.floor(at / PAGE)).catch((refused) => app.refused(refused));
             yield { key: `?${at}`, x, y, width: tile, height, make: () => node("div", { className: "cell to-come" }), fill: () => {} };
           }
         }
@@ -200,7 +208,7 @@ export function wall(app) {
   const list = windowed(scroller, sheet, layout, settle);
 
   // --- what changes it --------------------------------------------------------------------------------------------
-  const again = calmly(400, load);
+  const again = calmly(400, () => read(true));
   const draw = calmly(30, () => list.draw());
   app.addEventListener("cell", ({ detail: { cell, fresh } }) => {
     if (flat()) {
@@ -214,6 +222,7 @@ export function wall(app) {
     draw();
   });
   const later = calmly(30, show);
+  app.addEventListener("photos", show);
   app.addEventListener("photo", () => { choose("show", "photo"); load(); });
   document.querySelectorAll("input[name=show]").forEach((input) => input.addEventListener("change", load));
   byId("size").addEventListener("input", () => list.draw());
@@ -227,5 +236,5 @@ export function wall(app) {
   });
 
   const sequence = () => (flat() ? keys : (laid?.items ?? []).map((item) => item.key)).filter((key) => app.cells.get(key) && over(app.cells.get(key)));
-  return { load, draw: () => list.draw(), sequence, focus: (key) => list.element(key)?.querySelector(".open").focus(), show };
+  return { load, again, sequence, focus: (key) => list.element(key)?.querySelector(".open")?.focus() };
 }

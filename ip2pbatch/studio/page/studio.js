@@ -31,6 +31,7 @@ const run = progress(app);
 // Cells that were asked for stand on the wall at once.
 app.made = (job) => {
   job.cells.forEach(app.cells.tell);
+  byId("save").hidden = false;
   if (Object.keys(job.broken).length) banner("broken", "Photos that cannot be read were left out:", Object.values(job.broken));
   byId("wall").scrollTop = 0;
   say(`${job.cells.length === 1 ? "One picture is" : `${job.cells.length} pictures are`} being made`);
@@ -47,7 +48,7 @@ app.retry = async (key) => {
 
 function picks() {
   const number = app.cells.picked.size;
-  byId("picks").hidden = !number;
+  byId("picks").hidden = byId("picks-file").hidden = !number;
   byId("picked").textContent = `${number} picked`;
   byId("compare").disabled = number < 2;
 }
@@ -60,6 +61,7 @@ function told(state) {
   byId("folder").textContent = byId("folder").title = state.folder || state.out;
   byId("model").textContent = state.loading ? `${state.model} is being loaded …` : state.model;
   if (state.problem) banner("problem", [state.problem.error, state.problem.hint].filter(Boolean).join(" – ")); else unbanner("problem");
+  byId("save").hidden = !state.cells;
   run.show(state.running);
   app.composer.fit();
   return another;
@@ -74,9 +76,12 @@ app.addEventListener("cell", ({ detail: { cell } }) => { picks(); if (over(cell)
 
 // --- what the server tells ------------------------------------------------------------------------------------------
 async function everything() {
+  const first = !app.state;
   const another = told(await api.state());
   if (another) app.cells.forget();
-  await Promise.all([app.photos.load(), app.cells.all({ only: "picked" }, picks), app.wall.load()]);
+  if (first || another) await app.photos.load(); else app.photos.again();
+  app.wall.again();
+  await app.cells.all({ only: "picked" }, picks);
   picks();
 }
 
@@ -85,7 +90,7 @@ const anew = calmly(200, () => everything().then(() => gone(false), (refused) =>
 const HEARD = {
   cell: (cell) => app.cells.tell(cell),
   job: (job) => {
-    if (job.state === "cancelled") app.wall.load();
+    if (job.state === "cancelled") app.wall.again();
     if (job.state === "failed") app.banner("form", [job.error, job.hint].filter(Boolean).join(" – "));
   },
   run: (now) => run.show(now),
