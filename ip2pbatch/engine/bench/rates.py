@@ -17,8 +17,8 @@ from ip2pbatch.backends.pytorch.steps.workers import RowWorkers
 from ip2pbatch.engine.call_cost import seconds_each, seconds_of_call
 
 _REPEATS, _REPEATS_ON_CPU = 20, 5
-_SIDES, _SIDES_ON_CPU = (8192,), (768, 1536)  # of the square matrices whose product is timed
-_PICTURES, _PICTURES_ON_CPU = (24, 64), (6, 32)  # pictures and their sides, of which convolutions are timed
+_SIDES, _SIDES_ON_CPU = (8192,), (512, 1024)  # of the square matrices whose product is timed
+_PICTURES, _PICTURES_ON_CPU = (24, 64), (6, 16)  # pictures and their sides, of which convolutions are timed
 _CHANNELS, _KERNELS = 320, (1, 3)  # as many as Stable Diffusion's UNet has at its full side
 
 
