@@ -35,6 +35,15 @@ ROOT = Path(__file__).parents[2]
 PAIR = ("-c", "diffusers:fp32", "-c", "ours:fp32")
 
 
+device_rates = rates.device_rates
+
+
+@pytest.fixture(autouse=True)
+def never_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy while its limit is measured, and not after, would fail the bench, as it should."""
+    monkeypatch.setattr(rates, "device_rates", lambda device, precision: {"a product": 1e6})
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_models.build("small", tmp_path_factory.mktemp("models"))
@@ -221,6 +230,17 @@ def test_random_networks_are_loud_everywhere_and_finite_in_half_precision(small:
 def test_a_row_of_stable_diffusion_costs_what_was_counted_by_hand() -> None:
     flops = rates.flops_per_row(random_models.ARCHITECTURES["sd15"].unet, (512, 512), 8)
     assert flops == pytest.approx(803.4e9, rel=1e-3)
+
+
+def test_a_device_s_best_is_of_products_and_convolutions_whole_and_shared_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rates, "_SIDES_ON_CPU", (16,))
+    monkeypatch.setattr(rates, "_PICTURES_ON_CPU", (2, 4))
+    found = device_rates(torch.device("cpu"), "fp32")
+    works = ["a matrix product of 16", *(f"a convolution of {n} × {n}, 320 channels" for n in (1, 3))]
+    assert list(found) == [name for work in works for name in (work, f"{work}, rows shared out")]
+    assert all(rate > 0 for rate in found.values())
 
 
 def test_rates_are_of_the_rows_asked_for(small: Path) -> None:

@@ -278,8 +278,7 @@ def test_the_bench_runs_on_a_card_and_keeps_a_file_for_it(
     }  # fmt: skip
     monkeypatch.setattr(suites, "SUITES", {**suites.SUITES, **small})
     monkeypatch.setattr(tuning, "_MOST", 6)
-    monkeypatch.setattr(rates, "_SIDES", (64,))
-    monkeypatch.setattr(rates, "_PICTURES", (1, 8))
+    monkeypatch.setattr(rates, "device_rates", lambda device, precision: {"a product": 1e6})
     for name in small:
         said = command("bench", name, "--results", tmp_path / "results")
         assert said.code == 0, said.err
