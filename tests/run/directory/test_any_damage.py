@@ -1,6 +1,6 @@
 """Whatever happens to the files of a run directory: no command breaks, and a run brings back what was delivered.
 
-100 mutations here; `make soak` draws 10,000 others.
+40 mutations here; `make soak` draws 10,000, these among them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ edits: [make it winter, {id: trip, chain: [make it rain, make it dark], keep: [1
 output: {folder: out, name: "{n}_{stem}_{edit}_{link}"}
 size: 64
 """
-PORTIONS, EACH = many(5, 100), many(20, 100)
+PORTIONS, EACH = many(2, 100), many(20, 100)
 REFUSED, DIFFERS = (2, 7), 4
 Damage = Callable[[Path, random.Random], None]
 
