@@ -8,12 +8,29 @@ export const over = (cell) => !["waiting", "running"].includes(cell.state);
 export function knownCells(app) {
   const known = new Map();
   const picked = new Set();
+  const heard = new Map();  // key → the number of its last event
+  let events = 0;
 
   function put(cell) {
     const fresh = !known.has(cell.key);
     known.set(cell.key, cell);
     if (cell.picked) picked.add(cell.key); else picked.delete(cell.key);
     return fresh;
+  }
+
+  // A cell as an event has it.
+  function hear(cell) {
+    events += 1;
+    heard.set(cell.key, events);
+    tell(cell);
+  }
+
+  // The answer to a request may be older than events that came before it: of cells that were heard of in between, the
+  // events are believed. Gives the answer, and whether a cell in it is news.
+  async function answered(request) {
+    const before = events;
+    const answer = await request;
+    return [answer, (cell) => (heard.get(cell.key) ?? 0) <= before];
   }
 
   // A cell as the server tells it; whoever shows cells hears whether it is new.
@@ -23,8 +40,8 @@ export function knownCells(app) {
 
   // One page of a list: [total, keys].
   async function page(values, offset, limit = PAGE) {
-    const found = await api.cells({ ...values, offset, limit });
-    found.cells.forEach(put);
+    const [found, isNews] = await answered(api.cells({ ...values, offset, limit }));
+    found.cells.filter(isNews).forEach(put);
     return [found.total, found.cells.map((cell) => cell.key)];
   }
 
@@ -45,7 +62,8 @@ export function knownCells(app) {
     const before = known.get(key);
     tell({ ...before, ...what });  // at once, and again as the server has it
     try {
-      tell(await api.change(key, what));
+      const [changed, isNews] = await answered(api.change(key, what));
+      if (isNews(changed)) tell(changed);
     } catch (refused) {
       tell(before);
       app.refused(refused);
@@ -57,7 +75,7 @@ export function knownCells(app) {
     return change(key, { picked: on });
   }
 
-  return { get: (key) => known.get(key), forget: () => { known.clear(); picked.clear(); }, picked, tell, page, all, change, pick };
+  return { get: (key) => known.get(key), forget: () => { known.clear(); picked.clear(); }, picked, tell, hear, answered, page, all, change, pick };
 }
 
 // What a person reads of a cell.

@@ -105,7 +105,7 @@ export function composer(app) {
     app.unbanner("form");
     byId("make").setAttribute("aria-busy", "true");
     try {
-      app.made(await api.submit(wanted));
+      await app.submit(wanted);
     } catch (refused) {
       app.refused(refused, "form");
     } finally {

@@ -29,8 +29,9 @@ beside(app);
 const run = progress(app);
 
 // Cells that were asked for stand on the wall at once.
-app.made = (job) => {
-  job.cells.forEach(app.cells.tell);
+app.submit = async (wanted) => {
+  const [job, isNews] = await app.cells.answered(api.submit(wanted));
+  job.cells.filter(isNews).forEach(app.cells.tell);
   byId("save").hidden = false;
   if (Object.keys(job.broken).length) banner("broken", "Photos that cannot be read were left out:", Object.values(job.broken));
   byId("wall").scrollTop = 0;
@@ -39,8 +40,8 @@ app.made = (job) => {
 
 app.retry = async (key) => {
   try {
-    const cell = await api.retry(key);
-    if (cell?.key) app.cells.tell(cell);
+    const [cell, isNews] = await app.cells.answered(api.retry(key));
+    if (cell?.key && isNews(cell)) app.cells.tell(cell);
   } catch (refused) {
     app.refused(refused);
   }
@@ -88,7 +89,7 @@ async function everything() {
 const anew = calmly(200, () => everything().then(() => gone(false), (refused) => app.refused(refused)));
 
 const HEARD = {
-  cell: (cell) => app.cells.tell(cell),
+  cell: (cell) => app.cells.hear(cell),
   job: (job) => {
     if (job.state === "cancelled") app.wall.again();
     if (job.state === "failed") app.banner("form", [job.error, job.hint].filter(Boolean).join(" – "));

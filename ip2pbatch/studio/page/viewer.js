@@ -125,10 +125,10 @@ export function viewer(app) {
     const now = cell();
     const chain = now.links.slice(0, now.link);
     try {
-      app.made(await api.submit({
+      await app.submit({
         photos: [now.photo], text: [now.text], image: [now.image], seeds: [now.seed], ...(now.steps ? { steps: now.steps } : {}),
         edits: [{ ...(chain.length > 1 ? { chain } : { instruction: now.instruction }), strength: Number(byId("mix").value), ...(now.negative ? { negative: now.negative } : {}), ...(now.region ? { region: now.region } : {}) }],
-      }));
+      });
       dialog.close();
     } catch (refused) {
       app.refused(refused);
