@@ -13,6 +13,7 @@ def main() -> None:
     """Run the command line. Importing it takes a moment, in which a signal may come."""
     signal.signal(signal.SIGTERM, terminated)
     try:
+        from ip2pbatch.backends.pytorch import deferred
         from ip2pbatch.cli.app import main as command
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -20,6 +21,8 @@ def main() -> None:
     except TerminatedError:
         print("terminated", file=sys.stderr)
         raise
+    if "train" not in sys.argv[1:2]:
+        deferred.process_is_ours()
     command()
 
 

@@ -67,6 +67,9 @@ def choose(
 
     planned = family_for(model)
     folder = resolve(model, checker=safety, note=note)
+    from ip2pbatch.backends.pytorch import deferred
+
+    deferred.defer()
     from ip2pbatch.backends.pytorch import accelerators, steps
     from ip2pbatch.backends.pytorch import backend as pytorch
 

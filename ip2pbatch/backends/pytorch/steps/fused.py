@@ -1,6 +1,7 @@
 """Which parts of a network use the kernels of kernels.py: norms, biases, sums and gates between its large products.
 
-While torch.compile traces, all of it is what diffusers' own modules are: the compiler joins walks itself.
+While torch.compile traces, all of it is what diffusers' own modules are: the compiler joins walks itself. The kernels
+are imported where they are called: Triton takes a tenth of a second, which a start on a CPU is better without.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ip2pbatch.backends.installed import is_installed
 from ip2pbatch.backends.pytorch import accelerators
-from ip2pbatch.backends.pytorch.steps import kernels
 
 
 class FusedNorm(nn.GroupNorm):
@@ -48,6 +49,8 @@ class FusedGeglu(GEGLU):
         if torch.compiler.is_compiling():
             gated: Tensor = super().forward(hidden_states, *args, **kwargs)
             return gated
+        from ip2pbatch.backends.pytorch.steps import kernels
+
         return kernels.geglu(self.proj(hidden_states))
 
 
@@ -57,6 +60,8 @@ def normalise(
 ) -> Tensor:  # fmt: skip
     """`norm` of x + `added`, modulated, through SiLU: see kernels.group_norm."""
     if not torch.compiler.is_compiling() and x.ndim == 4:
+        from ip2pbatch.backends.pytorch.steps import kernels
+
         return kernels.group_norm(
             x, norm.num_groups, norm.weight, norm.bias, norm.eps, silu=silu, added=added, modulation=modulation
         )
@@ -70,6 +75,8 @@ def normalise(
 def add(x: Tensor, other: Tensor | None, bias: Tensor | None) -> Tensor:
     """x [n, c, h, w] plus `other` and `bias` [c]; x is written over."""
     if not torch.compiler.is_compiling() and x.is_contiguous(memory_format=torch.channels_last):
+        from ip2pbatch.backends.pytorch.steps import kernels
+
         return kernels.add_into(x, other, bias)
     x = x if bias is None else x + bias[:, None, None]
     return x if other is None else x + other
@@ -100,4 +107,4 @@ def why_not_fused(device: torch.device) -> str:
     """Why these kernels cannot work here; "" where they can."""
     if not accelerators.is_nvidia(device):
         return accelerators.untried(device) or "on a CPU its own layouts are faster"
-    return "" if kernels.installed() else "Triton is not installed"
+    return "" if is_installed("triton") else "Triton is not installed"

@@ -23,11 +23,6 @@ _TOGETHER = 2048  # sums of tiles and channels that are joined at once
 _COLUMNS = 1024  # of a row of tokens, for one program
 
 
-def installed() -> bool:
-    """Whether Triton is here."""
-    return triton is not None
-
-
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False,
     added: Tensor | None = None, modulation: tuple[Tensor, Tensor] | None = None,

@@ -1,0 +1,60 @@
+"""What waits until it is asked for: loaded by no picture, and whole as soon as somebody wants it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PICTURE = """
+import sys
+from ip2pbatch.backends.pytorch import deferred
+deferred.process_is_ours()
+deferred.defer()
+import torch
+from ip2pbatch.backends import weights
+from ip2pbatch.backends.pytorch import backend
+model = backend.load(weights.resolve("tiny"), "cpu", "fp32")
+text = model.encode_text(["make it snow"])
+image = model.encode_image(torch.zeros(1, 3, 32, 32))
+model.decode(model.predict_noise(image, torch.tensor(1.0), text, image))
+heavy = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "triton", "diffusers.hooks.mag_cache",
+         "diffusers.models.transformers.auraflow_transformer_2d")
+assert not (there := [name for name in heavy if name in sys.modules]), there
+assert torch.distributed.is_available()
+"""
+
+WHOLE = """
+from diffusers import SD3Transformer2DModel
+import diffusers.hooks
+from diffusers.hooks.group_offloading import ModuleGroup
+from diffusers.models.attention import BasicTransformerBlock
+assert diffusers.hooks.apply_group_offloading and diffusers.models.transformers.SD3Transformer2DModel
+
+@torch.compiler.disable(reason="a test")
+def early(x):
+    return x * 2
+assert early(2) == 4 and "torch._dynamo.utils" not in sys.modules
+
+import torch._dynamo.config
+import torch._dynamo as compiler
+assert type(compiler) is type(sys) and compiler.config is torch._dynamo.config
+from torch._dynamo import trace_rules
+assert trace_rules.is_callable_allowed(BasicTransformerBlock)
+graphs = []
+def backend_of(graph, inputs):
+    graphs.append([node.target for node in graph.graph.nodes if node.op == "call_function"])
+    return graph.forward
+compiled = torch.compile(lambda x: early(x + 1) + 3, backend=backend_of)
+assert compiled(torch.tensor(1.0)) == 7
+assert len(graphs) == 2, graphs  # one before what is kept from the compiler, and one after it
+assert torch.compiler.disable(lambda: 1)() == 1
+"""
+
+
+def test_a_picture_loads_no_compiler_and_who_asks_for_one_has_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", PICTURE + WHOLE], cwd=tmp_path, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
