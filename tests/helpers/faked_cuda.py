@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-from ip2pbatch.backends.pytorch.steps import kernels
+from ip2pbatch.backends.pytorch.steps import fused
 
 NAME = "Faked GPU 80GB"
 
@@ -158,7 +158,7 @@ def faked_cuda(gibibytes: float = 80, count: int = 1, *, triton: bool = False) -
             patch.setattr(torch._C, name, answer, raising=False)
         patch.setattr(torch.cuda, "_initialized", True)
         if not triton:
-            patch.setattr(kernels, "triton", None)
+            patch.setattr(fused, "is_installed", lambda library: False)
         patch.setattr(torch.cuda, "_get_device_properties", properties, raising=False)
         patch.setattr(torch.cuda, "_cached_device_count", None)
         patch.setattr(torch.cuda, "_device_count_nvml", lambda: count)
