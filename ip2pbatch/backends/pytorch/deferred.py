@@ -43,7 +43,7 @@ def defer() -> None:
     """
     if compiler := _put_in_place(_COMPILER, DeferredCompiler):
         places = compiler.__path__
-        compiler.__path__ = _Locations(compiler, places)
+        vars(compiler).update(__path__=_Locations(compiler, places), _places=places)
         _load_alone(places)
     for name in _PACKAGES:
         _put_in_place(name, Deferred)
@@ -131,7 +131,7 @@ class DeferredCompiler(Deferred):
 
     def allow_in_graph(self, function: Any) -> Any:
         """Mark `function` as one that goes into a graph as it is, once there may be graphs."""
-        if isinstance(self, DeferredCompiler):
+        if _waits(self):
             vars(self).setdefault("_marked", []).append(function)
             return function
         return self.allow_in_graph(function)
@@ -143,7 +143,7 @@ class DeferredCompiler(Deferred):
 
         @functools.wraps(fn)
         def apart(*given: Any, **named: Any) -> Any:
-            function = fn if isinstance(self, DeferredCompiler) else self.disable(fn, *args, **options)
+            function = fn if _waits(self) else self.disable(fn, *args, **options)
             return function(*given, **named)
 
         vars(apart)["_torchdynamo_disable"] = True  # what the compiler goes by
@@ -155,11 +155,16 @@ class DeferredCompiler(Deferred):
         return fn
 
     def _loaded(self) -> None:
-        marked, locations = vars(self).pop("_marked", ()), self.__path__
-        self.__path__ = locations.places if isinstance(locations, _Locations) else locations
+        marked = vars(self).pop("_marked", ())
+        vars(self)["__path__"] = vars(self).pop("_places", self.__path__)
         super()._loaded()
         for function in marked:
             self.allow_in_graph(function)
+
+
+def _waits(package: ModuleType) -> bool:
+    """Whether its `__init__` has not run to its end."""
+    return isinstance(package, Deferred)
 
 
 class _Locations:
