@@ -47,7 +47,7 @@ class OrtBackend(ExportedBackend):
         self, latents: Tensor, timestep: Tensor, text: Tensor, image: Tensor, rows: Sequence[Row] | None = None
     ) -> Tensor:
         """One UNet call over n rows → [n, c, h, w] in float32."""
-        inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep, "text": text}
+        inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep.float(), "text": text}
         parts = self._parts(len(latents), self._place.threads)
         if parts == 1:
             return self._run("unet", inputs, tuple(latents.shape))

@@ -39,7 +39,7 @@ class OpenVinoBackend(ExportedBackend):
         self, latents: Tensor, timestep: Tensor, text: Tensor, image: Tensor, rows: Sequence[Row] | None = None
     ) -> Tensor:
         """One UNet call over n rows → [n, c, h, w] in float32, in as many equal parts at once as share the threads."""
-        inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep, "text": text}
+        inputs = {"sample": torch.cat([latents, image], dim=1), "timestep": timestep.float(), "text": text}
         parts = self._parts(len(latents), self._place.threads) if self._place.kind == "cpu" else 1
         cut = [
             {name: value.chunk(parts)[part] if value.ndim else value for name, value in inputs.items()}

@@ -12,8 +12,8 @@ from diffusers.models.upsampling import Upsample2D
 from tiny_models import TOKENS, WIDTH, save_model
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch import accelerators, steps
 from ip2pbatch.backends.pytorch import backend as pytorch
-from ip2pbatch.backends.pytorch import steps
 from ip2pbatch.backends.pytorch.steps import compiled, convolutions
 from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.pytorch.steps.cuda_graphs import Graphs
@@ -249,7 +249,9 @@ def test_a_recording_is_made_for_each_of_a_few_shapes_and_gives_the_caller_its_o
     assert [tuple(shape) for shape in recorded] == [(3,), (1,), (2,), (4,)]
 
 
-def test_attention_kernels_are_asked_for_in_a_call_and_not_after_it() -> None:
+def test_attention_kernels_are_asked_for_in_a_call_and_not_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators, "is_nvidia", lambda device: True)
+
     def flags() -> tuple[bool, ...]:
         cuda = torch.backends.cuda
         return (cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.math_sdp_enabled())
