@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,18 @@ def openvino() -> Any:
     return openvino
 
 
+def core() -> Any:
+    """What finds devices and compiles: one to the end of the process, which has crashed after one was let go of.
+    Raises MissingError.
+    """
+    return _core_of(openvino())
+
+
+@cache
+def _core_of(library: Any) -> Any:
+    return library.Core()
+
+
 def choose(device: str | None, threads: int) -> Place:
     """The Place behind `--device`, cpu where it is not given. MissingError where OpenVINO finds no such device here."""
     found = devices()
@@ -75,24 +88,24 @@ def choose(device: str | None, threads: int) -> Place:
 
 def devices() -> Sequence[str]:
     """What OpenVINO finds here, by its names: CPU, GPU or GPU.0, GPU.1, NPU."""
-    return tuple(openvino().Core().available_devices)
+    return tuple(core().available_devices)
 
 
 def full_name(place: Place) -> str:
     """The device as its maker calls it."""
-    return str(openvino().Core().get_property(place.called, "FULL_DEVICE_NAME"))
+    return str(core().get_property(place.called, "FULL_DEVICE_NAME"))
 
 
 def has_bf16() -> bool:
     """Whether the CPU multiplies bf16 itself."""
-    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Compiler:
     """Compiles graphs for `place`; keeps what it compiled in the folder `kept`, where one is given."""
 
     def __init__(self, place: Place, kept: Path | None = None) -> None:
-        self._core, self._place = openvino().Core(), place
+        self._core, self._place = core(), place
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
             self._core.set_property({"CACHE_DIR": str(kept)})

@@ -131,18 +131,18 @@ def openvino_script(folder: ModelFolder, device: str, precision: str) -> Baselin
 
 def _compiled(file: Path, precision: str) -> Callable[[Mapping[str, Any]], Tensor]:
     """A graph as a function, compiled for each shape that it is asked with."""
-    from ip2pbatch.backends.openvino.compiling import HINTS, openvino
+    from ip2pbatch.backends.openvino.compiling import HINTS, core
 
-    core, known = openvino().Core(), dict[tuple[Any, ...], Any]()
+    known = dict[tuple[Any, ...], Any]()
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
 
     def ask(inputs: Mapping[str, Any]) -> Tensor:
         held = {name: value.contiguous().numpy() for name, value in inputs.items()}
         shapes = tuple((name, value.shape) for name, value in held.items())
         if shapes not in known:
-            graph = core.read_model(str(file))
+            graph = core().read_model(str(file))
             graph.reshape({name: list(shape) for name, shape in shapes})
-            known[shapes] = core.compile_model(graph, "CPU", hints)
+            known[shapes] = core().compile_model(graph, "CPU", hints)
         return torch.from_numpy(known[shapes](held)[0].copy())
 
     return ask
