@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from PIL import Image
 from runs import LONG, make_photos
-from studios import setting_of
+from studios import served
 
 from ip2pbatch.run.directory.view import read_run
-from ip2pbatch.run.machine import Machine
-from ip2pbatch.studio.serving import Address, bound, serve
+from ip2pbatch.studio.serving import Address
 
 pytestmark = [
     pytest.mark.chromium,
@@ -40,22 +37,6 @@ const files = new DataTransfer();
 for (const name of arguments[1]) files.items.add(new File([bytes], name));
 dispatchEvent(new DragEvent("drop", {dataTransfer: files, cancelable: true}));
 """
-
-
-@contextmanager
-def served(photos: Path | None, out: Path) -> Iterator[Address]:
-    """A studio that answers on the loopback until the block ends."""
-    listening, address = bound("127.0.0.1", 0, None)
-    begun, ends = threading.Event(), threading.Event()
-    setting = setting_of(photos, out, "tiny", Machine(backend="fake"))
-    thread = threading.Thread(target=serve, args=(setting, listening, address, begun.set, ends))
-    thread.start()
-    try:
-        assert begun.wait(LONG)
-        yield address
-    finally:
-        ends.set()
-        thread.join(LONG)
 
 
 @pytest.fixture(scope="module")
