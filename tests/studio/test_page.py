@@ -1,9 +1,12 @@
-"""The studio's page in headless Chromium, on the fake engine: the whole way, and photos that are dropped."""
+"""The studio's page in headless Chromium, on the fake engine: the whole way, long lists, hostile text, axe-core."""
 
 from __future__ import annotations
 
 import base64
 import io
+import shutil
+import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +14,9 @@ from typing import Any
 
 import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from payloads import PAYLOADS
 from PIL import Image
-from runs import LONG, make_photos
+from runs import LONG, make_photos, many
 from studios import served
 
 from ip2pbatch.run.directory.view import read_run
@@ -23,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
 
+AXE = "axe-core@4.14.1"
 FILL = """
 const field = document.querySelector(arguments[0]);
 field.value = arguments[1];
@@ -36,6 +41,27 @@ const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));
 const files = new DataTransfer();
 for (const name of arguments[1]) files.items.add(new File([bytes], name));
 dispatchEvent(new DragEvent("drop", {dataTransfer: files, cancelable: true}));
+"""
+MAKE_AND_NOTE = """
+const headers = {"Content-Type": "application/json"};
+const send = (method, path, body) => fetch(path, {method, body: JSON.stringify(body), headers});
+return (async (texts) => {
+  const {photos} = await (await fetch("/api/photos?limit=1")).json();
+  const edits = texts.map((instruction) => ({instruction}));
+  const job = await (await send("POST", "/api/jobs", {photos: [photos[0].id], edits})).json();
+  for (const cell of job.cells) await send("PATCH", `/api/cells/${cell.key}`, {picked: true, note: cell.instruction});
+  return job.cells.length;
+})(arguments[0]);
+"""
+SCROLL = """
+const list = document.querySelector(arguments[0]);
+window.scrolled = {most: 0, frames: 0};
+(function next() {
+  list.scrollTop += 900;
+  scrolled.most = Math.max(scrolled.most, document.getElementsByTagName("*").length);
+  scrolled.frames += 1;
+  if (scrolled.frames < 60) requestAnimationFrame(next); else scrolled.over = true;
+})();
 """
 
 
@@ -126,3 +152,84 @@ def test_a_photo_that_is_dropped_is_edited_in_a_box(window: Browser, tmp_path: P
         assert "in a region" in window.js(TEXT, ".group")
         window.js(DROP, base64.b64encode(b"no picture").decode(), ["broken.jpg"])
         assert "broken.jpg" in until(window, "return document.querySelector('#banners .banner')?.textContent")
+
+
+@pytest.mark.skipif(not many(0, 1), reason="of the soak: make soak")
+def test_no_text_of_anybody_runs(window: Browser, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 1)
+    (photo,) = (tmp_path / "photos").rglob("*.jpg")
+    names = [name.replace("/", "∕") for name in PAYLOADS]
+    for name in names[:10]:
+        shutil.copy(photo, photo.with_name(f"{name}.jpg"))
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        until(window, "return document.querySelectorAll('.photo[title]').length === 11")
+        window.js(DROP, base64.b64encode(photo.read_bytes()).decode(), [f"{name}.jpg" for name in names[10:20]])
+        window.js(DROP, base64.b64encode(b"none").decode(), names[20:])
+        until(window, "return document.querySelectorAll('#banners .banner li').length > 0")
+        assert window.js(MAKE_AND_NOTE, PAYLOADS) == len(PAYLOADS)
+        window.js(CLICK, "input[name=show][value=all]")
+        until(window, f"{DONE} > 4")
+        window.js(CLICK, "#compare")
+        window.js(CLICK, "#beside-close")
+        window.js(CLICK, "#use-picks")
+        until(window, "return document.querySelector('#recipe').value !== ''")
+        assert window.js("return window.ran === undefined")
+        assert not [place for place in window.requests() if "127.0.0.1:9/" in place]
+
+
+@pytest.mark.skipif(not many(0, 1), reason="of the soak: make soak")
+def test_a_long_list_is_in_the_page_only_as_far_as_it_is_seen(window: Browser, tmp_path: Path) -> None:
+    """Hard links, so that each is a photo of its own name."""
+    make_photos(tmp_path / "photos", 1)
+    (photo,) = (tmp_path / "photos").rglob("*.jpg")
+    total = 400
+    for number in range(1, total):
+        (tmp_path / "photos" / f"{number:05}.jpg").hardlink_to(photo)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        until(
+            window,
+            "return document.querySelector('.photo[title]')?.getAttribute('aria-setsize') === arguments[0]",
+            str(total),
+        )
+        window.js(SCROLL, "#rail")
+        until(window, "return scrolled.over")
+        assert window.js("return scrolled.most") < 1000
+        assert window.js("return document.querySelector('#rail').scrollTop") > 10_000
+        until(window, "return document.querySelectorAll('.photo img[src]').length > 4")
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """axe-core's script, from npm's registry or npm's own cache of it."""
+    folder = tmp_path_factory.mktemp("axe")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed: axe-core is fetched by it")
+    fetch = [npm, "pack", "--prefer-offline", "--fetch-retries=0", "--fetch-timeout=20000", AXE]
+    if subprocess.run(fetch, cwd=folder, capture_output=True, timeout=LONG).returncode:
+        pytest.skip(f"{AXE} cannot be fetched")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive, archive.extractfile("package/axe.min.js") as script:  # type: ignore[union-attr]
+        return script.read().decode()
+
+
+@pytest.mark.skipif(not many(0, 1), reason="of the soak: make soak")
+def test_axe_finds_nothing_serious(window: Browser, axe: str, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 2)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        until(window, "return document.querySelectorAll('.photo img[src]').length === 2")
+        window.type("#links textarea", "make it winter")
+        window.press("enter")
+        until(window, f"{DONE} === 1")
+        findings = []
+        for opens in ("", "document.querySelector('.cell .open').click()"):
+            window.js(opens)
+            found = window.js(f"{axe}; return axe.run({{resultTypes: ['violations']}})")["violations"]
+            findings += [
+                f"{one['id']}: {[node['target'] for node in one['nodes']]}"
+                for one in found
+                if one["impact"] in ("serious", "critical")
+            ]
+        assert findings == []
