@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from collections.abc import Callable
 
 from starlette.responses import Response, StreamingResponse
 
@@ -31,6 +33,7 @@ class Desk:
     def __init__(self, hub: Hub) -> None:
         self.hub, self.boot = hub, uuid.uuid4().hex
         self.exploring: Exploration | None = None
+        self._telling = threading.Lock()  # what is said later is never the older
 
     @property
     def of(self) -> Exploration:
@@ -40,24 +43,30 @@ class Desk:
     # --- what changed ---------------------------------------------------------------------------------------------
 
     def cell(self, cell: str) -> None:
-        if self.exploring is not None and (seen := self.of.board.get(cell)):
-            self.hub.publish("cell", self.said(seen).model_dump_json())
+        self._tell("cell", lambda: self.said(seen).model_dump_json() if (seen := self.of.board.get(cell)) else "")
 
     def request(self, request: str) -> None:
-        if self.exploring is not None and (known := self.of.requests.get(request)):
-            self.hub.publish("job", self.job_said(known, brief=True).model_dump_json())
+        def said() -> str:
+            known = self.of.requests.get(request)
+            return self.job_said(known, brief=True).model_dump_json() if known else ""
+
+        self._tell("job", said)
 
     def run(self) -> None:
-        if self.exploring is not None and (running := self.running()):
-            self.hub.publish("run", running.model_dump_json())
+        self._tell("run", lambda: running.model_dump_json() if (running := self.running()) else "")
 
     def state(self) -> None:
-        if self.exploring is not None:
-            self.hub.publish("state", self.state_said().model_dump_json())
+        self._tell("state", lambda: self.state_said().model_dump_json())
 
     def photos(self) -> None:
+        self._tell("photos", lambda: f'{{"total": {len(self.of.shelf)}}}')
+
+    def _tell(self, event: str, say: Callable[[], str]) -> None:
+        """Tell all pages what `say` says now; nothing where it says nothing."""
         if self.exploring is not None:
-            self.hub.publish("photos", f'{{"total": {len(self.of.shelf)}}}')
+            with self._telling:
+                if data := say():
+                    self.hub.publish(event, data)
 
     def everything(self) -> None:
         self.hub.publish("reset", "{}")

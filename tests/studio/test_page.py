@@ -17,7 +17,7 @@ from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from payloads import PAYLOADS
 from PIL import Image
 from runs import LONG, make_photos, many
-from studios import served
+from studios import base, served
 
 from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.studio.serving import Address
@@ -52,6 +52,22 @@ return (async (texts) => {
   for (const cell of job.cells) await send("PATCH", `/api/cells/${cell.key}`, {picked: true, note: cell.instruction});
   return job.cells.length;
 })(arguments[0]);
+"""
+HOLD_BACK_THE_STATE = """
+const held = new Promise((release) => { window.release = release; });
+const ask = window.asked = window.fetch;
+window.fetch = async (path, ...more) => {
+  const answer = await ask(path, ...more);
+  if (path === "/api/state") await held;
+  return answer;
+};
+"""
+RUN = """
+const [headers, body] = [{"Content-Type": "application/json"}, JSON.stringify({text: arguments[0]})];
+return fetch("/api/run", {method: "POST", headers, body}).then((answer) => answer.status);
+"""
+RUN_IS_DONE = """
+return asked("/api/state").then((answer) => answer.json()).then(({running}) => running.state === "done");
 """
 SCROLL = """
 const list = document.querySelector(arguments[0]);
@@ -114,7 +130,7 @@ def test_the_whole_way_from_a_photo_to_the_folder(window: Browser, tmp_path: Pat
         window.press("escape")
         until(window, "return document.querySelector('.picked .values').textContent.includes('★★★★')")
 
-        window.open(f"http://{address.host}:{address.port}/")  # the cookie lets in, and what was chosen is still there
+        window.open(base(address))  # the cookie lets in, and what was chosen is still there
         until(window, "return document.querySelector('#picked').textContent === '1 picked'")
         assert "★★★★" in until(window, "return document.querySelector('.picked .values')?.textContent")
 
@@ -133,6 +149,24 @@ def test_the_whole_way_from_a_photo_to_the_folder(window: Browser, tmp_path: Pat
         assert {place.split("/")[2] for place in asked} == {f"{address.host}:{address.port}"}
         assert complaints(window) == []
     assert len(read_run(tmp_path / "out").records) == 4  # two variations, and the picked one of the two other photos
+
+
+def test_an_answer_that_comes_late_does_not_undo_what_was_heard_since(window: Browser, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 1)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        window.cdp("Page.enable")
+        script = window.cdp("Page.addScriptToEvaluateOnNewDocument", source=HOLD_BACK_THE_STATE)
+        try:
+            window.open(base(address))
+        finally:
+            window.cdp("Page.removeScriptToEvaluateOnNewDocument", **script)
+        recipe = f"model: tiny\nphotos: {tmp_path / 'photos'}\nedits: [winter]\noutput: {{folder: {tmp_path / 'out'}}}"
+        assert window.js(RUN, recipe) == 200
+        until(window, RUN_IS_DONE)
+        window.js("release()")
+        until(window, "return document.querySelector('#run-text').textContent.startsWith('Done')")
+        assert complaints(window) == []
 
 
 def test_a_photo_that_is_dropped_is_edited_in_a_box(window: Browser, tmp_path: Path) -> None:

@@ -76,9 +76,14 @@ const finished = calmly(600, () => {
 app.addEventListener("cell", ({ detail: { cell } }) => { picks(); if (over(cell) && cell.photo === app.photo?.id) finished(); });
 
 // --- what the server tells ------------------------------------------------------------------------------------------
+let latest = {};  // what events have said of the state since it was last asked for
+
 async function everything() {
   const first = !app.state;
-  const another = told(await api.state());
+  latest = {};
+  const answer = await api.state();
+  // An answer may be older than the events that came before it: what was heard of in between is believed.
+  const another = told({ ...answer, ...latest });
   if (another) app.cells.forget();
   if (first || another) await app.photos.load(); else app.photos.again();
   app.wall.again();
@@ -94,8 +99,14 @@ const HEARD = {
     if (job.state === "cancelled") app.wall.again();
     if (job.state === "failed") app.banner("form", [job.error, job.hint].filter(Boolean).join(" – "));
   },
-  run: (now) => run.show(now),
-  state: () => api.state().then((state) => { if (told(state)) anew(); }, () => {}),
+  run: (now) => {
+    latest.running = now;
+    if (app.state) run.show(now);
+  },
+  state: (state) => {
+    latest = state;
+    if (told(state)) anew();
+  },
   photos: () => app.photos.again(),
   reset: () => anew(),
 };
@@ -116,5 +127,8 @@ function gone(yes) {
   }, 2000);
 }
 
-everything().catch((refused) => app.refused(refused));
-api.listen(Object.keys(HEARD), (kind, data) => HEARD[kind](data), gone);
+// Only a page that listens asks: nothing happens unheard between an answer and the first event.
+const listens = new Promise((settled) => {
+  api.listen(Object.keys(HEARD), (kind, data) => HEARD[kind](data), (isLost) => { settled(); gone(isLost); });
+});
+listens.then(everything).catch((refused) => app.refused(refused));
