@@ -115,7 +115,7 @@ class Opening:
 
     def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
         devices = tuple(backend(self.machine.backend).devices())
-        if self.device != "cpu" and devices == ("cpu",):
+        if self.device not in ("", "cpu") and devices == ("cpu",):
             raise MissingError(f"this machine has no {self.device}", hint="`ip2pbatch doctor` lists its GPUs")
         spec, open_engine = choose(self.model, self.machine, safety=self.safety, edits=self.edits, note=note)
         spec = dataclasses.replace(spec, sizing=self.sizing or spec.sizing)

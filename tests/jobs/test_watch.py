@@ -20,7 +20,7 @@ from runs import LONG, make_photos, many, strays
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.plan.unedited import Tally
-from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.devices.processes import Process, Processes
 from ip2pbatch.run.engine import Result
 from ip2pbatch.run.incoming.arrivals import Arrivals
 
@@ -201,9 +201,9 @@ def test_workers_stay_between_batches_and_one_that_ends_meanwhile_is_replaced(
     command: CommandLine, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, folder, out = files(tmp_path, 6), tmp_path / "in", tmp_path / "out"
-    started: list[Member] = []
-    start = Member.start
-    monkeypatch.setattr(Member, "start", lambda *given: started.append(start(*given)) or started[-1])
+    started: list[Process] = []
+    start = Processes.start
+    monkeypatch.setattr(Processes, "start", lambda *given: started.append(start(*given)) or started[-1])
 
     def drop() -> None:
         for batch in range(3):
@@ -222,7 +222,7 @@ def test_workers_stay_between_batches_and_one_that_ends_meanwhile_is_replaced(
     assert "cpu-1 was killed" in said.err
     assert "another worker takes its place" in said.err
     assert len(started) == 3
-    assert all(member.process.returncode is not None for member in started), "no process is left"
+    assert all(one.process.returncode is not None for one in started), "no process is left"
     assert sorted(made(out).values()) == [1] * 6
     assert not strays(out)
 

@@ -1,4 +1,4 @@
-"""The processes of a run: a worker a device, what each of them is, and what ends one.
+"""The workers of a run: one a device, what each of them is, and what ends one.
 
 with Crew(devices, opening, note) as crew:
     identity = crew.open()                   # what all of them are
@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
 from ip2pbatch.errors import RESOURCES, USAGE, UsageError, WorkerError
 from ip2pbatch.pictures.marks.signer import Signer
+from ip2pbatch.run.devices.links import Launcher
 from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.devices.processes import Processes
 from ip2pbatch.run.devices.wire import Close, Identity, Load, Open, Opened, Opening, Ready, Told, Trouble, unsigned
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -38,16 +38,19 @@ log = logging.getLogger("ip2pbatch.run")
 
 
 class Crew:
-    """A worker process for each of `devices`, whose engine `opening` opens there; `note` hears what is worth knowing.
+    """A worker for each of `devices`, started by `launcher`, whose engine `opening` opens there; `note` hears what is
+    worth knowing.
 
-    Used from one thread. At the end of the block no process is left.
+    Used from one thread. At the end of the block no worker is left.
     """
 
     def __init__(
-        self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None], *,
+        self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None],
+        launcher: Launcher | None = None, *,
         clock: Callable[[], float] = time.monotonic, quiet: float = _QUIET, lost: float = _LOST,
     ) -> None:  # fmt: skip
         self._devices, self._opening, self.note = tuple(devices), opening, note
+        self._launcher: Launcher = launcher or Processes()
         self.clock, self._quiet, self._lost = clock, quiet, lost
         self.members: list[Member] = []
         self.fallen = 0
@@ -68,7 +71,7 @@ class Crew:
         self.close(now=kind is not None)
 
     def close(self, *, now: bool = False) -> None:
-        """No process is left; one that is at work may not finish it. Safe to call twice."""
+        """No worker is left; one that is at work may not finish it. Safe to call twice."""
         for member in self.at_work:
             member.kill() if now else member.say(Close())
         for member in self.at_work:
@@ -76,7 +79,7 @@ class Crew:
 
     @property
     def at_work(self) -> list[Member]:
-        """Those whose process has not ended."""
+        """Those that have not ended."""
         return [member for member in self.members if member.state != "gone"]
 
     def open(self) -> Identity:
@@ -87,8 +90,8 @@ class Crew:
             self.close()
             self._devices, self._identity = self.identity.devices, None
             self.members.clear()
-        for name, device in zip(names_of(self._devices), self._devices, strict=True):
-            self._start(name, device, len(self._devices))
+        for post, device in zip(self._launcher.names(self._devices), self._devices, strict=True):
+            self._start(post, device, len(self._devices))
         self._until_open()
         return self.identity
 
@@ -110,21 +113,27 @@ class Crew:
         Raises WorkerError where none can.
         """
         assert options.deliver is not None, "a run of several processes delivers"
-        self._load = Load.of(run, options.deliver, options, signer, len(self.at_work))
+        self._load = Load.of(run, options.deliver, options, signer, self._launcher.beside(len(self.at_work)))
         for member in self.at_work:
-            self._have_load(member)
+            if member.state == "open":
+                self._have_load(member)
         while self._ready is None:
             for member, word in self.words():
                 self.hear(member, word)
-            if not self.at_work and self.trouble:
+            if self.trouble and not self._there:
                 raise self.trouble
         return self._ready
 
+    @property
+    def _there(self) -> int:
+        """How many workers have said what they are."""
+        return sum(member.state not in ("opening", "gone") for member in self.members)
+
     def words(self, seconds: float = LOOK) -> Iterator[tuple[Member, object]]:
         """What workers say within so many seconds; the Trouble of one whose process has ended is its last word."""
-        lines = {member.line.connection: member for member in self.at_work}
-        for line in wait(list(lines), seconds):
-            yield from self._words_of(lines[line])  # type: ignore[index]
+        members = {id(member.link): member for member in self.at_work}
+        for link in self._launcher.heard([member.link for member in members.values()], seconds):
+            yield from self._words_of(members[id(link)])
         self._look_after()
 
     def _words_of(self, member: Member) -> Iterator[tuple[Member, object]]:
@@ -136,7 +145,7 @@ class Crew:
                 return
             member.heard, member.silent = self.clock(), False
             yield member, word
-            if member.state == "gone" or not member.line.connection.poll():
+            if member.state == "gone" or not member.link.has_more():
                 return
 
     def hear(self, member: Member, word: object) -> None:
@@ -158,7 +167,7 @@ class Crew:
         error = WorkerError(f"{member.name}: {trouble.message}", trouble.code, hint=trouble.hint or _LOG)
         log.warning("%s goes on without: %s", member.name, trouble.trace or trouble.message)
         self.trouble = self.trouble or error
-        if self._load is not None and self.at_work:
+        if (self._load is not None or self._is_elastic) and self.at_work:
             self.note(f"{error}; the others go on without it")
 
     def died(self, member: Member, reason: str) -> None:
@@ -169,27 +178,34 @@ class Crew:
         if starts == _STARTS:
             self.fell(member, f"{reason}, as {_STARTS - 1} workers before it did that had not begun")
             return
-        self._deaths[member.name] += 1
-        if self._deaths[member.name] >= _DEATHS:
+        self._deaths[member.post] += 1
+        if self._deaths[member.post] >= _DEATHS:
             self.fell(member, f"{reason}, as {_DEATHS} workers before it did that made nothing")
             return
         member.end()
         self.fallen += 1
         self.note(f"{member.name} {reason}: another worker takes its place")
         self.members.remove(member)
-        self._start(member.name, member.device, len(self._devices))
+        self._start(member.post, member.device, len(self._devices))
         self.members[-1].starts = starts + 1
 
     def lives(self, member: Member) -> None:
         """A worker has made something."""
-        self._deaths.pop(member.name, None)
+        self._deaths.pop(member.post, None)
 
-    def _start(self, name: str, device: str, workers: int) -> None:
-        member = Member.start(name, device, environment(device, workers), self.clock)
+    @property
+    def _is_elastic(self) -> bool:
+        return self._launcher.least is not None
+
+    def _start(self, post: str, device: str, workers: int) -> None:
+        member = Member(post, device, self._launcher.start(post, device, workers), self.clock())
         self.members.append(member)
         member.say(Open(self._opening(device, workers)))
 
     def _until_open(self) -> None:
+        if (least := self._launcher.least) is not None:
+            self._until_least(least)
+            return
         while any(member.state == "opening" for member in self.members):
             for member, word in self.words():
                 self.hear(member, word)
@@ -200,8 +216,18 @@ class Crew:
             if why := _unlike(member, self.identity):
                 raise UsageError(why, hint=_FIT)
 
+    def _until_least(self, least: int) -> None:
+        """As many have opened as it begins with; what the first is, all others have to be."""
+        while self._there < least:
+            for member, word in self.words():
+                self.hear(member, word)
+            if self.trouble and len(self.at_work) < least:
+                raise self.trouble
+
     def _opened(self, member: Member, word: Opened) -> None:
         member.identity, member.state, member.doing = word.identity, "open", ""
+        if self._is_elastic:
+            self._identity = self._identity or word.identity
         if self._identity is None:  # it is known when all have spoken
             return
         if why := _unlike(member, self._identity):
@@ -245,34 +271,7 @@ class Crew:
 
 _RUN_AGAIN = "run again to go on; with fewer workers where memory ran out"
 _LOG = "the run's log says more"
-_SEEN_BY = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}  # what says which GPUs a process sees
 _FIT = "leave it out, or give flags that fit all"
-
-
-def names_of(devices: Sequence[str]) -> list[str]:
-    """How people know the workers: by their device, numbered where several share it."""
-    shared, seen = Counter(devices), Counter[str]()
-    names = []
-    for device in devices:
-        seen[device] += 1
-        names.append(f"{device}-{seen[device]}" if shared[device] > 1 else device)
-    return names
-
-
-def environment(device: str, workers: int) -> dict[str, str]:
-    """What a worker's process finds: its share of the cores, where nobody says how many threads there are to be, and
-    of the GPUs its own alone.
-    """
-    found = {}
-    if "OMP_NUM_THREADS" not in os.environ and workers > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        found["OMP_NUM_THREADS"] = str(max(1, cores // workers))
-    kind, _, number = device.partition(":")
-    if variable := _SEEN_BY.get(kind):
-        seen = [part for part in os.environ.get(variable, "").split(",") if part]
-        at = int(number or 0)
-        found[variable] = (seen[at] if at < len(seen) else "-1") if seen else str(at)
-    return found
 
 
 def _unlike(member: Member, first: Identity) -> str:

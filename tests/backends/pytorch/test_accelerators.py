@@ -17,7 +17,7 @@ from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import on_torch, pipelines, precision
 from ip2pbatch.engine.bench import gate
 from ip2pbatch.errors import MissingError, UsageError
-from ip2pbatch.run.devices.crew import environment
+from ip2pbatch.run.devices.processes import environment
 from ip2pbatch.run.engine import OutOfMemory
 from ip2pbatch.run.machine import Machine, device_of, devices_of
 

@@ -21,6 +21,8 @@ from ip2pbatch.errors import UsageError, WorkerError
 from ip2pbatch.jobs.standing import standing
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.run.devices.crew import Crew
+from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.devices.processes import Process
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import Invocation
 from ip2pbatch.run.directory.view import read_run
@@ -44,6 +46,11 @@ def alone(tmp_path: Path, plan: Plan) -> dict[str, str]:
     """The delivered files of one process."""
     assert carry_out(tmp_path / "alone", plan, FakeEngine()) == 0
     return digests(tmp_path / "alone")
+
+
+def pid_of(member: Member) -> int:
+    assert isinstance(member.link, Process)
+    return member.link.process.pid
 
 
 def assert_whole(out: Path, plan: Plan, files: dict[str, str]) -> None:
@@ -87,8 +94,8 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost_or_twice(
                     time.sleep(0.005)
                 at_work = [member for member in crew.members if member.state == "busy"]
                 for member in chance.sample(at_work, min(1, len(at_work))):
-                    killed.append(member.process.pid)
-                    os.kill(member.process.pid, signal.SIGKILL)
+                    killed.append(pid_of(member))
+                    os.kill(pid_of(member), signal.SIGKILL)
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -225,7 +232,7 @@ def test_a_worker_that_is_silent_is_named_and_ended(tmp_path: Path, plan: Plan, 
         def work() -> None:
             while (member := crew.members[1]).state != "busy":
                 time.sleep(0.005)
-            os.kill(member.process.pid, signal.SIGSTOP)
+            os.kill(pid_of(member), signal.SIGSTOP)
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -269,7 +276,7 @@ def test_a_killed_parent_leaves_no_worker_and_the_lock_is_free(
 
     def run() -> int:
         def note(crew: Crew) -> None:
-            pids.write_text("\n".join(str(member.process.pid) for member in crew.members))
+            pids.write_text("\n".join(str(pid_of(member)) for member in crew.members))
 
         return by_crew(out, plan, fault=Fault(wait=60), watching=note).exit_code
 
