@@ -11,6 +11,8 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 WORKERS ?= 2
+# The tests start a thousand processes: modules are compiled for the first of them, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .NOTPARALLEL:
 .PHONY: install demo test check coverage floor soak dist check-dist docs clean
