@@ -19,6 +19,7 @@ _LITTER = (
     ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "._*", ".directory", ".apdisk", ".localized",
     ".trash*", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".volumeicon.icns",
 )  # fmt: skip
+_IS_LITTER = re.compile("|".join(map(fnmatch.translate, _LITTER)))
 _SHOWN = 3  # suffixes that are named of files that are no pictures
 
 
@@ -97,8 +98,7 @@ _OTHERS = {
 
 def is_litter(name: str) -> bool:
     """Whether a file is what systems leave in folders of photos, which nobody wants to hear of."""
-    lower = name.lower()
-    return any(fnmatch.fnmatchcase(lower, pattern) for pattern in _LITTER)
+    return _IS_LITTER.match(name.lower()) is not None
 
 
 def unread_by_suffix(suffix: str) -> Unread | None:
