@@ -101,6 +101,18 @@ def scan(folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: 
     )  # fmt: skip
 
 
+def named(folders: Sequence[PhotoFolder]) -> list[tuple[str, Path]]:
+    """The names and places of what `scan` would look at in folders without a manifest, by name; no file is opened.
+
+    Raises PlanError where a folder is gone.
+    """
+    walk, prefixed = Walk(), sum(map(_is_folder, folders)) > 1
+    for folder in folders:
+        walk.visit(folder, _prefix(folder, prefixed))
+    found = [(name, Path(path)) for name, path, _ in _once(walk.files)]
+    return sorted(found + [(one.name, one.path) for one in walk.broken])
+
+
 def _is_folder(folder: PhotoFolder) -> bool:
     return folder.manifest is not None or os.path.isdir(folder.folder)  # noqa: PTH112 (it raises nothing)
 

@@ -23,7 +23,6 @@ from ip2pbatch.studio import messages as say
 from ip2pbatch.studio.broadcast import Hub
 from ip2pbatch.studio.tables import Asked, NotThereError
 
-_LISTED_AGAIN = 10.0  # seconds after which a page that asks for the first photos has the folder looked at anew
 _LASTING = "private, max-age=3600"
 
 
@@ -168,7 +167,7 @@ def photos(desk: Desk, asked: Asked) -> say.Photos:
     """The photos that were given and those that were dropped in, with their sizes."""
     query: say.Page = asked.query
     if query.offset == 0:
-        desk.of.shelf.refresh(after=_LISTED_AGAIN)
+        desk.of.list_again()
     total, found = desk.of.shelf.page(query.offset, query.limit, query.search)
     return say.Photos(total=total, photos=[desk.photo_said(photo) for photo in found])
 

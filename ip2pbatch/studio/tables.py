@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 from anyio import CapacityLimiter
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -107,8 +107,15 @@ async def _answered(
     endpoint: Endpoint[Desk], desk: Desk, request: Request, limiter: CapacityLimiter | None
 ) -> Response:
     try:
-        asked = await _read(endpoint, request)
-        said = await anyio.to_thread.run_sync(partial(endpoint.call, desk, asked), limiter=limiter)
+        call = partial(endpoint.call, desk, await _read(endpoint, request))
+        if limiter is None:
+            said = await anyio.to_thread.run_sync(call)
+        else:
+            async with limiter:
+                await _refuse_gone(request)
+                said = await anyio.to_thread.run_sync(call)
+    except ClientDisconnect:
+        return Response(status_code=204)  # to nobody
     except (NotThereError, TooLargeError, ValidationError, Ip2pError, _WrongKindError) as error:
         return refusal(error)
     if isinstance(said, Response):
@@ -134,6 +141,14 @@ async def _read(endpoint: Endpoint[Desk], request: Request) -> Asked:
         body = endpoint.body.model_validate_json(raw or NOTHING_SENT)
     client = re.sub(r"[^A-Za-z0-9_-]", "", request.headers.get("x-client", ""))[:64]
     return Asked(path, query, body, raw, client, request.headers)
+
+
+async def _refuse_gone(request: Request) -> None:
+    """Raises ClientDisconnect where nobody waits any more: a page that is scrolled drops pictures before their turn."""
+    if request.method in ("GET", "HEAD"):
+        await request.body()  # what comes after it is heard of only then
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 async def _body(request: Request, most: int) -> bytes:

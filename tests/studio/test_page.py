@@ -1,4 +1,4 @@
-"""The studio's page in headless Chromium, on the fake engine: the whole way, long lists, hostile text, axe-core."""
+"""The studio's page in headless Chromium, on the fake engine: the whole way, hostile text, axe-core."""
 
 from __future__ import annotations
 
@@ -68,16 +68,6 @@ return fetch("/api/run", {method: "POST", headers, body}).then((answer) => answe
 """
 RUN_IS_DONE = """
 return asked("/api/state").then((answer) => answer.json()).then(({running}) => running.state === "done");
-"""
-SCROLL = """
-const list = document.querySelector(arguments[0]);
-window.scrolled = {most: 0, frames: 0};
-(function next() {
-  list.scrollTop += 900;
-  scrolled.most = Math.max(scrolled.most, document.getElementsByTagName("*").length);
-  scrolled.frames += 1;
-  if (scrolled.frames < 60) requestAnimationFrame(next); else scrolled.over = true;
-})();
 """
 
 
@@ -210,28 +200,6 @@ def test_no_text_of_anybody_runs(window: Browser, tmp_path: Path) -> None:
         until(window, "return document.querySelector('#recipe').value !== ''")
         assert window.js("return window.ran === undefined")
         assert not [place for place in window.requests() if "127.0.0.1:9/" in place]
-
-
-@pytest.mark.skipif(not many(0, 1), reason="of the soak: make soak")
-def test_a_long_list_is_in_the_page_only_as_far_as_it_is_seen(window: Browser, tmp_path: Path) -> None:
-    """Hard links, so that each is a photo of its own name."""
-    make_photos(tmp_path / "photos", 1)
-    (photo,) = (tmp_path / "photos").rglob("*.jpg")
-    total = 400
-    for number in range(1, total):
-        (tmp_path / "photos" / f"{number:05}.jpg").hardlink_to(photo)
-    with served(tmp_path / "photos", tmp_path / "out") as address:
-        began(window, address)
-        until(
-            window,
-            "return document.querySelector('.photo[title]')?.getAttribute('aria-setsize') === arguments[0]",
-            str(total),
-        )
-        window.js(SCROLL, "#rail")
-        until(window, "return scrolled.over")
-        assert window.js("return scrolled.most") < 1000
-        assert window.js("return document.querySelector('#rail').scrollTop") > 10_000
-        until(window, "return document.querySelectorAll('.photo img[src]').length > 4")
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ip2pbatch.run.stop import Stop
 
 _LOOK = 0.4  # seconds between two looks at a run that others may write
+_LISTED_AGAIN = 10.0  # seconds after which a page that asks for the first photos has the folder looked at anew
 _REMEMBERED = 500  # requests that are over and still known
 log = logging.getLogger("ip2pbatch.jobs")
 
@@ -96,7 +97,7 @@ class Exploration:
         self._numbers = itertools.count(1)
         self._following = Following(setting.ground.out, self._read, self.board.recorded)
         self._looking, self._writes = threading.Lock(), False
-        self._quiet = threading.Event()
+        self._quiet, self._asks_for_photos = threading.Event(), False
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -270,11 +271,23 @@ class Exploration:
         if set(self.board.ids) != before:
             self.told.everything()
 
+    def list_again(self) -> None:
+        """Have the folder looked at anew, if that was a while ago, behind whoever asks. Raises PlanError where it was
+        gone the last time.
+        """
+        self._asks_for_photos = True
+        if self.shelf.problem is not None:
+            raise self.shelf.problem
+
     def follow(self) -> None:
-        """Until the end: look at the run, again and again."""
+        """Until the end: look at the run, again and again, and at the photos when somebody has asked for them."""
         while not self._quiet.wait(_LOOK):
             with suppress(Ip2pError, OSError):
                 self.catch_up()
+            if self._asks_for_photos:
+                self._asks_for_photos = False
+                with suppress(Ip2pError, OSError):
+                    self.shelf.refresh(after=_LISTED_AGAIN)
 
     def stop(self) -> None:
         """Have both threads end: what is at work stops within a step, and nothing that was made is lost."""

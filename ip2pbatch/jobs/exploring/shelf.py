@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ip2pbatch.disk.atomic import disk_error
-from ip2pbatch.errors import PhotoError
-from ip2pbatch.plan.folder_walk import SUFFIXES, Walk
+from ip2pbatch.errors import Ip2pError, PhotoError
+from ip2pbatch.plan.folder_walk import SUFFIXES
 from ip2pbatch.plan.photo_digests import MAX_PIXELS, look, oriented_size
-from ip2pbatch.plan.written.recipe import PhotoFolder
 
 UPLOADS = "uploads"
 MOST_BYTES = 100 << 20
@@ -53,47 +52,51 @@ Lister = Callable[[], Iterable[tuple[str, Path]]]
 """The photos that were given, by name: walked anew each time."""
 
 
-def in_folder(folder: PhotoFolder) -> Lister:
-    """The photos of a folder as a recipe means it: links that lead out of it are passed over."""
-
-    def listed() -> Iterable[tuple[str, Path]]:
-        walk = Walk()
-        walk.visit(folder, "")
-        found = [(name, Path(path)) for name, path, _ in walk.files]
-        return sorted(found + [(one.name, one.path) for one in walk.broken])
-
-    return listed
-
-
 @dataclass(slots=True)
 class Shelf:
-    """Photos by id, in order; dropped ones first. Safe to use from several threads."""
+    """Photos by id, in order; dropped ones first. Safe to use from several threads.
+
+    `problem` says why they could not be listed the last time.
+    """
 
     lister: Lister
     uploads: Path
     changed: Callable[[], None] = lambda: None
+    problem: Ip2pError | None = None
     _photos: dict[str, Listed] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)
     _facts: dict[str, tuple[object, Facts]] = field(default_factory=dict)
     _small: OrderedDict[tuple[str, int, object], bytes] = field(default_factory=OrderedDict)
+    _bytes: int = 0
     _listed: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _listing: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return len(self._photos)
 
     def refresh(self, *, after: float = 0.0) -> bool:
         """List anew, where that was so many seconds ago; whether anything is another than before. Raises PlanError
-        where the folder is gone.
+        where the folder is gone, which is its `problem` until it is listed again.
         """
-        if time.monotonic() - self._listed < after:
-            return False
-        self._listed = time.monotonic()
-        found = [*self._dropped(), *self.lister()]
-        photos = {one.id: one for one in (listed(name, path) for name, path in found)}
-        with self._lock:
-            changed = list(photos) != list(self._photos)
-            self._photos, self._ids = photos, {str(one.path): one.id for one in photos.values()}
+        with self._listing:
+            if time.monotonic() - self._listed < after:
+                return False
+            try:
+                found = [*self._dropped(), *self.lister()]
+            except Ip2pError as error:
+                was, self.problem = self.problem, error
+                if str(was) != str(error):
+                    self.changed()
+                raise
+            finally:
+                self._listed = time.monotonic()
+            places = _Places()
+            photos = {one.id: one for one in (listed(name, path, places) for name, path in found)}
+            with self._lock:
+                changed = list(photos) != list(self._photos) or self.problem is not None
+                self._photos, self._ids = photos, {str(one.path): one.id for one in photos.values()}
+                self.problem = None
         if changed:
             self.changed()
         return changed
@@ -151,9 +154,10 @@ class Shelf:
                 return self._small[place]
         data = _jpeg(photo.path, side)
         with self._lock:
+            self._bytes += len(data) - len(self._small.get(place, b""))
             self._small[place] = data
-            while len(self._small) > 1 and sum(map(len, self._small.values())) > _HELD:
-                self._small.popitem(last=False)
+            while len(self._small) > 1 and self._bytes > _HELD:
+                self._bytes -= len(self._small.popitem(last=False)[1])
         return data
 
     def take_in(self, data: bytes, name: str) -> Listed:
@@ -185,9 +189,22 @@ class Shelf:
         return path
 
 
-def listed(name: str, path: Path) -> Listed:
+class _Places(dict[str, str]):
+    """Where folders really are, each looked up once."""
+
+    def __missing__(self, folder: str) -> str:
+        self[folder] = os.path.realpath(folder)
+        return self[folder]
+
+    def of(self, path: Path) -> str:
+        """Where a file really is: in its folder, if it is no link."""
+        folder, name = os.path.split(path)
+        return os.path.realpath(path) if path.is_symlink() else os.path.join(self[folder], name)  # noqa: PTH118
+
+
+def listed(name: str, path: Path, places: _Places | None = None) -> Listed:
     """A photo with its id."""
-    real = os.path.realpath(path)
+    real = (_Places() if places is None else places).of(path)
     digest = hashlib.sha256(real.encode("utf-8", "surrogateescape")).hexdigest()
     return Listed(digest[:16], name, path, real)
 

@@ -28,7 +28,7 @@ export function windowed(scroller, sheet, layout, settled = () => {}) {
     last = place;
     const items = new Map([...now.between(part)].map((item) => [item.key, item]));
     for (const [key, { element }] of shown) {
-      if (!items.has(key)) { element.remove(); shown.delete(key); }
+      if (!items.has(key)) { element.remove(); letGo(element); shown.delete(key); }
     }
     let next = sheet.firstChild;
     for (const [key, item] of items) {
@@ -65,6 +65,11 @@ export function windowed(scroller, sheet, layout, settled = () => {}) {
   addEventListener("resize", ask);
   new ResizeObserver(ask).observe(scroller);
   return { draw: ask, element: (key) => shown.get(key)?.element };
+}
+
+// A picture that has not come is waited for no longer: a browser asks for few at a time, and those that are seen come first.
+function letGo(element) {
+  for (const image of element.querySelectorAll("img[src]")) if (!image.complete) image.removeAttribute("src");
 }
 
 // A picture's address waits in data-src until scrolling has come to rest.

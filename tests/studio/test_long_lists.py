@@ -1,0 +1,85 @@
+"""Lists of any length in the studio's page: what is in it, what is asked for, what is left out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from runs import LONG, make_photos, many
+from studios import served
+from test_page import began, complaints, until
+
+from ip2pbatch.jobs.exploring import shelf
+
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
+]
+
+SCROLL = """
+const [list, by, frames] = [document.querySelector(arguments[0]), arguments[1], arguments[2]];
+window.scrolled = {most: 0, frames: 0};
+(function next() {
+  list.scrollTop += by;
+  scrolled.most = Math.max(scrolled.most, document.getElementsByTagName("*").length);
+  scrolled.frames += 1;
+  if (scrolled.frames < frames) requestAnimationFrame(next); else scrolled.over = true;
+})();
+"""
+LISTED = "return document.querySelector('.photo[title]')?.getAttribute('aria-setsize') === arguments[0]"
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as window:
+        yield window
+
+
+def alike(folder: Path, count: int) -> Path:
+    """A folder of photos that are one file by many names."""
+    make_photos(folder, 1)
+    (photo,) = folder.rglob("*.jpg")
+    for number in range(1, count):
+        (folder / f"{number:05}.jpg").hardlink_to(photo)
+    return folder
+
+
+def test_a_long_list_is_in_the_page_only_as_far_as_it_is_seen(window: Browser, tmp_path: Path) -> None:
+    total = many(400, 10_000)
+    with served(alike(tmp_path / "photos", total), tmp_path / "out") as address:
+        began(window, address)
+        until(window, LISTED, str(total))
+        window.js(SCROLL, "#rail", 900, many(20, 60))
+        until(window, "return scrolled.over")
+        assert window.js("return scrolled.most") < 1000
+        assert window.js("return document.querySelector('#rail').scrollTop") > 10_000
+        until(window, "return document.querySelectorAll('.photo img[src]').length > 4")
+        assert complaints(window) == []
+
+
+def test_pictures_that_are_scrolled_past_are_waited_for_no_longer(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, goes_on, made = shelf._jpeg, threading.Event(), list[str]()
+
+    def slow(path: Path, side: int | None) -> bytes:
+        assert goes_on.wait(LONG)
+        made.append(path.name)
+        return real(path, side)
+
+    monkeypatch.setattr(shelf, "_jpeg", slow)
+    with served(alike(tmp_path / "photos", 300), tmp_path / "out") as address:
+        began(window, address)
+        until(window, LISTED, "300")
+        until(window, "return document.querySelectorAll('.photo img[src]').length > 8")
+        window.js("window.passed = [...document.querySelectorAll('.photo img')]; rail.scrollTop = 9000")
+        until(window, "return passed.every((image) => !image.isConnected && !image.hasAttribute('src'))")
+        until(window, "return document.querySelectorAll('.photo img[src]').length > 8")
+        goes_on.set()
+        until(window, "return [...document.querySelectorAll('.photo img[src]')].every((one) => one.naturalWidth)")
+        seen: list[Any] = window.js("return [...document.querySelectorAll('.photo')].map((one) => one.title)")
+        assert set(seen) <= set(made)
