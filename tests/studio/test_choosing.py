@@ -94,6 +94,21 @@ def test_picked_cells_become_a_recipe_of_the_folder(chosen: Studio) -> None:
     assert chosen.page.get("/api/download/recipe").text == text
 
 
+def test_picks_of_one_instruction_become_a_recipe_that_runs(tmp_path: Path) -> None:
+    """Seeds, scales, and a link of a chain beside the same edit alone."""
+    make_photos(tmp_path / "photos", 2)
+    with studio(tmp_path / "photos", tmp_path / "out") as opened:
+        edits = [{"instruction": "add fog"}, {"chain": ["add fog", "add stars"], "keep": "all"}]
+        body = {"photos": opened.photos[:1], "edits": edits, "text": [5, 7], "seeds": [1, 2]}
+        made = [cell["key"] for cell in opened.over(opened.page.post("/api/jobs", json=body).json())["cells"]]
+        text = opened.page.post("/api/recipe/from", json={"cells": made}).json()["text"]
+        said = opened.page.post("/api/recipe/check", json={"text": text}).json()
+        assert [one for one in said["messages"] if not one["warning"]] == []
+        assert (said["plan"]["edits"], said["plan"]["edits_left"]) == (16, 8)  # (4 + 4 chained) of two photos
+        ids = [spec.id for spec in parse_recipe(text, opened.desk.of.setting.recipe_place).edits]
+        assert ids[:3] == ["add-fog", "add-fog-2", "add-fog-3"]
+
+
 def test_downloads_are_at_the_photo_s_size_with_its_mark(chosen: Studio, tmp_path: Path) -> None:
     cell = next(one for one in cells(chosen) if one["instruction"] == "add snow")
     said = chosen.page.get(f"/api/download/picture/{cell['key']}")

@@ -21,6 +21,7 @@ from ip2pbatch.jobs.forecast import Forecast, forecast
 from ip2pbatch.jobs.job import Job, Selection, make_job
 from ip2pbatch.plan.written.as_text import flow, quoted
 from ip2pbatch.plan.written.recipe import Recipe, parse_recipe
+from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.show.cells import Cell
 from ip2pbatch.show.picks import Origin, pick_of
@@ -121,17 +122,29 @@ def recipe_from(cells: Sequence[Seen], setting: Setting) -> str:
         raise PlanError("no cell is chosen", hint="pick one first")
     out, photos = setting.ground.out, [flow(_plain(one)) for one in setting.photos] or [quoted(str(setting.uploads))]
     origin = Origin(setting.called or "explored", setting.ground.model, "", out)
-    edits: dict[str, None] = {}
-    for seen in cells:
-        strength = "" if seen.strip.strength is None else f", strength: {seen.strip.strength!r}"
-        edits[f"{{{pick_of(_chain(seen), origin)['recipe']}{strength}}}"] = None
     more = [f"{key}: {flow(value)}" for key, value in setting.ground.more.items() if key not in ("steps", "sampler")]
     lines = [
         f"name: {quoted(origin.name)}", f"model: {quoted(origin.model)}", *more,
-        "photos:", *(f"  - {photo}" for photo in photos), "edits:", *(f"  - {edit}" for edit in edits),
+        "photos:", *(f"  - {photo}" for photo in photos), "edits:", *(f"  - {edit}" for edit in _edits(cells, origin)),
         f"output: {{folder: {quoted(str(out))}}}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _edits(cells: Sequence[Seen], origin: Origin) -> Iterator[str]:
+    """An edit for each cell but its photo, in a recipe's words. Two of one instruction need names of their own."""
+    said, names = set[str](), set[str]()
+    for seen in cells:
+        strength = "" if seen.strip.strength is None else f", strength: {seen.strip.strength!r}"
+        edit = f"{pick_of(_chain(seen), origin)['recipe']}{strength}"
+        if edit in said:
+            continue
+        said.add(edit)
+        name = name_of([link.instruction for link in seen.strip.edits[: seen.link]])
+        if name in names:
+            edit = f"id: {quoted(name := free(name, names))}, {edit}"
+        names.add(name)
+        yield f"{{{edit}}}"
 
 
 def _plain(photos: Any) -> Any:
