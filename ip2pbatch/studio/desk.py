@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
@@ -108,7 +109,7 @@ class Desk:
         return say.Cell(
             key=seen.id, photo=self.of.shelf.id_of(strip.photo.path), photo_name=strip.photo.name,
             instruction=edit.instruction, links=[one.instruction for one in strip.edits], link=seen.link,
-            negative=edit.negative, region=edit.region.written if edit.region else None, text=edit.guidance.text,
+            negative=edit.negative, region=_region(seen), text=edit.guidance.text,
             image=edit.guidance.image, seed=edit.seed, strength=1.0 if strip.strength is None else strip.strength,
             state=seen.state, reason=seen.reason, step=live.step if live else 0,
             steps=live.steps if live and live.steps else edit.steps, preview=live.preview if live else 0,
@@ -153,6 +154,13 @@ class Desk:
             id=photo.id, name=photo.name, width=facts.width, height=facts.height, error=facts.error or None,
             cells=self.of.board.count(photo.path),
         )  # fmt: skip
+
+
+def _region(seen: Seen) -> dict[str, Any] | None:
+    """Where a cell is edited, as a recipe says it, its soft edge included; None for everywhere."""
+    if seen.edit.region is None or not (written := seen.edit.region.written):
+        return None
+    return written | ({"feather": seen.strip.feathers[seen.link - 1]} if seen.strip.feathers else {})
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,10 @@ from typing import Any
 DRIVER = shutil.which("chromedriver")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
-KEYS = {"right": "\ue014", "left": "\ue012", "home": "\ue011", "end": "\ue010", "escape": "\ue00c", "enter": "\ue007"}
+KEYS = {
+    "right": "\ue014", "left": "\ue012", "up": "\ue013", "down": "\ue015", "home": "\ue011", "end": "\ue010",
+    "escape": "\ue00c", "enter": "\ue007", "tab": "\ue004", "space": " ", "shift": "\ue008",
+}  # fmt: skip
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
@@ -63,9 +66,33 @@ class Browser:
         self._call("POST", f"/element/{self._element(selector)}/value", {"text": text})
 
     def press(self, *keys: str) -> None:
-        """Keys to whatever has the focus."""
-        strokes = [{"type": kind, "value": KEYS.get(k, k)} for k in keys for kind in ("keyDown", "keyUp")]
+        """Keys to whatever has the focus, one after another; "shift+tab" are two at once."""
+        strokes = []
+        for chord in keys:
+            held = [KEYS.get(key, key) for key in (chord.split("+") if len(chord) > 1 else [chord])]
+            strokes += [{"type": "keyDown", "value": key} for key in held]
+            strokes += [{"type": "keyUp", "value": key} for key in reversed(held)]
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
+    def area(self, selector: str) -> tuple[float, float, float, float]:
+        """Where an element is in the window, brought into sight: left, top, width and height in pixels."""
+        body = """
+        const element = document.querySelector(arguments[0]);
+        element.scrollIntoView({block: "nearest", inline: "nearest"});
+        const {x, y, width, height} = element.getBoundingClientRect();
+        return [x, y, width, height];
+        """
+        left, top, width, height = self.js(body, selector)
+        return left, top, width, height
+
+    def drag(self, selector: str, *places: tuple[float, float]) -> None:
+        """A mouse pressed at the first of `places`, moved over the others and let go; they are shares of an element."""
+        left, top, width, height = self.area(selector)
+        points = [(round(left + x * width), round(top + y * height)) for x, y in places]
+        moves = [{"type": "pointerMove", "x": x, "y": y, "duration": 0} for x, y in points]
+        pressed = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": pressed}
+        self._call("POST", "/actions", {"actions": [mouse]})
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))

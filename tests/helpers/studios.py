@@ -90,9 +90,9 @@ def with_engine(monkeypatch: pytest.MonkeyPatch, engine: EditEngine) -> None:
 
 
 @contextmanager
-def served(what: Path | None, out: Path | None = None) -> Iterator[Address]:
-    """A server of its own on the loopback, at a port that was free."""
-    listening, address = bound("127.0.0.1", 0, None)
+def served(what: Path | None, out: Path | None = None, *, port: int = 0) -> Iterator[Address]:
+    """A server of its own on the loopback, at a port that was free where none is named."""
+    listening, address = bound("127.0.0.1", port, None)
     setting, begun, ends = setting_of(what, out, "tiny", Machine(backend="fake")), threading.Event(), threading.Event()
     thread = threading.Thread(target=serve, args=(setting, listening, address, begun.set, ends))
     thread.start()

@@ -21,7 +21,7 @@ from ip2pbatch.plan.written.recipe import parse_recipe
 from ip2pbatch.run.engine import Hook, Pending, Result, Source
 
 FAKE = jobs.Machine(backend="fake")
-REGION = {"polygon": [[[0, 0], [50, 0], [50, 100], [0, 100]]]}
+SOFT = {"polygon": [[[0, 0], [50, 0], [50, 100], [0, 100]]], "feather": 3}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         edits = [
             {"instruction": "make it winter"},
             {"instruction": "add fog", "negative": "rain", "strength": 0.5},
-            {"instruction": "add snow", "region": REGION},
+            {"instruction": "add snow", "region": SOFT},
             {"chain": ["make it night", "add stars"], "keep": "all"},
         ]
         body = {"photos": opened.photos[:1], "edits": edits, "text": [7], "seeds": [5]}
@@ -50,7 +50,7 @@ def cells(opened: Studio, **query: Any) -> list[dict[str, Any]]:
 def test_cells_say_what_they_are(chosen: Studio) -> None:
     found = {cell["instruction"]: cell for cell in cells(chosen)}
     assert (found["add fog"]["negative"], found["add fog"]["strength"]) == ("rain", 0.5)
-    assert found["add snow"]["region"] == REGION
+    assert found["add snow"]["region"] == SOFT
     assert (found["add stars"]["links"], found["add stars"]["link"]) == (["make it night", "add stars"], 2)
     assert found["make it winter"]["text"] == 7
     assert [cell["instruction"] for cell in cells(chosen, only="picked")] == ["add fog", "add snow", "add stars"]

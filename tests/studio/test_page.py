@@ -118,11 +118,11 @@ def test_the_whole_way_from_a_photo_to_the_folder(window: Browser, tmp_path: Pat
         assert window.js("return document.querySelector('#split').value") == "53"
         window.js(FILL, "#note", "the one")
         window.press("escape")
-        until(window, "return document.querySelector('.picked .values').textContent.includes('★★★★')")
+        until(window, "return document.querySelector('.picked .rank')?.textContent.includes('★★★★')")
 
         window.open(base(address))  # the cookie lets in, and what was chosen is still there
         until(window, "return document.querySelector('#picked').textContent === '1 picked'")
-        assert "★★★★" in until(window, "return document.querySelector('.picked .values')?.textContent")
+        assert "★★★★" in until(window, "return document.querySelector('.picked .rank')?.textContent")
 
         window.js(CLICK, "#use-picks")
         until(window, "return !document.querySelector('#start').disabled")

@@ -44,16 +44,24 @@ export const stop = () => post("/api/run/stop");
 export const photoPicture = (id, side) => query(`/api/photos/${encodeURIComponent(id)}/picture`, { side });
 export const cellPicture = (one, at) => query(`${cell(one.key)}/picture`, { at });
 export const cellPreview = (one) => query(`${cell(one.key)}/preview`, { n: one.preview });  // another address for each
+// Why an address holds no picture, in the server's words.
+export async function why(path) {
+  const answer = await fetch(path, { headers: { "X-Client": CLIENT } }).catch(() => null);
+  const said = answer && !answer.ok ? await answer.json().catch(() => null) : null;
+  return said ? [said.error, said.hint].filter(Boolean).join(" – ") : "The picture did not come.";
+}
 export const download = (key) => `/api/download/picture/${encodeURIComponent(key)}`;
 
-// Events until the page is closed: `hear(kind, data)`, and `lost(yes)` as the server goes and comes back.
+// Events until the page is closed: `hear(kind, data)`, and `lost(yes, refused)` as the server goes and comes back;
+// `refused` where it is there and does not let this page listen.
 export function listen(kinds, hear, lost) {
   const source = new EventSource("/api/events");
   for (const kind of kinds) source.addEventListener(kind, (event) => hear(kind, JSON.parse(event.data)));
   source.addEventListener("open", () => lost(false));
   source.addEventListener("error", () => {
-    lost(true);
     // A refusal ends an EventSource, where a lost line is tried again by itself.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => listen(kinds, hear, lost), 2000);
+    const refused = source.readyState === EventSource.CLOSED;
+    lost(true, refused);
+    if (refused) setTimeout(() => listen(kinds, hear, lost), 2000);
   });
 }

@@ -82,7 +82,7 @@ export function knownCells(app) {
 const short = (number) => Number(number.toFixed(3));
 export const scales = (cell) => `text ${short(cell.text)}, image ${short(cell.image)}`;
 export const links = (cell) => (cell.links.length ? cell.links : [cell.instruction]);
-export const told = (cell) => links(cell).join(" → ");
+export const told = (cell) => links(cell).slice(0, cell.link).join(" → ");  // up to it, of a chain
 
 export function described(cell) {
   const chain = links(cell);

@@ -71,7 +71,7 @@ export function composer(app) {
     byId("total").textContent = total > 1 ? count(total, "picture", "pictures") : "";
     byId("of-seeds").hidden = chosen("many") !== "seeds";
     byId("of-grid").hidden = chosen("many") !== "grid";
-    byId("make").disabled = !app.photo || Boolean(app.photo.error) || !fields().some((field) => field.value.trim());
+    lacks("");
     keep();
   }
 
@@ -97,9 +97,31 @@ export function composer(app) {
     return { photos: app.chosen.filter((photo) => !photo.error).map((photo) => photo.id), edits: [edit], ...asked(), ...(steps ? { steps } : {}) };
   }
 
+  const readable = () => app.chosen.some((photo) => !photo.error);
+
+  // Why nothing can be made at the moment; "" where it can.
+  function lack() {
+    if (!fields().some((field) => field.value.trim())) return "Write what should change first.";
+    if (app.photos.total() === null) return "The photos are being read: it is made as soon as they are here.";
+    if (!app.chosen.length) return "Add a photo first.";
+    return readable() ? "" : "This photo cannot be read: choose another one.";
+  }
+
+  function lacks(words) {
+    byId("lack").textContent = words;
+    byId("lack").hidden = !words;
+  }
+
+  let waits = false;  // asked for before there was a photo
   async function make(event) {
     event.preventDefault();
-    if (byId("make").disabled) return;
+    if (byId("make").getAttribute("aria-busy")) return;
+    lacks(lack());
+    waits = app.photos.total() === null && !byId("lack").hidden;
+    if (!byId("lack").hidden) {
+      if (!waits && !fields().some((field) => field.value.trim())) fields()[0].focus();
+      return;
+    }
     let wanted;
     try { wanted = job(); } catch (mistake) { app.banner("form", mistake.message); return; }
     app.unbanner("form");
@@ -114,6 +136,7 @@ export function composer(app) {
   }
 
   byId("form").addEventListener("submit", make);
+  app.addEventListener("photos", () => { if (waits) byId("form").requestSubmit(); });
   byId("then").addEventListener("click", () => add().focus());
   byId("form").addEventListener("input", changed);
   document.querySelectorAll("input[name=many]").forEach((input) => input.addEventListener("change", () => {
@@ -164,7 +187,9 @@ export function composer(app) {
     set("strength", cell.strength);
     byId("seed").value = cell.seed;
     byId("negative").value = cell.negative;
+    byId("steps").value = cell.steps || app.state.defaults.steps;
     choose("many", "one");
+    if (!tool.take(cell.region)) app.banner("form", "Its region cannot be drawn here, and is left out: a recipe can say it.");
     changed();
     fields()[0].focus();
   }

@@ -5,6 +5,7 @@ import { node } from "./dom.js";
 import { address } from "./windowed.js";
 
 const STATES = { running: "being made", left: "not made yet" };
+const AGAIN = { left: "Make it" };
 const drawn = new WeakMap();  // figure → what it was drawn of
 
 export function figure(app, key) {
@@ -53,8 +54,10 @@ function pictured(element, cell) {
 }
 
 function why(cell) {
-  const again = node("button", { type: "button", className: "plain again", textContent: "Try again", hidden: cell.state === "flagged", "aria-label": `Try again: ${described(cell)}` });
-  return [node("div", { className: "none" }, node("p", { title: cell.reason }, node("b", { textContent: STATES[cell.state] ?? cell.state }), ` ${cell.reason}`), again)];
+  const words = AGAIN[cell.state] ?? "Try again";
+  const again = node("button", { type: "button", className: "plain again", textContent: words, hidden: cell.state === "flagged", "aria-label": `${words}: ${described(cell)}` });
+  const reason = cell.state === "left" ? "" : ` ${cell.reason}`;
+  return [node("div", { className: "none" }, node("p", { title: cell.reason }, node("b", { textContent: STATES[cell.state] ?? cell.state }), reason), again)];
 }
 
 function growing(element, cell) {
@@ -74,10 +77,12 @@ function growing(element, cell) {
 }
 
 function captioned(cell, what, seed) {
-  const said = [scales(cell), seed ? `seed ${cell.seed}` : "", cell.mark, stars(cell.stars), cell.note ? "✎" : ""];
+  const said = [scales(cell), seed ? `seed ${cell.seed}` : "", cell.mark];
+  const rank = `${stars(cell.stars)}${cell.note ? "✎" : ""}`;
   const caption = node("figcaption", {});
   if (what) caption.append(node("span", { className: "what", textContent: what, title: what }));
-  caption.append(node("span", { className: "values", textContent: said.filter(Boolean).join("  "), title: cell.note }));
+  caption.append(node("span", { className: "values", textContent: said.filter(Boolean).join("  ") }));
+  if (rank) caption.append(node("span", { className: "rank", textContent: rank, title: cell.note }));
   if (cell.state === "done") caption.append(node("input", { type: "checkbox", checked: cell.picked, "aria-label": `Pick: ${described(cell)}` }));
   return caption;
 }

@@ -9,8 +9,9 @@ const GAP = 6;
 export function photoList(app) {
   const [rail, sheet] = [byId("rail"), byId("photos")];
   let [have, asked, total, turn] = [[], new Set(), null, 0];
-  let [current, anchor] = [-1, -1];
-  const chosen = new Map();  // index → photo
+  // Photos are meant by their ids: their places shift as others come.
+  let [current, anchor] = [{ at: -1 }, { at: -1 }];  // the place, and the id of the photo that is there
+  const chosen = new Map();  // id → photo
 
   const phone = matchMedia("(max-width: 760px)");
   const tile = () => (phone.matches ? 84 : Math.floor((sheet.clientWidth - GAP) / 2));
@@ -51,16 +52,24 @@ export function photoList(app) {
     try {
       const found = await api.photos({ offset: page * PAGE, limit: PAGE, search: byId("search").value });
       if (mine !== turn) return;
-      found.photos.forEach((photo, place) => { have[page * PAGE + place] = photo; });
+      found.photos.forEach((photo, place) => put(photo, page * PAGE + place));
       total = found.total;
       counted();
       list.draw();
-      if (page === 0 && current < 0 && total) choose(Math.max(0, have.findIndex((photo) => photo && !photo.error)));
+      if (page === 0 && !app.photo && total) choose(Math.max(0, have.findIndex((photo) => photo && !photo.error)));
       if (page === 0) app.dispatchEvent(new Event("photos"));
     } catch (refused) {
       asked.delete(page);
       app.refused(refused);
     }
+  }
+
+  function put(photo, at) {
+    have[at] = photo;
+    if (photo.id === current.id) current.at = at;
+    if (photo.id === anchor.id) anchor.at = at;
+    if (chosen.has(photo.id)) chosen.set(photo.id, photo);
+    if (photo.id === app.photo?.id && ["error", "width", "height"].some((fact) => photo[fact] !== app.photo[fact])) tell(photo);
   }
 
   function counted() {
@@ -75,40 +84,42 @@ export function photoList(app) {
 
   function fill(element, at) {
     const photo = have[at];
-    const on = chosen.has(at);
+    const on = Boolean(photo) && chosen.has(photo.id);
     element.setAttribute("aria-selected", String(on));
     element.setAttribute("aria-setsize", String(total));
     element.classList.toggle("is-chosen", on);
-    element.classList.toggle("is-current", at === current);
+    element.classList.toggle("is-current", at === current.at);
     if (!photo || element.dataset.id === photo.id) return;
     element.dataset.id = photo.id;
     element.classList.toggle("is-unread", Boolean(photo.error));
     element.setAttribute("aria-label", photo.error ? `${photo.name}: ${photo.error}` : photo.name);
     element.title = photo.error ? `${photo.name}: ${photo.error}` : photo.name;
     if (!photo.error) address(element.firstChild, api.photoPicture(photo.id, 256));
+    else element.firstChild.removeAttribute("src");
   }
 
   // --- choosing ---------------------------------------------------------------------------------------------------
   function choose(at, { also = false, through = false } = {}) {
     if (at < 0 || at >= (total ?? 0) || !have[at]) return;
+    const photo = have[at];
     if (!also && !through) chosen.clear();
-    if (through && anchor >= 0) {
-      for (let one = Math.min(anchor, at); one <= Math.max(anchor, at); one += 1) if (have[one]) chosen.set(one, have[one]);
-    } else if (also && chosen.has(at) && chosen.size > 1) {
-      chosen.delete(at);
+    if (through && anchor.at >= 0) {
+      have.slice(Math.min(anchor.at, at), Math.max(anchor.at, at) + 1).filter(Boolean).forEach((one) => chosen.set(one.id, one));
+    } else if (also && chosen.has(photo.id) && chosen.size > 1) {
+      chosen.delete(photo.id);
     } else {
-      chosen.set(at, have[at]);
+      chosen.set(photo.id, photo);
     }
-    if (!through) anchor = at;
-    current = chosen.has(at) ? at : chosen.keys().next().value;
+    if (!through) anchor = { at, id: photo.id };
+    current = { at, id: photo.id };
     sheet.setAttribute("aria-activedescendant", `photo-${at}`);
     counted();
     list.draw();
-    tell();
+    tell(chosen.has(photo.id) ? photo : chosen.values().next().value);
   }
 
-  function tell() {
-    app.photo = have[current] ?? null;
+  function tell(photo) {
+    app.photo = photo;
     app.chosen = [...chosen.values()];
     app.dispatchEvent(new Event("photo"));
   }
@@ -132,23 +143,27 @@ export function photoList(app) {
   const KEYS = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: (lanes) => lanes, ArrowUp: (lanes) => -lanes, PageDown: (lanes) => 5 * lanes, PageUp: (lanes) => -5 * lanes };
   sheet.addEventListener("keydown", (event) => {
     const by = KEYS[event.key]?.(phone.matches ? 1 : 2);
-    const to = { Home: 0, End: (total ?? 1) - 1 }[event.key] ?? (by ? Math.min(Math.max(current + by, 0), (total ?? 1) - 1) : null);
-    if (to !== null) {
-      reveal(to);
-      if (have[to]) choose(to, { through: event.shiftKey });
-      else { wanted(to); current = to; }
-    } else if (event.key === " ") {
-      choose(current, { also: true });
-    } else return;
+    const next = current.at < 0 ? 0 : current.at + by;
+    const to = { Home: 0, End: (total ?? 1) - 1 }[event.key] ?? (by ? Math.min(Math.max(next, 0), (total ?? 1) - 1) : null);
+    if (to !== null) go(to, event.shiftKey);
+    else if (event.key === " ") choose(current.at, { also: true });
+    else return;
     event.preventDefault();
   });
+
+  function go(to, through = false) {
+    reveal(to);
+    if (have[to]) choose(to, { through });
+    else { wanted(to); current = { at: to }; }
+  }
 
   // --- searching and adding ---------------------------------------------------------------------------------------
   function reload() {
     turn += 1;
     [have, asked, total] = [[], new Set(), null];
-    chosen.clear();
-    current = anchor = -1;
+    current.at = anchor.at = -1;
+    sheet.removeAttribute("aria-activedescendant");
+    rail.scrollTo(0, 0);
     asked.add(0);
     return load(0);
   }
@@ -156,12 +171,18 @@ export function photoList(app) {
   function again() {
     turn += 1;
     [have, asked] = [[], new Set()];
-    wanted(Math.max(0, current));
+    wanted(Math.max(0, current.at));
     list.draw();
   }
 
   const search = calmly(200, reload);
   byId("search").addEventListener("input", search);
+  byId("search").addEventListener("keydown", (event) => {
+    if (!["Enter", "ArrowDown"].includes(event.key) || !have.length) return;
+    sheet.focus();
+    go(0);
+    event.preventDefault();
+  });
 
   async function add(files) {
     const refusals = [];

@@ -5,9 +5,13 @@ import { byId, duration, node, say } from "./dom.js";
 const WORDS = { waiting: "Waiting", paused: "Paused", stopping: "Stopping after the pictures at hand", done: "Done", failed: "The run ended", stopped: "Stopped" };
 
 export function progress(app) {
+  let [ended, closed] = ["", ""];  // a run that is over, and the one of these that a person has seen enough of
   function show(run) {
     app.state.running = run && ["waiting", "running", "paused", "stopping"].includes(run.state) ? run : null;
-    byId("run").hidden = !run;
+    const over = run && !app.state.running;
+    byId("run").hidden = !run || (over && closed === JSON.stringify(run));
+    byId("run-close").hidden = !over;
+    ended = over ? JSON.stringify(run) : "";
     document.title = app.state.running ? `${run.done} of ${run.done + run.left} – ip2pbatch studio` : "ip2pbatch studio";
     if (!run) return;
     const all = run.done + run.left;
@@ -23,6 +27,7 @@ export function progress(app) {
 
   const asked = (does) => does().catch((refused) => app.refused(refused));
   byId("run-pause").addEventListener("click", () => asked(() => api.pause(app.state.running?.state !== "paused")));
+  byId("run-close").addEventListener("click", () => { closed = ended; byId("run").hidden = true; });
   byId("run-stop").addEventListener("click", () => asked(api.stop));
   return { show };
 }

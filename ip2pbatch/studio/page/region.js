@@ -1,7 +1,8 @@
 // Where in the photo: a box, or what a brush paints, in per cent of the photo as recipes have it.
-import { byId, chosen } from "./dom.js";
+import { byId, choose, chosen } from "./dom.js";
 import { outlines } from "./outline.js";
 
+const COLOUR = "#f2b92f";
 const WIDE = 384;  // of the mask that is painted on: its outline is simplified anyway
 
 export function regionTool(app) {
@@ -47,7 +48,7 @@ export function regionTool(app) {
   function stroke(to) {
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     const width = Number(byId("brush-size").value) / 100 * Math.min(canvas.width, canvas.height);
-    Object.assign(pen, { lineWidth: width, lineCap: "round", lineJoin: "round", strokeStyle: "#f2b92f" });
+    Object.assign(pen, { lineWidth: width, lineCap: "round", lineJoin: "round", strokeStyle: COLOUR });
     pen.beginPath();
     pen.moveTo(last[0] * canvas.width, last[1] * canvas.height);
     pen.lineTo(to[0] * canvas.width, to[1] * canvas.height + 0.01);
@@ -86,6 +87,37 @@ export function regionTool(app) {
     show();
   });
 
+  // Show a region of a cell, to go on from; whether it is one that is drawn here.
+  function take(region) {
+    const { polygon, feather, invert } = region ?? {};
+    const corners = polygon?.length === 1 && boxed(polygon[0]);
+    choose("where", corners ? "box" : polygon ? "brush" : "all");
+    if (corners) corners.forEach((side, at) => { sides[at].value = side; });
+    else if (polygon) paint(polygon);
+    if (polygon) byId("feather").value = feather ?? 2;
+    byId("invert").checked = Boolean(invert);
+    show();
+    return !region || Boolean(polygon);
+  }
+
+  // Left, top, right and bottom of a polygon that is a box.
+  function boxed(points) {
+    const [xs, ys] = [0, 1].map((axis) => [...new Set(points.map((point) => point[axis]))].sort((a, b) => a - b));
+    return points.length === 4 && xs.length === 2 && ys.length === 2 ? [xs[0], ys[0], xs[1], ys[1]] : null;
+  }
+
+  function paint(given) {
+    size();
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    pen.fillStyle = COLOUR;
+    for (const points of given) {
+      pen.beginPath();
+      points.forEach(([x, y]) => pen.lineTo((x / 100) * canvas.width, (y / 100) * canvas.height));
+      pen.fill();
+    }
+    polygons = given;
+  }
+
   // The region as a recipe says it, undefined where it is all of the photo. Throws where nothing is drawn.
   function region() {
     const now = kind();
@@ -95,5 +127,5 @@ export function regionTool(app) {
     const shape = now === "box" ? { box: whole() } : { polygon: polygons };
     return { ...shape, feather: Number(byId("feather").value), ...(byId("invert").checked ? { invert: true } : {}) };
   }
-  return { region, show };
+  return { region, show, take };
 }

@@ -17,12 +17,16 @@ export function wall(app) {
   let laid = null;  // of the photo's cells: items in order, and how high they are
 
   const flat = () => chosen("show") !== "photo";
-  const values = () => (flat() ? (chosen("show") === "all" ? {} : { only: chosen("show") }) : { photo: app.photo?.id ?? "-" });
+  const sought = () => (flat() ? byId("find").value.trim() : "");
+  const values = () => (flat()
+    ? { ...(chosen("show") === "all" ? {} : { only: chosen("show") }), ...(sought() ? { search: sought() } : {}) }
+    : { photo: app.photo?.id ?? "-" });
 
   // --- which cells ------------------------------------------------------------------------------------------------
   function load() {
     [keys, total, laid] = [[], 0, null];
     scroller.scrollTop = 0;
+    byId("find").hidden = !flat();
     show();
     return read(false);
   }
@@ -50,15 +54,15 @@ export function wall(app) {
   async function part(page, mine = turn) {
     if (asked.has(page)) return;
     asked.add(page);
-    const [all, found] = await app.cells.page(values(), page * PAGE, PAGE);
+    const [all, more] = await app.cells.page(values(), page * PAGE, PAGE);
     if (mine !== turn) return;
-    found.forEach((key, place) => { keys[page * PAGE + place] = key; });
+    more.forEach((key, place) => { keys[page * PAGE + place] = key; });
     total = all;
     show();
   }
 
   function show() {
-    const name = { all: "All pictures", picked: "Picked", failed: "Failed" }[chosen("show")] ?? app.photo?.name ?? "";
+    const name = { all: "All pictures", picked: "Picked", starred: "Starred", failed: "Failed" }[chosen("show")] ?? app.photo?.name ?? "";
     byId("title").replaceChildren(name, " ", node("small", { textContent: total ? count(total, "picture", "pictures") : "" }));
     empty();
     list.draw();
@@ -71,11 +75,13 @@ export function wall(app) {
     const words = {
       all: ["Nothing is made yet", "Choose a photo, write what should change, and press Make."],
       picked: ["Nothing is picked yet", "Tick a picture, or press x on it: picks stand here side by side and become the folder's recipe."],
+      starred: ["Nothing has stars yet", "Press 1 to 5 on a picture, or give it stars where it is open."],
       failed: ["Nothing has failed", "A picture that could not be made stands here with its reason."],
       photo: photoless ? ["No photos yet", "Drop some here, or press Add photos."]
         : app.photo?.error ? ["This photo cannot be read", app.photo.error] : ["Nothing is made of this photo yet", "Write what should change, and press Make."],
     }[chosen("show")];
-    byId("empty").replaceChildren(node("b", { textContent: words[0] }), node("p", { textContent: words[1] }));
+    const [said, more] = sought() ? ["No such picture", "Photos' names and instructions are searched."] : words;
+    byId("empty").replaceChildren(node("b", { textContent: said }), node("p", { textContent: more }));
   }
 
   // --- where they stand -------------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ export function wall(app) {
     for (const [sort, cells] of groups) {
       cells.sort((a, b) => a.seed - b.seed || a.image - b.image || a.text - b.text || a.link - b.link);
       heading(page, sort, cells);
-      if (links(cells[0]).length > 1) rows(page, cells, links(cells[0]).length, (cell) => cell.instruction, SHORT + 20);
+      if (links(cells[0]).length > 1) chained(page, cells);
       else if (!gridded(page, sort, cells)) rows(page, cells, page.columns, () => "", SHORT);
       page.high += 22;
     }
@@ -166,18 +172,29 @@ export function wall(app) {
     const rest = [one.strength < 1 ? `strength ${one.strength}` : "", one.region ? "in a region" : "", one.negative ? `without ${one.negative}` : "", open.length ? `${cells.length - open.length} of ${cells.length} made` : ""];
     const stop = node("button", { type: "button", className: "plain", textContent: "Cancel", hidden: !jobs.length });
     stop.addEventListener("click", () => jobs.forEach((job) => api.cancel(job).catch((refused) => app.refused(refused))));
-    element.replaceChildren(node("h3", { textContent: told(one), title: told(one) }), node("span", { textContent: rest.filter(Boolean).join(" · ") }), stop);
+    const asks = links(one).join(" → ");
+    element.replaceChildren(node("h3", { textContent: asks, title: asks }), node("span", { textContent: rest.filter(Boolean).join(" · ") }), stop);
+  }
+
+  // A row for each seed and pair of scales, a column for each link: one that is asked for alone too stands there.
+  function chained(page, cells) {
+    const strips = new Map();
+    for (const cell of cells) {
+      const row = `${cell.seed} ${cell.image} ${cell.text}`;
+      if (!strips.has(row)) strips.set(row, []);
+      strips.get(row)[cell.link - 1] = cell;
+    }
+    for (const strip of strips.values()) rows(page, strip, links(cells[0]).length, (cell) => cell.instruction, SHORT + 20);
   }
 
   function rows(page, cells, columns, what, caption) {
     const across = Math.min(columns, Math.max(1, Math.floor((page.width + GAP) / (110 + GAP))));
     const width = columns > page.columns ? Math.floor((page.width - GAP * (across - 1)) / across) : page.tile;
     const height = Math.round(width * page.shape) + caption;
-    cells.forEach((cell, at) => {
-      const column = at % across;
-      page.items.push(cellItem(cell.key, column * (width + GAP), page.high, width, height, what, true));
-      if (column === across - 1 || at === cells.length - 1) page.high += height + GAP;
-    });
+    const from = page.high;
+    const place = (at) => [(at % across) * (width + GAP), from + Math.floor(at / across) * (height + GAP)];
+    cells.forEach((cell, at) => page.items.push(cellItem(cell.key, ...place(at), width, height, what, true)));
+    page.high += Math.ceil(cells.length / across) * (height + GAP);
   }
 
   // Text scales across and image scales down, a table a seed; false where the cells are no grid.
@@ -225,6 +242,7 @@ export function wall(app) {
   app.addEventListener("photos", show);
   app.addEventListener("photo", () => { choose("show", "photo"); load(); });
   document.querySelectorAll("input[name=show]").forEach((input) => input.addEventListener("change", load));
+  byId("find").addEventListener("input", calmly(200, load));
   byId("size").addEventListener("input", () => list.draw());
 
   sheet.addEventListener("keydown", (event) => {

@@ -10,12 +10,14 @@ import { banner, progress, unbanner } from "./progress.js";
 import { wall } from "./results.js";
 import { viewer } from "./viewer.js";
 
+const NO_KEY = "This page has lost its key, as a studio makes up a new one when it starts. Open the address that ip2pbatch studio has printed: this page goes on then, too.";
+const NO_ANSWER = "The studio does not answer. What was made is kept: start ip2pbatch studio again, and this page goes on by itself.";
 const app = Object.assign(new EventTarget(), { state: null, photo: null, chosen: [], banner, unbanner });
 
 app.refused = (refused, about = "refused") => {
   if (!(refused instanceof api.Refused)) throw refused;
   if (refused.status === 0) { gone(true); return; }
-  const words = refused.status === 401 ? "This page has lost its key. Open the address again that ip2pbatch studio has printed." : refused.message;
+  const words = refused.status === 401 ? NO_KEY : refused.message;
   banner(about, [words, refused.status === 401 ? "" : refused.hint].filter(Boolean).join(" – "));
 };
 
@@ -113,22 +115,32 @@ const HEARD = {
 
 // A line that is back within two seconds is no news.
 let [lost, waits] = [false, null];
-function gone(yes) {
+function gone(yes, refused = false) {
   if (!yes) {
     clearTimeout(waits);
     waits = null;
     unbanner("gone");
+    unbanner("refused");
     if (lost) { lost = false; anew(); }
     return;
   }
   waits ??= setTimeout(() => {
     lost = true;
-    banner("gone", "The studio does not answer. What was made is kept: start ip2pbatch studio again, and this page goes on by itself.");
+    banner("gone", NO_ANSWER);
   }, 2000);
+  if (refused) deny();
+}
+
+// The studio is there, and does not let this page listen.
+async function deny() {
+  const why = await api.state().then(() => "Too many pages of this studio are open: close some, and this one goes on by itself.", ({ status }) => (status === 401 ? NO_KEY : null));
+  if (waits === null || !why) return;
+  lost = true;
+  banner("gone", why);
 }
 
 // Only a page that listens asks: nothing happens unheard between an answer and the first event.
 const listens = new Promise((settled) => {
-  api.listen(Object.keys(HEARD), (kind, data) => HEARD[kind](data), (isLost) => { settled(); gone(isLost); });
+  api.listen(Object.keys(HEARD), (kind, data) => HEARD[kind](data), (isLost, refused) => { settled(); gone(isLost, refused); });
 });
 listens.then(everything).catch((refused) => app.refused(refused));

@@ -9,7 +9,7 @@ import { slider } from "./slider.js";
 export function viewer(app) {
   const dialog = byId("viewer");
   const split = slider(byId("stage"), byId("split"));
-  let [key, whole, turn] = [null, false, 0];
+  let [key, whole, turn, asked] = [null, false, 0, 0];
   const cell = () => app.cells.get(key);
 
   for (let number = 0; number <= 5; number += 1) {
@@ -54,20 +54,60 @@ export function viewer(app) {
   }
 
   // --- pictures ---------------------------------------------------------------------------------------------------
+  // At the model's size at once; the full size takes its place when it is lifted.
   function pictures() {
-    const now = cell();
-    if (now.state !== "done") return;
-    dialog.classList.toggle("is-whole", whole);
+    asked += 1;
     byId("whole").setAttribute("aria-pressed", String(whole));
-    const other = app.cells.get(byId("against").value);
-    const before = other ? api.cellPicture(other, whole ? "full" : "cell") : whole ? api.photoPicture(now.photo, "full") : api.cellPicture(now, "before");
-    Object.assign(byId("after"), { src: api.cellPicture(now, whole ? "full" : "cell"), alt: `${now.photo_name}, ${told(now)}` });
-    Object.assign(byId("before"), { src: before, alt: other ? told(other) : `${now.photo_name}, before any edit` });
-    byId("before").hidden = !now.photo && whole && !other;
+    if (cell().state !== "done") return;
+    put(false);
+    mix();
+    if (whole) lift(asked);
+  }
+
+  function addresses(full) {
+    const [now, other] = [cell(), app.cells.get(byId("against").value)];
+    const photo = full ? now.photo && api.photoPicture(now.photo, "full") : api.cellPicture(now, "before");
+    return [api.cellPicture(now, full ? "full" : "cell"), other ? api.cellPicture(other, full ? "full" : "cell") : photo];
+  }
+
+  function put(full) {
+    const [now, other] = [cell(), app.cells.get(byId("against").value)];
+    const [after, before] = addresses(full);
+    dialog.classList.toggle("is-whole", full);
+    Object.assign(byId("after"), { src: after, alt: `${now.photo_name}, ${told(now)}` });
+    if (before) Object.assign(byId("before"), { src: before, alt: other ? told(other) : `${now.photo_name}, before any edit` });
+    byId("before").hidden = !before;
     byId("left").textContent = other ? `${scales(other)}, seed ${other.seed}` : "photo";
     byId("right").textContent = `${scales(now)}, seed ${now.seed}`;
-    mix();
+    doing("");
   }
+
+  async function lift(mine) {
+    doing("Bringing it to the photo's own size …");
+    for (const address of addresses(true).filter(Boolean)) {
+      const there = await Object.assign(new Image(), { src: address }).decode().then(() => true, () => false);
+      const reason = there ? "" : await api.why(address);
+      if (mine !== asked) return;
+      if (!there) { doing(reason); whole = false; byId("whole").setAttribute("aria-pressed", "false"); return; }
+    }
+    put(true);
+    mix();
+    await byId("after").decode().catch(() => {});
+    const frame = byId("frame");
+    if (mine === asked) frame.scrollTo((frame.scrollWidth - frame.clientWidth) / 2, (frame.scrollHeight - frame.clientHeight) / 2);
+  }
+
+  function doing(words) {
+    byId("doing").textContent = words;
+    byId("doing").hidden = !words;
+  }
+
+  byId("after").addEventListener("error", async () => {
+    const [address, mine] = [byId("after").getAttribute("src"), asked];
+    if (!address || !dialog.open) return;
+    const reason = await api.why(address);
+    if (mine === asked) doing(reason);
+  });
 
   async function mix() {
     const [now, share] = [cell(), Number(byId("mix").value)];
@@ -117,8 +157,15 @@ export function viewer(app) {
 
   function full() {
     whole = !whole;
+    if (whole) byId("mix").value = String(cell().strength);  // it comes at its own
     pictures();
-    if (whole) byId("after").decode().then(() => byId("frame").scrollTo((byId("frame").scrollWidth - byId("frame").clientWidth) / 2, 0), () => {});
+  }
+
+  function pan(event) {
+    const by = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] }[event.key];
+    if (!by || !whole || !event.shiftKey || event.target.matches("#note, select")) return false;
+    byId("frame").scrollBy(...by);
+    return true;
   }
 
   async function keepMix() {
@@ -148,11 +195,16 @@ export function viewer(app) {
   byId("retry").addEventListener("click", () => { dialog.close(); app.retry(key); });
   byId("keep-mix").addEventListener("click", keepMix);
   dialog.addEventListener("keydown", (event) => {
+    if (pan(event)) { event.preventDefault(); return; }
     if (short(app, key, event) || event.target.matches("#note, select")) return;
     const does = { PageDown: () => step(1), n: () => step(1), PageUp: () => step(-1), p: () => step(-1), f: full }[event.key];
     if (does) { does(); event.preventDefault(); }
   });
-  dialog.addEventListener("close", () => { for (const id of ["after", "before"]) byId(id).removeAttribute("src"); app.wall.focus(key); });
+  dialog.addEventListener("close", () => {
+    asked += 1;
+    for (const id of ["after", "before"]) byId(id).removeAttribute("src");
+    app.wall.focus(key);
+  });
   app.addEventListener("cell", ({ detail: { cell: changed } }) => { if (dialog.open && changed.key === key) facts(); });
   return { open };
 }
