@@ -9,6 +9,7 @@
     ├── NothingMatchedError    5    no photo, no edit
     ├── ModelError             6    a model that is missing, unreachable, or not one we load
     ├── MissingError           6    a device, a library or a provider that is missing
+    ├── UnreachableError       6    a bucket that is not there, does not answer, or takes no credentials
     ├── ResourceError          7    disk full, out of memory at the smallest batch
     ├── LockedError           11    another process writes to this run
     ├── WorkerError            *    what the last worker process of a run could not go on from; the code of that
@@ -112,6 +113,12 @@ class ModelError(Ip2pError):
 
 class MissingError(Ip2pError):
     """A device, a library or a provider that this machine does not have."""
+
+    exit_code = ENVIRONMENT
+
+
+class UnreachableError(Ip2pError):
+    """A bucket that is not there, does not answer, or takes no credentials; what was finished is kept."""
 
     exit_code = ENVIRONMENT
 

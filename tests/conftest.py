@@ -6,6 +6,7 @@ import os
 import random
 import sys
 from collections.abc import Generator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from command import CommandLine
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from store_server import KEYS, Bucket, StoreServer, serving
+
+_BUCKETS = count(1)
 
 # How long an example takes says more of the machine than of the code; and the same examples come each time, so that a
 # failure is the change's that brought it. `make soak` draws others.
@@ -61,6 +65,34 @@ def same_numbers() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes this user's caches of digests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Generator[StoreServer]:
+    """A store that speaks S3, on the loopback."""
+    pytest.importorskip("moto", reason="moto is not installed")
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def store(store_server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> StoreServer:
+    """The store as this test alone knows it: the environment says where it is and who asks."""
+    from ip2pbatch.disk.buckets import objects, stores
+
+    store_server.reset()
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": store_server.address}.items():
+        monkeypatch.setenv(name, value)
+    stores.opened_store.cache_clear()
+    objects.objects.cache_clear()
+    return store_server
+
+
+@pytest.fixture
+def bucket(store: StoreServer) -> Bucket:
+    """An empty bucket of its own."""
+    return Bucket(store, f"bucket-{next(_BUCKETS)}")
 
 
 @pytest.fixture

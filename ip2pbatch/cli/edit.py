@@ -15,7 +15,9 @@ from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.plan.formats import listed, lossy_titles, written
 from ip2pbatch.run.machine import Machine
 
-Photos = Annotated[list[Path], typer.Argument(help="Photos or folders of photos.", show_default=False)]
+Photos = Annotated[
+    list[Path], typer.Argument(help="Photos, folders of photos, or s3://bucket/prefix.", show_default=False)
+]
 Instruction = Annotated[
     list[str], typer.Option("--instruction", "-i", help="What to do, in words; may be given several times.")
 ]
@@ -90,7 +92,8 @@ def apply(
     out: Annotated[Path, typer.Argument(help="The output folder of a run.", show_default=False)],
     cell: Annotated[int, typer.Option(help="The number of the cell, as the report says it.", show_default=False)],
     photos: Annotated[
-        list[Path] | None, typer.Argument(help="Photos or folders of photos; else all that its photo was listed with.")
+        list[Path] | None,
+        typer.Argument(help="Photos or folders of photos; else all that its photo was listed with."),
     ] = None,
     only: Only = None,
     limit: Limit = None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.disk.buckets.locations import absolute, is_object
 from ip2pbatch.errors import Ip2pError, NothingMatchedError, PlanError, RecipeError, UsageError
 from ip2pbatch.jobs.job import Job, Selection, file_names, lift_of, make_job, read
 from ip2pbatch.plan.edits import Plan
@@ -68,7 +69,7 @@ def applied(out: Path, number: int, photos: Sequence[Path], selection: Selection
         raise UsageError(why, hint="pick one that was made, or try this one again with `ip2pbatch retry`")
     own = recipe_of([cells[at] for at in range(number - cell.link, number)], origin_of(view, out))
     recipe = parse_recipe(own, out.absolute() / FIRST)
-    folders = tuple(PhotoFolder(folder=path.absolute()) for path in photos) or _listed(view, recipe.photos[0].folder)
+    folders = tuple(PhotoFolder(folder=absolute(path)) for path in photos) or _listed(view, recipe.photos[0].folder)
     output = recipe.output.model_copy(update={"folder": out.absolute()})
     recipe = recipe.model_copy(update={"name": view.plan.name, "photos": folders, "output": output})
     job = make_job(recipe, RecordedRecipe(recipe_text(recipe)), selection)
@@ -79,7 +80,7 @@ def _listed(view: RunView, photo: Path) -> tuple[PhotoFolder, ...]:
     """What the run was asked for in which a photo is, without edits of single photos; else the photo's own folder."""
     for recorded in view.sessions[-1].recipes if view.sessions else ():
         for listed in _read_again(recorded, view.root).photos:
-            if listed.folder.is_dir() and photo.is_relative_to(listed.folder):
+            if (is_object(listed.folder) or listed.folder.is_dir()) and photo.is_relative_to(listed.folder):
                 return (listed.model_copy(update={"instructions": None}),)
     return (PhotoFolder(folder=photo.parent),)
 
@@ -182,7 +183,7 @@ def _read_again(recorded: RecordedRecipe, root: Path) -> Recipe:
 def _gone(recipe: Recipe) -> Iterator[Path]:
     """The photos and folders of photos that are not there any more."""
     places = (photos.manifest or photos.folder for photos in recipe.photos)
-    return (place for place in places if not place.exists())
+    return (place for place in places if not is_object(place) and not place.exists())
 
 
 def _left_of(folder: Path, view: RunView) -> bool:

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
+from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.disk.digests import file_digest, file_sha256
+from ip2pbatch.disk.opening import status
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, registration, sidecars, xmp
 from ip2pbatch.pictures.areas.composing import Area, composed
@@ -177,7 +179,7 @@ def prepare(
         taken = _path(place)
         return Prepared(taken, file_sha256(taken), None, None)
     rendered, digest, unsigned = made()
-    modified = source.path.stat().st_mtime_ns if settings.dates == "source" else None
+    modified = status(source.path).st_mtime_ns if settings.dates == "source" else None
     file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
     sidecar, said = _sidecar(source.path, target, settings, provenance) if settings.sidecar == "copy" else (None, ())
     notes = (*rendered.notes, *said)
@@ -363,7 +365,7 @@ def _choose(place: Place, source: Path, is_same: Callable[[Path], bool]) -> Path
     for path in _candidates(place):
         if not (path.exists() or path.is_symlink()):
             return path
-        if path.exists() and path.samefile(source):
+        if not is_object(source) and path.exists() and path.samefile(source):
             if place.on_conflict == "unique":
                 continue
             raise PhotoError(f"{path}: that is the photo itself", hint="write to another folder; originals are kept")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from ip2pbatch.disk.opening import status
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, images, sidecars
 from ip2pbatch.pictures.containers import Blocks
@@ -98,7 +99,7 @@ class Originals:
     def at(self, path: Path) -> Original:
         """The photo at `path` as the file is now: one that was written anew is read anew."""
         try:
-            key = (path, *stamp(path.stat()))
+            key = (path, *stamp(status(path)))
         except OSError:
             return Original(path, self._sizing)  # says why when it is asked
         with self._lock:

@@ -60,14 +60,14 @@ class Walk:
             before = len(self.files)
             for _ in FolderWalk(self, folder, prefix).steps():
                 pass
-            self.files[before:] = self._without_twins(self.files[before:], folder.pairs)
+            self.files[before:] = self.without_twins(self.files[before:], folder.pairs)
         elif stat.S_ISREG(status.st_mode) and suffix in SUFFIXES:
             self.files.append((nfc(root.name), str(root.absolute()), status))
         else:
             why = why_not(suffix) if stat.S_ISREG(status.st_mode) else "is a pipe or a device and no file"
             self.broken.append(Broken(nfc(root.name), root, why))
 
-    def _without_twins(self, files: list[File], pairs: Pairs) -> list[File]:
+    def without_twins(self, files: list[File], pairs: Pairs) -> list[File]:
         """Of the files of one shot (IMG_1.JPG, IMG_1.HEIC, IMG_1.CR3) the one that `pairs` asks for."""
         if pairs == "both":
             return files
@@ -303,6 +303,11 @@ class FolderWalk:
             self.walk.broken.append(Broken(shown, Path(entry.path), "its name is not UTF-8; rename it"))
         else:
             self.walk.files.append((name, entry.path, entry.stat()))
+
+
+def is_runs_own(name: str) -> bool:
+    """Whether a name in a run's output folder is of what it leaves there beside the files that it delivers."""
+    return _OWN.fullmatch(name) is not None
 
 
 def shot_of(name: str) -> tuple[str, int] | None:

@@ -10,9 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.disk import opening
+from ip2pbatch.disk.buckets.locations import is_object, shown
 from ip2pbatch.errors import NothingMatchedError, PhotoError, PlanError, RecipeError
 from ip2pbatch.plan.edits import Photo, held
-from ip2pbatch.plan.folder_walk import File, Walk
+from ip2pbatch.plan.folder_walk import SUFFIXES, File, Walk
 from ip2pbatch.plan.globs import matcher
 from ip2pbatch.plan.listed.listed_photos import Listing, listing_of
 from ip2pbatch.plan.photo_digests import Look, look
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from ip2pbatch.plan.memory import Memory
     from ip2pbatch.plan.written.instructions import Instruction
     from ip2pbatch.plan.written.recipe import PhotoFolder
+
+
+_WAITING = 16  # requests to a store at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,12 @@ def scan(folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: 
             continue
         if output is not None:
             refuse_output(folder.folder, output)
-        walk.visit(folder, prefix)
+        if is_object(folder.folder):
+            from ip2pbatch.plan.listed.bucket_walk import visit_bucket  # brings a store along
+
+            visit_bucket(walk, folder, prefix)
+        else:
+            walk.visit(folder, prefix)
     files, unread = _once(walk.files), walk.broken
     if not files and not unread and not any(one.photos or one.rest or one.broken for one in listings):
         raise _nothing(folders, walk)
@@ -92,6 +102,10 @@ def scan(folders: Sequence[PhotoFolder], *, output: Path | None = None, memory: 
     listed, unlisted = _complete(listings, memory, walk.passed)
     if listings:
         photos = listed[0] if len(folders) == 1 else _together(photos, listed)
+    if any(is_object(folder.folder) or folder.manifest for folder in folders):
+        from ip2pbatch.disk.buckets.objects import objects
+
+        objects().doubt()  # whoever loads a photo later asks what it is then
     names = chain((name for name, _, _ in files), (one.name for one in unlisted))
     unwanted = walk.unwanted.union(*(one.unwanted for one in listings))
     return Scan(
@@ -114,6 +128,8 @@ def named(folders: Sequence[PhotoFolder]) -> list[tuple[str, Path]]:
 
 
 def _is_folder(folder: PhotoFolder) -> bool:
+    if is_object(folder.folder):
+        return folder.manifest is not None or folder.folder.suffix.lower() not in SUFFIXES
     return folder.manifest is not None or os.path.isdir(folder.folder)  # noqa: PTH112 (it raises nothing)
 
 
@@ -125,15 +141,34 @@ def _prefix(folder: PhotoFolder, prefixed: bool) -> str:
 def _complete(listings: Sequence[Listing], memory: Memory, passed: Tally) -> tuple[list[Sequence[Photo]], list[Broken]]:
     """The photos of each manifest, those looked at of which it does not say all, and what cannot be one."""
     files, broken = list[File](), list[Broken]()
-    for name, path in (place for listing in listings for place in listing.places()):
-        try:
-            files.append((name, str(path), path.stat()))
-        except OSError as error:
-            broken.append(Broken(name, path, f"cannot be read: {error.strerror or error}"))
+    places = [place for listing in listings for place in listing.places()]
+    for (name, path), status in zip(places, _statuses([path for _, path in places]), strict=True):
+        if isinstance(status, OSError):
+            broken.append(Broken(name, path, f"cannot be read: {status.strerror or status}"))
+        else:
+            files.append((name, str(path), status))
     looked, unread = _look_at(files, memory, passed)
     found = {(photo.name, photo.path): photo for photo in looked}
     photos = [listing.completed(found) for listing in listings]
     return photos, [*broken, *unread, *(one for listing in listings for one in listing.broken)]
+
+
+def _statuses(paths: Sequence[Path]) -> Iterator[os.stat_result | OSError]:
+    """What each path leads to; of a bucket's objects several are asked for at a time. Raises UnreachableError."""
+
+    def attempt(path: Path) -> os.stat_result | OSError:
+        try:
+            return opening.status(path)
+        except OSError as error:
+            return error
+
+    if not any(map(is_object, paths)):
+        yield from map(attempt, paths)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_WAITING) as pool:
+        yield from pool.map(attempt, paths)
 
 
 def _together(photos: Sequence[Photo], listed: Sequence[Sequence[Photo]]) -> tuple[Photo, ...]:
@@ -160,7 +195,7 @@ def looked_at(files: Sequence[File], broken: Sequence[Broken] = ()) -> Scan:
 def _nothing(folders: Sequence[PhotoFolder], walk: Walk) -> NothingMatchedError:
     kinds = "; ".join(map(str, walk.passed.kinds()[:3]))
     why = [*walk.notes(), *([f"passed over: {kinds}"] if kinds else [])]
-    where = ", ".join(str(folder.manifest or folder.folder) for folder in folders)
+    where = ", ".join(shown(folder.manifest or folder.folder) for folder in folders)
     return NothingMatchedError(f"no photo in {where}", hint="; ".join(why) or "it is empty, or its filters leave none")
 
 
@@ -178,7 +213,7 @@ def _look_at(files: Sequence[File], memory: Memory, passed: Tally) -> tuple[tupl
     for name, path, _ in sorted(files):
         if path in known:
             photos.append(Photo(name, Path(path), known[path].digest, known[path].size))
-        elif os.path.lexists(path):
+        elif is_object(path) or os.path.lexists(path):
             broken.append(Broken(name, Path(path), reasons[path]))
         else:
             passed.add("vanished", name)
@@ -197,7 +232,7 @@ def _look_in_threads(paths: Sequence[str]) -> tuple[dict[str, Look], dict[str, s
             return error
 
     looks, reasons = {}, {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_threads(paths)) as pool:
         warnings.simplefilter("ignore")  # Pillow warns of odd EXIF that does not matter here
         for path, found in zip(paths, pool.map(attempt, paths), strict=True):
             if isinstance(found, Look):
@@ -205,6 +240,11 @@ def _look_in_threads(paths: Sequence[str]) -> tuple[dict[str, Look], dict[str, s
             else:
                 reasons[path] = str(found)
     return looks, reasons
+
+
+def _threads(paths: Sequence[str]) -> int:
+    """As many as the cores can use; where a store is waited for, more."""
+    return _WAITING if is_object(paths[0]) else min(8, 2 * (os.cpu_count() or 1))
 
 
 def _instructions(folders: Sequence[PhotoFolder], found: Iterable[str], prefixed: bool) -> Iterator[Instruction]:

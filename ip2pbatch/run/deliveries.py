@@ -19,7 +19,7 @@ from pathlib import Path
 from ip2pbatch.disk.atomic import Beside, write_atomic
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.settling import ask_for, ask_for_names
-from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
+from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError, UnreachableError
 from ip2pbatch.pictures import sidecars
 from ip2pbatch.pictures.areas.composing import area_of
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
@@ -205,7 +205,7 @@ class Deliverer:
         """Write one file but for its name; None where it was refused or its name is taken. Raises ResourceError."""
         try:
             done = self._write(errand)
-        except ResourceError:
+        except (ResourceError, UnreachableError):
             raise
         except DamagedError as error:
             refined = error.path == self.run.layout.picture(errand.last.key)

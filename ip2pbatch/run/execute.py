@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from ip2pbatch import errors
-from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError
+from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError, UnreachableError
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.schedule import Schedule
@@ -207,7 +207,7 @@ class Workshop:
             try:
                 with self._busy.at("photos"):
                     jobs.append((edit, source()))
-            except ResourceError:
+            except (ResourceError, UnreachableError):
                 raise
             except DamagedError as error:
                 self._begin_again(edit, error)

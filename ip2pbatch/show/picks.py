@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ip2pbatch.disk.buckets.locations import absolute, shown
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import exactly
@@ -139,7 +140,7 @@ def pick_of(chain: Sequence[Cell], origin: Origin) -> dict[str, str]:
     root, name = _root(chain[-1])
     size = f", size: {{long_side: {max(chain[-1].size)}}}" if origin.sizes else ""
     return {
-        "folder": str(root.absolute()), "prefix": exactly(root.resolve().name), "glob": exactly(name),
+        "folder": shown(absolute(root)), "prefix": exactly(root.resolve().name), "glob": exactly(name),
         "recipe": _edit(chain, origin.numbers) + size,
     }  # fmt: skip
 
@@ -148,8 +149,8 @@ def recipe_of(chain: Sequence[Cell], origin: Origin) -> str:
     """A recipe that asks for the last cell of `chain` (its links so far, in order) of its own photo alone."""
     cell, pick = chain[-1], pick_of(chain, origin)
     strength = "" if cell.strength == origin.strength else f", strength: {cell.strength!r}"
-    photo = Path(pick["folder"]) / _root(cell)[1]
-    lines = [origin.head(), "photos:", f"  - {quoted(str(photo))}", "edits:"]
+    photo = f"{pick['folder'].rstrip('/')}/{_root(cell)[1]}"
+    lines = [origin.head(), "photos:", f"  - {quoted(photo)}", "edits:"]
     return "\n".join([*lines, f"  - {{id: {quoted(cell.edit)}, {pick['recipe']}{strength}}}"]) + "\n"
 
 

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.plan.metrics import METRICS, captions
 from ip2pbatch.run.directory.view import RunView
@@ -337,7 +338,7 @@ def _sort(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _link(path: Path | None, folder: Path) -> str:
     """A delivered file as an address relative to the page, or "". It starts with "./", so it can name no scheme."""
-    if path is None:
+    if path is None or is_object(path):  # what lies in a bucket has no address that a browser may open
         return ""
     try:
         return "./" + quote(Path(os.path.relpath(path, folder)).as_posix(), errors="surrogateescape")

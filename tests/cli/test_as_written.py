@@ -57,10 +57,10 @@ def test_addresses_are_refused_by_name_everywhere(command: CommandLine, here: Pa
 
 
 def test_addresses_in_recipes_and_from_python_are_refused(command: CommandLine, here: Path) -> None:
-    (here / "s3.yaml").write_text("photos: s3://b/in\nedits: [sepia]\n")
+    (here / "s3.yaml").write_text("photos: https://b/in\nedits: [sepia]\n")
     said = command("validate", "s3.yaml")
     assert said.code == 2
-    assert "s3.yaml:1:9: photos: 's3://b/in' is an address and no path" in said.err
+    assert "s3.yaml:1:9: photos: 'https://b/in' is an address and no path" in said.err
     with pytest.raises(UsageError, match="is an address"):
         jobs.run("recipe.yaml", out="s3://b/out")
     with pytest.raises(UsageError, match="is an address"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ip2pbatch.disk.buckets.locations import is_object, shown
 from ip2pbatch.errors import UsageError
 from ip2pbatch.jobs.exploring.shelf import UPLOADS, Lister
 from ip2pbatch.jobs.exploring.wanted import Ground
@@ -92,6 +93,7 @@ def _of_recipe(path: Path, out: Path | None, machine: Machine) -> Setting:
     if out is not None:
         recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"folder": out.absolute()})})
     refuse_comparison(recipe)
+    _refuse_buckets(one.folder for one in recipe.photos)
     return Setting(
         Ground(recipe.model, recipe.output.folder, _shared(recipe)), machine, _listed(recipe), recipe.photos,
         tuple(_root(one) for one in recipe.photos), text, path.absolute(), recipe.safety, called=recipe.name,
@@ -102,6 +104,14 @@ def _shared(recipe: Recipe) -> dict[str, object]:
     """What a recipe says for all its edits, and tries have in common with it."""
     said = recipe.model_dump(mode="json", exclude_defaults=True)
     return {key: said[key] for key in ("size", "sampler", "steps", "metadata", "safety") if key in said}
+
+
+def _refuse_buckets(photos: Iterable[Path]) -> None:
+    """Raises UsageError: the page reads photos as often as somebody looks at them."""
+    if there := next(filter(is_object, photos), None):
+        raise UsageError(
+            f"the studio shows no photos of a bucket, such as {shown(there)}", hint="copy some of them first"
+        )
 
 
 def _root(photos: PhotoFolder) -> Path:
@@ -131,6 +141,7 @@ def _of_run(out: Path, machine: Machine) -> Setting:
     def listed() -> Iterable[tuple[str, Path]]:
         return [(photo.name, photo.path) for photo in read_run(out).photos if photo.path.is_file()]
 
+    _refuse_buckets(photo.path for photo in view.photos)
     folders = dict.fromkeys(photo.path.parent for photo in view.photos)
     recipe = view.sessions[-1].recipes[-1] if view.sessions and view.sessions[-1].recipes else None
     return Setting(

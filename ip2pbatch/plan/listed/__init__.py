@@ -1,1 +1,1 @@
-"""Photos from a manifest: a CSV that names them, so that no folder is walked and no photo is opened to plan them."""
+"""Photos from a list: a CSV that names them, or what a bucket holds. No folder is walked to plan them."""

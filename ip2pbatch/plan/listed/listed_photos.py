@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.errors import PhotoError, RecipeError
 from ip2pbatch.plan.edits import Photo
 from ip2pbatch.plan.formats import suffixes
@@ -69,7 +70,9 @@ class ListedPhotos(Sequence[Photo]):
 
 
 def place_of(folder: str, name: str, path: str) -> Path:
-    """Where a photo is: at `path`, else called `name`, below `folder`."""
+    """Where a photo is: at `path`, else called `name`, below `folder`; or at an address of its own."""
+    if path and is_object(path):
+        return Path(path)
     return Path(os.path.join(folder, path or name))  # noqa: PTH118 (ten million of them)
 
 
@@ -176,6 +179,8 @@ def _within(output: Path | None, folder: Path) -> Callable[[Row], bool]:
     top, root = (os.path.realpath(path).rstrip(os.sep) + os.sep for path in (output, folder))
 
     def lies_there(row: Row) -> bool:
+        if is_object(row.path):
+            return False
         file = os.path.normpath(os.path.join(root, row.path)) if row.path else root + row.name  # noqa: PTH118 (as above)
         return file.startswith(top)
 

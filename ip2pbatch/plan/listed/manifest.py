@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.disk.atomic import disk_error, replacing
+from ip2pbatch.disk.buckets.locations import is_object
+from ip2pbatch.disk.buckets.locations import shown as location_shown
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.edits import Photo
-from ip2pbatch.plan.written.addresses import HINT, is_address
+from ip2pbatch.plan.written.addresses import is_address, is_location, unfit
 from ip2pbatch.plan.written.spreadsheets import Table, shown
 
 COLUMNS = ("name", "path", "digest", "size")
@@ -48,7 +50,7 @@ def read_manifest(path: Path, folder: Path) -> Iterator[Row]:
     Raises RecipeError with the line, but for a name that is there twice, which whoever has all of them knows.
     """
     table = Table(path, COLUMNS, COLUMNS[:1], _OTHER_NAMES)
-    root = f"{folder.as_posix().rstrip('/')}/"
+    root = f"{location_shown(folder) if is_object(folder) else folder.as_posix().rstrip('/')}/"
     for line, cells in table.rows():
         try:
             name = written = _name(cells.get("name", ""), root)
@@ -77,8 +79,9 @@ def _name(cell: str, root: str) -> str:
 def _below(name: str, root: str) -> str:
     if "\0" in name:
         raise _Wrong("a name cannot hold a NUL character", "remove it")
-    if is_address(name):
-        raise _Wrong(f"{shown(name)} is an address and no path", HINT)
+    if is_address(name) and not name.startswith(root):
+        why, hint = unfit(name, shown(name))
+        raise _Wrong(why, "put it in a column path, beside the name that it shall have" if is_location(name) else hint)
     parts = [part for part in name.removeprefix(root).split("/") if part not in ("", ".")]
     if ".." in parts or name.removeprefix(root).startswith("/"):
         hint = "say where the file is in a column path, or where all are by `folder:` beside `manifest:` in the recipe"
@@ -91,8 +94,8 @@ def _below(name: str, root: str) -> str:
 def _path(cell: str) -> str:
     if "\0" in cell:
         raise _Wrong("a path cannot hold a NUL character", "remove it")
-    if is_address(cell):
-        raise _Wrong(f"{shown(cell)} is an address and no path", HINT)
+    if is_address(cell) and not is_location(cell):
+        raise _Wrong(*unfit(cell, shown(cell)))
     return cell
 
 
@@ -142,7 +145,7 @@ def write_manifest(path: Path, photos: Iterable[Photo]) -> int:
 
 def _cells(photo: Photo, folder: str) -> tuple[str, str, str, str]:
     """One row. `./` keeps spaces and backslashes, which would else be taken for a spreadsheet's doing."""
-    place = os.fspath(photo.path).removeprefix(folder)
+    place = location_shown(photo.path).removeprefix(folder)
     name = f"./{photo.name}" if "\\" in photo.name or photo.name != photo.name.strip() else photo.name
     path = f"./{place}" if place != place.lstrip() else place
     return name, "" if place == photo.name else path, photo.digest, "{}x{}".format(*photo.size)

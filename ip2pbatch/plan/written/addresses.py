@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ip2pbatch.disk.buckets.locations import LocationError, is_object, read_location
 from ip2pbatch.errors import UsageError
 
 HINT = "name a folder or a file of this machine; mount what lies elsewhere, or copy it first"
@@ -17,11 +18,33 @@ _HUB = re.compile(
 )
 _WORDS = ("-i", "--instruction", "-m", "--model")  # options that take no path
 _NO_PATHS = ("models", "export")  # commands that take a model's name
+_PHOTOS = ("edit", "apply")  # commands whose arguments are photos, which may lie in a bucket
+_FILES = ("-o", "--out", "--recipe", "--junit")  # their options that take a path
 
 
 def is_address(text: str) -> bool:
     """Whether a path is written like an address of the net or of a store."""
     return _ADDRESS.match(text) is not None
+
+
+def is_location(text: str) -> bool:
+    """Whether a text is the address of a bucket, or of what is in it, that may be read."""
+    try:
+        return is_object(text) and bool(read_location(text))
+    except LocationError:
+        return False
+
+
+def unfit(text: str, shown: str = "") -> tuple[str, str]:
+    """Why an address is no path, and what to write instead. What may hold a secret is not quoted, as somebody would
+    write it down.
+    """
+    try:
+        if is_object(text):
+            read_location(text)
+    except LocationError as error:
+        return str(error), error.hint
+    return f"{shown or text} is an address and no path", HINT
 
 
 def hub_hint(text: str) -> str:
@@ -41,5 +64,8 @@ def refuse_addresses(arguments: Sequence[str]) -> None:
     for argument in arguments:
         name, equals, value = argument.partition("=") if argument.startswith("--") else (option, "=", argument)
         if equals and is_address(value) and name not in _WORDS:
-            raise UsageError(f"{name}{': ' if name else ''}{value} is an address and no path", hint=HINT)
+            if arguments[0] in _PHOTOS and name not in _FILES and is_location(value):
+                continue
+            why, hint = unfit(value)
+            raise UsageError(f"{name}{': ' if name else ''}{why}", hint=hint)
         option = argument if argument.startswith("-") else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationInfo, WithJsonSchema
 
-from ip2pbatch.plan.written.addresses import HINT, is_address
+from ip2pbatch.disk.buckets.locations import LocationError, is_object, read_location, shown
+from ip2pbatch.plan.written.addresses import is_address, unfit
 from ip2pbatch.plan.written.yaml_source import Mistake
 
 
@@ -16,11 +17,22 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise Mistake("should be a path", hint="./photos, for example")
     if is_address(str(value)):
-        raise Mistake(f"{str(value)!r} is an address and no path", hint=HINT)
+        why, hint = unfit(str(value), repr(str(value)))
+        raise Mistake(why, hint=hint)
     if "\0" in str(value):
         raise Mistake("a path cannot hold a NUL character", hint="remove it")
     base = info.context if isinstance(info.context, Path) else Path.cwd()
     return Path(normalised(base / Path(value).expanduser()))
+
+
+def _path_or_location(value: Any, info: ValidationInfo) -> Any:
+    """The same where a bucket may stand: s3://bucket/prefix, gs:// or az://."""
+    if not isinstance(value, (str, Path)) or not is_object(value):
+        return _path(value, info)
+    try:
+        return read_location(str(value))
+    except LocationError as error:  # which says nothing of what may be a secret
+        raise Mistake(str(error), hint=error.hint) from None
 
 
 def normalised(path: Path) -> str:
@@ -30,7 +42,11 @@ def normalised(path: Path) -> str:
     return os.path.normpath(path)
 
 
-RecipePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
+_TEXT = WithJsonSchema({"type": "string", "minLength": 1})
+RecipePath = Annotated[Path, BeforeValidator(_path), _TEXT]
+PathOrLocation = Annotated[
+    Path, BeforeValidator(_path_or_location), PlainSerializer(shown, return_type=str, when_used="json"), _TEXT
+]
 
 
 class Written(BaseModel):

@@ -29,7 +29,7 @@ from ip2pbatch.plan.written.choices import Sampler
 from ip2pbatch.plan.written.compared import Compared, model_path, refuse_clashes, with_path
 from ip2pbatch.plan.written.outputs import Metadata, Output, Sheet, Strength
 from ip2pbatch.plan.written.overlays import KEYS, laid_over
-from ip2pbatch.plan.written.part import RecipePath, Written
+from ip2pbatch.plan.written.part import PathOrLocation, RecipePath, Written
 from ip2pbatch.plan.written.ranges import Scales, Size, Steps, read_numbers
 from ip2pbatch.plan.written.slug import free, name_of
 from ip2pbatch.plan.written.where import Protected, Where
@@ -72,8 +72,9 @@ def _some(value: Any) -> Any:
 class PhotoFolder(Written):
     """One folder of photos, one photo, or a manifest. Globs are relative to the folder; `**` crosses folders."""
 
-    folder: RecipePath = Field(
-        description="a folder, read recursively, or one photo; relative to the recipe. With `manifest`: of its photos"
+    folder: PathOrLocation = Field(
+        description="a folder, read recursively, or one photo; relative to the recipe, or s3://bucket/prefix. "
+        "With `manifest`: of its photos"
     )
     manifest: RecipePath | None = Field(
         None,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.plan.families import ModelDefaults
+from ip2pbatch.plan.formats import suffixes
 from ip2pbatch.plan.globs import exactly
 from ip2pbatch.plan.written.ranges import Size
 from ip2pbatch.plan.written.recipe import EditSpec, PhotoFolder, Recipe, Seeds
@@ -142,4 +144,5 @@ def _plain(photos: PhotoFolder) -> bool:
 def _place(photos: PhotoFolder) -> tuple[Path, str | None]:
     """The folder, and in it the one photo that is meant; None for all of them."""
     folder = photos.folder
-    return (folder, None) if folder.is_dir() else (folder.parent, folder.name)
+    is_folder = folder.suffix.lower() not in suffixes() if is_object(folder) else folder.is_dir()
+    return (folder, None) if is_folder else (folder.parent, folder.name)

@@ -1,0 +1,153 @@
+"""A store on the loopback that speaks S3 (moto's), and a way to it on which single requests go wrong."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SECRET = "qN8wZsecretXk3vRtYbLp7HdUf2mCaJ9eGo"
+"""What no output may ever hold."""
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIAQUITEPUBLIC", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
+
+
+@dataclass
+class StoreServer:
+    """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, or (0)
+    by closing the line. `before` hears of each before it is passed on. `asked` are all.
+    """
+
+    address: str
+    fails: list[tuple[str, int]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    before: Callable[[str], None] = lambda line: None
+    down: bool = False
+
+    def counted(self, *words: str) -> int:
+        """How many requests hold all of these."""
+        return sum(all(word in line for word in words) for line in self.asked)
+
+    def reset(self) -> None:
+        """As it was at first, but for its buckets."""
+        self.fails, self.asked, self.before, self.down = [], [], lambda line: None, False
+
+
+_MOTO = (
+    "import sys, logging; from moto.server import ThreadedMotoServer; "
+    "logging.getLogger('werkzeug').setLevel(logging.ERROR); "
+    "server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False); server.start(); "
+    "print(server.get_host_and_port()[1], flush=True); sys.stdin.read(); server.stop()"
+)
+
+
+@contextmanager
+def serving() -> Iterator[StoreServer]:
+    """The store in a process of its own, which ends with its input, behind a proxy that counts and spoils."""
+    moto = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert moto.stdin
+    assert moto.stdout
+    port = int(moto.stdout.readline())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    server.daemon_threads = True
+    store = StoreServer(f"http://127.0.0.1:{server.server_address[1]}")
+    server.behind, server.store = ("127.0.0.1", port), store  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        moto.stdin.close()
+        moto.wait()
+        moto.stdout.close()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def _pass_on(self) -> None:
+        store: StoreServer = self.server.store  # type: ignore[attr-defined]
+        line = f"{self.command} {self.path}"
+        store.asked.append(line)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        store.before(line)
+        if store.down:
+            self._spoil(0)
+            return
+        for one in store.fails:
+            if one[0] in line:
+                store.fails.remove(one)
+                self._spoil(one[1])
+                return
+        behind = http.client.HTTPConnection(*self.server.behind)  # type: ignore[attr-defined]
+        behind.request(self.command, self.path, body, dict(self.headers))
+        answer = behind.getresponse()
+        data = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        self.wfile.write(data)
+        behind.close()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815 (as http.server calls them)
+
+    def _spoil(self, status: int) -> None:
+        if status:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class Bucket:
+    """A bucket of the store, by the library that the package uses too."""
+
+    def __init__(self, store: StoreServer, name: str) -> None:
+        from obstore.store import S3Store
+
+        keys = {"access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "secret_access_key": SECRET, "region": "us-east-1"}
+        self.name = name
+        self._store = S3Store(name, endpoint=store.address, client_options={"allow_http": True}, **keys)
+        line = http.client.HTTPConnection(store.address.removeprefix("http://"))
+        line.request("PUT", f"/{name}")
+        assert line.getresponse().status == 200
+        line.close()
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Write an object."""
+        self._store.put(key, data)
+
+    def put_folder(self, folder: Path, prefix: str) -> None:
+        """Write every file below a folder."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+
+    def get(self, key: str) -> bytes:
+        """What an object holds."""
+        return bytes(self._store.get(key).bytes())
+
+    def keys(self) -> set[str]:
+        """Those of all objects."""
+        return {meta["path"] for page in self._store.list() for meta in page}
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._store.delete(key)
