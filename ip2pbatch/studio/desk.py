@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from ip2pbatch import __version__
-from ip2pbatch.errors import LockedError, PhotoError
+from ip2pbatch.errors import PhotoError
 from ip2pbatch.jobs.exploring.board import Seen
 from ip2pbatch.jobs.exploring.exploration import Exploration, Request
 from ip2pbatch.jobs.exploring.rendering import rendered, shown
@@ -200,7 +200,7 @@ def add_photo(desk: Desk, asked: Asked) -> say.Photo:
 def ask(desk: Desk, asked: Asked) -> say.JobSaid:
     """Have cells made: each photo with each edit at each pair of scales with each seed."""
     body: say.JobAsked = asked.body
-    _refuse_without_engine(desk)
+    desk.of.refuse_without_model()
     paths = []
     for number, photo in enumerate(body.photos):
         found = desk.of.shelf.get(photo)
@@ -212,12 +212,6 @@ def ask(desk: Desk, asked: Asked) -> say.JobSaid:
         tuple(dict.fromkeys(paths)), edits, tuple(body.text), tuple(body.image), tuple(body.seeds), body.steps
     )  # fmt: skip
     return desk.job_said(desk.of.ask(wanted, asked.client))
-
-
-def _refuse_without_engine(desk: Desk) -> None:
-    """Where the model could not be loaded, asking again does not help."""
-    if desk.of.problem is not None and not isinstance(desk.of.problem, LockedError):
-        raise desk.of.problem
 
 
 def job(desk: Desk, asked: Asked) -> say.JobSaid:
@@ -318,7 +312,7 @@ def make_recipe(desk: Desk, asked: Asked) -> say.RecipeSaid:
 
 def start_run(desk: Desk, asked: Asked) -> say.Running:
     """Run a recipe over its photos."""
-    _refuse_without_engine(desk)
+    desk.of.refuse_without_model()
     desk.of.start(asked.body.text)
     return _running(desk)
 

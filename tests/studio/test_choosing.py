@@ -206,10 +206,14 @@ def test_a_model_that_cannot_be_loaded_is_told_at_once(tmp_path: Path, monkeypat
         raise ModelError("there is no such model", hint="name another one")
 
     make_photos(tmp_path / "photos", 1)
+    real = engines.choose
     monkeypatch.setattr(engines, "choose", choose)
     with studio(tmp_path / "photos", tmp_path / "out") as opened:
         until(lambda: opened.page.get("/api/state").json()["problem"])
         body = {"photos": opened.photos, "edits": [{"instruction": "make it winter"}]}
         said = opened.page.post("/api/jobs", json=body)
         assert (said.status_code, said.json()["hint"]) == (503, "name another one")
-    assert not (tmp_path / "out").exists()
+        monkeypatch.setattr(engines, "choose", real)  # it is there by now: that was not asked in vain
+        assert opened.page.post("/api/jobs", json=body).status_code == 503
+        until(lambda: opened.page.get("/api/state").json()["problem"] is None)
+        assert opened.page.post("/api/jobs", json=body).status_code == 200

@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from PIL import Image
-from runs import make_photos
-from studios import base, served
+from runs import Wrapped, make_photos, no_room_for
+from studios import base, served, with_engine
 from test_page import DONE, DROP, TEXT, began, complaints, until
+from test_turns import Stepping
 
 from ip2pbatch import jobs
+from ip2pbatch.errors import ModelError
+from ip2pbatch.jobs import engines
+from ip2pbatch.run.directory.view import read_run
 
 pytestmark = [
     pytest.mark.chromium,
@@ -53,6 +57,10 @@ SAID = "return document.querySelector('#banners')?.textContent ?? ''"
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("browser")) as window:
         yield window
+
+
+FAKE = jobs.Machine(backend="fake")
+RUN = "return document.querySelector('#run-text').textContent"
 
 
 def cell(page: Browser) -> dict[str, Any]:
@@ -220,7 +228,7 @@ def test_a_moved_strength_is_within_2_of_255_of_the_file(window: Browser, tmp_pa
         f"seeds: [{kept['seed']}]\noutput: {{folder: {tmp_path / 'out'}, format: png}}\n"
     )
     (tmp_path / "recipe.yaml").write_text(text)
-    jobs.run(tmp_path / "recipe.yaml", machine=jobs.Machine(backend="fake"))
+    jobs.run(tmp_path / "recipe.yaml", machine=FAKE)
     (file,) = (one for one in (tmp_path / "out").rglob("*.png") if not {".ip2pbatch", "sheets"} & set(one.parts))
     mixed = np.array(values, np.int16).reshape(height, width, 4)[..., :3]
     with Image.open(file) as delivered:
@@ -264,3 +272,155 @@ def test_a_page_whose_studio_has_another_token_now_says_so_and_goes_on(window: B
         )  # as another tab opens it
         until(window, f"{SAID.replace('return', 'return !(')}).includes('key')")
         made(window, " and snow", 2)
+
+
+def test_no_memory_is_a_failed_cell_that_is_tried_again(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(tmp_path / "photos", 1)
+    room = [0]
+    with_engine(monkeypatch, Wrapped(before=lambda edits: no_room_for(room[0])(edits)))
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 1)
+        window.type("#links textarea", "make it winter")
+        window.press("enter")
+        said = until(window, "return document.querySelector('.cell.is-failed .none p')?.textContent")
+        assert "out of memory" in said
+        assert "smaller size" in said
+        window.js("document.querySelector('input[name=show][value=failed]').click()")
+        until(window, "return document.querySelector('#title').textContent.startsWith('Failed')")
+        room[0] = 8
+        until(window, "return document.querySelector('.again')")
+        window.click(".again")
+        until(window, "return document.querySelector('#empty b')?.textContent === 'Nothing has failed'")
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(*arguments: object, **more: object) -> None:
+        raise ModelError("there is no such model", hint="name another one")
+
+    make_photos(tmp_path / "photos", 1)
+    monkeypatch.setattr(engines, "choose", choose)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 1)
+        assert "no such model – name another one" in until(window, SAID)
+        window.type("#links textarea", "make it winter")
+        window.press("enter")
+        until(window, "return !document.querySelector('#make').hasAttribute('aria-busy')")
+        assert window.js("return document.querySelectorAll('.banner').length") == 1
+
+
+def test_cells_and_photos_of_a_command_that_runs_appear(window: Browser, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 1)
+    recipe = f"model: tiny\nphotos: {tmp_path / 'photos'}\nedits: [add fog]\noutput: {{folder: {tmp_path / 'out'}}}"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    jobs.run(tmp_path / "recipe.yaml", machine=FAKE)
+    with served(tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 1)
+        until(window, f"{DONE} === 1")
+        window.js("document.querySelector('input[name=show][value=all]').click()")
+        make_photos(tmp_path / "photos", 3)
+        jobs.run(tmp_path / "recipe.yaml", machine=FAKE)
+        until(window, f"{DONE} === 3")
+        photos_are_there(window, 3)
+
+
+def test_a_run_is_paused_goes_on_and_is_stopped_from_the_page(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(tmp_path / "photos", 3)
+    with_engine(monkeypatch, engine := Stepping())
+    engine.limits = engine.limits.__class__(batch=1)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 3)
+        engine.go.set()
+        made(window, "make it winter")
+        engine.go.clear()
+        window.js("document.querySelector('figcaption input').click()")
+        until(window, "return !document.querySelector('#picks').hidden")
+        window.click("#use-picks")
+        until(window, "return !document.querySelector('#start').disabled")
+        assert "3 photos, 3 pictures, 2 still to make" in window.js(TEXT, "#cost")
+        window.click("#start")
+        until(window, f"{RUN}.includes('1 of 3')")
+        window.click("#run-pause")
+        until(window, f"{RUN}.startsWith('Paused')")
+        engine.go.set()
+        until(window, f"{RUN} === 'Paused · 2 of 3'")
+        engine.go.clear()
+        window.click("#run-pause")
+        until(window, f"{RUN} === '2 of 3'")
+        window.click("#run-stop")
+        until(window, f"{RUN} === 'Stopped · 2 of 3'")
+        window.click("#run-close")
+        assert window.js("return document.querySelector('#run').hidden")
+        window.js("document.querySelector('input[name=show][value=all]').click()")
+        assert until(window, "return document.querySelector('.is-left .none')?.textContent") == "not made yetMake it"
+    assert jobs.run(tmp_path / "out", machine=FAKE).summary.made == 1
+
+
+def tab_to(page: Browser, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(80):
+        if page.js("return document.activeElement.matches(arguments[0])", selector):
+            return
+        page.press("tab")
+    raise AssertionError(f"{selector} is not reached")
+
+
+def test_the_whole_way_by_keyboard_alone(window: Browser, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 2)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 2)
+        tab_to(window, "#photos")
+        window.press("right")
+        until(window, "return document.querySelector('#of').textContent.startsWith('day1')")
+        tab_to(window, "#links textarea")
+        window.press(*"add fog", "enter")
+        until(window, f"{DONE} === 1")
+        tab_to(window, ".cell .open")
+        window.press("x", "3", "enter")
+        until(window, OPEN)
+        window.press("right", "f")
+        until(window, "return document.querySelector('#viewer').classList.contains('is-whole')")
+        tab_to(window, "#note")
+        window.press(*"soft", "escape")
+        until(window, "return document.querySelector('.picked .rank')?.textContent === '★★★✎'")
+        assert window.js("return document.activeElement.matches('.cell .open')")
+        tab_to(window, "#use-picks")
+        window.press("enter")
+        until(window, "return !document.querySelector('#start').disabled")
+        tab_to(window, "#start")
+        window.press("enter")
+        until(window, f"{RUN}.startsWith('Done')")
+        assert complaints(window) == []
+    assert len(read_run(tmp_path / "out").records) == 2
+
+
+def test_a_phone_s_width_holds_all_of_it(window: Browser, tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", 2)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        window.cdp("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+        try:
+            began(window, address)
+            photos_are_there(window, 2)
+            window.type("#links textarea", "make it winter")
+            window.press("enter")
+            until(window, f"{DONE} === 1")  # it was brought into sight
+            window.js("document.querySelector('figcaption input').click()")
+            until(window, "return !document.querySelector('#picks').hidden")
+            assert window.js("return document.documentElement.scrollWidth") == 360
+            left, _, width, _ = window.area("#unpick")
+            assert left + width <= 360
+            window.click(".cell .open")
+            until(window, OPEN)
+            assert window.js("return document.querySelector('#viewer').scrollWidth") <= 360
+        finally:
+            window.cdp("Emulation.clearDeviceMetricsOverride")

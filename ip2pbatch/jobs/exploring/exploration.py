@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ip2pbatch.errors import Ip2pError, PlanError, UsageError
+from ip2pbatch.errors import Ip2pError, LockedError, PlanError, UsageError
 from ip2pbatch.jobs.exploring.board import Board, Seen, all_cells
 from ip2pbatch.jobs.exploring.folder_run import FolderRun
 from ip2pbatch.jobs.exploring.following import Following
@@ -93,6 +93,7 @@ class Exploration:
         self.dropped: list[Request] = []
         self.run: FolderRun | None = None
         self.current: AtWork | None = None
+        self.loads_again = False
         self.voice, self.problem, self.loading, self.ended = Voiced(told.state), no_problem(), False, False
         self._numbers = itertools.count(1)
         self._following = Following(setting.ground.out, self._read, self.board.recorded)
@@ -129,6 +130,14 @@ class Exploration:
             self._interrupt()
             self.wake.notify_all()
         return request
+
+    def refuse_without_model(self) -> None:
+        """Raises why the model could not be loaded, and has that tried again: what was missing may be there by now."""
+        if self.problem is not None and not isinstance(self.problem, LockedError):
+            with self.wake:
+                self.loads_again = True
+                self.wake.notify_all()
+            raise self.problem
 
     def _remember(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -270,6 +279,8 @@ class Exploration:
         self.board.choose(read_choices(view.layout))
         if set(self.board.ids) != before:
             self.told.everything()
+            if self.setting.watches:  # its photos are those of the run
+                self.shelf.refresh()
 
     def list_again(self) -> None:
         """Have the folder looked at anew, if that was a while ago, behind whoever asks. Raises PlanError where it was

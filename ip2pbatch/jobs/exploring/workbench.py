@@ -102,7 +102,8 @@ class Workbench:
             dropped, of.dropped = of.dropped, []
             turns = [] if dropped else of.turns.take(self._at_once())
             runs = of.run if of.run is not None and of.run.progress.state in ("waiting", "running") else None
-            idle = not dropped and not turns and runs is None
+            loads, of.loads_again = of.loads_again, False
+            idle = not dropped and not turns and runs is None and not loads
             if turns:
                 cells = frozenset(cell for turn in turns for cell in turn.cells)
                 of.current = AtWork(stop, frozenset(turn.job or "again" for turn in turns), cells)
@@ -118,6 +119,8 @@ class Workbench:
             self._make(turns, stop)
         elif runs is not None:
             self._stint(runs)
+        elif loads:
+            self._load()
 
     def _at_once(self) -> int:
         """Turns that share calls: as many as a device takes that works on by itself, else one."""

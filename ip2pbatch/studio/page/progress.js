@@ -35,6 +35,7 @@ export function progress(app) {
 // A message under the head, one for each `about`: closed by the person, or by `unbanner` when it no longer holds.
 export function banner(about, text, list = []) {
   unbanner(about);
+  [...byId("banners").children].filter((one) => one.querySelector("p").textContent === text).forEach((one) => one.remove());
   const close = node("button", { type: "button", className: "plain", textContent: "×", "aria-label": "Close this message" });
   const made = node("div", { className: "banner bad", role: "alert" }, node("div", {}, node("p", { textContent: text })), close);
   if (list.length) made.firstChild.append(node("ul", {}, ...list.slice(0, 50).map((one) => node("li", { textContent: one }))));

@@ -37,6 +37,7 @@ app.submit = async (wanted) => {
   byId("save").hidden = false;
   if (Object.keys(job.broken).length) banner("broken", "Photos that cannot be read were left out:", Object.values(job.broken));
   byId("wall").scrollTop = 0;
+  if (matchMedia("(max-width: 760px)").matches) document.querySelector(".wall").scrollIntoView();
   say(`${job.cells.length === 1 ? "One picture is" : `${job.cells.length} pictures are`} being made`);
 };
 
