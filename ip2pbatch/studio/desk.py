@@ -88,7 +88,7 @@ class Desk:
             ),
             scales=say.Scales(text="text" in family.scales, image="image" in family.scales),
             negative=family.null_text, regions=family.call is None, folder=setting.called, out=str(ground.out),
-            recipe=setting.text, photos=len(of.shelf), cells=len(of.board), waiting=len(of.turns),
+            recipe=setting.text, photos=len(of.shelf), cells=len(of.board), cut=of.board.is_cut, waiting=len(of.turns),
             running=self.running(), loading=of.loading, busy=of.voice.at,
             problem=None if problem is None else say.Problem(error=str(problem), hint=problem.hint),
             notes=list(of.voice.said), limits=say.Limits(**LIMITS),
@@ -236,7 +236,7 @@ def cells(desk: Desk, asked: Asked) -> say.Cells:
     total, page = desk.of.board.page(
         query.offset, query.limit, photos=paths, only=query.only, search=query.search, newest=query.order == "newest"
     )
-    return say.Cells(total=total, cells=[desk.said(seen) for seen in page])
+    return say.Cells(total=total, cut=desk.of.board.is_cut, cells=[desk.said(seen) for seen in page])
 
 
 def cell(desk: Desk, asked: Asked) -> say.Cell:

@@ -82,7 +82,9 @@ class Problem(Said):
 
 
 class StudioState(Said):
-    """All that a page needs to begin with. `boot` changes with each start; `busy` names what takes a moment."""
+    """All that a page needs to begin with. `boot` changes with each start; `busy` names what takes a moment; `cut` says
+    that the run holds more cells than a studio shows, which are no cells here.
+    """
 
     version: str
     boot: str
@@ -96,6 +98,7 @@ class StudioState(Said):
     recipe: str
     photos: int
     cells: int
+    cut: bool
     waiting: int
     running: Running | None
     loading: bool
@@ -214,7 +217,10 @@ class Cell(Said):
 
 
 class Cells(Said):
+    """`cut` says that the run holds more cells than a studio shows, of which `total` counts none."""
+
     total: int
+    cut: bool
     cells: list[Cell]
 
 

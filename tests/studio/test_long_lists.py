@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from full_runs import full_run
 from runs import LONG, make_photos, many
 from studios import served
-from test_page import began, complaints, until
+from test_page import CLICK, began, complaints, until
 
-from ip2pbatch.jobs.exploring import shelf
+from ip2pbatch.jobs.exploring import board, shelf
 
 pytestmark = [
     pytest.mark.chromium,
@@ -83,3 +84,54 @@ def test_pictures_that_are_scrolled_past_are_waited_for_no_longer(
         until(window, "return [...document.querySelectorAll('.photo img[src]')].every((one) => one.naturalWidth)")
         seen: list[Any] = window.js("return [...document.querySelectorAll('.photo')].map((one) => one.title)")
         assert set(seen) <= set(made)
+
+
+TITLE = "return document.querySelector('#title small')?.textContent === arguments[0]"
+ASK = """
+const [headers, body] = [{"Content-Type": "application/json"}, {
+  photos: [arguments[0]], edits: [{instruction: "add fog"}], text: arguments[1], image: arguments[2],
+}];
+return fetch("/api/jobs", {method: "POST", headers, body: JSON.stringify(body)}).then((answer) => answer.status);
+"""
+
+
+def grid(across: int, down: int) -> tuple[list[float], list[float]]:
+    return [2 + column / 10 for column in range(across)], [1 + row / 50 for row in range(down)]
+
+
+def test_very_many_cells_are_in_the_page_only_as_far_as_they_are_seen(window: Browser, tmp_path: Path) -> None:
+    """All of one photo, in grids; then the same without their grids; and more are asked for meanwhile."""
+    text, image = grid(10, many(4, 200))
+    words = [f"make it {word}" for word in ("winter", "night", "rain", "dry", "old")]
+    make_photos(tmp_path / "photos", 1)
+    out = full_run(tmp_path, edits=words, guidance={"text": text, "image": image})
+    total = len(words) * len(text) * len(image)
+    with served(out) as address:
+        began(window, address)
+        until(window, TITLE, f"{total:,} pictures")
+        photo = window.js("return fetch('/api/photos').then((a) => a.json()).then((said) => said.photos[0].id)")
+        assert window.js(ASK, photo, *grid(10, 4)) == 200
+        until(window, TITLE, f"{total + 40:,} pictures")
+        for shown in ("photo", "all"):
+            window.js(CLICK, f"input[name=show][value={shown}]")
+            until(window, TITLE, f"{total + 40:,} pictures")
+            window.js("document.querySelector('#wall').scrollTop = 0")
+            window.js(SCROLL, "#wall", 300, 40)
+            until(window, "return scrolled.over")
+            assert window.js("return scrolled.most") < 1000
+            assert window.js("return document.querySelector('#wall').scrollTop") > 1000
+            until(window, "return document.querySelectorAll('.cell.is-done .open img[src]').length > 4")
+        assert complaints(window) == []
+
+
+def test_a_run_of_more_cells_than_a_studio_shows_says_so(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "MOST", 3)
+    make_photos(tmp_path / "photos", 5)
+    with served(full_run(tmp_path, edits=["make it winter"])) as address:
+        began(window, address)
+        said = until(window, "const note = document.querySelector('#cut'); return !note.hidden && note.textContent")
+        assert "more than the 3 pictures" in said
+        cells = window.js("return fetch('/api/cells').then((answer) => answer.json())")
+        assert (cells["total"], cells["cut"], len(cells["cells"])) == (3, True, 3)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -73,18 +71,19 @@ class Seen:
 class Board:
     """All cells by their ids, in the order in which they were asked for. Safe to use from several threads.
 
-    `changed` hears the id of each cell that is another one than it was.
+    `changed` hears the id of each cell that is another one than it was. `is_cut` says that a run holds more than these.
     """
 
     changed: Callable[[str], None] = lambda cell: None
     layout: Layout | None = None
+    is_cut: bool = False
     _places: dict[str, tuple[Strip, int]] = field(default_factory=dict)
     _of_edit: dict[str, list[str]] = field(default_factory=dict)
     _records: dict[str, Record] = field(default_factory=dict)
     _live: dict[str, Standing] = field(default_factory=dict)
     _choices: dict[str, Choice] = field(default_factory=dict)
     _previews: dict[str, bytes] = field(default_factory=dict)
-    _of_photo: Counter[str] = field(default_factory=Counter)
+    _of_photo: dict[str, dict[str, None]] = field(default_factory=dict)  # by path
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __len__(self) -> int:
@@ -101,22 +100,30 @@ class Board:
                     if cell not in self._places:
                         self._refuse()
                         self._of_edit.setdefault(edit.key, []).append(cell)
-                        self._of_photo[str(strip.photo.path)] += 1
+                        self._of_photo.setdefault(str(strip.photo.path), {})[cell] = None
                     self._places[cell] = strip, link
         return list(ids)
 
     def show(self, strips: Iterable[Strip]) -> None:
         """Show these and what is waited for, and nothing else; of more than a board holds the first ones."""
+        shown: dict[str, tuple[Strip, int]] = {}
+        for strip in strips:  # a large run expands them one by one, for which nobody waits
+            shown |= {cell_id(strip, edit): (strip, link) for link, edit in enumerate(strip.edits, start=1)}
+            if len(shown) > MOST:
+                break
         with self._lock:
-            old, self._places = self._places, {}
-            self._of_edit, self._of_photo = {}, Counter()
-            with suppress(UsageError):
-                self.add(strips)
-            for cell in old:
-                if cell in self._live and cell not in self._places:
-                    self.add([old[cell][0]])
-            known = {cell: self._places[cell] for cell in old if cell in self._places}
-            self._places = known | self._places  # in the order in which they came to be known
+            self.is_cut, shown = len(shown) > MOST, dict(islice(shown.items(), MOST))
+            shown |= {cell: place for cell, place in self._places.items() if cell in self._live and cell not in shown}
+            known = {cell: shown[cell] for cell in self._places if cell in shown}
+            self._places = known | shown  # in the order in which they came to be known
+            self._index()
+
+    def _index(self) -> None:
+        """Which cells a photo and an Edit have, anew."""
+        self._of_edit, self._of_photo = {}, {}
+        for cell, (strip, link) in self._places.items():
+            self._of_edit.setdefault(strip.edits[link - 1].key, []).append(cell)
+            self._of_photo.setdefault(str(strip.photo.path), {})[cell] = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -127,7 +134,7 @@ class Board:
     def _refuse(self) -> None:
         if len(self._places) >= MOST:
             why = f"there are more than {MOST:,} cells, which is more than a studio shows"
-            raise UsageError(why, hint="look at the run with `ip2pbatch report`, or choose another output folder")
+            raise UsageError(why, hint="try in another output folder: --out names it")
 
     def remove(self, cells: Iterable[str]) -> None:
         """These are no longer asked for; whoever listens hears of each that it is cancelled."""
@@ -140,16 +147,18 @@ class Board:
             with self._lock:
                 strip, link = self._places.pop(cell)
                 self._live.pop(cell, None)
+                self._previews.pop(cell, None)
                 self._of_edit[strip.edits[link - 1].key].remove(cell)
-                self._of_photo[str(strip.photo.path)] -= 1
+                del self._of_photo[str(strip.photo.path)][cell]
 
     def recorded(self, records: Iterable[Record]) -> None:
         """These became of Edits, as the disk says."""
         for record in records:
             with self._lock:
                 old = self._records.get(record.edit)
-                self._records[record.edit] = record
                 cells = list(self._of_edit.get(record.edit, ()))
+                if cells or len(self._records) < MOST:
+                    self._records[record.edit] = record
                 for cell in cells:
                     if record.status == "done" or (cell in self._live and self._live[cell].state == "running"):
                         self._live.pop(cell, None)
@@ -163,6 +172,8 @@ class Board:
         for cell in cells:
             with self._lock:
                 old = self._live.get(cell, Standing(state))
+                if state != "running":
+                    self._previews.pop(cell, None)
                 self._live[cell] = replace(
                     old, state=state, job=job or old.job, client=client or old.client, reason=reason, step=0, steps=0
                 )
@@ -221,7 +232,7 @@ class Board:
 
     def count(self, photo: Path) -> int:
         """How many cells a photo has."""
-        return self._of_photo[str(photo)]
+        return len(self._of_photo.get(str(photo), ()))
 
     def page(
         self, offset: int, limit: int, *, photos: Collection[str] | None = None, only: Only | None = None,
@@ -229,26 +240,35 @@ class Board:
     ) -> tuple[int, list[Seen]]:  # fmt: skip
         """How many cells there are of what is asked for, and some of them; `photos` are paths."""
         with self._lock:
-            ids = list(self._places)
-        found = (cell for cell in (reversed(ids) if newest else ids) if self._is_wanted(cell, photos, only, search))
-        if photos is None and only is None and not search:
-            ids = ids[::-1] if newest else ids
-            return len(ids), [seen for cell in ids[offset : offset + limit] if (seen := self.get(cell))]
-        wanted = list(found)
-        return len(wanted), [seen for cell in islice(wanted, offset, offset + limit) if (seen := self.get(cell))]
+            ids = self._ids_of(photos, only)
+            if only is not None or search:
+                ids = [cell for cell in ids if self._is_wanted(cell, only, search.casefold())]
+        if newest:
+            ids.reverse()
+        return len(ids), [seen for cell in ids[offset : offset + limit] if (seen := self.get(cell))]
 
-    def _is_wanted(self, cell: str, photos: Collection[str] | None, only: Only | None, search: str) -> bool:
-        seen = self.get(cell)
-        if seen is None or (photos is not None and str(seen.strip.photo.path) not in photos):
-            return False
-        if search and search.casefold() not in f"{seen.strip.photo.name}\n{seen.edit.instruction}".casefold():
+    def _ids_of(self, photos: Collection[str] | None, only: Only | None) -> list[str]:
+        """The ids of all cells of these photos, without those of which a look at what was chosen rules out that they
+        are wanted: a board holds very many, and few of them are picked.
+        """
+        if photos is not None:
+            return [cell for photo in photos for cell in self._of_photo.get(photo, ())]
+        if only in ("picked", "starred"):
+            return [cell for cell in self._places if cell in self._choices]
+        return list(self._places)
+
+    def _is_wanted(self, cell: str, only: Only | None, search: str) -> bool:
+        strip, link = self._places[cell]
+        edit, choice = strip.edits[link - 1], self.choice(cell)
+        if search and search not in f"{strip.photo.name}\n{edit.instruction}".casefold():
             return False
         if only == "picked":
-            return seen.choice.picked
+            return choice.picked
         if only == "starred":
-            return seen.choice.stars > 0
+            return choice.stars > 0
+        state, _ = _said(self._records.get(edit.key), self._live.get(cell))
         also = {"failed": "flagged", "running": "waiting"}
-        return only is None or seen.state in (only, also.get(only))
+        return only is None or state in (only, also.get(only))
 
     def seconds_a_cell(self) -> float | None:
         """What the last pictures took, in the middle; None where there are none."""
@@ -281,10 +301,9 @@ class Board:
         """Forget what the disk said; what waits stays."""
         with self._lock:
             kept = {cell: self._places[cell] for cell in self._live if cell in self._places}
-            self._places, self._records, self._of_edit = dict(kept), {}, {}
-            self._of_photo = Counter(str(strip.photo.path) for strip, _ in kept.values())
-            for cell, (strip, link) in kept.items():
-                self._of_edit.setdefault(strip.edits[link - 1].key, []).append(cell)
+            self._places, self._records, self.is_cut = dict(kept), {}, False
+            self._previews = {cell: one for cell, one in self._previews.items() if cell in kept}
+            self._index()
 
 
 def _said(record: Record | None, live: Standing | None) -> tuple[State, str]:

@@ -272,12 +272,12 @@ class Exploration:
     def _read(self, view: RunView) -> None:
         if self.board.layout not in (None, view.layout):  # one was begun afresh
             self.board.clear()
-        self.board.layout, before = view.layout, set(self.board.ids)
+        self.board.layout, before = view.layout, (self.board.is_cut, set(self.board.ids))
         if not self._writes:  # else the board knows more than the disk
             self.board.show(view.strips)
         self.board.recorded(view.records.values())
         self.board.choose(read_choices(view.layout))
-        if set(self.board.ids) != before:
+        if (self.board.is_cut, set(self.board.ids)) != before:
             self.told.everything()
             if self.setting.watches:  # its photos are those of the run
                 self.shelf.refresh()

@@ -45,17 +45,17 @@ export function knownCells(app) {
     return [found.total, found.cells.map((cell) => cell.key)];
   }
 
-  // A whole list, page after page, each handed on as soon as it is there; `on` says whether it is still wanted.
+  // A whole list, page after page, each handed on as soon as it is there; `on` says whether it is still wanted. What
+  // comes meanwhile moves the pages: a cell may be in two of them.
   async function all(values, on) {
-    const keys = [];
-    for (let total = 1; keys.length < total;) {
-      const [now, more] = await page(values, keys.length);
-      if (!more.length) return on(keys, keys.length);
-      keys.push(...more);
-      total = now;
-      if (on(keys, total) === false) return undefined;
+    const keys = new Set();
+    for (let [offset, total] = [0, 1]; offset < total;) {
+      const [now, more] = await page(values, offset);
+      more.forEach((key) => keys.add(key));
+      offset += more.length;
+      total = more.length ? now : offset;
+      if (on([...keys], offset < total ? total : keys.size) === false) return;
     }
-    return undefined;
   }
 
   async function change(key, what) {

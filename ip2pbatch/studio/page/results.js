@@ -14,6 +14,7 @@ const MOST_COLUMNS = 10;  // more would put thousands of elements on a large scr
 export function wall(app) {
   const [scroller, sheet] = [byId("wall"), byId("results")];
   let [keys, total, turn, asked] = [[], 0, 0, new Set()];
+  let [base, heard, known] = [[], new Set(), new Set()];  // of the photo's cells: those read, those told of since, and both
   let laid = null;  // of the photo's cells: items in order, and how high they are
 
   const flat = () => chosen("show") !== "photo";
@@ -24,11 +25,21 @@ export function wall(app) {
 
   // --- which cells ------------------------------------------------------------------------------------------------
   function load() {
-    [keys, total, laid] = [[], 0, null];
+    heard.clear();
+    put([], 0);
     scroller.scrollTop = 0;
     byId("find").hidden = !flat();
     show();
     return read(false);
+  }
+
+  // What was told of since comes first, the newest before the others.
+  function put(now, all) {
+    base = now;
+    known = new Set(now);
+    keys = [...[...heard].filter((key) => !known.has(key)).reverse(), ...now];
+    keys.forEach((key) => known.add(key));
+    [total, laid] = [Math.max(all, keys.length), null];
   }
 
   // `whole` leaves what stands there until all of it is read.
@@ -36,12 +47,15 @@ export function wall(app) {
     turn += 1;
     const mine = turn;
     asked = new Set();
+    const before = [...heard];
     try {
       if (flat()) await part(0, mine);
       else if (app.photo) await app.cells.all(values(), (now, all) => {
         if (mine !== turn) return false;
-        if (!whole || now.length >= all) {
-          [keys, total, laid] = [now, all, null];
+        const last = now.length >= all;
+        if (last) before.forEach((key) => heard.delete(key));
+        if (last || !whole) {
+          put(now, all);
           show();
         }
         return true;
@@ -230,15 +244,18 @@ export function wall(app) {
   app.addEventListener("cell", ({ detail: { cell, fresh } }) => {
     if (flat()) {
       if (chosen("show") === "all" ? fresh : true) again();
-    } else if (cell.photo === app.photo?.id && !keys.includes(cell.key)) {
-      keys.unshift(cell.key);
-      total += 1;
-      laid = null;
+    } else if (cell.photo === app.photo?.id && !known.has(cell.key)) {
+      heard.add(cell.key);
+      known.add(cell.key);
       later();
     }
     draw();
   });
-  const later = calmly(30, show);
+  const later = calmly(30, () => {  // a large grid tells of very many at once
+    if (flat()) return;
+    put(base, base.length);
+    show();
+  });
   app.addEventListener("photos", show);
   app.addEventListener("photo", () => { choose("show", "photo"); load(); });
   document.querySelectorAll("input[name=show]").forEach((input) => input.addEventListener("change", load));

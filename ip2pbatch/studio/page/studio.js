@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { beside } from "./beside.js";
 import { knownCells, over } from "./cells.js";
 import { composer } from "./compose.js";
-import { byId, calmly, say } from "./dom.js";
+import { byId, calmly, count, say } from "./dom.js";
 import { photoList } from "./photos.js";
 import { planner } from "./plan.js";
 import { banner, progress, unbanner } from "./progress.js";
@@ -50,12 +50,12 @@ app.retry = async (key) => {
   }
 };
 
-function picks() {
+const picks = calmly(30, () => {
   const number = app.cells.picked.size;
   byId("picks").hidden = byId("picks-file").hidden = !number;
   byId("picked").textContent = `${number} picked`;
   byId("compare").disabled = number < 2;
-}
+});
 
 byId("unpick").addEventListener("click", () => [...app.cells.picked].forEach((key) => app.cells.pick(key, false)));
 
@@ -66,6 +66,8 @@ function told(state) {
   byId("model").textContent = state.loading ? `${state.model} is being loaded …` : state.model;
   if (state.problem) banner("problem", [state.problem.error, state.problem.hint].filter(Boolean).join(" – ")); else unbanner("problem");
   byId("save").hidden = !state.cells;
+  byId("cut").hidden = !state.cut;
+  byId("cut").textContent = `This run holds more than the ${count(state.cells, "picture", "pictures")} that stand here: ip2pbatch status counts all of them.`;
   run.show(state.running);
   app.composer.fit();
   return another;
