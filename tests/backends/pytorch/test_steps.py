@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -165,6 +166,31 @@ def test_weights_are_not_laid_out_a_second_time_where_they_fill_the_memory(
     site = load(models["kl"], None).site
     assert "second copy of the weights" in site.refused["packed-convolutions"]
     assert "lean-blocks" in site.applied
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [(96, 3), (224, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_shape_has_the_layout_it_asks_for_and_the_same_bits(
+    dtype: torch.dtype, channels: int, kernel: int
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2)).to(dtype)
+    if convolutions.why_no_packing([network], torch.device("cpu")):
+        pytest.skip("this CPU has no layouts for it")
+    convolutions.pack(network)
+    (conv,) = network
+    # where a processor has matrix units the second asks for another layout than the first, and the last one again
+    with torch.inference_mode():
+        for height, width in ((32, 32), (6, 8), (16, 12), (8, 8), (6, 8)):
+            x = torch.randn(6, channels, height, width, generator=torch.Generator().manual_seed(height)).to(dtype)
+            wanted = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *conv._how(), list(x.shape))
+            made = conv(x)
+            assert convolutions._is_alike(conv._laid_out(x), wanted)
+            fresh = torch.nn.Sequential(torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2)).to(dtype)
+            fresh.load_state_dict(network.state_dict())
+            convolutions.pack(fresh)
+            assert torch.equal(made, fresh(x))
+    kept = {id(one): one for one in conv.__dict__["packed"].values()}.values()
+    assert not any(convolutions._is_alike(one, other) for one, other in itertools.combinations(kept, 2))
 
 
 @pytest.mark.parametrize("packed", [False, True])

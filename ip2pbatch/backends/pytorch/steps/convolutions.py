@@ -27,7 +27,9 @@ _HALVES = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 class PackedConv(nn.Conv2d):
     """`nn.Conv2d` whose weight also lies ready as oneDNN wants it; outputs have their channels innermost.
 
-    Which kernel works hangs on the call's shape alone, not on the shape that the weight was laid out for.
+    Which kernel works hangs on the call's shape alone, not on the shape that the weight was laid out for: a weight that
+    lies otherwise is laid out anew in each call, which may take a hundred times the convolution. So each shape has the
+    layout that it asks for, and there are few different ones.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,11 +56,17 @@ class PackedConv(nn.Conv2d):
         return padding, list(self.stride), list(self.dilation), self.groups
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        packed: Tensor | None = self.__dict__.get("packed")  # not a buffer: a state_dict stays what it was
-        if packed is None or packed.dtype != self.weight.dtype:
+        known: dict[Any, Tensor] = self.__dict__.setdefault("packed", {})  # no buffer: a state_dict stays what it was
+        shape = (self.weight.dtype, torch.get_num_threads(), *x.shape)
+        found = known.get(shape)
+        if found is None:
             packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._how(), list(x.shape))
-            self.__dict__["packed"] = packed
-        return packed
+            others = tuple(known.values())  # rows' threads come here at the same time
+            if any(one.dtype != packed.dtype for one in others):
+                known.clear()  # the network is in another precision than it was
+                others = ()
+            found = known[shape] = next((one for one in others if _is_alike(one, packed)), packed)
+        return found
 
 
 class SplitUpsample(Upsample2D):
@@ -130,6 +138,12 @@ def why_no_split(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> s
 @functools.cache
 def _has_layouts(dtype: torch.dtype) -> bool:
     return dtype not in _ASKED or bool(getattr(torch.ops.mkldnn, _ASKED[dtype])())
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are laid out alike, by oneDNN's own description."""
+    describe = torch.ops.mkldnn._get_mkldnn_serialized_md
+    return torch.equal(describe(one), describe(other))
 
 
 def _plain(module: nn.Conv2d) -> bool:
