@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ip2pbatch.backends.pytorch import accelerators, steps
 from ip2pbatch.backends.pytorch import backend as pytorch
-from ip2pbatch.backends.pytorch.steps import compiled, convolutions
+from ip2pbatch.backends.pytorch.steps import compiled, convolutions, residual
 from ip2pbatch.backends.pytorch.steps.attention import cudnn_first
 from ip2pbatch.backends.pytorch.steps.cuda_graphs import Graphs
 from ip2pbatch.backends.pytorch.steps.workers import RowWorkers, parts_of
@@ -166,6 +166,28 @@ def test_weights_are_not_laid_out_a_second_time_where_they_fill_the_memory(
     site = load(models["kl"], None).site
     assert "second copy of the weights" in site.refused["packed-convolutions"]
     assert "lean-blocks" in site.applied
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 6, 8), (1, 64, 40, 32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_by_planes_is_the_norm_with_its_channels_innermost(
+    dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.nn.GroupNorm(32, 64).to(dtype).requires_grad_(False)
+    plain.weight.normal_()
+    ours = torch.nn.GroupNorm(32, 64).to(dtype).requires_grad_(False)
+    ours.load_state_dict(plain.state_dict())
+    residual.norm_by_planes(ours)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    seen = []
+    norm = torch.nn.functional.group_norm
+    monkeypatch.setattr(residual.functional, "group_norm", lambda x, *rest: (seen.append(x), norm(x, *rest))[1])
+    made = ours(x)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    small = dtype == torch.bfloat16 and shape[2] * shape[3] < 32 * 32
+    assert seen[0].is_contiguous() is small  # by planes only where the other way is slow
+    torch.testing.assert_close(made, plain(x), rtol=2**-7 if small else 0, atol=2**-7 if small else 0)
 
 
 @pytest.mark.parametrize(("channels", "kernel"), [(96, 3), (224, 1)])

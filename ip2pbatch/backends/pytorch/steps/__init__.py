@@ -20,7 +20,7 @@ from ip2pbatch.backends.pytorch.steps.conditioning import TextMemory, TimeTable,
 from ip2pbatch.backends.pytorch.steps.convolutions import pack, split_upsampling, why_no_packing, why_no_split
 from ip2pbatch.backends.pytorch.steps.cuda_graphs import Graphs
 from ip2pbatch.backends.pytorch.steps.fused import fuse, why_not_fused
-from ip2pbatch.backends.pytorch.steps.residual import make_lean
+from ip2pbatch.backends.pytorch.steps.residual import make_lean, norm_by_planes
 from ip2pbatch.backends.pytorch.steps.rowwise import make_rowwise
 from ip2pbatch.backends.pytorch.steps.staged import Stage, StagedUNet, why_no_head, why_not_staged
 from ip2pbatch.backends.pytorch.steps.transformers import keep_tokens_in_place
@@ -117,6 +117,7 @@ def _packed(site: Site) -> None:
 def _lean(site: Site) -> None:
     for network in (site.unet, site.networks["vae"]):
         make_lean(network)
+        norm_by_planes(network)
 
 
 def _channels_last(site: Site) -> None:
