@@ -6,11 +6,16 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from itertools import islice
 
 HELD = 4096
 """Events that are kept: a page that missed more is told to read everything anew."""
 
+HELD_BYTES = 8 << 20
+"""… and their letters: a cell of a long chain has many."""
+
 MOST_LISTENERS = 64
+_AT_ONCE = 256  # events that go over a line together
 _BEAT = 15.0  # seconds after which a silent line says that it is there
 
 
@@ -18,8 +23,8 @@ class Hub:
     """`publish` may be called from any thread; it never waits for a listener."""
 
     def __init__(self) -> None:
-        self._events: deque[tuple[int, str, str]] = deque(maxlen=HELD)
-        self._last, self._closed = 0, False
+        self._events: deque[tuple[int, str, str]] = deque()
+        self._last, self._bytes, self._closed = 0, 0, False
         self._listeners: set[_Listener] = set()
         self._lock = threading.Lock()
 
@@ -28,6 +33,9 @@ class Hub:
         with self._lock:
             self._last += 1
             self._events.append((self._last, event, data))
+            self._bytes += len(data)
+            while len(self._events) > HELD or (self._bytes > HELD_BYTES and len(self._events) > 1):
+                self._bytes -= len(self._events.popleft()[2])
             listeners = list(self._listeners)
         for listener in listeners:
             listener.wake()
@@ -74,8 +82,10 @@ class Hub:
                 return b"", at
             if self._events[0][0] > at + 1:
                 return f"id: {last}\nevent: reset\ndata: {{}}\n\n".encode(), last
-            new = [one for one in self._events if one[0] > at]
-        return "".join(f"id: {n}\nevent: {event}\ndata: {data}\n\n" for n, event, data in new).encode(), last
+            first = at + 1 - self._events[0][0]
+            new = [*islice(self._events, first, first + _AT_ONCE)]
+        told = "".join(f"id: {n}\nevent: {event}\ndata: {data}\n\n" for n, event, data in new)
+        return told.encode(), new[-1][0]
 
 
 class _Listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from studios import Studio, studio, until, with_engine
 
 from ip2pbatch import jobs
 from ip2pbatch.engine.fake import FakeEngine
+from ip2pbatch.jobs.exploring import exploration
 from ip2pbatch.jobs.exploring.turns import MOST_WAITING, Turn, Turns
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.engine import Hook, OutOfMemory, Pending, Source, Stopped
-from ip2pbatch.studio.broadcast import HELD
+from ip2pbatch.studio import broadcast
+from ip2pbatch.studio.broadcast import HELD, Hub
 
 
 def turn(client: str, number: int, job: str = "job") -> Turn:
@@ -127,6 +130,38 @@ def test_fifty_jobs_of_five_clients_are_each_done_once(tmp_path: Path, monkeypat
     assert (standing.edits["done"], standing.edits["left"], standing.sessions) == (30, 0, 1)
 
 
+def test_requests_that_are_over_are_known_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exploration, "_REMEMBERED", 3)
+    monkeypatch.setattr(exploration, "_REMEMBERED_CELLS", 5)
+    make_photos(tmp_path / "photos", 1)
+    with studio(tmp_path / "photos", tmp_path / "out") as opened:
+        small = [opened.over(opened.ask(f"edit {number}")) for number in range(5)]
+        assert list(opened.desk.of.requests) == [job["id"] for job in small[2:]]
+        assert opened.page.get(f"/api/jobs/{small[0]['id']}").status_code == 404
+        large = opened.over(opened.ask(*(f"large {number}" for number in range(5))))
+        assert list(opened.desk.of.requests) == [large["id"]]
+        assert opened.page.get("/api/state").json()["cells"] == 10
+
+
+def test_events_are_held_as_far_as_there_is_room_and_who_missed_more_reads_all_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broadcast, "HELD_BYTES", 1000)
+    hub = Hub()
+    for number in range(10):
+        hub.publish("cell", f'"{number:0298}"')
+    assert [number for number, _, _ in hub._events] == [8, 9, 10]
+
+    async def heard(after: int) -> list[bytes]:
+        said = hub.listen(after)
+        return [await anext(said), await anext(said)]
+
+    assert b"event: reset" in asyncio.run(heard(1))[1]
+    assert asyncio.run(heard(8))[1].count(b"event: cell") == 2
+
+
 def test_cancelling_stops_within_a_step_and_nothing_of_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +176,7 @@ def test_cancelling_stops_within_a_step_and_nothing_of_it_is_asked_for(
         assert opened.page.delete(f"/api/jobs/{job['id']}").json()["state"] == "cancelled"
         until(lambda: opened.page.get("/api/cells").json()["total"] == 0)
         assert engine.stopped == 1
+        assert opened.desk.of.board.preview(job["cells"][0]["key"]) is None
         engine.go.set()
         opened.over(opened.ask("make it summer"))
     outcome = jobs.run(tmp_path / "out", machine=jobs.Machine(backend="fake"))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOOK = 0.4  # seconds between two looks at a run that others may write
 _LISTED_AGAIN = 10.0  # seconds after which a page that asks for the first photos has the folder looked at anew
-_REMEMBERED = 500  # requests that are over and still known
+_REMEMBERED, _REMEMBERED_CELLS = 500, 20_000  # requests that are known though they are over, and their cells
 log = logging.getLogger("ip2pbatch.jobs")
 
 RequestState = Literal["waiting", "running", "done", "cancelled", "failed"]
@@ -140,10 +140,15 @@ class Exploration:
             raise self.problem
 
     def _remember(self, request: Request) -> None:
+        """Know of this one too, and of as many older ones as are not over yet, or few enough with few enough cells."""
         self.requests[request.id] = request
-        over = [one for one in self.requests.values() if self.request_state(one) in ("done", "cancelled", "failed")]
-        for one in over[: max(0, len(self.requests) - _REMEMBERED)]:
-            del self.requests[one.id]
+        cells = sum(len(one.cells) for one in self.requests.values())
+        for one in list(self.requests.values())[:-1]:
+            if len(self.requests) <= _REMEMBERED and cells <= _REMEMBERED_CELLS:
+                break
+            if self.request_state(one) in ("done", "cancelled", "failed"):
+                cells -= len(one.cells)
+                del self.requests[one.id]
 
     def _is_made(self, cell: str) -> bool:
         seen = self.board.get(cell)

@@ -32,9 +32,11 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()
         self._looked_at: dict[str, None] = {}
+        self._cells = 0
 
     def __len__(self) -> int:
-        return sum(len(turn.cells) for turn in self)
+        """Cells that wait. May be asked by any thread."""
+        return self._cells
 
     def __iter__(self) -> Iterator[Turn]:
         return (turn for turns in self._waiting.values() for turn in turns)
@@ -49,11 +51,13 @@ class Turns:
         """Behind what their clients wait for already."""
         for turn in turns:
             self._waiting.setdefault(turn.client, deque()).append(turn)
+            self._cells += len(turn.cells)
 
     def put_back(self, turns: Sequence[Turn]) -> None:
         """What was taken and not made comes before all else of its client."""
         for turn in reversed(turns):
             self._waiting.setdefault(turn.client, deque()).appendleft(turn)
+            self._cells += len(turn.cells)
 
     def look(self, cell: str) -> None:
         """Somebody looks at this cell; of several the last one comes first."""
@@ -75,6 +79,7 @@ class Turns:
         del self._waiting[first.client]
         if queue:
             self._waiting[first.client] = queue  # behind the others
+        self._cells -= sum(len(turn.cells) for turn in taken)
         return taken
 
     def _looked(self) -> Turn | None:
@@ -91,6 +96,7 @@ class Turns:
     def drop(self, job: str) -> list[Turn]:
         """Take out all of a job; what that was."""
         dropped = [turn for turn in self if turn.job == job]
+        self._cells -= sum(len(turn.cells) for turn in dropped)
         for client, turns in list(self._waiting.items()):
             left = deque(turn for turn in turns if turn.job != job)
             if left:

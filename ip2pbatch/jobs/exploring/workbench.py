@@ -168,7 +168,7 @@ class Workbench:
     def _end_of(self, turns: Sequence[Turn], cells: Sequence[str]) -> None:
         """What was made is as the disk says; what a cancelled request left is gone."""
         self._of.problem = None
-        gone = [turn for turn in turns if turn.job and self._of.requests[turn.job].cancelled]
+        gone = [turn for turn in turns if self._is_cancelled(turn)]
         self._of.catch_up()
         self._of.board.settle(cells)
         unmade = [cell for turn in gone for cell in turn.cells if not self._is_kept(cell, ())]
@@ -193,7 +193,8 @@ class Workbench:
             of.wake.wait(_AGAIN_IN)
 
     def _is_cancelled(self, turn: Turn) -> bool:
-        return turn.job in self._of.requests and self._of.requests[turn.job].cancelled
+        request = self._of.requests.get(turn.job)
+        return request is not None and request.cancelled
 
     def _sit_down(self) -> Sitting:
         if self._sitting is None:
@@ -230,7 +231,8 @@ class Workbench:
     def _withdraw(self, dropped: Sequence[Request]) -> None:
         """Write down that what was not made of these is asked for no longer, as far as it was written that it is."""
         for request in dropped:
-            wanted = {cell for turn in self._of.turns for cell in turn.cells}
+            with self._of.wake:
+                wanted = {cell for turn in self._of.turns for cell in turn.cells}
             strips = request.job.plan.strips if request.now else ()
             gone = [strip for strip in strips if not all(self._is_kept(cell, wanted) for cell in all_cells([strip]))]
             try:
