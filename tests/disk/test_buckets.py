@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from store_server import Bucket, StoreServer
+from store_server import HALF, SECRET, Bucket, StoreServer
 
 from ip2pbatch.disk.buckets.locations import LocationError, is_object, location, read_location, shown
 from ip2pbatch.disk.buckets.objects import Objects
-from ip2pbatch.disk.buckets.stores import StoreError
+from ip2pbatch.disk.buckets.stores import StoreError, opened_store, store_of
+from ip2pbatch.errors import MissingError, UnreachableError
 
 
 def read(objects: Objects, path: Path) -> bytes:
@@ -93,7 +95,34 @@ def test_what_is_sent_is_the_version_that_was_asked_for(bucket: Bucket, store: S
 
 
 def test_a_request_that_goes_wrong_once_is_asked_again(bucket: Bucket, store: StoreServer, tmp_path: Path) -> None:
-    bucket.put("a", b"whole")
-    store.fails = [("GET", 503), ("HEAD", 0)]
-    assert read(Objects(tmp_path), read_location(f"s3://{bucket.name}/a")) == b"whole"
+    whole = bytes(range(256)) * 4096
+    bucket.put("a", whole)
+    store.fails = [("GET", 503), ("GET", HALF), ("HEAD", 0)]
+    assert read(Objects(tmp_path), read_location(f"s3://{bucket.name}/a")) == whole
     assert store.fails == []
+
+
+def test_an_object_that_never_comes_whole_is_not_kept(bucket: Bucket, store: StoreServer, tmp_path: Path) -> None:
+    bucket.put("a", bytes(1 << 20))
+    store.fails = [("GET", HALF)] * 20
+    with pytest.raises((StoreError, UnreachableError), match=f"s3://{bucket.name}"):
+        Objects(tmp_path).open(read_location(f"s3://{bucket.name}/a"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_profile_is_read_where_the_environment_has_no_key(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "credentials").write_text(f"[other]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = {SECRET}\n")
+    bucket.put("a", b"whole")
+    opened_store.cache_clear()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert read(Objects(tmp_path / "kept"), read_location(f"s3://{bucket.name}/a")) == b"whole"
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    opened_store.cache_clear()
+    with pytest.raises(MissingError, match="boto3"):
+        store_of(location(f"s3://{bucket.name}"))

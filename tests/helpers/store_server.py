@@ -14,13 +14,15 @@ from pathlib import Path
 
 SECRET = "qN8wZsecretXk3vRtYbLp7HdUf2mCaJ9eGo"
 """What no output may ever hold."""
+HALF = -1
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAQUITEPUBLIC", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
 
 
 @dataclass
 class StoreServer:
-    """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, or (0)
-    by closing the line. `before` hears of each before it is passed on. `asked` are all.
+    """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, by
+    closing the line (0), or after half of what was asked for (HALF). `before` hears of each before it is passed on.
+    `asked` are all.
     """
 
     address: str
@@ -82,14 +84,18 @@ class _Proxy(BaseHTTPRequestHandler):
         store.asked.append(line)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         store.before(line)
+        half = False
         if store.down:
             self._spoil(0)
             return
         for one in store.fails:
             if one[0] in line:
                 store.fails.remove(one)
-                self._spoil(one[1])
-                return
+                half = one[1] == HALF
+                if not half:
+                    self._spoil(one[1])
+                    return
+                break
         behind = http.client.HTTPConnection(*self.server.behind)  # type: ignore[attr-defined]
         behind.request(self.command, self.path, body, dict(self.headers))
         answer = behind.getresponse()
@@ -101,7 +107,8 @@ class _Proxy(BaseHTTPRequestHandler):
         length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if half else data)
+        self.close_connection = half
         behind.close()
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815 (as http.server calls them)

@@ -24,6 +24,7 @@ from ip2pbatch.disk.remembered import cache_folder
 
 MOST_BYTES = 16 << 30
 _FRESH = 60.0  # seconds for which what a store said of an object is believed
+_MANY = 4096
 _OLD = 86_400.0  # seconds after which a half-written copy is nobody's any more
 
 
@@ -39,6 +40,7 @@ class Objects:
         self._most, self._clock = most_bytes, clock
         self._lock = threading.Lock()
         self._told = dict[str, tuple[float, Version]]()  # what a store said of an object, and when
+        self._many = _MANY
         self._sidecars = dict[str, frozenset[str]]()
         self._held: int | None = None  # bytes, once they were counted
 
@@ -60,8 +62,12 @@ class Objects:
 
     def tell(self, path: Path | str, version: Version) -> None:
         """A store said this of an object just now."""
+        now = self._clock()
         with self._lock:
-            self._told[str(location(path))] = self._clock(), version
+            self._told[str(location(path))] = now, version
+            if len(self._told) > self._many:  # what is believed no more need not be held
+                self._told = {key: told for key, told in self._told.items() if now - told[0] < _FRESH}
+                self._many = 2 * max(len(self._told), _MANY)
 
     def tell_sidecars(self, folder: Path | str, keys: frozenset[str]) -> None:
         """Of the sidecars below `folder` there are these alone: nobody need ask for others."""

@@ -29,7 +29,11 @@ Trouble = Literal["gone", "changed", "no bucket", "refused", "no credentials", "
 
 _CLASSES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-_CLIENT = {"connect_timeout": "3s", "timeout": "60s"}
+_CLIENT = {
+    "connect_timeout": "3s",
+    "read_timeout": "15s",
+    "timeout": "1h",
+}  # a large photo on a slow line takes its time
 _RETRIES: Any = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=20),
@@ -120,14 +124,6 @@ class Store:
         except Exception as error:
             raise self._trouble(error, key) from None
 
-    def put(self, key: str, file: Path) -> Version:
-        """Write an object whole: it is there with all its bytes, or as it was."""
-        try:
-            done = self._store.put(key, file)
-            return Version(done["e_tag"] or "", file.stat().st_size, 0.0)
-        except Exception as error:
-            raise self._trouble(error, key) from None
-
     def _trouble(self, error: Exception, key: str) -> Exception:
         if isinstance(error, (StoreError, Ip2pError)):
             return error
@@ -177,7 +173,7 @@ def opened_store(scheme: str, bucket: str) -> Store:
 def refuse_without_library() -> None:
     """Raises MissingError where the library for stores is not installed; it is not imported."""
     if find_spec("obstore") is None:
-        raise MissingError("photos and output in a bucket need obstore, which is not installed", hint=INSTALL)
+        raise MissingError("photos in a bucket need obstore, which is not installed", hint=INSTALL)
 
 
 def _opened(scheme: str, bucket: str) -> ObjectStore:

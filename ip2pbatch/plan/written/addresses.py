@@ -9,6 +9,7 @@ from ip2pbatch.disk.buckets.locations import LocationError, is_object, read_loca
 from ip2pbatch.errors import UsageError
 
 HINT = "name a folder or a file of this machine; mount what lies elsewhere, or copy it first"
+_HINT_OBJECT = "only photos may lie in a bucket; name a folder or a file of this machine"
 # Two letters at least, or a drive of Windows would be one; pathlib leaves one slash of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Three ways to point at a repository of the hub, with the revision where there is one.
@@ -44,7 +45,7 @@ def unfit(text: str, shown: str = "") -> tuple[str, str]:
             read_location(text)
     except LocationError as error:
         return str(error), error.hint
-    return f"{shown or text} is an address and no path", HINT
+    return f"{shown or text} is an address and no path", _HINT_OBJECT if is_object(text) else HINT
 
 
 def hub_hint(text: str) -> str:
