@@ -94,6 +94,25 @@ def test_what_a_photo_and_its_sidecar_say_comes_along(command: CommandLine, buck
     assert b"Blue" in (shoot / "out/a_make-it-winter.jpg").read_bytes()
 
 
+def test_a_recipe_filters_buckets_and_folders_alike(
+    command: CommandLine, photos: str, bucket: Bucket, shoot: Path
+) -> None:
+    """Two prefixes and a folder, whose names stand before their photos'; a CSV of edits; what is excluded."""
+    bucket.put("more/four.jpg", jpeg(5))
+    (shoot / "notes.csv").write_text("photo,instruction\ntwo.jpg,as a mosaic\n")
+    recipe = _written(
+        shoot / "recipe.yaml",
+        f"photos:\n  - {{folder: '{photos}', exclude: [day2], include: ['**/*.jpg']}}\n  - s3://{bucket.name}/more/\n"
+        "  - {folder: photos/day2, instructions: notes.csv}\nedits: [x]\n"
+        "output: {folder: out}\nsize: {long_side: 64}\n",
+    )
+    said = command("run", recipe, "--backend", "fake")
+    assert said.code == 0, said.err
+    assert {path.relative_to(shoot / "out").as_posix() for path in (shoot / "out").rglob("*.jpg")} == {
+        "trip/one_x.jpg", "more/four_x.jpg", "day2/two_x.jpg", "day2/two_as-a-mosaic.jpg"
+    }  # fmt: skip
+
+
 def test_one_photo_by_its_address(command: CommandLine, photos: str, shoot: Path) -> None:
     said = command("edit", f"{photos}/day2/two.jpg", *WINTER, "-o", shoot / "out")
     assert said.code == 0, said.err
@@ -234,7 +253,7 @@ def test_without_the_library_it_is_one_line_and_exit_6(
 def test_nothing_of_a_store_is_imported_where_no_bucket_is_named(shoot: Path) -> None:
     program = (
         "import sys; from ip2pbatch.cli.app import main\n"
-        "sys.argv = ['ip2pbatch', 'edit', 'photos', '-i', 'x', '-o', 'out', '--backend', 'fake']\n"
+        "sys.argv = ['ip2pbatch', 'edit', 'photos', '-i', 'x', '-o', 'out', '--backend', 'fake', '--size', '64']\n"
         "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
         "bad = [n for n in sys.modules if n.partition('.')[0] in ('obstore', 'boto3', 'botocore')]\n"
         "bad += [n for n in sys.modules if n in ('ip2pbatch.disk.buckets.' + m for m in ('stores', 'objects'))]\n"

@@ -22,10 +22,11 @@ KEYS = {"AWS_ACCESS_KEY_ID": "AKIAQUITEPUBLIC", "AWS_SECRET_ACCESS_KEY": SECRET,
 class StoreServer:
     """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, by
     closing the line (0), or after half of what was asked for (HALF). `before` hears of each before it is passed on.
-    `asked` are all.
+    `asked` are all. `behind` is where the store itself listens, for whoever measures.
     """
 
     address: str
+    behind: tuple[str, int]
     fails: list[tuple[str, int]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda line: None
@@ -59,8 +60,8 @@ def serving() -> Iterator[StoreServer]:
     port = int(moto.stdout.readline())
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     server.daemon_threads = True
-    store = StoreServer(f"http://127.0.0.1:{server.server_address[1]}")
-    server.behind, server.store = ("127.0.0.1", port), store  # type: ignore[attr-defined]
+    store = StoreServer(f"http://127.0.0.1:{server.server_address[1]}", ("127.0.0.1", port))
+    server.store = store  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -96,7 +97,7 @@ class _Proxy(BaseHTTPRequestHandler):
                     self._spoil(one[1])
                     return
                 break
-        behind = http.client.HTTPConnection(*self.server.behind)  # type: ignore[attr-defined]
+        behind = http.client.HTTPConnection(*store.behind)
         behind.request(self.command, self.path, body, dict(self.headers))
         answer = behind.getresponse()
         data = answer.read()
