@@ -18,7 +18,8 @@ class Backend(Protocol):
     """The four networks. `latent_channels`, `scaling_factor` and `vae_scale` are the autoencoder's.
 
     `device` is where tensors that cross the Protocol live; `provider` and `precision` name it for the run's identity;
-    `scheduler_config` is the model's noise schedule as diffusers stores it.
+    `scheduler_config` is the model's noise schedule as diffusers stores it. `embedded`: the UNet reads the scales of
+    guidance, which its rows tell it.
     """
 
     limits: Limits
@@ -29,6 +30,7 @@ class Backend(Protocol):
     scaling_factor: float
     vae_scale: int
     scheduler_config: Mapping[str, Any]
+    embedded: bool
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -55,7 +57,8 @@ class Backend(Protocol):
     ) -> Tensor:
         """One network call over n rows: latents and image [n, c, h, w], text [n, tokens, width] → [n, c, h, w].
 
-        `rows` say which of them are alike: a backend may use it to compute less, and need not.
+        `rows` say which of them are alike: a backend may use it to compute less, and need not. They tell an
+        `embedded` one what it is to be guided by.
         """
         ...
 

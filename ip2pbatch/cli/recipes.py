@@ -52,6 +52,7 @@ def validate(
 def _check(path: Path) -> int:
     """Check one recipe and say that it is right; how many warnings it has. Raises RecipeError, PlanError."""
     from ip2pbatch.jobs.advising import advice as advise
+    from ip2pbatch.jobs.advising import scales_of
     from ip2pbatch.plan.photos import refuse_unfit
     from ip2pbatch.plan.written.recipe import load_recipe
 
@@ -63,6 +64,8 @@ def _check(path: Path) -> int:
     warnings = dict.fromkeys(str(advice) for one in _of_each_model(path, recipe) for advice in advise(one))
     for said in warnings:
         console.warn(f"{path}: {said}")
+    for said in dict.fromkeys(filter(None, map(scales_of, _of_each_model(path, recipe)))):
+        console.note(f"{path}: {said}")
     models = f", {console.count(len(recipe.compare), 'model')}" if recipe.compare else ""
     console.out().print(f"{path}: ok, {console.count(len(recipe.edits), 'edit')}{models}")
     return len(warnings)

@@ -97,8 +97,10 @@ class Editor:
         return combine(plan, self._predict(plan, latents, timestep, images))
 
     def _guided(self, edit: Edit, step: int) -> Edit:
-        """An Edit at a step, which outside of the interval is not guided."""
+        """An Edit at a step, which outside of the interval is not guided; its scales embedded where the model's are."""
         start, end = self._interval
+        if self._backend.embedded and not edit.guidance.embedded:
+            edit = dataclasses.replace(edit, guidance=dataclasses.replace(edit.guidance, embedded=True))
         return edit if start <= step / edit.steps < end else dataclasses.replace(edit, guidance=_UNGUIDED)
 
     def shrink(self) -> bool:
@@ -255,7 +257,7 @@ class Editor:
         """What was the first not to be finite, of an Edit whose latent is not: asked where it happened alone, because
         each answer waits for a GPU.
         """
-        texts = {row.text or "" for row in plan_rows([edit], 0).rows}
+        texts = {row.text or "" for row in plan_rows([self._guided(edit, 0)], 0).rows}
         if not all(self._text(words).isfinite().all() for words in texts):
             return "the text encoder's embedding"
         return "the UNet's latent" if image.isfinite().all() else "the autoencoder's latent of the photo"

@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ip2pbatch.backends.model_folder import Layout, read_schedule
+from ip2pbatch.backends.model_folder import Layout, check, read_schedule
 from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.pytorch import dry, steps
+from ip2pbatch.backends.pytorch.guidance_embedding import is_embedded
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine import tuning
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.precision import choose_precision
 from ip2pbatch.engine.samplers import refuse_unsampled
+from ip2pbatch.errors import ModelError, UsageError
+from ip2pbatch.plan.defaults import SETTINGS_FILE, taught_scales
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.machine import Compile, Determinism, Machine
 
@@ -26,8 +29,27 @@ def precision(folder: ModelFolder, device: str) -> str:
 
 
 def refuse(folder: ModelFolder, edits: Sequence[Edit]) -> None:
-    """Edits whose sampler cannot follow the model's noise schedule."""
+    """Edits whose sampler cannot follow the model's noise schedule, or that a distilled one was not taught."""
+    _refuse_untaught(folder, edits)
     refuse_unsampled({**read_schedule(folder.path), **folder.laid.schedule}, edits)
+
+
+def _refuse_untaught(folder: ModelFolder, edits: Sequence[Edit]) -> None:
+    """What a plan refuses of a folder; one of the hub may not have been here then. ModelError where UNet and folder do
+    not say the same of the scales.
+    """
+    taught = taught_scales(str(folder.path))
+    if (taught is not None) != is_embedded(check(folder.path, checker=False).config("unet")):
+        which = "reads guidance scales" if taught is None else "reads no guidance scales"
+        why = f"its UNet {which}, and its {SETTINGS_FILE} says {taught or 'of none that they were taught'}"
+        raise ModelError(f"{folder.path}: {why}", hint="copy the folder once more from where it was trained")
+    if taught is None:
+        return
+    for edit in edits:
+        if edit.negative or not taught.hold(edit.guidance.text, edit.guidance.image):
+            asked = f"a negative or text {edit.guidance.text:g}, image {edit.guidance.image:g}"
+            why = f"{folder.name} is distilled: it was taught {taught} without a null text, and is asked for {asked}"
+            raise UsageError(why, hint="ask for scales that it was taught, or use the model that it was made from")
 
 
 def speedups(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ip2pbatch.backends.installed import is_installed, refuse_without
 from ip2pbatch.errors import ModelError, UsageError
-from ip2pbatch.plan.defaults import family_for
+from ip2pbatch.plan.defaults import family_for, taught_scales
 from ip2pbatch.plan.editors.composed import composed
 from ip2pbatch.plan.editors.few_steps import unlike
 from ip2pbatch.plan.edits import Edit
@@ -85,6 +85,7 @@ def choose(
     if precision == "fp16" and device == "cpu":
         raise UsageError("fp16 is not for a CPU", hint="use --precision bf16 or fp32")
     family.refuse(folder, edits)
+    distilled = _distilled(folder, machine)
     for text in unlike([lora.path for lora in composed(model).loras if lora.scale], found, edits):
         note(text)
     steps.choose(machine.without)
@@ -96,8 +97,9 @@ def choose(
         )
     provider = device.partition(":")[0]
     spec = EngineSpec(
-        model, folder.digest, "torch", provider, precision, str(determinism), approximations=machine.approximations
-    )
+        model, folder.digest, "torch", provider, precision, str(determinism),
+        approximations=(*machine.approximations, *distilled),
+    )  # fmt: skip
 
     def open_engine() -> EditEngine:
         bitwise, fast = determinism is Determinism.BITWISE, determinism is Determinism.FAST
@@ -105,6 +107,15 @@ def choose(
         return family.open_engine(folder, device, precision, machine, safety=safety, edits=edits, note=note)
 
     return spec, open_engine
+
+
+def _distilled(folder: ModelFolder, machine: Machine) -> tuple[str, ...]:
+    """What a student is called among the approximations of a run. UsageError for a flag that it has no use for."""
+    taught = taught_scales(str(folder.path))
+    if taught and machine.interval:
+        why = f"--guidance-interval spares rows, and {folder.name} is distilled: it is guided by one row a step"
+        raise UsageError(why, hint="leave it out")
+    return (f"distilled guidance, {taught}",) if taught else ()
 
 
 def _refuse_unplanned(model: str, planned: Family, found: Family) -> None:

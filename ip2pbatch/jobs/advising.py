@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ip2pbatch.errors import ModelError, PlanError
-from ip2pbatch.plan.defaults import family_for, model_folder
+from ip2pbatch.plan.defaults import family_for, model_defaults, model_folder, taught_scales
 from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.plan.refusals.fitting import refuse_unfit
+from ip2pbatch.plan.refusals.untaught import refuse_untaught
 from ip2pbatch.plan.written.advice import Advice, advise, instructions, negatives, specs_of
 from ip2pbatch.plan.written.recipe import Recipe
 
@@ -33,11 +34,21 @@ def advice(recipe: Recipe) -> list[Advice]:
 
 
 def refuse_unasked(recipe: Recipe) -> None:
-    """Raises PlanError where an edit asks for a scale, a sampler or a negative that its model's family has not."""
+    """Raises PlanError where an edit asks for a scale, a sampler or a negative that its model's family has not, or that
+    a distilled model was not taught. ModelError where the model's own file cannot be used.
+    """
     family = family_for(recipe.model)
     lacks_something = family.call is not None or not family.null_text
     edits = specs_of(recipe) if lacks_something else ((spec.id, spec) for spec in recipe.edits)
     refuse_unfit(recipe, edits, family)
+    if taught := taught_scales(recipe.model):
+        refuse_untaught(recipe, specs_of(recipe), taught, model_defaults(recipe.model))
+
+
+def scales_of(recipe: Recipe) -> str:
+    """Which scales a distilled model was taught, in words; "" of any other."""
+    taught = taught_scales(recipe.model)
+    return f"{recipe.model} is distilled: one row a step, approximate, taught {taught}" if taught else ""
 
 
 def refuse_refining(recipe: Recipe) -> None:

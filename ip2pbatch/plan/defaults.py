@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,54 @@ def _own_defaults(model: str, family: Family, said: str = "defaults") -> ModelDe
         defaults = replace(defaults, multiple=_multiple(path, defaults.multiple))
     if not (file := path / SETTINGS_FILE).is_file():
         return defaults
-    try:
+    with _reading(file):
         settings = json.loads(file.read_text(encoding="utf-8"))
         given = settings.get(said, settings["defaults"])
-        return replace(defaults, **{key: _typed(key, value) for key, value in given.items()})
+        own = replace(defaults, **{key: _typed(key, value) for key, value in given.items()})
+        return replace(own, embedded=_taught_in(settings) is not None)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = 'it should hold {"defaults": {"text": 7.5, "image": 1.5, "long_side": 512, "steps": 20}}'
         raise ModelError(f"{file} cannot be used: {error}", hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtScales:
+    """The scales that a distilled model was taught to read, from the first of each to the second."""
+
+    text: tuple[float, float]
+    image: tuple[float, float]
+
+    def hold(self, text: float, image: float) -> bool:
+        """Whether a pair of scales is among them."""
+        return self.text[0] <= text <= self.text[1] and self.image[0] <= image <= self.image[1]
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"text {self.text[0]:g} to {self.text[1]:g} and image {self.image[0]:g} to {self.image[1]:g}"
+
+
+def taught_scales(model: str) -> TaughtScales | None:
+    """Those of a distilled model's folder; None of any other, which is guided by its rows. Raises ModelError."""
+    path = model_folder(base_of(model))
+    if path is None or not (file := path / SETTINGS_FILE).is_file():
+        return None
+    with _reading(file):
+        return _taught_in(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _taught_in(settings: dict[str, Any]) -> TaughtScales | None:
+    if (found := settings.get("guidance", {}).get("embedded")) is None:
+        return None
+    text, image = ((float(low), float(high)) for low, high in (found["text"], found["image"]))
+    if not (text[0] < text[1] and image[0] < image[1]):
+        raise ValueError("guidance: embedded: a range is two scales, the lower one first")
+    return TaughtScales(text, image)
 
 
 def model_folder(model: str) -> Path | None:

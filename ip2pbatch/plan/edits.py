@@ -34,10 +34,14 @@ FEATHER = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """The scales of InstructPix2Pix: s_T pulls towards the instruction, s_I towards the photo. Any finite pair."""
+    """The scales of InstructPix2Pix: s_T pulls towards the instruction, s_I towards the photo. Any finite pair.
+
+    Where they are `embedded`, a network reads them as numbers and one row is guided; no key says so, the model does.
+    """
 
     text: float
     image: float
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

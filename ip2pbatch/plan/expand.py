@@ -208,7 +208,7 @@ def link_guidance(link: Link, guidance: Guidance) -> Guidance:
     if link.text is None and link.image is None:
         return guidance
     text = guidance.text if link.text is None else link.text
-    return Guidance(text, guidance.image if link.image is None else link.image)
+    return replace(guidance, text=text, image=guidance.image if link.image is None else link.image)
 
 
 def cells_of(recipe: Recipe, spec: EditSpec, defaults: ModelDefaults) -> list[Guidance]:
@@ -216,10 +216,10 @@ def cells_of(recipe: Recipe, spec: EditSpec, defaults: ModelDefaults) -> list[Gu
     texts = spec.text or recipe.guidance.text or (defaults.text,)
     images = spec.image or recipe.guidance.image or (defaults.image,)
     if recipe.guidance.pair == "product":
-        return [Guidance(text, image) for text in texts for image in images]
+        return [Guidance(text, image, defaults.embedded) for text in texts for image in images]
     length = max(len(texts), len(images))
     texts, images = (scales * length if len(scales) == 1 else scales for scales in (texts, images))
-    return [Guidance(text, image) for text, image in zip(texts, images, strict=True)]
+    return [Guidance(text, image, defaults.embedded) for text, image in zip(texts, images, strict=True)]
 
 
 def _own(specs: Sequence[EditSpec], own: Sequence[EditSpec]) -> Iterator[EditSpec]:

@@ -28,7 +28,8 @@ class ModelDefaults:
     InstructPix2Pix's own: 7.5 and 1.5 at 512 pixels; 20 steps with euler_a, as its demo space uses.
 
     Of a model that is at home at an area, `megapixels` count instead of the long side. A photo whose sides differ by
-    more than `max_aspect` is edited squeezed to that. `carry` is what the next link of a chain starts from.
+    more than `max_aspect` is edited squeezed to that. `carry` is what the next link of a chain starts from. `embedded`
+    scales are read by the network itself, so that one row a step is guided.
     """
 
     text: float = 7.5
@@ -42,6 +43,7 @@ class ModelDefaults:
     megapixels: float | None = None
     max_aspect: float | None = None
     carry: Literal["latent", "pixels"] = "latent"
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,13 @@ class Row:
     """One row of a network call. `latent_of` and `image_of` are positions in the batch of Edits.
 
     `latent_of`: whose current latent goes in; `image_of`: whose source picture, None for zeros; `text`: the
-    instruction or a negative, None for the empty text.
+    instruction or a negative, None for the empty text; `scales`: what a network that reads them is told.
     """
 
     latent_of: int
     image_of: int | None
     text: str | None
+    scales: Guidance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def plan_rows(edits: Sequence[Edit], step: int) -> RowPlan:
     for edit, latent, image in zip(edits, latents, images, strict=True):
         terms = []
         for with_image, text, coefficient in terms_of(edit):
-            row = Row(latent, image if with_image else None, text)
+            row = Row(latent, image if with_image else None, text, _told(edit))
             if row not in known:
                 known[row] = len(rows)
                 rows.append(row)
@@ -72,7 +73,7 @@ def plan_tiles(edit: Edit, tiles: int) -> RowPlan:
     for tile in range(tiles):
         terms = terms_of(edit)
         weights.append(tuple((len(rows) + place, weight) for place, (_, _, weight) in enumerate(terms)))
-        rows += [Row(tile, tile if with_image else None, text) for with_image, text, _ in terms]
+        rows += [Row(tile, tile if with_image else None, text, _told(edit)) for with_image, text, _ in terms]
     return RowPlan(tuple(rows), tuple(weights))
 
 
@@ -80,10 +81,12 @@ def terms_of(edit: Edit) -> list[tuple[bool, str | None, float]]:
     """The terms (with image, text, coefficient) of ê whose coefficient is not zero; 1 to 3 of them, in a fixed order.
 
     The null text is what an Edit's `negative` takes the place of; None is the empty one. An instruction that is the
-    null text has two terms with the image that become one.
+    null text has two terms with the image that become one. Embedded scales leave one: ê is what the network answers.
     """
     text, image = edit.guidance.text, edit.guidance.image
     words, null = edit.instruction or None, edit.negative or None
+    if edit.guidance.embedded:
+        return [(True, words, 1.0)]
     if words == null:
         terms: list[tuple[bool, str | None, float]] = [(False, null, 1 - image), (True, null, image)]
     else:
@@ -132,7 +135,7 @@ def first_rows(edits: Iterable[Edit], shared: set[object] | None = None) -> int:
     for edit in edits:
         kind, source = (edit.size, edit.steps, edit.sampler, edit.seed), (edit.source, edit.carry)
         for with_image, text, _ in terms_of(edit):
-            (first if with_image else blank).add((kind, source if with_image else None, text))
+            (first if with_image else blank).add((kind, source if with_image else None, text, _told(edit)))
     return len(first) + len(blank) - before
 
 
@@ -142,8 +145,14 @@ def later_rows(edits: Iterable[Edit]) -> int:
 
 
 def asks_null(guidance: Guidance) -> bool:
-    """Whether any row has the null text at these scales: at text 1 and image 1 none has."""
+    """Whether any row has the null text at these scales: none at text 1 and image 1, or where they are embedded."""
+    if guidance.embedded:
+        return False
     return _float32(1 - guidance.image) != 0 or _float32(guidance.image - guidance.text) != 0
+
+
+def _told(edit: Edit) -> Guidance | None:
+    return edit.guidance if edit.guidance.embedded else None
 
 
 def _first_with(values: Iterable[object]) -> list[int]:

@@ -26,6 +26,7 @@ from ip2pbatch.backends.onnx import external_weights, graphs, parity
 from ip2pbatch.backends.onnx.fp16 import to_half
 from ip2pbatch.backends.onnx.traced import Network, networks
 from ip2pbatch.backends.pytorch import backend as pytorch
+from ip2pbatch.backends.pytorch.guidance_embedding import is_embedded
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.disk.digests import file_sha256
@@ -81,6 +82,9 @@ def export(model: ModelFolder, folder: Path, form: Form, opened: Callable[[Path]
     if checked.single is not None:
         hint = f"make a folder of it: ip2pbatch models import {model.path}"
         raise ModelError(f"{model.path} is one file, and an export is made of a folder", hint=hint)
+    if is_embedded(checked.config("unet")):
+        why = "is distilled: its UNet reads both guidance scales, and an exported one has no input for them"
+        raise ModelError(f"{model.path} {why}", hint="use --backend torch, or export the model that it was made from")
     with quiet():
         parts = pytorch.load_parts(checked, torch.float32, torch.float32, torch.device("cpu"), laid=model.laid)
     with _staged(folder) as staging:

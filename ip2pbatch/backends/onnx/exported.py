@@ -31,6 +31,7 @@ class ExportedBackend(ABC):
     """A Backend over an Artefact. What runs the graphs gives `_run` and `predict_noise`."""
 
     steps: tuple[str, ...] = ()
+    embedded = False  # a model whose UNet reads scales is not exported
 
     def __init__(
         self, artefact: Artefact, device: torch.device, provider: str, precision: str, *, checker: bool

@@ -20,6 +20,7 @@ from ip2pbatch.backends.model_folder import Layout
 from ip2pbatch.backends.pytorch import accelerators, from_file, steps
 from ip2pbatch.backends.pytorch.dry import unet_without_weights
 from ip2pbatch.backends.pytorch.fusing import fuse
+from ip2pbatch.backends.pytorch.guidance_embedding import is_embedded, told_of
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.safety import flag
 from ip2pbatch.backends.tokens import load_tokenizer, tokenize, words_read
@@ -91,6 +92,7 @@ class TorchBackend:
         self.vae_scale = vae_scale(parts.vae)
         self.scheduler_config: Mapping[str, Any] = folder.config("scheduler")
         self.limits: Limits = limits_of(device, self.vae_scale)
+        self.embedded = is_embedded(parts.unet.config)
         networks = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoder}
         self.site = steps.Site(networks, device, parts.unet.dtype)
         steps.apply(chosen, self.site)
@@ -134,7 +136,8 @@ class TorchBackend:
         text = text.to(unet.dtype)
         with memory(self.site.release):
             if self.site.staged is None:
-                noise: Tensor = unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0]
+                told = told_of(rows, self.device, unet.dtype) if self.embedded else {}
+                noise: Tensor = unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **told)[0]
                 return noise.float()
             return self.site.staged(sample, timestep, text, rows).float()
 

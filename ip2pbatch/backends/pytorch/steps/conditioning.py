@@ -17,8 +17,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ip2pbatch.backends.pytorch.guidance_embedding import embed
 from ip2pbatch.backends.pytorch.steps.rowwise import RowwiseLinear
 from ip2pbatch.backends.recent import Recent
+from ip2pbatch.plan.edits import Guidance
 
 _TEXTS = 64  # keys and values of one text take 4 MB in Stable Diffusion at fp16
 _MOMENTS = 4096
@@ -105,22 +107,31 @@ class TimeTable:
         self._added: Recent[Tensor] = Recent(_TEXTS)
         self._known: Recent[Tensor] = Recent(_MOMENTS)
 
-    def __call__(self, timestep: Tensor, text: Tensor, words: Sequence[str | None]) -> Tensor:
-        """Timestep [] and text [n, tokens, width] → rows of the table [n, columns]; `words` name equal rows."""
-        if not self._pooled:
-            return self._known.get(float(timestep), lambda: self._row(timestep, text[:1], "")).expand(len(text), -1)
+    def __call__(
+        self, timestep: Tensor, text: Tensor, words: Sequence[str | None], scales: Sequence[Guidance | None]
+    ) -> Tensor:
+        """Timestep [] and text [n, tokens, width] → rows of the table [n, columns]; `words` name equal rows, and
+        `scales` are what a network that reads them is told.
+        """
         moment = float(timestep)
-        keys = [None if name is None else (moment, name) for name in words]
-        texts = zip(keys, words, text.split(1), strict=True)
-        return torch.cat([self._known.get(key, partial(self._row, timestep, row, name)) for key, name, row in texts])
+        if not self._pooled:
+            if not any(scales):
+                return self._known.get(moment, lambda: self._row(timestep, text[:1], "", None)).expand(len(text), -1)
+            words = [""] * len(text)
+        keys = [None if name is None else (moment, name, told) for name, told in zip(words, scales, strict=True)]
+        rows = zip(keys, words, scales, text.split(1), strict=True)
+        return torch.cat([
+            self._known.get(key, partial(self._row, timestep, row, name, told)) for key, name, told, row in rows
+        ])  # fmt: skip
 
     def clear(self) -> None:
         """Forget every timestep and text."""
         self._known.clear()
         self._added.clear()
 
-    def _row(self, timestep: Tensor, text: Tensor, name: str | None) -> Tensor:
-        embedding = self._unet.time_embedding(self._unet.get_time_embed(text, timestep))
+    def _row(self, timestep: Tensor, text: Tensor, name: str | None, told: Guidance | None) -> Tensor:
+        known = None if told is None else embed([told], text.device).to(text.dtype)
+        embedding = self._unet.time_embedding(self._unet.get_time_embed(text, timestep), known)
         if self._pooled:
             embedding = embedding + self._added.get(name, partial(self._unet.add_embedding, text))
         columns = [projection(embedding) for projection in self._projections]

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2pbatch.backends.pytorch.guidance_embedding import embed, is_embedded
 from ip2pbatch.backends.pytorch.steps.conditioning import TextMemory, TimeTable
 from ip2pbatch.backends.pytorch.steps.residual import begin, finish, is_plain
 from ip2pbatch.backends.recent import Recent
+from ip2pbatch.plan.edits import Guidance
 from ip2pbatch.plan.rows import Row
 
 Stage = Callable[..., tuple[Tensor, ...]]
@@ -40,6 +42,7 @@ class StagedUNet:
         self.texts: TextMemory | None = None
         self.times: TimeTable | None = None
         self.shared = False
+        self._reads_scales = is_embedded(unet.config)
         # Kept, because a list for an index is a copy to the device each time, which waits for all that it has to do.
         self._places: Recent[tuple[list[Tensor], Tensor]] = Recent(_PATTERNS)
         self.bare()
@@ -62,7 +65,10 @@ class StagedUNet:
         share the head. Without them nothing is remembered or shared, and the numbers are the same.
         """
         words = [row.text or "" for row in rows] if rows else [None] * len(sample)
-        moment = self.times(timestep, text, words) if self.times else self._embed(sample, timestep, text)
+        scales = [row.scales for row in rows] if rows and self._reads_scales else [None] * len(sample)
+        moment = (
+            self.times(timestep, text, words, scales) if self.times else self._embed(sample, timestep, text, scales)
+        )
         memory = self.texts(text, words) if self.texts else text
         if not self.shared:
             return self.whole(sample, moment, memory)[0]
@@ -79,9 +85,11 @@ class StagedUNet:
         outputs = [self.head(sample[call], moment[call]) for call in calls]
         return [torch.cat(parts)[where] for parts in zip(*outputs, strict=True)]
 
-    def _embed(self, sample: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def _embed(self, sample: Tensor, timestep: Tensor, text: Tensor, scales: Sequence[Guidance | None]) -> Tensor:
         """The time embedding of every row as the network itself computes it [n, time width]."""
-        embedding = self.unet.time_embedding(self.unet.get_time_embed(sample, timestep))
+        told = [one for one in scales if one is not None]
+        known = embed(told, sample.device).to(sample.dtype) if told else None
+        embedding = self.unet.time_embedding(self.unet.get_time_embed(sample, timestep), known)
         added = self.unet.get_aug_embed(embedding, text, {})
         whole: Tensor = embedding if added is None else embedding + added
         return whole
@@ -165,9 +173,9 @@ def _head_calls(places: Sequence[int], device: torch.device) -> tuple[list[Tenso
 
 
 def same_pictures(rows: Sequence[Row]) -> list[int]:
-    """For each row the place of the first row of the same latent and image."""
-    first: dict[tuple[int, int | None], int] = {}
-    return [first.setdefault((row.latent_of, row.image_of), place) for place, row in enumerate(rows)]
+    """For each row the place of the first row of the same latent and image, told the same scales."""
+    first: dict[tuple[object, ...], int] = {}
+    return [first.setdefault((row.latent_of, row.image_of, row.scales), place) for place, row in enumerate(rows)]
 
 
 def why_not_staged(unet: Any) -> str:
