@@ -36,7 +36,11 @@ STAGES: dict[str, dict[str, str]] = {
     "scores": {"clip": "ip2pbatch.train.pairs.scores"},
     "filter": {"clip": "ip2pbatch.train.pairs.filter"},
     "pack": {"latents": "ip2pbatch.train.data.pack_latents", "pictures": "ip2pbatch.train.data.pack_pictures"},
-    "finetune": {"scratch": "ip2pbatch.train.fit.scratch", "stable_diffusion": "ip2pbatch.train.fit.stable_diffusion"},
+    "finetune": {
+        "scratch": "ip2pbatch.train.fit.scratch",
+        "stable_diffusion": "ip2pbatch.train.fit.stable_diffusion",
+        "distill": "ip2pbatch.train.fit.students.distill",
+    },
     "evaluate": {
         "families": "ip2pbatch.train.judge.unseen",
         "tradeoff": "ip2pbatch.train.judge.tradeoff",

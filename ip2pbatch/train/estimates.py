@@ -167,11 +167,12 @@ def text_bytes(model: str) -> float:
     return TEXT_SDXL if is_sdxl(model) else TEXT
 
 
-def memory(weights: float, *, optimizer: str, frozen: bool) -> str:
+def memory(weights: float, *, optimizer: str, frozen: bool, others: int = 0) -> str:
     """What the UNet of a training takes of a GPU, in words; nothing where it is less than a gigabyte. In float32: the
-    weights, and where they learn gradient, average and Adam's two moments, which `adamw8bit` keeps in a byte each."""
+    weights, and where they learn gradient, average and Adam's two moments, which `adamw8bit` keeps in a byte each;
+    `others` are as large, and do not learn."""
     learns = 10 if optimizer == "adamw8bit" else 16
-    size = (4 if frozen else 4 + learns) * weights
+    size = (4 * others + (4 if frozen else 4 + learns)) * weights
     if size < 1e9:
         return ""
     return f"; {weights / 1e9:.2f} billion weights, {size_of(size)} of a GPU beside the batch"

@@ -26,12 +26,13 @@ def held_out_squares(photos: Path, count: int, side: int) -> list[np.ndarray]:
 
 
 def edit_square(
-    editor: Editor, pixels: np.ndarray, instructions: Sequence[str], guidance: Guidance, steps: int = 20, seed: int = 0
-) -> list[np.ndarray]:
+    editor: Editor, pixels: np.ndarray, instructions: Sequence[str], guidance: Guidance, steps: int = 20,
+    seed: int = 0, sampler: str = "euler_a",
+) -> list[np.ndarray]:  # fmt: skip
     """One picture edited by each instruction."""
     size = (pixels.shape[1], pixels.shape[0])
     edits = [
-        make_edit("square", text, guidance, seed, steps=steps, sampler="euler_a", size=size) for text in instructions
+        make_edit("square", text, guidance, seed, steps=steps, sampler=sampler, size=size) for text in instructions
     ]
     results = []
     for begin in range(0, len(edits), 4):
@@ -41,14 +42,19 @@ def edit_square(
 
 
 def draw_grid(
-    model: Path, squares: Sequence[np.ndarray], instructions: Sequence[str], guidance: Guidance, precision: str = "fp32"
-) -> Image.Image:
+    model: Path, squares: Sequence[np.ndarray], instructions: Sequence[str], guidance: Guidance,
+    precision: str = "fp32", steps: int = 20, sampler: str = "euler_a",
+) -> Image.Image:  # fmt: skip
     """The photo and its edits on each line, the instruction above each column."""
     backend = load(resolve(str(model)), precision=precision)
     lines = []
     for pixels in squares:
         editor = Editor(backend, determinism="fast")  # its cache knows a photo by name, and all of these have one
-        lines.append(np.concatenate([pixels, *edit_square(editor, pixels, instructions, guidance)], axis=1))
+        lines.append(
+            np.concatenate(
+                [pixels, *edit_square(editor, pixels, instructions, guidance, steps, sampler=sampler)], axis=1
+            )
+        )
     sheet = Image.fromarray(np.concatenate(lines, axis=0))
     side = squares[0].shape[1]
     labelled = Image.new("RGB", (sheet.width, sheet.height + LABEL), "white")

@@ -153,7 +153,7 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     total = hashlib.blake2b(digest_size=6)
     for name, value in sorted(tensors.items()):
         total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

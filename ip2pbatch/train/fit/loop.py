@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -75,19 +75,37 @@ class LoopSettings(BaseModel):
     explode: float = Field(5.0, exclude=True)  # stop where 50 steps' mean loss is so many times the lowest; 0: never
 
 
+class Turn(Protocol):
+    """What changes in a training at certain steps, and is kept in its checkpoints."""
+
+    def at(self, step: int, average: Average) -> None:
+        """Called in every process before each step, counted from 0."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As it was when the checkpoint was written."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a stage adds to the loop: `batch(part)` makes the data, `sample(step)` looks at the EMA weights, and so do
     further `watches`.
 
     Part k of step s has the number s · accumulate + k; with `loaders`, several parts are made at once, in threads. A
-    picture that `sample` returns is shown. Where `paced`, the batches hang on how many steps there will be.
+    picture that `sample` returns is shown. Where `paced`, the batches hang on how many steps there will be, or the
+    `turn` does.
     """
 
     batch: Callable[[int], Batch]
     sample: Callable[[int], Image.Image | None]
     watches: tuple[Watch, ...] = ()
     paced: bool = False
+    turn: Turn | None = None
 
 
 def lr_at(step: int, settings: LoopSettings) -> float:
@@ -180,7 +198,8 @@ def train(
     on_gpu = accelerators.is_nvidia(accelerator.device)
     ema = Average(task, settings.ema, power=settings.ema_warm_up == "power", foreach=on_gpu)
     model, optimizer = accelerator.prepare(task, optimizer)
-    accelerator.register_for_checkpointing(ema, schedule)
+    turn = hooks.turn
+    accelerator.register_for_checkpointing(ema, schedule, *([turn] if turn else []))
     checkpoints.leave_out_frozen(accelerator, task)
     begin_tracking(accelerator, folder)
     losses: list[float] = []
@@ -194,6 +213,8 @@ def train(
     parts = range(start * settings.accumulate, settings.steps * settings.accumulate)
     with listening(UNTIL) as stop, closing(ahead(hooks.batch, parts, settings.loaders)) as batches:
         for step in progress:
+            if turn:
+                turn.at(step, ema)
             loss = accumulate(model, batches, settings, accelerator)
             seen = [stop.asked.is_set(), saving.overdue, *(one.every.overdue for one in watches)]
             mean, (asked, late, *lates) = agree(accelerator, loss, seen)

@@ -47,6 +47,7 @@ class Making:
     steps: int
     device: str
     held_out: bool = True  # whether the pairs are not trained on
+    sampler: str = "euler_a"
 
 
 def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list[list[Rgb]]:
@@ -58,7 +59,7 @@ def edit_held_out(model: Path, pairs: Sequence[HeldOut], making: Making) -> list
         size = (pair.before.shape[1], pair.before.shape[0])
         edits = [
             make_edit(f"held-out-{number}", pair.instruction, Guidance(making.text, image), number, steps=making.steps,
-                      sampler="euler_a", size=size) for image in making.image
+                      sampler=making.sampler, size=size) for image in making.image
         ]  # fmt: skip
         results = editor.edit(edits, [Source(pixels=pair.before)] * len(edits))
         found.append([np.zeros_like(pair.before) if one.image is None else one.image for one in results])

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from ip2pbatch.plan.defaults import SETTINGS_FILE
 from ip2pbatch.plan.written.choices import Sampler
 from ip2pbatch.plan.written.taught import TAUGHT_FILE, taught_text
 
@@ -40,12 +41,13 @@ class Defaults(BaseModel):
 
 def write_model(
     folder: Path, parts: dict[str, Any], schedule: dict[str, Any], defaults: dict[str, Any], card: str,
-    taught: Mapping[str, Sequence[str]] | None = None,
+    taught: Mapping[str, Sequence[str]] | None = None, embedded: Mapping[str, Sequence[float]] | None = None,
 ) -> None:  # fmt: skip
     """Write `parts` (unet, text_encoder, vae, tokenizer) below `folder`, with the sampler's schedule and an index; an
     SDXL has two of the texts' parts.
 
     `taught` are all instructions that a model knows, by family, where it was taught from nothing: it says so of others.
+    `embedded` are the ranges of scales, text and image, that its UNet reads as numbers.
     """
     import diffusers
 
@@ -62,7 +64,8 @@ def write_model(
         forget_origin(config)
     index = pipeline_index(parts, diffusers.__version__)
     (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (partial / "ip2pbatch.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")
+    settings = {"defaults": defaults, **({"guidance": {"embedded": embedded}} if embedded else {})}
+    (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
     if taught:
         (partial / TAUGHT_FILE).write_text(taught_text(taught), encoding="utf-8")
     (partial / "README.md").write_text(card)
