@@ -214,7 +214,8 @@ class Distillation(nn.Module):
         blank, seen, told = (
             self.teacher(torch.cat([noisy, image], dim=1), timesteps, text).sample.float() for image, text in rows
         )
-        return (1 - image_scale) * blank + (image_scale - text_scale) * seen + text_scale * told
+        guided: Tensor = (1 - image_scale) * blank + (image_scale - text_scale) * seen + text_scale * told
+        return guided
 
 
 class Conditioning:
