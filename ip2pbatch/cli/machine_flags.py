@@ -16,12 +16,15 @@ from ip2pbatch.run.machine import (
     Determinism,
     Machine,
     Memory,
+    On,
     Precision,
     Provider,
     batch_of,
     device_of,
     devices_of,
     interval_of,
+    refuse_apart,
+    workers_of,
 )
 
 # typer takes its choices from an Enum, and these are a table's.
@@ -34,6 +37,13 @@ Device = Annotated[
 ]
 Devices = Annotated[
     str | None, typer.Option(help="A worker process each: all, cuda:0,cuda:3 or cpu:4.", show_default="one process")
+]
+OnFlag = Annotated[
+    On | None, typer.Option("--on", help="A worker each where this cluster has room.", show_default="this machine")
+]
+Workers = Annotated[
+    str | None,
+    typer.Option(help="Of --on ray, how many: 8, or 1..64 as they come.", show_default="one a GPU, or a node"),
 ]
 ProviderFlag = Annotated[
     Provider | None,
@@ -64,6 +74,8 @@ def machine_of(
     provider: ProviderFlag = None,
     device: Device = None,
     devices: Devices = None,
+    on: OnFlag = None,
+    workers: Workers = None,
     precision: PrecisionFlag = Precision.AUTO,
     determinism: DeterminismFlag = Determinism.STABLE,
     batch: Batch = None,
@@ -73,9 +85,11 @@ def machine_of(
     memory: MemoryFlag = Memory.AUTO,
 ) -> Machine:
     """What the flags say. Raises UsageError."""
+    refuse_apart(on, workers, devices, device)
     return Machine(
         str(backend), device_of(device, str(backend)), precision, determinism, batch_of(batch), compile_,
         tuple(without or ()), interval_of(interval), provider, devices_of(devices, device), memory,
+        on, workers_of(workers),
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +29,13 @@ from ip2pbatch.run.stale import other_bits
 
 if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
+    from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.sizing import Sizing
+    from ip2pbatch.run.devices.crew import Crew
+    from ip2pbatch.run.on_ray.capacity import Wanted
 
 _TELLING = 20_000  # edits that a worker is told of when it opens its engine: `auto` settings are decided by as many
+_ON_CPU = ("fake", "openvino")  # backends that use no GPU where none is named
 
 
 def choose(
@@ -136,6 +142,41 @@ def openings(
         return Opening(device, job.recipe.model, own, job.recipe.safety, edits, None if fresh else job.out, sizing)
 
     return opening
+
+
+@contextmanager
+def hired(job: Job, machine: Machine, voice: Voice, *, fresh: bool, sizing: Sizing | None) -> Iterator[Crew]:
+    """The workers of a job, processes of this machine or actors on a cluster: a crew that is yet to open. Raises
+    MissingError and UsageError where there is no cluster for it.
+    """
+    from ip2pbatch.run.devices.crew import Crew
+
+    opening, devices = openings(job, machine, fresh=fresh, sizing=sizing), machine.devices
+    with ExitStack() as held:
+        launcher = None
+        if machine.on is not None:
+            from ip2pbatch.run.on_ray.cluster import connected
+
+            with voice.busy(f"reaching {machine.on}"):
+                launcher, room = held.enter_context(connected(wanted(machine), versions(machine.backend)))
+            devices = (machine.device or ("" if room.gpus else "cpu"),) * room.most
+        yield held.enter_context(Crew(devices, opening, voice.note, launcher))
+
+
+def wanted(machine: Machine) -> Wanted:
+    """What a machine's flags ask of a cluster. Threads are as many as a person says that there are to be."""
+    from ip2pbatch.run.on_ray.capacity import Wanted
+
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Wanted(machine.workers, _needs_gpu(machine), int(threads) if threads.isdecimal() and int(threads) else None)
+
+
+def _needs_gpu(machine: Machine) -> bool | None:
+    """Whether each worker needs one; None where that hangs on whether there are any."""
+    if machine.device is not None:
+        return machine.device != "cpu"
+    on_cpu = machine.backend in _ON_CPU or machine.provider == "cpu"
+    return False if on_cpu else None
 
 
 def _telling(edits: Sequence[Edit], workers: int) -> tuple[Edit, ...]:

@@ -110,7 +110,7 @@ def refuse_stale(recipe: Path, job: Job, machine: Machine, voice: Voice) -> AsLo
     made = read_lock(path)
     job = as_locked(job, made)
     now = surroundings(job, machine.backend)
-    if not machine.devices:
+    if not machine.has_workers:
         spec, _ = engines.choose(job.recipe.model, machine, safety=job.recipe.safety, note=voice.note)
         now = replace(now, spec=spec, device=engines.device_name(machine))
     refuse(path, differences(made, job.whole, now, voice), voice, _UNDO)

@@ -85,7 +85,7 @@ def _made(
     """One session that makes and delivers."""
     from ip2pbatch.jobs.delivering import signer_of
 
-    if machine.devices:
+    if machine.has_workers:
         return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, locked=locked)
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
@@ -111,16 +111,15 @@ def _made_by_workers(
     job: Job, machine: Machine, voice: Voice, *, fresh: bool, redo: frozenset[Status] | None,
     locked: AsLocked | None,
 ) -> Summary:  # fmt: skip
-    """The same by a worker process a device of `machine`. Raises WorkerError where none of them can go on."""
+    """The same by workers, of this machine or of a cluster. Raises WorkerError where none of them can go on."""
     from ip2pbatch.jobs.delivering import signer_of
-    from ip2pbatch.run.devices.crew import Crew
     from ip2pbatch.run.devices.foreman import share_out
 
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
     loading = f"loading {Path(base_of(job.recipe.model)).name}"
     sizing = locked.sizing if locked else None
-    with Crew(machine.devices, engines.openings(job, machine, fresh=fresh, sizing=sizing), voice.note) as crew:
+    with engines.hired(job, machine, voice, fresh=fresh, sizing=sizing) as crew:
         with voice.busy(loading):
             found = crew.open()
         if locked:
@@ -157,7 +156,7 @@ def _loaded(crew: Crew, job: Job, run: Run, options: Options, locked: AsLocked |
 
     if _is_made(job, run):
         return False
-    ready = crew.load(run, options, partial(untried_signer, job.recipe))
+    ready = crew.load(run, options, partial(untried_signer, job.recipe), [job.plan.photos[0].path])
     described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
     if locked:
         locked.hold_opened(described)

@@ -44,6 +44,12 @@ class Compile(StrEnum):
     OFF = "off"
 
 
+class On(StrEnum):
+    """What shares a run among several machines."""
+
+    RAY = "ray"
+
+
 class Memory(StrEnum):
     """Where the parts of an editor lie that is no InstructPix2Pix: all of them on the GPU (full), one after the other
     (offload), or of each part one layer after the other (sequential).
@@ -73,6 +79,7 @@ class Machine:
     `backend` is a name of jobs/backends.py; `batch` is the most Edits a call, or auto; `without` are speed-ups of the
     torch backend that are left out; `interval` is the part of the steps that is guided, as (start, end) of 0…1;
     `provider` is the onnx backend's. `devices` have a worker process each, where there are any: "all" is one a GPU.
+    `on` a cluster there are at least and at most as many `workers`; None is as many as it has room for.
     """
 
     backend: str = "torch"
@@ -86,21 +93,30 @@ class Machine:
     provider: Provider | None = None
     devices: tuple[str, ...] = ()
     memory: Memory = Memory.AUTO
+    on: On | None = None
+    workers: tuple[int, int] | None = None
 
     @classmethod
     def of(
         cls, *, backend: str = "torch", device: str | None = None, precision: str = "auto", determinism: str = "stable",
         batch: str | int | None = None, compile: str = "auto", without: Sequence[str] = (),
         guidance_interval: str | None = None, provider: str | None = None, devices: str | None = None,
-        memory: str = "auto",
+        memory: str = "auto", on: str | None = None, workers: str | None = None,
     ) -> Machine:  # fmt: skip
         """What the flags of these names say, as texts. Raises UsageError."""
+        refuse_apart(on, workers, devices, device)
         return cls(
             backend, device_of(device, backend), _named(Precision, precision), _named(Determinism, determinism),
             batch_of(None if batch is None else str(batch)), _named(Compile, compile), tuple(without),
             interval_of(guidance_interval), None if provider is None else _named(Provider, provider),
-            devices_of(devices, device), _named(Memory, memory),
+            devices_of(devices, device), _named(Memory, memory), None if on is None else _named(On, on),
+            workers_of(workers),
         )  # fmt: skip
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether others than this process make the pictures."""
+        return bool(self.devices) or self.on is not None
 
     @property
     def approximations(self) -> tuple[str, ...]:
@@ -171,6 +187,31 @@ def devices_of(text: str | None, device: str | None = None) -> tuple[str, ...]:
     if len(found) > _MOST_WORKERS:
         raise UsageError(f"--devices asks for {len(found)} workers", hint=f"at most {_MOST_WORKERS} share a run")
     return tuple(found)
+
+
+def workers_of(text: str | None) -> tuple[int, int] | None:
+    """What `--workers` says: a number such as 8, or the least and the most, as 1..64. Raises UsageError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})(?:\.\.([1-9]\d{0,3}))?", text)
+    if found is None or int(found[2] or found[1]) < int(found[1]):
+        raise UsageError(f"{text} is no number of workers", hint="write a number such as 8, or two as 1..64")
+    least, most = int(found[1]), int(found[2] or found[1])
+    if most > _MOST_WORKERS:
+        raise UsageError(f"--workers asks for {most}", hint=f"at most {_MOST_WORKERS} share a run")
+    return least, most
+
+
+def refuse_apart(on: str | None, workers: str | None, devices: str | None, device: str | None) -> None:
+    """Raises UsageError where these do not go together: a cluster says itself which GPU a worker has."""
+    if on is None:
+        if workers is not None:
+            raise UsageError("--workers is of a cluster", hint="add --on ray, or use --devices cpu:4 on one machine")
+        return
+    if devices is not None:
+        raise UsageError("--on and --devices do not go together", hint="leave out --devices: --workers says how many")
+    if device is not None and ":" in device:
+        raise UsageError(f"a cluster gives each worker a GPU, and {device} is one of one machine", hint="leave it out")
 
 
 def interval_of(text: str | None) -> tuple[float, float] | None:

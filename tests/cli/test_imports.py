@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import many
 
-HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "scipy", "skimage", "huggingface_hub", "numpy")
+HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "scipy", "skimage", "huggingface_hub", "numpy", "ray")
 READERS = ("yaml", "pydantic")  # a tenth of a second, which only reading a recipe is worth
 RECIPE = """
 model: tiny

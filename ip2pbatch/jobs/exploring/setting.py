@@ -55,8 +55,9 @@ class Setting:
 
 def setting_of(what: Path | None, out: Path | None, model: str, machine: Machine) -> Setting:
     """What `what` is. Raises UsageError, RecipeError, PlanError."""
-    if machine.devices:
-        raise UsageError("the studio works on one device", hint="--device names it; `ip2pbatch run` takes --devices")
+    if machine.has_workers:
+        hint = "--device names it; `ip2pbatch run` takes --devices and --on"
+        raise UsageError("the studio works on one device", hint=hint)
     if what is None:
         return _guarded(Setting(Ground(model, (out or Path(NOWHERE)).absolute()), machine, _nothing))
     if what.is_file():

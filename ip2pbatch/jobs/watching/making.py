@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ip2pbatch.errors import UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.delivering import untried_signer
 from ip2pbatch.plan.editors.composed import base_of
@@ -46,6 +47,8 @@ def made_ready(job: Job, machine: Machine, voice: Voice) -> Iterator[tuple[Run, 
     """The run of `job`, locked, and what makes its pictures. Raises WorkerError, UsageError and what an engine raises
     that cannot be opened.
     """
+    if machine.on is not None:
+        raise UsageError("watch works on one machine", hint="--devices shares its work among this one's devices")
     with (_by_workers if machine.devices else _alone)(job, machine, voice) as ready:
         yield ready
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ip2pbatch.errors import RESOURCES, USAGE, UsageError, WorkerError
+from ip2pbatch.disk.atomic import TEMPORARY, write_atomic
+from ip2pbatch.errors import ENVIRONMENT, RESOURCES, USAGE, UsageError, WorkerError
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.run.devices.links import Launcher
 from ip2pbatch.run.devices.member import Member
@@ -30,6 +33,7 @@ from ip2pbatch.run.execute import Options
 ALL = "all"
 LOOK = 0.05  # seconds that are listened before something else is looked at
 _QUIET, _LOST = 15.0, 60.0  # seconds of silence after which a worker is named, and after which it counts as dead
+_ROOM = 900.0  # seconds that a cluster may take to have room for a worker: a new node takes minutes
 _WORDS = 256  # that are heard of one worker before the others have their turn
 _STARTS = 3  # workers in the place of one that worked which end before they can: there is no room for them now
 _DEATHS = 20  # workers of a device that end one after another, and nothing is made: it is the device's fault
@@ -47,11 +51,11 @@ class Crew:
     def __init__(
         self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None],
         launcher: Launcher | None = None, *,
-        clock: Callable[[], float] = time.monotonic, quiet: float = _QUIET, lost: float = _LOST,
+        clock: Callable[[], float] = time.monotonic, quiet: float = _QUIET, lost: float = _LOST, room: float = _ROOM,
     ) -> None:  # fmt: skip
         self._devices, self._opening, self.note = tuple(devices), opening, note
         self._launcher: Launcher = launcher or Processes()
-        self.clock, self._quiet, self._lost = clock, quiet, lost
+        self.clock, self._quiet, self._lost, self._room = clock, quiet, lost, room
         self.members: list[Member] = []
         self.fallen = 0
         self.epochs = itertools.count(1)
@@ -59,8 +63,10 @@ class Crew:
         self._identity: Identity | None = None
         self._load: Load | None = None
         self._ready: Ready | None = None
+        self._probe: Path | None = None
         self._deaths: Counter[str] = Counter()
-        self._looked = clock()
+        self._looked = self._roomy = clock()
+        self._waits = False
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +82,8 @@ class Crew:
             member.kill() if now else member.say(Close())
         for member in self.at_work:
             member.end()
+        if self._probe is not None:
+            self._probe.unlink(missing_ok=True)
 
     @property
     def at_work(self) -> list[Member]:
@@ -107,13 +115,18 @@ class Crew:
         found = {one.name: one.identity.device for one in self.members if one.identity is not None}
         return found if len(set(found.values())) > 1 else {}
 
-    def load(self, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned) -> Ready:
+    def load(
+        self, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned, photos: Sequence[Path] = ()
+    ) -> Ready:  # fmt: skip
         """Have all workers load their engine, and return when the first has; `signer` makes what signs their files.
+        Those on other machines need to see the run directory, and `photos`.
 
         Raises WorkerError where none can.
         """
         assert options.deliver is not None, "a run of several processes delivers"
-        self._load = Load.of(run, options.deliver, options, signer, self._launcher.beside(len(self.at_work)))
+        beside = self._launcher.beside(len(self.at_work))
+        seen = self._landmarks(run, photos) if self._launcher.apart else {}
+        self._load = Load.of(run, options.deliver, options, signer, beside, seen)
         for member in self.at_work:
             if member.state == "open":
                 self._have_load(member)
@@ -123,6 +136,12 @@ class Crew:
             if self.trouble and not self._there:
                 raise self.trouble
         return self._ready
+
+    def _landmarks(self, run: Run, photos: Sequence[Path]) -> dict[Path, int]:
+        """Files, with their sizes, that a worker sees where it sees the disk; that of the run is of this crew alone."""
+        self._probe = run.layout.folder / TEMPORARY.replace("*", f"seen-{secrets.token_hex(8)}")
+        there = {path: path.stat().st_size for path in photos if path.is_file()}
+        return {self._probe: len(_PROBE), **there}
 
     @property
     def _there(self) -> int:
@@ -223,6 +242,7 @@ class Crew:
                 self.hear(member, word)
             if self.trouble and len(self.at_work) < least:
                 raise self.trouble
+            self._look_for_room(f"{self._there} of at least {least} workers are there", len(self._placed) < least)
 
     def _opened(self, member: Member, word: Opened) -> None:
         member.identity, member.state, member.doing = word.identity, "open", ""
@@ -238,6 +258,8 @@ class Crew:
     def _have_load(self, member: Member) -> None:
         assert self._load is not None
         assert member.identity is not None, "it has said what it is"
+        if self._probe is not None and not self._probe.exists():  # it is swept away as what killed processes leave
+            write_atomic(self._probe, _PROBE)
         member.state, member.doing = "loading", "loading"
         member.say(replace(self._load, device=member.identity.device if self.mixed else ""))
 
@@ -255,10 +277,11 @@ class Crew:
         """Name who is silent, and end who is so for too long: his last word is then heard as any other's."""
         now = self.clock()
         if now - self._looked > self._quiet / 3:  # this process was held up itself, as by ^Z
+            self._roomy = now
             for member in self.members:
                 member.heard = now
         self._looked = now
-        for member in self.at_work:
+        for member in self._placed:
             silence = now - member.heard
             if silence > self._quiet and not member.silent:
                 member.silent = True
@@ -267,8 +290,28 @@ class Crew:
             if silence > self._lost and member.ready and not member.why:
                 member.why = f"was silent for {silence:.0f} s and was ended"
                 member.kill()
+        if self._load is not None:
+            self._look_for_room("no worker is left", bool(self.at_work) and not self._placed)
+
+    @property
+    def _placed(self) -> list[Member]:
+        """Those that are somewhere, and do not wait for a cluster to have room for them."""
+        return [member for member in self.at_work if member.link.place is not None]
+
+    def _look_for_room(self, there: str, waits: bool) -> None:
+        """Say so where a cluster has none; raises WorkerError where it has none for too long."""
+        now = self.clock()
+        if not waits:
+            self._roomy, self._waits = now, False
+        elif now - self._roomy > self._quiet and not self._waits:
+            self._waits = True
+            self.note(f"{there}; the cluster has no room for more, which is waited for")
+        elif now - self._roomy > self._room:
+            hint = "`ray status` says what the cluster has and what is asked of it"
+            raise WorkerError(f"{there}, and the cluster had no room in {self._room:.0f} s", ENVIRONMENT, hint=hint)
 
 
+_PROBE = b"workers of this run see this file\n"
 _RUN_AGAIN = "run again to go on; with fewer workers where memory ran out"
 _LOG = "the run's log says more"
 _FIT = "leave it out, or give flags that fit all"

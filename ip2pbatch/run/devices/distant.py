@@ -31,10 +31,11 @@ class DistantRun(Run):
     """
 
     _write: Write
+    _apart: bool  # on another machine, whose loss takes what its disk was not asked for
 
     def __init__(self, load: Load, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
-        self.device = load.device
+        self.device, self._apart = load.device, bool(load.seen)
         self._say = tell
         self.complaints = []
         with ExitStack() as held:
@@ -75,8 +76,10 @@ class DistantRun(Run):
             self.records.update({record.edit: record for record in records})
 
     def _keep(self, path: Path, data: bytes) -> Kept:
-        """The clerk has the disk take pictures and latents with their records; a photo at model size has none."""
-        write_atomic(path, data, root=self._inside, lasting=path.is_relative_to(self.layout.sources))
+        """The clerk has the disk take pictures and latents with their records, where it is this machine's; a photo at
+        model size has none.
+        """
+        write_atomic(path, data, root=self._inside, lasting=self._apart or path.is_relative_to(self.layout.sources))
         return Kept(path, digest_of(data))
 
     def settle(self) -> None:

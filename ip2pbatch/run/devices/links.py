@@ -6,6 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 
+class End(Protocol):
+    """A worker's own end: several threads may say something, one hears."""
+
+    def say(self, message: object) -> None:
+        """Raises OSError where the other end is gone."""
+        ...
+
+    def hear(self) -> Any:
+        """The next message. Raises EOFError or OSError where the other end is gone."""
+        ...
+
+
 class Link(Protocol):
     """One worker. `place` is the machine that it is on, "" where that is this one, and None before it is anywhere."""
 

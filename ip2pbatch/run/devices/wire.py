@@ -10,14 +10,16 @@ import os
 import socket
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from ip2pbatch.errors import BUG, Ip2pError, ResourceError
+from ip2pbatch.errors import BUG, Ip2pError, MissingError, ResourceError
 from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.plan.limits import Limits
@@ -63,7 +65,8 @@ class Open:
 @dataclass(frozen=True, slots=True)
 class Load:
     """The run to work for, whose directory is `folder`, and how, beside how many others. `signer` makes what signs
-    files: a key is read where it is used. `device` is noted with each picture, "" where all have the same.
+    files: a key is read where it is used. `device` is noted with each picture, "" where all have the same. `seen` are
+    files with their sizes that workers of other machines need to see as this one does; none where all are on this one.
     """
 
     root: Path
@@ -77,15 +80,42 @@ class Load:
     signer: Callable[[], Signer | None]
     workers: int
     device: str = ""
+    seen: Mapping[Path, int] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, run: Run, deliver: Deliverer, options: Options, signer: Callable[[], Signer | None], workers: int
+        cls, run: Run, deliver: Deliverer, options: Options, signer: Callable[[], Signer | None], workers: int,
+        seen: Mapping[Path, int],
     ) -> Load:  # fmt: skip
         return cls(
             run.root, run.layout.folder, run.spec, deliver.settings, deliver.on_conflict, deliver.queue, options.redo,
-            options.score, signer, workers,
+            options.score, signer, workers, seen=seen,
         )  # fmt: skip
+
+    def refuse_unseen(self) -> None:
+        """Raises MissingError where a worker of another machine does not see what its parent sees. A network disk may
+        show a new file somewhat later.
+        """
+        until = time.monotonic() + _SEEN_AFTER
+        for path, size in self.seen.items():
+            while not _is_seen(path, size):
+                if time.monotonic() > until:
+                    raise MissingError(
+                        f"it does not see {path}, which is there on the machine of the run",
+                        hint="photos and output lie on a disk that all nodes see under the same path",
+                    )
+                time.sleep(_LOOK)
+
+
+_SEEN_AFTER, _LOOK = 10.0, 0.2  # seconds within which it appears, and between two looks
+
+
+def _is_seen(path: Path, size: int) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size == size
+    with suppress(OSError):
+        any(path.parent.iterdir())  # a network disk remembers what was not there, until its folder is read
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A worker: one engine in a process of its own, which makes the groups that it is dealt as `run_plan` makes a plan.
 
-It is started by crew.py with one end of a line. A parent that is gone ends it at once, in the middle of anything: what
-it was at is not recorded, and the next run sweeps it away.
+It is started by processes.py with one end of a line, or by Ray with a mailbox (run/on_ray/actor.py). A parent that is
+gone ends it at once, in the middle of anything: what it was at is not recorded, and the next run sweeps it away.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.distant import DistantRun, Names
+from ip2pbatch.run.devices.links import End
 from ip2pbatch.run.devices.overlap import Overlap
 from ip2pbatch.run.devices.wire import (
     Ask,
@@ -69,7 +70,7 @@ def main(descriptor: int) -> None:
 class Worker:
     """What the process is between its first word and its last."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: End) -> None:
         self._line, self._stop = line, Stop()
         self._words: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -92,6 +93,7 @@ class Worker:
         self._doing = ""
         load = self._next(Load)
         self._doing = f"loading {load.spec.model}"
+        load.refuse_unseen()
         with closing(open_engine()) as engine, closing(DistantRun(load, self._tell)) as run:
             self._line.say(Ready(engine.limits, tuple(engine.steps)))
             self._doing = ""

@@ -1,0 +1,103 @@
+"""The far end: a worker in a process that Ray started on some node. What is said goes through a mailbox.
+
+Ray carries words alone. Photos are read, and pictures written, on the disk that all nodes share.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ip2pbatch
+from ip2pbatch.run.devices.wire import Beat
+from ip2pbatch.run.devices.worker import Worker
+
+OWN = ("ip2pbatch", "python")
+"""What has a version and is no distribution that one asks for by its name."""
+
+
+class Mailbox:
+    """The worker's end of the line: what it is told is put in by one thread, what it says is taken out by another."""
+
+    def __init__(self, first: object) -> None:
+        self._told: list[object] = []
+        self._said: list[object] = [first]
+        self._news, self._over = threading.Condition(), False
+
+    def say(self, message: object) -> None:
+        """For the driver, who takes it when it asks for the next time. Of signs of life it gets the last alone."""
+        with self._news:
+            if isinstance(message, Beat) and self._said and isinstance(self._said[-1], Beat):
+                self._said.pop()
+            self._said.append(message)
+            self._news.notify_all()
+
+    def hear(self) -> Any:
+        """What the driver told it next."""
+        with self._news:
+            self._news.wait_for(lambda: self._told)
+            return self._told.pop(0)
+
+    def put(self, messages: Sequence[object]) -> None:
+        """Tell it something."""
+        with self._news:
+            self._told.extend(messages)
+            self._news.notify_all()
+
+    def take(self) -> list[object]:
+        """What it has said since; waits for something. Nothing says that it has ended."""
+        with self._news:
+            self._news.wait_for(lambda: self._said or self._over)
+            said, self._said = self._said, []
+            return said
+
+    def close(self) -> None:
+        """It says nothing any more."""
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+
+
+class Actor:
+    """One worker. `names` are the distributions whose versions it tells before anything else: a word between two
+    versions of this package may mean two things.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._box = Mailbox(greeting(names))
+        threading.Thread(target=self._serve, name="worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        try:
+            Worker(self._box).serve()
+        finally:
+            self._box.close()
+
+    def say(self, messages: Sequence[object]) -> None:
+        """In the order of the calls: see Mailbox.put."""
+        self._box.put(messages)
+
+    def words(self) -> list[object]:
+        """See Mailbox.take."""
+        return self._box.take()
+
+
+def greeting(names: Sequence[str]) -> Mapping[str, Any]:
+    """Where a worker is, and the versions that it has; plain values, which any version reads."""
+    return {"place": socket.gethostname(), "process": os.getpid(), "versions": versions_of(names)}
+
+
+def versions_of(names: Sequence[str]) -> dict[str, str]:
+    """Of this package and Python, and of what of `names` is installed."""
+    found = {"ip2pbatch": ip2pbatch.__version__, "python": sys.version.split()[0]}
+    for name in set(names) - set(OWN):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
