@@ -61,6 +61,7 @@ def test_a_bucket_is_edited_as_a_folder_is(
     assert {photo.name for photo in read_run(shoot / "out").photos} == {"one.jpg", "day2/two.jpg", "three.png"}
     left = b"".join(files_below(shoot / "out").values()) + (said.out + said.err).encode()
     assert f'folder: "{photos}"'.encode() in left
+    assert f'"folder":"{photos}","prefix":"trip","glob":"one.jpg"'.encode() in left  # of the report's recipe
     assert str(cache).encode() not in left
     everything = left + b"".join(files_below(cache).values())
     assert SECRET.encode() not in everything
@@ -197,6 +198,23 @@ def test_what_cannot_be_had_is_told_by_name(
         assert (said.code, says.format_map(named) in said.err, hint in said.err) == (code, True, True), said.err
         assert SECRET not in said.out + said.err
         assert not (shoot / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says", "hint"),
+    [
+        ("RequestTimeTooSkewed", "this machine's clock differs from the store's", "set this machine's clock"),
+        ("SignatureDoesNotMatch", "no credentials were found, or they are not taken", "as the provider has it"),
+        ("AccessDenied", "the store refuses it", "check who may list and read it"),
+    ],
+)
+def test_what_a_store_answers_is_told_in_our_words(
+    answer: str, says: str, hint: str, command: CommandLine, bucket: Bucket, store: StoreServer, shoot: Path
+) -> None:
+    store.fails = [("list-type", f"<Error><Code>{answer}</Code><StringToSign>{SECRET}</StringToSign></Error>")]
+    said = command("edit", f"s3://{bucket.name}", *WINTER, "-o", shoot / "out")
+    assert (said.code, says in said.err, hint in said.err) == (6, True, True), said.err
+    assert SECRET not in said.out + said.err
 
 
 def test_a_secret_is_quoted_nowhere_else_either(command: CommandLine, shoot: Path) -> None:

@@ -20,14 +20,14 @@ KEYS = {"AWS_ACCESS_KEY_ID": "AKIAQUITEPUBLIC", "AWS_SECRET_ACCESS_KEY": SECRET,
 
 @dataclass
 class StoreServer:
-    """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, by
-    closing the line (0), or after half of what was asked for (HALF). `before` hears of each before it is passed on.
-    `asked` are all. `behind` is where the store itself listens, for whoever measures.
+    """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, a
+    text that S3 refuses with, by closing the line (0), or after half of what was asked for (HALF). `before` hears of
+    each before it is passed on. `asked` are all. `behind` is where the store itself listens, for whoever measures.
     """
 
     address: str
     behind: tuple[str, int]
-    fails: list[tuple[str, int]] = field(default_factory=list)
+    fails: list[tuple[str, int | str]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda line: None
     down: bool = False
@@ -114,11 +114,13 @@ class _Proxy(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815 (as http.server calls them)
 
-    def _spoil(self, status: int) -> None:
-        if status:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
+    def _spoil(self, how: int | str) -> None:
+        said = how.encode() if isinstance(how, str) else b""
+        if how:
+            self.send_response(403 if said else int(how))
+            self.send_header("Content-Length", str(len(said)))
             self.end_headers()
+            self.wfile.write(said)
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None: ...

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'ip2pbatch[s3]'"
 
-Trouble = Literal["gone", "changed", "no bucket", "refused", "no credentials", "unreachable", "no key"]
+Trouble = Literal["gone", "changed", "no bucket", "refused", "no credentials", "clock", "unreachable", "no key"]
 
 _CLASSES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
@@ -51,6 +51,7 @@ _HINTS: dict[Trouble, str] = {
     "no bucket": "check its name, and its region and the store's address in the environment (docs/buckets.md)",
     "refused": "check who may list and read it, and that the credentials are of the right account",
     "no credentials": "give them as the provider has it: its environment variables, a profile, or the machine's role",
+    "clock": "set this machine's clock: a store takes requests of the last minutes only",
     "unreachable": "check the network, and the store's address in the environment (docs/buckets.md); then run again",
     "no key": "give the objects keys whose parts are not empty, `.` or `..`",
 }
@@ -69,7 +70,7 @@ class StoreError(OSError):
     @property
     def ends(self) -> bool:
         """Whether it is of the whole store, and not of one object."""
-        return self.trouble in ("no bucket", "no credentials", "unreachable")
+        return self.trouble in ("no bucket", "no credentials", "clock", "unreachable")
 
     def as_error(self) -> Ip2pError:
         """The same as what ends a command."""
@@ -236,6 +237,8 @@ def _said(error: Exception, place: Location) -> StoreError:
         return StoreError("no bucket", f"there is no bucket {bucket}")
     if tells("301 Moved", "PermanentRedirect", "AuthorizationHeaderMalformed"):
         return StoreError("no bucket", f"{bucket} is in another region")
+    if tells("RequestTimeTooSkewed", "RequestExpired"):
+        return StoreError("clock", f"{bucket}: this machine's clock differs from the store's")
     if isinstance(error, of.UnauthenticatedError) or tells(*_ROLES, *_CREDENTIALS):
         return StoreError("no credentials", f"{bucket}: no credentials were found, or they are not taken")
     if isinstance(error, FileNotFoundError):

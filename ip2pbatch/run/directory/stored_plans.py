@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from ip2pbatch.disk.atomic import disk_error, replacing
+from ip2pbatch.disk.buckets.locations import shown
 from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.disk.hash_table import HashTable
 from ip2pbatch.disk.on_demand import OnDemand
@@ -110,7 +110,7 @@ def _lines(plan: Plan) -> Iterator[bytes]:
         {"format": FORMAT, "name": plan.name, "model": plan.model, "photos": len(plan.photos), "edits": len(plan.edits)}
     )
     for photo in plan.photos:
-        yield _line([photo.name, os.fspath(photo.path), photo.digest, *photo.size])
+        yield _line([photo.name, shown(photo.path), photo.digest, *photo.size])
     if isinstance(plan.strips, ManyStrips):
         yield from _lines_by_photo(plan, plan.strips)
         return
