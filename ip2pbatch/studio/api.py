@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -104,11 +105,10 @@ async def _static(request: Request) -> Response:
 
 
 def _file(name: str, request: Request) -> Response:
-    found = page_files().get(name)
+    found = _read(name)
     if found is None:
         return refused(404, "there is nothing at this address", "see /")
-    data = found.read_bytes()
-    tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+    data, tag = found
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
@@ -116,6 +116,17 @@ def _file(name: str, request: Request) -> Response:
     return Response(data, media_type=kind, headers=headers)
 
 
+@lru_cache(maxsize=64)
+def _read(name: str) -> tuple[bytes, str] | None:
+    """A file of the page with its tag, read once; None where it has none of that name."""
+    found = page_files().get(name)
+    if found is None:
+        return None
+    data = found.read_bytes()
+    return data, f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+
+
+@cache
 def page_files() -> Mapping[str, Traversable]:
     """The files of the page by name: its own, and those that it shares with the report."""
     page, report = files("ip2pbatch.studio") / "page", files("ip2pbatch.show")

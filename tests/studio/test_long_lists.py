@@ -11,10 +11,12 @@ import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from full_runs import full_run
 from runs import LONG, make_photos, many
+from studio_speed import weight
 from studios import served
 from test_page import CLICK, began, complaints, until
 
 from ip2pbatch.jobs.exploring import board, shelf
+from ip2pbatch.studio.api import page_files
 
 pytestmark = [
     pytest.mark.chromium,
@@ -84,6 +86,16 @@ def test_pictures_that_are_scrolled_past_are_waited_for_no_longer(
         until(window, "return [...document.querySelectorAll('.photo img[src]')].every((one) => one.naturalWidth)")
         seen: list[Any] = window.js("return [...document.querySelectorAll('.photo')].map((one) => one.title)")
         assert set(seen) <= set(made)
+
+
+def test_the_page_comes_in_few_bytes_and_names_its_modules_at_once(window: Browser, tmp_path: Path) -> None:
+    modules = {name for name in page_files() if name.endswith(".js")} - {"studio.js"}
+    with served(alike(tmp_path / "photos", 120), tmp_path / "out") as address:
+        began(window, address)
+        until(window, LISTED, "120")
+        assert 50_000 < weight(window) < 500_000
+        named = window.js("return [...document.querySelectorAll('link[rel=modulepreload]')].map((one) => one.href)")
+        assert {place.rpartition("/")[2] for place in named} == modules
 
 
 TITLE = "return document.querySelector('#title small')?.textContent === arguments[0]"
