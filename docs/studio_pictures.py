@@ -1,9 +1,9 @@
-"""Makes the picture of docs/studio.md: the page on the demo's photos with the embedded model, in headless Chromium.
+"""Makes the pictures of docs/studio.md: the page on the demo's photos with the embedded model, in headless Chromium.
 
     make demo && PYTHONPATH=tests/helpers .venv/bin/python docs/studio_pictures.py demo/photos
 
-It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver). Look at the picture before you
-commit it.
+It needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver). Look at the pictures before
+you commit them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ip2pbatch.run.machine import Machine
 from ip2pbatch.studio.serving import bound, serve
 
 WINDOW = (1360, 1000)
+GAP = 40  # pixels between two windows
 MAKE = """
 const set = (field, value) => { field.value = value; field.dispatchEvent(new Event("input", {bubbles: true})); };
 const many = document.querySelector(`input[name=many][value=${arguments[1]}]`);
@@ -57,21 +58,60 @@ def taken(page: Browser) -> Image.Image:
             return picture.convert("RGB")
 
 
-def light(page: Browser, first: str) -> None:
-    """A grid beside its photo, two of it picked."""
+def chosen(page: Browser, first: str, photo: str) -> None:
+    """The page with this photo chosen."""
     page.open(first)
     until(page, "return document.querySelectorAll('.photo img[src]').length > 4")
-    page.js("[...document.querySelectorAll('.photo')].find((one) => one.title.includes('china')).click()")
-    until(page, "return document.querySelector('#of').textContent.includes('china')")
-    page.js(MAKE, "make it winter", "grid")
+    page.js("[...document.querySelectorAll('.photo')].find((one) => one.title.includes(arguments[0])).click()", photo)
+    until(page, f"return document.querySelector('#of').textContent.includes({photo!r})")
+
+
+def make(page: Browser, words: str, many: str) -> None:
+    """Ask for it, and wait until it is there."""
+    page.js(MAKE, words, many)
+    until(page, f"return document.querySelector('.group h3')?.textContent === {words!r}")
     until(page, IDLE)
+
+
+def light(page: Browser, first: str) -> None:
+    """A grid beside its photo, two of it picked."""
+    chosen(page, first, "china")
+    make(page, "make it winter", "grid")
     page.js("[1, 4].forEach((at) => document.querySelectorAll('figcaption input')[at].click())")
     until(page, "return document.querySelectorAll('.picked').length === 2")
     save(taken(page), "studio.jpg")
 
 
+def dark(page: Browser, first: str) -> None:
+    """One picture over its photo, where the system is dark."""
+    page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    chosen(page, first, "china")
+    make(page, "make it night", "one")
+    page.js("document.querySelector('.cell .open').click()")
+    until(page, "return ['after', 'before'].every((id) => document.getElementById(id).complete)")
+    save(taken(page), "studio_dark.jpg")
+    page.cdp("Emulation.setEmulatedMedia", features=[])
+
+
+def phone(page: Browser, first: str) -> None:
+    """The form and what came of it, side by side as two windows of a phone's width."""
+    page.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    chosen(page, first, "cat")
+    page.js("document.querySelector('#unpick').click()")
+    until(page, "return document.querySelector('#picks').hidden")
+    make(page, "make it a pencil sketch", "seeds")
+    results = taken(page)
+    page.js("scrollTo(0, 0)")
+    windows = [taken(page), results]
+    width, height = windows[0].size
+    both = Image.new("RGB", (2 * width + GAP, height), "white")
+    for place, picture in enumerate(windows):
+        both.paste(picture, (place * (width + GAP), 0))
+    save(both, "studio_phone.jpg")
+
+
 def main() -> None:
-    """Write the picture."""
+    """Write the pictures."""
     listening, address = bound("127.0.0.1", 0, None)
     with tempfile.TemporaryDirectory() as folder:
         setting = setting_of(Path(sys.argv[1]), Path(folder) / "out", "tiny", Machine())
@@ -81,7 +121,8 @@ def main() -> None:
         begun.wait()
         try:
             with browser(Path(folder), WINDOW) as page:
-                light(page, address.first)
+                for take in (light, dark, phone):
+                    take(page, address.first)
         finally:
             ends.set()
             thread.join()

@@ -54,6 +54,23 @@ def test_what_is_not_there_is_refused(photos: Path, command: CommandLine) -> Non
     assert (ended.code, "cannot listen" in ended.err) == (errors.USAGE, True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["--model", "another/one"], "--model says another/one"), (["-o", "other"], "leave --out out")]
+)
+def test_a_run_has_its_own_model_and_place(photos: Path, command: CommandLine, flags: Sequence[str], said: str) -> None:
+    jobs.edit(photos, "make it winter", "out", model="tiny", machine=jobs.Machine(backend="fake"))
+    ended = command("studio", "out", "--no-browser", *flags)
+    assert (ended.code, said in ended.err) == (errors.USAGE, True), ended.err
+
+
+def test_a_recipe_has_its_own_model(photos: Path, command: CommandLine) -> None:
+    Path("recipe.yaml").write_text("model: tiny\nphotos: photos\nedits: [a]\noutput: {folder: out}\n")
+    ended = command("studio", "recipe.yaml", "--no-browser", "--model", "another/one")
+    assert ended.code == errors.USAGE
+    assert "for the model tiny, and --model says another/one" in ended.err
+    assert "hint: leave --model out" in ended.err
+
+
 def test_a_comparison_is_no_place_for_a_studio(photos: Path, command: CommandLine) -> None:
     Path("recipe.yaml").write_text("photos: photos\ncompare: [tiny]\nedits: [a]\noutput: {folder: out}\n")
     assert command("studio", "recipe.yaml", "--no-browser").code == errors.USAGE
@@ -101,5 +118,5 @@ def test_a_run_is_opened_with_the_machine_that_it_was_made_with(photos: Path) ->
     from ip2pbatch.jobs.exploring.setting import setting_of
 
     jobs.edit(photos, "make it winter", "out", model="tiny", machine=jobs.Machine(backend="fake"))
-    setting = setting_of(Path("out"), None, "another", jobs.Machine())
+    setting = setting_of(Path("out"), None, None, jobs.Machine())
     assert (setting.machine.backend, setting.ground.model, setting.watches) == ("fake", "tiny", True)

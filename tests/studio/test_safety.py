@@ -78,6 +78,8 @@ def test_nothing_lies_outside_of_the_lists(opened: Studio, path: str) -> None:
         ("photos: PHOTOS/../elsewhere\nedits: [a]\noutput: {folder: OUT}", "in none of the folders"),
         ("photos: PHOTOS/links\nedits: [a]\noutput: {folder: OUT}", "in none of the folders"),
         ("model: /some/model\nphotos: PHOTOS\nedits: [a]\noutput: {folder: OUT}", "another model"),
+        ("photos: PHOTOS\nedits: [a]\noutput: {folder: OUT, sign: {key: k.pem, certificate: c.pem}}", "command line"),
+        ("compare: [tiny, other]\nphotos: PHOTOS\nedits: [a]\noutput: {folder: OUT}", "another model"),
         ("photos: {folder: PHOTOS, instructions: /etc/passwd}\noutput: {folder: OUT}", "in none of the folders"),
         ("photos: PHOTOS\nedits: [{instruction: a, region: {mask: /etc/x.png}}]\noutput: {folder: OUT}", "in none"),
     ],
@@ -85,9 +87,10 @@ def test_nothing_lies_outside_of_the_lists(opened: Studio, path: str) -> None:
 def test_a_recipe_reads_and_writes_where_the_studio_was_opened_alone(opened: Studio, text: str, why: str) -> None:
     setting = opened.desk.of.setting
     text = text.replace("PHOTOS", str(setting.photos[0].folder)).replace("OUT", str(setting.ground.out))
-    text = text if text.startswith("model") else f"model: tiny\n{text}"
+    text = text if text.startswith(("model", "compare")) else f"model: tiny\n{text}"
     said = opened.page.post("/api/recipe/check", json={"text": text}).json()
     assert why in said["messages"][0]["error"]
+    assert said["messages"][0]["hint"]
     assert said["plan"] is None
     assert opened.page.post("/api/run", json={"text": text}).status_code == 422
 

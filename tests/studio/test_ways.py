@@ -328,6 +328,10 @@ def test_cells_and_photos_of_a_command_that_runs_appear(window: Browser, tmp_pat
         jobs.run(tmp_path / "recipe.yaml", machine=FAKE)
         until(window, f"{DONE} === 3")
         photos_are_there(window, 3)
+        window.click("#use-recipe")
+        until(window, "return !document.querySelector('#start').disabled")
+        assert window.js("return document.querySelector('#recipe').value") == recipe
+        assert "0 still to make" in window.js(TEXT, "#cost")
 
 
 def test_a_run_is_paused_goes_on_and_is_stopped_from_the_page(

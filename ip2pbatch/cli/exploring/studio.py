@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from ip2pbatch.cli import console
-from ip2pbatch.cli.edit import Model
 from ip2pbatch.cli.machine_flags import on_a_machine
 from ip2pbatch.errors import MissingError
 from ip2pbatch.run.machine import Machine
@@ -26,6 +25,13 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Output folder.", show_default="FOLDER-studio, the recipe's, or ./studio"),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Hub id, folder, or tiny (the embedded one).",
+        show_default="timbrooks/instruct-pix2pix, the recipe's, or the run's",
+    ),
+]  # fmt: skip
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Where it listens.", show_default="8765, or a free one")
 ]
@@ -40,7 +46,7 @@ NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Open no browser, 
 def studio(
     what: What = None,
     out: Out = None,
-    model: Model = "timbrooks/instruct-pix2pix",
+    model: Model = None,
     machine: Machine = Machine(),
     host: Host = "127.0.0.1",
     port: Port = None,

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ip2pbatch.disk.buckets.locations import is_object, shown
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.jobs.exploring.shelf import UPLOADS, Lister
 from ip2pbatch.jobs.exploring.wanted import Ground
 from ip2pbatch.jobs.job import refuse_comparison
 from ip2pbatch.jobs.remake import machine_of
 from ip2pbatch.plan.photos import named, refuse_output, scan
-from ip2pbatch.plan.written.recipe import PhotoFolder, Recipe, read_recipe
+from ip2pbatch.plan.written.compared import model_path
+from ip2pbatch.plan.written.recipe import PhotoFolder, Recipe, parse_recipe, read_recipe
 from ip2pbatch.run.directory.layout import run_folders
 from ip2pbatch.run.directory.left_recipe import FIRST
+from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.sessions import noted_comparison
-from ip2pbatch.run.directory.view import read_run
+from ip2pbatch.run.directory.view import RunView, read_run
 from ip2pbatch.run.machine import Machine
 
+MODEL = "timbrooks/instruct-pix2pix"
 NOWHERE = "studio"
 """The output folder where nothing else names one, in the working folder."""
 
@@ -53,26 +57,37 @@ class Setting:
         return self.file or self.ground.out / FIRST
 
 
-def setting_of(what: Path | None, out: Path | None, model: str, machine: Machine) -> Setting:
-    """What `what` is. Raises UsageError, RecipeError, PlanError."""
+def setting_of(what: Path | None, out: Path | None, model: str | None, machine: Machine) -> Setting:
+    """What `what` is; a recipe and a run have their own model. Raises UsageError, RecipeError, PlanError."""
     if machine.has_workers:
         hint = "--device names it; `ip2pbatch run` takes --devices and --on"
         raise UsageError("the studio works on one device", hint=hint)
     if what is None:
-        return _guarded(Setting(Ground(model, (out or Path(NOWHERE)).absolute()), machine, _nothing))
+        return _guarded(Setting(Ground(model or MODEL, (out or Path(NOWHERE)).absolute()), machine, _nothing))
     if what.is_file():
-        return _guarded(_of_recipe(what, out, machine))
+        return _guarded(_own_model(_of_recipe(what, out, machine), what, model))
     if run_folders(what):
-        return _guarded(_of_run(what.absolute(), machine))
+        if out is not None and out.resolve() != what.resolve():
+            raise UsageError(f"{what} is a run, and goes on in its own folder", hint="leave --out out")
+        return _guarded(_own_model(_of_run(what.absolute(), machine), what, model))
     if not what.is_dir():
         raise UsageError(f"there is no {what}", hint="give a folder of photos, a recipe, or the output folder of a run")
     folder = PhotoFolder(folder=what.absolute())
     place = (out or what.absolute().with_name(f"{what.absolute().name}-{NOWHERE}")).absolute()
     refuse_output(folder.folder, place)
     return _guarded(Setting(
-        Ground(model, place), machine, partial(named, [folder]), (folder,), (folder.folder,),
+        Ground(model or MODEL, place), machine, partial(named, [folder]), (folder,), (folder.folder,),
         called=what.absolute().name,
     ))  # fmt: skip
+
+
+def _own_model(setting: Setting, what: Path, model: str | None) -> Setting:
+    """Raises UsageError where --model asks for another one than a recipe or a run has."""
+    own = setting.ground.model
+    if model is not None and own not in (model, model_path(model, Path.cwd())):
+        hint = "leave --model out, or open its photos and an output folder of their own"
+        raise UsageError(f"{what} is for the model {own}, and --model says {model}", hint=hint)
+    return setting
 
 
 def _guarded(setting: Setting) -> Setting:
@@ -143,10 +158,23 @@ def _of_run(out: Path, machine: Machine) -> Setting:
         return [(photo.name, photo.path) for photo in read_run(out).photos if photo.path.is_file()]
 
     _refuse_buckets(photo.path for photo in view.photos)
-    folders = dict.fromkeys(photo.path.parent for photo in view.photos)
     recipe = view.sessions[-1].recipes[-1] if view.sessions and view.sessions[-1].recipes else None
+    photos = _folders_of(view, recipe)
     return Setting(
         Ground(view.spec.model or view.plan.model, view.root.absolute()), machine, listed,
-        tuple(PhotoFolder(folder=folder) for folder in folders), tuple(folders), recipe.text if recipe else "",
+        photos, tuple(map(_root, photos)), recipe.text if recipe else "",
         Path(recipe.file) if recipe and recipe.file else None, watches=True, called=view.plan.name,
     )  # fmt: skip
+
+
+def _folders_of(view: RunView, recipe: RecordedRecipe | None) -> tuple[PhotoFolder, ...]:
+    """The folders that the last recipe of a run names; where it names photos one by one, or only an older version took
+    it, those that its photos lie in.
+    """
+    named: list[PhotoFolder] = []
+    if recipe is not None:
+        with suppress(RecipeError):
+            place = Path(recipe.file) if recipe.file else view.root.absolute() / FIRST
+            named = [one for one in parse_recipe(recipe.text, place).photos if one.folder.is_dir()]
+    folders = dict.fromkeys(photo.path.parent for photo in view.photos)
+    return tuple(named or [PhotoFolder(folder=folder) for folder in folders])

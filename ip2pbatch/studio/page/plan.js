@@ -8,11 +8,14 @@ export function planner(app) {
 
   async function open(keys) {
     try {
-      text.value = (await api.recipeFrom(keys)).text;
+      edit((await api.recipeFrom(keys)).text);
     } catch (refused) {
       app.refused(refused);
-      return;
     }
+  }
+
+  function edit(recipe) {
+    text.value = recipe;
     numbered([]);
     dialog.showModal();
     text.focus();
@@ -89,6 +92,7 @@ export function planner(app) {
     byId("recipe-file").href = file;
     setTimeout(() => URL.revokeObjectURL(file), 10000);
   });
+  byId("use-recipe").addEventListener("click", () => edit(app.state.recipe));
   byId("use-picks").addEventListener("click", () => open([...app.cells.picked]));
   return { open };
 }

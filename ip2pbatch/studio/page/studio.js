@@ -68,6 +68,7 @@ function told(state) {
   byId("save").hidden = !state.cells;
   byId("cut").hidden = !state.cut;
   byId("cut").textContent = `This run holds more than the ${count(state.cells, "picture", "pictures")} that stand here: ip2pbatch status counts all of them.`;
+  byId("use-recipe").hidden = !state.recipe;
   run.show(state.running);
   app.composer.fit();
   return another;
