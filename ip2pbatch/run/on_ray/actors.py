@@ -12,7 +12,7 @@ from typing import Any
 from ip2pbatch.errors import ENVIRONMENT, USAGE
 from ip2pbatch.run.devices.links import Link
 from ip2pbatch.run.devices.processes import PATIENCE
-from ip2pbatch.run.devices.wire import Trouble
+from ip2pbatch.run.devices.wire import Beat, Trouble
 from ip2pbatch.run.on_ray.actor import Actor, versions_of
 from ip2pbatch.run.on_ray.capacity import Room
 
@@ -122,12 +122,12 @@ class ActorLink:
         self.coming = self._next()
 
     def _greeted(self, words: list[Any]) -> list[Any]:
-        """Its first word is who it is."""
+        """Its first word is who it is, and may be the only one so far: then it gives a sign of life."""
         greeting = words[0]
         self.place, self.process = greeting["place"], greeting["process"]
         if differs := unlike(greeting["versions"], self._versions):
             return [Trouble(USAGE, differs, "install the same versions on all nodes, as one image does")]
-        return words[1:]
+        return [Beat(""), *words[1:]]
 
     def kill(self) -> None:
         """See Link: what it says from now on is not heard, whether Ray finds its process or not."""

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,7 +93,8 @@ def _begin(ray: ModuleType, address: str, **own: object) -> None:
         said = " ".join(str(error).split())
         raise UsageError(f"Ray does not begin: {said}", hint="the same Ray and Python are needed everywhere") from error
     finally:
-        signal.signal(signal.SIGTERM, heard)
+        if threading.current_thread() is threading.main_thread():  # Ray takes it there alone, and nobody else may
+            signal.signal(signal.SIGTERM, heard)
 
 
 def _noted(said: Mapping[str, Any], *_: object, **__: object) -> None:
