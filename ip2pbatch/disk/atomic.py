@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fnmatch
 import os
 import secrets
 import stat
@@ -260,7 +261,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def strays(folders: Iterable[Path]) -> list[Path]:
     """The temp files directly in `folders`: of killed processes, or of some that are at work."""
-    return [path for folder in folders for path in folder.glob(TEMPORARY)]
+    found: list[Path] = []
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as entries:
+            found += [folder / name for name in fnmatch.filter((entry.name for entry in entries), TEMPORARY)]
+    return found
 
 
 def sweep(found: Iterable[Path], *, older_than: float | None = None) -> int:

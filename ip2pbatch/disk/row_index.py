@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -29,11 +29,15 @@ from ip2pbatch.disk.journal import Damage, Parse, rows_of
 
 Row = TypeVar("Row")
 Numbers = NDArray[Any]
+Columns = list[tuple[str, ...]]
+Block = Callable[[bytes], tuple[Columns, list[int]]]
+"""From some lines to the columns of what they say, and the numbers of those that cannot be read: a Usual."""
 
 _FILE = 44  # bits of a place that say where in its file a line begins; those above them say in which file
 _BLOCK = 1 << 14  # bytes that are read at once: what stands beside a row is mostly asked for next
 _ADDED, _SHARE = 20_000, 16  # rows that may be held as they are, and of more than that the part of all
 _STEP = 1 << 16  # numbers that are looked at together
+_LINES = 1 << 16  # bytes whose lines are read together
 
 
 def are_many(newer: int, held: int) -> bool:
@@ -46,6 +50,11 @@ def are_many(newer: int, held: int) -> bool:
 def row_hash(key: Hashable) -> int:
     """64 bits of a key."""
     return hash(key) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def row_hashes(keys: Iterable[Hashable]) -> Numbers:
+    """64 bits of each of some keys."""
+    return np.fromiter(map(hash, keys), np.int64).view(np.uint64)
 
 
 def numbers_of(values: array[int]) -> Numbers:
@@ -96,6 +105,27 @@ class Rows:
                 yield first + start + at, row
             self._read[path] = first, _whole(file)
 
+    def blocks(self, path: Path, block: Block, damage: list[Damage] | None = None) -> Iterator[tuple[Numbers, Columns]]:
+        """`read` of a file of very many lines, hundreds together: their places, and the columns of what they say."""
+        first = self.open(path)
+        if first is not None:
+            file = self._files[-1]
+            for at, columns in _blocks_of(file, path, block, damage):
+                yield first + at, columns
+            self._read[path] = first, _whole(file)
+
+    def more_blocks(self, path: Path, block: Block) -> Iterator[tuple[Numbers, Columns]]:
+        """`more` in the same way."""
+        if path not in self._read:
+            yield from self.blocks(path, block)
+            return
+        first, start = self._read[path]
+        with path.open("rb") as file:
+            file.seek(start)
+            for at, columns in _blocks_of(file, path, block):
+                yield first + start + at, columns
+            self._read[path] = first, _whole(file)
+
     def places(self, path: Path) -> array[int]:
         """Where each line of one more file stands, whatever is in it; none where it does not exist."""
         first, places = self.open(path), array("Q")
@@ -131,6 +161,27 @@ class Rows:
     def __del__(self) -> None:
         for file in self._files:
             file.close()
+
+
+def _blocks_of(
+    file: BinaryIO, path: Path, block: Block, damage: list[Damage] | None = None
+) -> Iterator[tuple[Numbers, Columns]]:  # fmt: skip
+    """`rows_of`, hundreds of lines together. What follows the last newline is torn, and the last that is read."""
+    bad: list[int] = []
+    at, number, data = 0, 1, b"\n"
+    try:
+        while data.endswith(b"\n") and (data := file.read(_LINES) + file.readline()):
+            columns, unread = block(data)
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+            starts = np.concatenate([[0], ends])[: len(ends) + (not data.endswith(b"\n"))]
+            bad += [number + one for one in unread if one < len(ends) and not data[starts[one] : ends[one]].isspace()]
+            places = at + starts.astype(np.uint64)
+            yield np.delete(places, unread) if unread else places, columns
+            at, number = at + len(data), number + len(starts)
+    except OSError as error:
+        raise unreadable(error, path) from error
+    if bad and damage is not None:
+        damage.append(Damage(path, tuple(bad)))
 
 
 def _whole(file: BinaryIO) -> int:

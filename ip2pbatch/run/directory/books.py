@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash, row_hashes
 from ip2pbatch.run.directory.layout import Layout
 from ip2pbatch.run.directory.lines import DELIVERY, DELIVERY_BRIEF, Delivery
 
 _TOGETHER = 1 << 10  # places that are looked up together
+_LOOK = 1 << 14  # lines that are looked at together
+_AT, _PLACE, _PATH, _TURN = range(4)  # of a line where it stands, hashes of its place and path, and its turn
+_NO_LINES: Numbers = np.empty((4, 0), np.uint64)
 Place = tuple[str, str]
 """A strip's key and an Edit's."""
 
@@ -63,30 +66,37 @@ class _Noted:
         self.rows, self.folders, self.turn = Rows(), set[str](), 0
         self._at, self._places, self._paths = array("Q"), array("Q"), array("Q")
         self._turns: list[tuple[int, int]] = []  # with the number of the first line that has it
-        self._begun: dict[int, list[tuple[int, int]]] = {}  # turn and place of lines by their hashes
+        self._told, self._begun = [_NO_LINES], [_NO_LINES]  # what was not looked at yet, and announcements that count
 
     def read(self, path: Path, damage: list[Damage] | None) -> None:
-        for at, row in self.rows.read(path, DELIVERY_BRIEF, damage):
-            place, turn = row_hash((row.strip, row.edit)), row.turn
-            self.folders.add(row.path.rpartition("/")[0])
-            if turn > self.turn:
-                self.turn = turn
-            if row.begun:
-                self._begun.setdefault(place, []).append((turn, at))
-                continue
-            if place in self._begun:
-                self._confirm(place, turn)
-            if not self._turns or self._turns[-1][0] != turn:
-                self._turns.append((turn, len(self._at)))
-            self._at.append(at)
-            self._places.append(place)
-            self._paths.append(row_hash(row.path))
+        count, most = 0, _LOOK
+        for at, (edits, strips, paths, turns, begun) in self.rows.blocks(path, DELIVERY_BRIEF, damage):
+            self.folders.update({path.rpartition("/")[0] for path in paths})
+            places, numbers = row_hashes(zip(strips, edits, strict=True)), np.fromiter(map(int, turns), np.uint64)
+            lines = np.stack([at, places, row_hashes(paths), numbers])
+            announced = np.fromiter(map(bool, begun), np.bool_)
+            self._told.append(lines[:, ~announced])
+            self._begun.append(lines[:, announced])
+            count += len(at)
+            if count > most:
+                count, most = 0, _LOOK + self._look()
+        self._look()
 
-    def _confirm(self, place: int, turn: int) -> None:
-        """A file was delivered: what announced it before says nothing more."""
-        begun = self._begun.pop(place)
-        if any(one[0] > turn for one in begun[1:]) or begun[0][0] > turn:
-            self._begun[place] = [one for one in begun if one[0] > turn]
+    def _look(self) -> int:
+        """Note what was read, and forget the announcements of files that were delivered since; how many are left."""
+        told, begun = np.concatenate(self._told, axis=1), np.concatenate(self._begun, axis=1)
+        self.turn = max(self.turn, *(int(lines[_TURN].max(initial=0)) for lines in (told, begun)))
+        before = self._turns[-1][0] if self._turns else -1
+        changes = np.flatnonzero(np.diff(told[_TURN].astype(np.int64), prepend=before))
+        self._turns += [(int(told[_TURN, number]), len(self._at) + int(number)) for number in changes]
+        for column, values in zip((self._at, self._places, self._paths), told[:_TURN], strict=True):
+            column.frombytes(values.tobytes())
+        last = Index(told[_PLACE]).last_of(begun[_PLACE])
+        known = np.flatnonzero(last >= 0)
+        later = told[:, last[known]]
+        over = known[(later[_AT] > begun[_AT, known]) & (later[_TURN] >= begun[_TURN, known])]
+        self._told, self._begun = [_NO_LINES], [np.delete(begun, over, axis=1)]
+        return len(self._begun[0][_AT])
 
     def columns(self) -> _Columns:
         """In the order of their turns."""
@@ -100,14 +110,13 @@ class _Noted:
 
     def announced(self) -> dict[Place, Delivery]:
         """What was announced last and not told of. Heard line by line with what else was delivered as those files."""
-        if not self._begun:
+        begun = self._begun[0]
+        if not len(begun[_AT]):
             return {}
-        begun = [at for lines in self._begun.values() for _, at in lines]
-        paths = [row_hash(_row_at(self.rows, at).path) for at in begun]
         told, by_path = numbers_of(self._at), numbers_of(self._paths)
-        own = among(numbers_of(self._places), np.fromiter(self._begun, np.uint64))
-        others = among(by_path, np.concatenate([by_path[own], np.array(paths, np.uint64)]))
-        rows = [(at, _row_at(self.rows, at)) for at in (*begun, *map(int, told[own | others]))]
+        own = among(numbers_of(self._places), begun[_PLACE])
+        others = among(by_path, np.concatenate([by_path[own], begun[_PATH]]))
+        rows = [(at, _row_at(self.rows, at)) for at in map(int, (*begun[_AT], *told[own | others]))]
         heard = _Heard()
         for _, row in sorted(rows, key=lambda pair: (pair[1].turn, pair[0])):
             heard.hear(row)
@@ -194,11 +203,11 @@ class Delivered(Mapping[Place, Delivery]):
         Others may read meanwhile, and nobody may add.
         """
         at, places, paths = array("Q"), array("Q"), array("Q")
-        for place, row in self._rows.more(path, DELIVERY_BRIEF):
-            if not row.begun:
-                at.append(place)
-                places.append(row_hash((row.strip, row.edit)))
-                paths.append(row_hash(row.path))
+        for found, (edits, strips, names, _, begun) in self._rows.more_blocks(path, DELIVERY_BRIEF):
+            delivered = ~np.fromiter(map(bool, begun), np.bool_)
+            at.frombytes(found[delivered].tobytes())
+            places.frombytes(row_hashes(zip(strips, edits, strict=True))[delivered].tobytes())
+            paths.frombytes(row_hashes(names)[delivered].tobytes())
         lines = np.concatenate([self._at, numbers_of(at)])
         by_place = Index(np.concatenate([self._by_place.keys, numbers_of(places)]))
         by_path = Index(np.concatenate([self._by_path.keys, numbers_of(paths)]))

@@ -54,7 +54,7 @@ def gaps(view: RunView) -> Iterator[tuple[str, str]]:
         others = frozenset[str]().union(*(other.recorded for other in parts if other is not part))
         if not part.sessions and (part.recorded | part.delivered) - others:
             yield layout.sessions(part.shard).name, "it has lost its sessions: what was asked for, and when"
-    orphans = ({key for key, _ in pictures_on_disk(layout)} & {edit.key for edit in view.plan.edits}) - known
+    orphans = (set[str]().union(*pictures_on_disk(layout)) & {edit.key for edit in view.plan.edits}) - known
     if len(orphans) > _UNRECORDED and not lost:
         yield layout.results(None).name, f"{len(orphans):,} pictures are kept of which it has no result"
     if number := len(_unnumbered(view)):

@@ -6,11 +6,10 @@ nothing (see disk/shapes.py).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -318,69 +317,35 @@ SESSION: Mapping[str, Shape[Any]] = {
 """By event; what else a session notes is for people and nobody reads it again."""
 
 
-class Brief(NamedTuple):
-    """What is noted of a Record where its line stands; `has_detail` where it says more than its status."""
-
-    edit: str
-    status: Status
-    bytes: int
-    has_detail: bool
-
-
-class DeliveryBrief(NamedTuple):
-    """The same of a Delivery."""
-
-    edit: str
-    strip: str
-    path: str
-    settings: str
-    turn: int
-    begun: bool
-
-
 # As `Record.as_row` and `asdict` of a Delivery are written: numbers below a million million, texts without escapes.
-_TEXT, _HEX, _COUNT = rb"[ !#-\[\]-\x7e]*", rb"[0-9a-f]{1,64}", rb"(?:0|[1-9]\d{0,11})"
-_NUMBER, _SHARE = rb"-?(?:0|[1-9]\d{0,10})(?:\.\d{1,20})?(?:e-\d\d)?", rb"(?:0(?:\.\d{1,20})?|1(?:\.0)?)"
-_METRIC = rb'"%b":%b' % (_TEXT, _NUMBER)
-_USUAL_RECORD = rb"".join((
-    rb'\{"edit":"(%b)","status":"([a-z]+)","seconds":%b' % (_HEX, _NUMBER),
-    rb',"detail":"(%b)","metrics":\{(?:%b(?:,%b)*)?\}' % (_TEXT, _METRIC, _METRIC),
-    rb',"bytes":(%b),"digest":"[0-9a-f]{0,64}","latent":"[0-9a-f]{0,64}"(?:,"device":"%b")?' % (_COUNT, _TEXT),
+_TEXT, _COUNT = r"[ !#-\[\]-\x7e]*+", r"(?:0|[1-9][0-9]{0,11}+)"
+_HEX, _HEX_OR_NONE = r"[0-9a-f]{1,64}+", r"[0-9a-f]{0,64}+"
+# What may be missing is an alternative to nothing, which is tried in half the time of an optional group.
+_NUMBER = r"(?:0\.0|-?+(?:0|[1-9][0-9]{0,10}+)(?:\.[0-9]{1,20}+|)(?:e-[0-9][0-9]|))"
+_SHARE = r"(?:0(?:\.[0-9]{1,20}+|)|1(?:\.0|))"
+_METRIC = rf'"{_TEXT}":{_NUMBER}'
+_USUAL_RECORD = "".join((
+    rf'\{{"edit":"({_HEX})","status":"({"|".join(get_args(Status))})","seconds":{_NUMBER}',
+    rf',"detail":"({_TEXT})","metrics":\{{(?:{_METRIC}(?:,{_METRIC})*|)\}}',
+    rf',"bytes":({_COUNT}),"digest":"{_HEX_OR_NONE}","latent":"{_HEX_OR_NONE}"(?:,"device":"{_TEXT}"|)',
 ))  # fmt: skip
-_USUAL_DELIVERY = rb"".join((
-    rb'\{"edit":"(%b)","strip":"(%b)","path":"((?!/)[^"\\\x00-\x1f]*)","settings":"(%b)"' % (_HEX, _HEX, _HEX),
-    rb',"sha256":"%b","gate":(?:null|%b),"bytes":%b,"time":%b' % (_HEX, _SHARE, _COUNT, _NUMBER),
-    rb',"unsigned":"[0-9a-f]{0,64}","sidecar":"[0-9a-f]{0,64}"(?:,"strength":%b)?' % _SHARE,
-    rb'(?:,"moved":%b,"scaled":%b)?,"turn":(%b)(?:,"begun":(true|false))?' % (_NUMBER, _NUMBER, _COUNT),
+_USUAL_DELIVERY = "".join((
+    rf'\{{"edit":"({_HEX})","strip":"({_HEX})","path":"((?!/|[^"]*\.\.)[^"\\\x00-\x1f]*+)","settings":"{_HEX}"',
+    rf',"sha256":"{_HEX}","gate":(?:null|{_SHARE}),"bytes":{_COUNT},"time":{_NUMBER}',
+    rf',"unsigned":"{_HEX_OR_NONE}","sidecar":"{_HEX_OR_NONE}"(?:,"strength":{_SHARE}|)',
+    rf'(?:,"moved":{_NUMBER},"scaled":{_NUMBER}|),"turn":({_COUNT})(?:,"begun":(?:(true)|false)|)',
 ))  # fmt: skip
-_STATUSES: dict[bytes, Status] = {status.encode(): status for status in get_args(Status)}
 
 
-def _brief(match: re.Match[bytes]) -> Brief:
-    edit, status, detail, size = match.group(1, 2, 3, 4)
-    if status not in _STATUSES:
-        raise ValueError(status)
-    return Brief(edit.decode(), _STATUSES[status], int(size), bool(detail))
+def _brief(one: Record) -> tuple[str, str, str, str]:
+    return one.edit, one.status, one.detail, str(one.bytes)
 
 
-def _brief_by_shape(line: bytes) -> Brief | None:
-    one = RECORD(line)
-    return None if one is None else Brief(one.edit, one.status, one.bytes, bool(one.detail))
+def _delivery_brief(one: Delivery) -> tuple[str, str, str, str, str]:
+    return one.edit, one.strip, one.path, str(one.turn), "true" if one.begun else ""
 
 
-def _delivery_brief(match: re.Match[bytes]) -> DeliveryBrief:
-    edit, strip, path, settings, turn, begun = match.group(1, 2, 3, 4, 5, 6)
-    if b".." in path:
-        _below(path.decode())
-    parts = edit.decode(), strip.decode(), path.decode(), settings.decode()
-    return DeliveryBrief(*parts, int(turn), begun == b"true")
-
-
-def _delivery_brief_by_shape(line: bytes) -> DeliveryBrief | None:
-    one = DELIVERY(line)
-    return None if one is None else DeliveryBrief(one.edit, one.strip, one.path, one.settings, one.turn, one.begun)
-
-
-BRIEF = Usual(_USUAL_RECORD, _brief, _brief_by_shape)
-DELIVERY_BRIEF = Usual(_USUAL_DELIVERY, _delivery_brief, _delivery_brief_by_shape)
-"""What opening a run notes of each line of its largest journals."""
+BRIEF, DELIVERY_BRIEF = Usual(_USUAL_RECORD, _brief, RECORD), Usual(_USUAL_DELIVERY, _delivery_brief, DELIVERY)
+"""What opening a run notes of the lines of its largest journals: of a Record edit, status, detail and bytes, of a
+Delivery edit, strip, path, turn, and "true" where it is begun.
+"""

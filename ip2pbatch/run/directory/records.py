@@ -6,6 +6,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2pbatch.disk.journal import Damage
-from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash
+from ip2pbatch.disk.row_index import Index, Numbers, Rows, among, are_many, numbers_of, row_hash, row_hashes
 from ip2pbatch.run.directory.layout import Layout
-from ip2pbatch.run.directory.lines import BRIEF, RECORD, Brief, Record, Status
+from ip2pbatch.run.directory.lines import BRIEF, RECORD, Record, Status
 
 S = TypeVar("S")
 _STATUSES: tuple[Status, ...] = ("done", "failed", "nan", "flagged", "skipped", "unmatched")
+_CODES: Mapping[str, int] = {status: code for code, status in enumerate(_STATUSES)}
 _BY_CODE = (*_STATUSES, None)
 # The number of done, of what was not tried, and all numbers' bits; what is added where a line has a detail.
 _DONE, _UNTRIED, _STATUS, _DETAIL = 0, 6, 7, 8
@@ -73,10 +75,10 @@ class Records(Mapping[str, Record]):
         Others may read meanwhile, and nobody may add.
         """
         hashes, places, statuses = array("Q"), array("Q"), array("B")
-        for place, brief in self._rows.more(path, BRIEF):
-            hashes.append(row_hash(brief.edit))
-            places.append(place)
-            statuses.append(_code(brief))
+        for at, (edits, states, details, _) in self._rows.more_blocks(path, BRIEF):
+            hashes.frombytes(row_hashes(edits).tobytes())
+            places.frombytes(at.tobytes())
+            statuses.frombytes(_codes(states, details))
         keys = np.concatenate([self._index.keys, numbers_of(hashes)])
         last = Index(keys).last()
         at = np.concatenate([self._places, numbers_of(places)])[last]
@@ -185,8 +187,9 @@ class Records(Mapping[str, Record]):
         return _record_at(self._rows, self._places[number])
 
 
-def _code(brief: Brief) -> int:
-    return _STATUSES.index(brief.status) | (_DETAIL if brief.has_detail else 0)
+def _codes(statuses: Iterable[str], details: Iterable[str]) -> bytes:
+    told = np.fromiter(map(bool, details), np.uint8) * np.uint8(_DETAIL)
+    return (np.fromiter(map(_CODES.__getitem__, statuses), np.uint8) | told).tobytes()
 
 
 class _Values(ValuesView[Record]):
@@ -267,12 +270,12 @@ def _read(rows: Rows, path: Path, whole: _Sizes, damage: list[Damage] | None) ->
     """A later line counts more than an earlier one, unless that alone is of a picture that is there."""
     hashes, places, sizes, statuses = array("Q"), array("Q"), array("Q"), array("B")
     found = bytearray()
-    for place, brief in rows.read(path, BRIEF, damage):
-        hashes.append(row_hash(brief.edit))
-        places.append(place)
-        sizes.append(brief.bytes)
-        statuses.append(_code(brief))
-        if len(sizes) == _TOGETHER:
+    for at, (edits, states, details, lengths) in rows.blocks(path, BRIEF, damage):
+        hashes.frombytes(row_hashes(edits).tobytes())
+        places.frombytes(at.tobytes())
+        sizes.extend(map(int, lengths))
+        statuses.frombytes(_codes(states, details))
+        if len(sizes) > _TOGETHER:
             found += whole.are(numbers_of(hashes[-len(sizes) :]), numbers_of(sizes)).tobytes()
             sizes = array("Q")
     found += whole.are(numbers_of(hashes[len(found) :]), numbers_of(sizes)).tobytes()
@@ -296,9 +299,9 @@ class _Sizes:
 
     def __init__(self, layout: Layout) -> None:
         hashes, sizes = array("Q"), array("I")
-        for key, size in pictures_on_disk(layout):
-            hashes.append(row_hash(key))
-            sizes.append(min(size, _MOST))
+        for pictures in pictures_on_disk(layout):
+            hashes.frombytes(row_hashes(pictures).tobytes())
+            sizes.frombytes(np.minimum(np.fromiter(pictures.values(), np.int64), _MOST).astype(np.uint32).tobytes())
         self._index, self._sizes = Index(numbers_of(hashes)), numbers_of(sizes)
 
     def are(self, hashes: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
@@ -342,16 +345,29 @@ def _record_at(rows: Rows, place: int | np.integer[Any]) -> Record:
     return record
 
 
-def pictures_on_disk(layout: Layout) -> Iterator[tuple[str, int]]:
-    """Key and size in bytes of every lossless picture in a run: one pass over the folders, no file is opened."""
+def pictures_on_disk(layout: Layout) -> Iterator[dict[str, int]]:
+    """Size in bytes of every lossless picture in a run by its key, a folder after the other; no file is opened."""
     for folder in _listing(layout.edits):
-        for entry in _listing(Path(folder.path)):
-            if entry.name.endswith(".png"):
-                try:
-                    size = entry.stat().st_size
-                except OSError:  # a link that leads nowhere is no picture
-                    continue
-                yield entry.name[:-4], size
+        yield _pictures_in(folder.path)
+
+
+def _pictures_in(folder: str) -> dict[str, int]:
+    """Looked at through the open folder where the system can: a path is walked along for every file otherwise."""
+    sizes = dict[str, int]()
+    try:
+        opened = os.open(folder, os.O_RDONLY) if os.scandir in os.supports_fd else None
+        try:
+            with os.scandir(folder if opened is None else opened) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".png"):
+                        with suppress(OSError):  # a link that leads nowhere is no picture
+                            sizes[entry.name[:-4]] = entry.stat().st_size
+        finally:
+            if opened is not None:
+                os.close(opened)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return sizes
 
 
 def _listing(folder: Path) -> list[os.DirEntry[str]]:

@@ -205,11 +205,14 @@ def test_what_is_noted_of_a_line_is_what_its_shape_says_however_it_is_damaged() 
     words = Record("0a", "flagged", 3.0, "the “checker” said so: a\\b", {}, 0)
     file = Delivery("0a", "b", "Größe/a b.jpg", "c", "d", 0.5, 9, 1.5, strength=0.25, moved=-1.0, turn=3)
     lost = replace(file, path="../x.jpg")
-    cases = [(BRIEF, RECORD, asdict(one)) for one in (record, words)]
-    cases += [(DELIVERY_BRIEF, DELIVERY, asdict(one)) for one in (file, lost, replace(file, gate=None, begun=True))]
+    strange = replace(file, path="\udcff..jpg")  # a name that is not Unicode
+    cases = [(BRIEF, RECORD, _record_told, asdict(one)) for one in (record, words)]
+    files = file, lost, strange, replace(file, gate=None, begun=True)
+    cases += [(DELIVERY_BRIEF, DELIVERY, _delivery_told, asdict(one)) for one in files]
     known = 0
-    for noted, shape, row in cases:
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+    for noted, shape, told, row in cases:
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        block = list[bytes]()
         for _ in range(many(300, 20_000)):
             mutated = bytearray(line)
             for _ in range(chance.randrange(3)):
@@ -217,14 +220,26 @@ def test_what_is_noted_of_a_line_is_what_its_shape_says_however_it_is_damaged() 
                 mutated[at : at + chance.randrange(2)] = bytes([chance.choice(b'0919.-+e"\\{}[],:/a\xc3\x00 ')])
             whole = bytes(mutated)
             for sealed in (whole + b"\n", (seal(whole) if whole.endswith(b"}") else whole) + b"\n", whole):
-                expected, found = shape(sealed), noted(sealed)
+                expected, (columns, bad) = shape(sealed), noted(sealed)
                 known += expected is not None
-                if expected is None or found is None:
-                    assert expected is found is None, sealed
-                    continue
-                for name, value in found._asdict().items():
-                    assert value == (bool(expected.detail) if name == "has_detail" else getattr(expected, name)), sealed
+                assert bad == ([0] if expected is None else []), sealed
+                assert [*zip(*columns, strict=True)] == ([] if expected is None else [told(expected)]), sealed
+                if sealed.endswith(b"\n") and b"\n" not in sealed[:-1]:
+                    block.append(sealed)
+        for some in (block[start : start + 20] for start in range(0, len(block), 20)):  # one with many damaged or none
+            rows = [shape(one) for one in some]
+            columns, bad = noted(b"".join(some))
+            assert bad == [number for number, row in enumerate(rows) if row is None]
+            assert [*zip(*columns, strict=True)] == [told(row) for row in rows if row is not None]
     assert known > 300
+
+
+def _record_told(record: Record) -> tuple[str, ...]:
+    return record.edit, record.status, record.detail, str(record.bytes)
+
+
+def _delivery_told(file: Delivery) -> tuple[str, ...]:
+    return file.edit, file.strip, file.path, str(file.turn), "true" if file.begun else ""
 
 
 def test_a_number_that_stands_where_a_torn_line_was_is_read_as_it_is_now(tmp_path: Path) -> None:
