@@ -117,6 +117,9 @@ def test_downloads_are_at_the_photo_s_size_with_its_mark(chosen: Studio, tmp_pat
     with Image.open(tmp_path / "one.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (96, 64))
     assert "iptc" not in jobs.marks(tmp_path / "one.jpg").files[0].missing
+    link = next(one for one in cells(chosen) if one["instruction"] == "make it night")
+    named = chosen.page.get(f"/api/download/picture/{link['key']}").headers["content-disposition"]
+    assert "make-it-night-then-add-stars_1_" in named
     full = chosen.page.get(cell["picture"], params={"at": "full"})
     assert Image.open(io.BytesIO(full.content)).size == (96, 64)
     with zipfile.ZipFile(io.BytesIO(chosen.page.get("/api/download/picks.zip").content)) as zipped:

@@ -38,7 +38,8 @@ def rendered(board: Board, seen: Seen, *, format: str = "same") -> Rendered:
 def file_name(seen: Seen, kind: str) -> str:
     """What a download is called."""
     stem = seen.strip.photo.name.rpartition("/")[2].rpartition(".")[0] or "picture"
-    return f"{stem}_{seen.strip.id}_{seen.id[:6]}{FORMATS[kind].suffixes[0]}"
+    link = f"_{seen.link}" if seen.link < len(seen.strip.edits) else ""  # of a chain that goes on after it
+    return f"{stem}_{seen.strip.id}{link}_{seen.id[:6]}{FORMATS[kind].suffixes[0]}"
 
 
 def shown(board: Board, seen: Seen) -> bytes:
