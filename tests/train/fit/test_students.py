@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,12 @@ from ip2pbatch.plan.defaults import model_defaults, taught_scales
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.rows import Row, count_rows, plan_rows
 from ip2pbatch.run.engine import Source
+from ip2pbatch.train.fit import checkpoints
 from ip2pbatch.train.fit.students import distill
 from ip2pbatch.train.fit.students.distill import Config, Scales
 from ip2pbatch.train.fit.students.distillation import Distillation, Forerunner
 from ip2pbatch.train.fit.students.distillation import Path as NoisePath
+from ip2pbatch.train.stages import status
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LOOP = {"steps": 6, "lr": 2e-2, "warm_up": 0, "precision": "no", "save_every": 2, "sample_every": 0, "ema": 0.5}
@@ -211,6 +215,29 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     distill.run(how, {}, tmp_path, None)
     name = Path("model") / "unet" / "diffusion_pytorch_model.safetensors"
     assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_two_processes_take_the_steps_that_one_takes(folder: Path, tmp_path: Path) -> None:
+    """By the command line that the documentation gives, on gloo."""
+    alone = config(folder)
+    distill.run(alone, {}, tmp_path / "alone", None)
+    written = {**alone.model_dump(mode="json"), "stage": "finetune", "batch": 1, "readers": 1, "look": {"pairs": 0}}
+    (tmp_path / "both.yaml").write_text(json.dumps(written))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "ip2pbatch", "train", "run", str(tmp_path / "both.yaml"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (one,) = status(tmp_path / "both.yaml", out=tmp_path / "out")
+    assert one.state == "fresh"
+    losses = [torch.load(checkpoints.in_order(at)[-1] / "losses.pt") for at in (tmp_path / "alone", one.folder)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_sample_sheets_are_drawn_at_the_students_own_steps(folder: Path, tmp_path: Path) -> None:
+    distill.run(
+        config(folder, loop=LOOP | {"steps": 2, "sample_every": 2}, look={"pairs": 1, "side": 32}), {}, tmp_path, None
+    )
+    assert (tmp_path / "samples" / "step-000002.jpg").is_file()
 
 
 def test_what_does_not_fit_together_is_refused(folder: Path) -> None:

@@ -174,10 +174,13 @@ class Lesson:
     parts_a_step: int = 1
 
 
-def with_drawn(batch: Batch, scales: Scales, seed: int, part: int, process: int) -> Batch:
-    """The batch with a pair of scales for each sample."""
-    rng = np.random.default_rng([seed, 4, part, process])
-    return batch | {"scales": torch.from_numpy(scales.draw(rng, len(batch["timesteps"])))}
+def with_drawn(batch: Batch, scales: Scales, seed: int, begin: int) -> Batch:
+    """The batch with a pair of scales for each sample, drawn by its place in the walk, which begins at `begin`: any
+    number of processes draw the same.
+    """
+    places = range(begin, begin + len(batch["timesteps"]))
+    drawn = [scales.draw(np.random.default_rng([seed, 4, place]), 1) for place in places]
+    return batch | {"scales": torch.from_numpy(np.concatenate(drawn))}
 
 
 def of_latents(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, process: int) -> Lesson:
@@ -282,7 +285,8 @@ def run(config: Config, inputs: dict[str, Path], folder: Path, photos: Path | No
     card = config.card.read_text("utf-8") if config.card else ""
 
     def batch(part: int) -> Batch:
-        return with_drawn(lesson.batch(part), config.scales, config.loop.seed, part, process)
+        made, place = lesson.batch(part), part * processes + process
+        return with_drawn(made, config.scales, config.loop.seed, place * len(made["timesteps"]))
 
     def write() -> None:
         defaults = config.defaults.model_dump() | {"steps": config.steps, "sampler": config.sampled}
