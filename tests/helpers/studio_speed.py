@@ -97,7 +97,7 @@ class Command:
 
 @contextmanager
 def command(*arguments: str | Path) -> Iterator[Command]:
-    call = [sys.executable, "-m", "ip2pbatch", "studio", *map(str, arguments), "--no-browser", "--port", "18765"]
+    call = [sys.executable, "-m", "ip2pbatch", "studio", *map(str, arguments), "--no-browser"]
     process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -218,7 +218,7 @@ def picture(folder: Path) -> None:
 def jobs(folder: Path) -> None:
     """Fifty jobs at once from five clients, again and again: memory before, at the most and afterwards."""
     make_photos(folder / "jobs", 5)
-    for backend, rounds in (("fake", 10), ("torch", 2)):
+    for backend, rounds in (("fake", 20), ("torch", 2)):
         out = folder / f"jobs-{backend}"
         with command(folder / "jobs", "--model", "tiny", "--backend", backend, "--out", out) as at:
             until(lambda: not at.ask("/api/state")["loading"])
