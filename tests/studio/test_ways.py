@@ -157,7 +157,7 @@ def test_what_is_asked_before_the_photos_are_there_is_made_when_they_are(window:
 
 def test_the_full_size_is_lifted_and_moved(window: Browser, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "wide.jpg").write_bytes(jpeg(2400, 1800))
+    (tmp_path / "photos" / "wide.jpg").write_bytes(jpeg(1800, 1200))
     with served(tmp_path / "photos", tmp_path / "out") as address:
         began(window, address)
         photos_are_there(window, 1)
@@ -171,7 +171,7 @@ def test_the_full_size_is_lifted_and_moved(window: Browser, tmp_path: Path) -> N
         assert int(window.js(SPLIT)) == dragged - 2
         window.press("f")
         until(window, "return document.querySelector('#viewer').classList.contains('is-whole')")
-        assert window.js("return document.querySelector('#after').getBoundingClientRect().width") == 2400
+        assert window.js("return document.querySelector('#after').getBoundingClientRect().width") == 1800
         until(window, f"{PLACE.replace('return', 'const at =')}; return at[1] > 0")
         left, top = window.js(PLACE)
         window.press("shift+right", "shift+down")
@@ -216,7 +216,7 @@ def test_a_moved_strength_is_within_2_of_255_of_the_file(window: Browser, tmp_pa
         window.click(".cell .open")
         until(window, OPEN)
         window.js("document.querySelector('#mix').focus()")
-        window.press(*["left"] * 60)
+        window.press("home", *["right"] * 40)
         until(window, "return document.querySelector('#mix-value').value === '0.40'")
         width, height, *values = until(window, MIXED)
         window.click("#keep-mix")
