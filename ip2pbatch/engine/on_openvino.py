@@ -163,5 +163,7 @@ def findings() -> Iterator[Finding]:
         yield Finding("openvino backend", "missing", "note", f"optional: {error.hint}")
         return
     if is_installed("torch"):
-        why = "gpu and npu: not run by us yet" if len(found) > 1 else ""
-        yield Finding("openvino backend", ", ".join(found), why=why)
+        untried = "; gpu and npu: not run by us yet" if len(found) > 1 else ""
+        yield Finding(
+            "openvino backend", ", ".join(found), why=f"by --backend openvino alone: torch stays unasked{untried}"
+        )

@@ -1,7 +1,7 @@
 """OpenVINO's devices, and graphs compiled for one of them, in one precision, for shapes that are fixed.
 
 Fixed shapes are what makes it quick: with sides that may vary its plans are general ones. What was compiled is kept in
-this user's cache by OpenVINO itself, under the graph, the device and the version.
+this user's cache by OpenVINO itself, under the graph, the device and the version, a folder a precision.
 """
 
 from __future__ import annotations
@@ -105,10 +105,7 @@ class Compiler:
     """Compiles graphs for `place`; keeps what it compiled in the folder `kept`, where one is given."""
 
     def __init__(self, place: Place, kept: Path | None = None) -> None:
-        self._core, self._place = core(), place
-        if kept is not None:
-            kept.mkdir(parents=True, exist_ok=True)
-            self._core.set_property({"CACHE_DIR": str(kept)})
+        self._core, self._place, self._kept = core(), place, kept
 
     def compile(
         self, file: Path, precision: str, shapes: Mapping[str, Sequence[int]] | None = None, streams: int = 1
@@ -122,6 +119,11 @@ class Compiler:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": streams}
         if self._place.kind == "cpu":
             settings |= {"INFERENCE_NUM_THREADS": self._place.threads}
+        if self._kept is not None:
+            # a folder a precision: OpenVINO takes what it kept in another one for this one's, and answers with nan
+            folder = self._kept / precision
+            folder.mkdir(parents=True, exist_ok=True)
+            settings |= {"CACHE_DIR": str(folder)}
         return self._core.compile_model(graph, self._place.called, settings)
 
 

@@ -132,3 +132,23 @@ def test_bitwise_is_the_same_from_what_was_compiled_before_and_in_other_company(
     (alone,) = Editor(again, determinism="bitwise").edit(edits[1:], sources[1:])
     assert np.array_equal(alone.image, made[1].image)
     assert before.items() <= {file: file.stat().st_mtime_ns for file in kept.rglob("*.blob")}.items()
+
+
+def test_what_was_compiled_in_one_precision_is_not_taken_for_another(
+    folder: weights.ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: OpenVinoBackend
+) -> None:
+    if not compiling.has_bf16():
+        pytest.skip("this CPU has no bf16")
+    place = Place(threads=2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(on_openvino, "_exported", lambda *_: backend.artefact)
+    edits, sources = [edit_of(1)], [Source(pixels=make_picture(1, (64, 48)))]
+
+    def made(precision: str) -> list[Path]:
+        engine = Editor(on_openvino.load(folder, place, precision, str, checker=False))
+        assert engine.edit(edits, sources)[0].state == "done"
+        return sorted(tmp_path.rglob("*.blob"))
+
+    (first, then) = made("fp32"), made("bf16")
+    assert set(first) < set(then)
+    assert made("fp32") == then
