@@ -80,15 +80,12 @@ class Turn(Protocol):
 
     def at(self, step: int, average: Average) -> None:
         """Called in every process before each step, counted from 0."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As it was when the checkpoint was written."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -221,13 +218,7 @@ def train(
             losses.append(mean)
             norm = accelerator.clip_grad_norm_(weights_of(task), settings.clip or math.inf)
             health.check(step, norm)
-            for _ in range(settings.ema_moves - 1):  # after each micro-batch but the last the weights are as they were
-                ema.step()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradient overflowed
-                ema.step()
+            move(optimizer, schedule, ema, settings, accelerator)
             report(accelerator, progress, step, losses, settings, float(schedule.get_last_lr()[0]))
             done = step + 1
             due = [one for one, overdue in zip(watches, lates, strict=True) if one.every.due(done, overdue)]
@@ -242,6 +233,23 @@ def train(
     ema.copy()
     seconds = time.monotonic() - began
     return summary(losses, seconds) | {"rate": (settings.steps - start) / seconds}
+
+
+def move(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    ema: Average,
+    settings: LoopSettings,
+    accelerator: Accelerator,
+) -> None:
+    """One move of the weights by their gradients, and of their average."""
+    for _ in range(settings.ema_moves - 1):  # after each micro-batch but the last the weights are as they were
+        ema.step()
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
+    if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradient overflowed
+        ema.step()
 
 
 def ahead(batch: Callable[[int], Batch], parts: range, loaders: int) -> Generator[Batch]:
