@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ip2pbatch.backends.installed import is_installed, refuse_without
-from ip2pbatch.errors import MissingError, UsageError
+from ip2pbatch.errors import MissingError, ModelError, UsageError
+from ip2pbatch.plan.defaults import taught_scales
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.engine import EditEngine
@@ -35,6 +36,7 @@ def choose(
     from ip2pbatch.engine.samplers import refuse_unsampled
 
     folder = resolve(model, checker=safety, note=note)
+    refuse_distilled(folder)
     place = place_of(machine)
     found = artefact.read(folder.path) if artefact.is_artefact(folder.path) else None
     precision = _precision(machine.precision, place.provider, found)
@@ -97,6 +99,14 @@ def refuse_bf16(asked: Precision) -> None:
     """Raises UsageError."""
     if asked is Precision.BF16:
         raise UsageError("the onnx backend has no bf16", hint="use --precision fp32 or fp16, or --backend torch")
+
+
+def refuse_distilled(folder: ModelFolder) -> None:
+    """Raises ModelError for a model whose UNet reads its scales: an export has no input for them."""
+    if taught_scales(str(folder.path)):
+        why = "its UNet reads both guidance scales, and an exported one has no input for them"
+        hint = "use --backend torch, or the model that it was made from"
+        raise ModelError(f"{folder.name} is distilled: {why}", hint=hint)
 
 
 def refuse_torch_flags(machine: Machine) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ip2pbatch.backends.installed import is_installed, refuse_without
-from ip2pbatch.engine.on_onnx import refuse_torch_flags
+from ip2pbatch.engine.on_onnx import refuse_distilled, refuse_torch_flags
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.run.directory.lines import EngineSpec
@@ -40,6 +40,7 @@ def choose(
 
     place = place_of(machine)
     folder = resolve(model, checker=safety, note=note)
+    refuse_distilled(folder)
     refuse_unsampled(read_schedule(folder.path), edits)
     precision = _precision(machine.precision, folder, place, note)
     spec = EngineSpec(

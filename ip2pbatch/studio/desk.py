@@ -87,9 +87,9 @@ class Desk:
                 sampler=str(more.get("sampler", usual.sampler)), size=side, seed=DEFAULT_SEED, strength=1.0,
             ),
             scales=say.Scales(text="text" in family.scales, image="image" in family.scales),
-            negative=family.null_text, regions=family.call is None, folder=setting.called, out=str(ground.out),
-            recipe=setting.text, photos=len(of.shelf), cells=len(of.board), cut=of.board.is_cut, waiting=len(of.turns),
-            running=self.running(), loading=of.loading, busy=of.voice.at,
+            negative=family.null_text and not usual.embedded, regions=family.call is None, folder=setting.called,
+            out=str(ground.out), recipe=setting.text, photos=len(of.shelf), cells=len(of.board), cut=of.board.is_cut,
+            waiting=len(of.turns), running=self.running(), loading=of.loading, busy=of.voice.at,
             problem=None if problem is None else say.Problem(error=str(problem), hint=problem.hint),
             notes=list(of.voice.said), limits=say.Limits(**LIMITS),
         )  # fmt: skip

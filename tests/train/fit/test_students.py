@@ -350,6 +350,11 @@ def test_an_interval_and_an_export_are_refused_by_name(student: Path, tmp_path: 
     said = command("run", recipe_of(tmp_path, student), "--device", "cpu", "--guidance-interval", "0.1..0.8")
     assert said.code == 2
     assert "is distilled: it is guided by one row a step" in " ".join(said.err.split())
+    for backend in ("onnx", "openvino"):
+        pytest.importorskip("onnxruntime" if backend == "onnx" else backend)
+        said = command("run", recipe_of(tmp_path, student), "--backend", backend)
+        assert said.code == 6
+        assert "its UNet reads both guidance scales" in " ".join(said.err.split())
     from ip2pbatch.backends.onnx import export
 
     with pytest.raises(ModelError, match="reads both guidance scales"):
