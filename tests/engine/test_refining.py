@@ -139,6 +139,7 @@ class Local:
     device = torch.device("cpu")
     provider, precision, latent_channels, scaling_factor, vae_scale = "cpu", "fp32", 3, 0.5, 8
     steps: tuple[str, ...] = ()
+    embedded = False
     scheduler_config: Mapping[str, Any] = {}
 
     def encode_text(self, instructions: Sequence[str]) -> Tensor:

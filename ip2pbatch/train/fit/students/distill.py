@@ -99,7 +99,7 @@ class Config(BaseModel):
 
     maker: Literal["distill"]
     start: ModelName  # the teacher: an InstructPix2Pix folder, or one of the hub
-    objective: Objective = "consistency"
+    objective: Objective = "progressive"
     scales: Scales = Scales()
     grid: int = Field(50, ge=2)  # consistency: the steps that a path is cut into
     guided: float = Field(0.4, gt=0, lt=1)  # progressive: part of the steps before the first halving
