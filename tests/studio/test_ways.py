@@ -15,6 +15,7 @@ from PIL import Image
 from runs import Wrapped, make_photos, no_room_for
 from studios import base, served, with_engine
 from test_page import DONE, DROP, TEXT, began, complaints, until
+from test_turns import Stepping
 
 from ip2pbatch import jobs
 from ip2pbatch.errors import ModelError
@@ -331,6 +332,41 @@ def test_cells_and_photos_of_a_command_that_runs_appear(window: Browser, tmp_pat
         until(window, "return !document.querySelector('#start').disabled")
         assert window.js("return document.querySelector('#recipe').value") == recipe
         assert "0 still to make" in window.js(TEXT, "#cost")
+
+
+def test_a_run_is_paused_goes_on_and_is_stopped_from_the_page(
+    window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(tmp_path / "photos", 3)
+    with_engine(monkeypatch, engine := Stepping())
+    engine.limits = engine.limits.__class__(batch=1)
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 3)
+        engine.go.set()
+        made(window, "make it winter")
+        engine.go.clear()
+        window.js("document.querySelector('figcaption input').click()")
+        until(window, "return !document.querySelector('#picks').hidden")
+        window.click("#use-picks")
+        until(window, "return !document.querySelector('#start').disabled")
+        assert "3 photos, 3 pictures, 2 still to make" in window.js(TEXT, "#cost")
+        window.click("#start")
+        until(window, f"{RUN}.includes('1 of 3')")
+        window.click("#run-pause")
+        until(window, f"{RUN}.startsWith('Paused')")
+        engine.go.set()
+        until(window, f"{RUN} === 'Paused · 2 of 3'")
+        engine.go.clear()
+        window.click("#run-pause")
+        until(window, f"{RUN} === '2 of 3'")
+        window.click("#run-stop")
+        until(window, f"{RUN} === 'Stopped · 2 of 3'")
+        window.click("#run-close")
+        assert window.js("return document.querySelector('#run').hidden")
+        window.js("document.querySelector('input[name=show][value=all]').click()")
+        assert until(window, "return document.querySelector('.is-left .none')?.textContent") == "not made yetMake it"
+    assert jobs.run(tmp_path / "out", machine=FAKE).summary.made == 1
 
 
 def tab_to(page: Browser, selector: str) -> None:

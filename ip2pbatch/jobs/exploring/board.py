@@ -188,6 +188,12 @@ class Board:
             if known is not None:
                 self.changed(cell)
 
+    @property
+    def at_work(self) -> list[str]:
+        """The ids of the cells that stand as being made."""
+        with self._lock:
+            return [cell for cell, live in self._live.items() if live.state == "running"]
+
     def step(self, edits: Sequence[Edit], done: int, of: int, previews: Sequence[bytes] = ()) -> None:
         """These Edits are at step `done` of `of`; `previews` show each so far, where somebody made them."""
         for number, edit in enumerate(edits):

@@ -58,7 +58,9 @@ class FolderRun(Quiet):
 
     def finished(self, edit: Edit, record: Record) -> None:
         good = record.status in ("done", "unmatched")
-        self.progress = replace(self.progress, done=self.progress.done + good, failed=self.progress.failed + (not good))
+        now = self.progress
+        self.progress = replace(now, left=max(0, now.left - 1), done=now.done + good, failed=now.failed + (not good))
+        self._changed()
         self._made(record)
 
     def ahead(self, ahead: Ahead) -> None:

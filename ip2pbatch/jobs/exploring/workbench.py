@@ -283,6 +283,9 @@ class Workbench:
             run.now("failed", f"this is a bug in ip2pbatch: {error or type(error).__name__}", "the log says more")
         finally:
             self._of.voice.events = Quiet()
+            with of.wake:
+                asked = {cell for turn in of.turns for cell in turn.cells}
+            of.board.settle(cell for cell in of.board.at_work if cell not in asked)  # what a stop left in the middle
 
     # --- what the engine is at ---------------------------------------------------------------------------------------
 

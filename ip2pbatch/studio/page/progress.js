@@ -7,15 +7,16 @@ const WORDS = { waiting: "Waiting", paused: "Paused", stopping: "Stopping after 
 export function progress(app) {
   let [ended, closed] = ["", ""];  // a run that is over, and the one of these that a person has seen enough of
   function show(run) {
+    const tried = run ? run.done + run.failed : 0;
+    const all = run ? tried + run.left : 0;
     app.state.running = run && ["waiting", "running", "paused", "stopping"].includes(run.state) ? run : null;
     const over = run && !app.state.running;
     byId("run").hidden = !run || (over && closed === JSON.stringify(run));
     byId("run-close").hidden = !over;
     ended = over ? JSON.stringify(run) : "";
-    document.title = app.state.running ? `${run.done} of ${run.done + run.left} – ip2pbatch studio` : "ip2pbatch studio";
+    document.title = app.state.running ? `${tried} of ${all} – ip2pbatch studio` : "ip2pbatch studio";
     if (!run) return;
-    const all = run.done + run.left;
-    Object.assign(byId("run-bar"), { max: all || 1, value: run.done });
+    Object.assign(byId("run-bar"), { max: all || 1, value: tried });
     const seconds = run.seconds_left;
     const parts = [WORDS[run.state] ?? "", `${run.done.toLocaleString("en")} of ${all.toLocaleString("en")}`, run.failed ? `${run.failed} failed` : "", run.state === "running" && seconds ? `${duration(seconds)} left` : "", run.message];
     byId("run-text").textContent = parts.filter(Boolean).join(" · ");
