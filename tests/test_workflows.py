@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command import CommandLine
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,7 @@ class Workflow:
     folder: Path
     build: list[str]
     environment: dict[str, str]
+    command: CommandLine
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder."""
@@ -79,16 +81,20 @@ class Workflow:
         said = made.stdout + made.stderr
         assert (made.returncode == 0) == well, said
         assert (self.runs() > before) == runs, said
-        assert self.call("ip2pbatch", "plan", "recipe.yaml", "--exit-code").returncode == (0 if well else 4)
+        assert self.planned() == (0 if well else 4)
+
+    def planned(self) -> int:
+        """How `plan --exit-code` ends."""
+        return self.command("plan", self.folder / "recipe.yaml", "--exit-code").code
 
 
-def workflow(tmp_path: Path, build: list[str]) -> Workflow:
+def workflow(tmp_path: Path, build: list[str], command: CommandLine) -> Workflow:
     bin_, folder = tmp_path / "bin", tmp_path / "work"
     bin_.mkdir()
     (folder / "photos").mkdir(parents=True)
-    command = bin_ / "ip2pbatch"
-    command.write_text(COMMAND.format(calls=folder / "calls", python=sys.executable))
-    command.chmod(0o755)
+    program = bin_ / "ip2pbatch"
+    program.write_text(COMMAND.format(calls=folder / "calls", python=sys.executable))
+    program.chmod(0o755)
     (folder / "recipe.yaml").write_text(RECIPE)
     # the make that may run these tests would hand on its own flags
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -96,7 +102,8 @@ def workflow(tmp_path: Path, build: list[str]) -> Workflow:
         "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
         "DVC_NO_ANALYTICS": "1",
     }  # fmt: skip
-    found = Workflow(folder, build, environment)
+    command.guarding = False  # its photos change
+    found = Workflow(folder, build, environment, command)
     found.photo("a b.jpg", 200)
     found.photo("c.jpg", 100)
     return found
@@ -120,7 +127,7 @@ def goes_through_it(found: Workflow) -> None:
     found.goes(well=True, runs=True)
     assert shown.read_bytes() != before
     shown.unlink()
-    assert found.call("ip2pbatch", "plan", "recipe.yaml", "--exit-code").returncode == 4
+    assert found.planned() == 4
     assert found.call(*found.build).returncode == 0
     assert shown.is_file()
     time.sleep(0.05)  # a tick of the file system's clock, within which the folder would be as old as the marker
@@ -130,20 +137,20 @@ def goes_through_it(found: Workflow) -> None:
     found.goes(well=True, runs=False)
 
 
-def test_the_make_example(tmp_path: Path) -> None:
-    found = workflow(tmp_path, [tool("make")])
+def test_the_make_example(tmp_path: Path, command: CommandLine) -> None:
+    found = workflow(tmp_path, [tool("make")], command)
     (found.folder / "Makefile").write_text(example("Make"))
     goes_through_it(found)
 
 
-def test_the_snakemake_example(tmp_path: Path) -> None:
-    found = workflow(tmp_path, [tool("snakemake"), "--cores", "1", "edit"])
+def test_the_snakemake_example(tmp_path: Path, command: CommandLine) -> None:
+    found = workflow(tmp_path, [tool("snakemake"), "--cores", "1", "edit"], command)
     (found.folder / "Snakefile").write_text(example("Snakemake"))
     goes_through_it(found)
 
 
-def test_the_dvc_example(tmp_path: Path) -> None:
-    found = workflow(tmp_path, [dvc := tool("dvc"), "repro"])
+def test_the_dvc_example(tmp_path: Path, command: CommandLine) -> None:
+    found = workflow(tmp_path, [dvc := tool("dvc"), "repro"], command)
     (found.folder / "dvc.yaml").write_text(example("DVC"))
     assert found.call(dvc, "init", "--no-scm").returncode == 0
     goes_through_it(found)

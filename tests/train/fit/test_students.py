@@ -14,6 +14,7 @@ from command import CommandLine
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from pydantic import ValidationError
+from runs import many
 from tiny_models import make_picture, make_unet, save_model
 from train_pairs import make_dataset
 
@@ -217,6 +218,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
 
 
+@pytest.mark.skipif(not many(0, 1), reason="of the soak: make soak")
 def test_two_processes_take_the_steps_that_one_takes(folder: Path, tmp_path: Path) -> None:
     """By the command line that the documentation gives, on gloo."""
     alone = config(folder)
@@ -230,7 +232,8 @@ def test_two_processes_take_the_steps_that_one_takes(folder: Path, tmp_path: Pat
     (one,) = status(tmp_path / "both.yaml", out=tmp_path / "out")
     assert one.state == "fresh"
     losses = [torch.load(checkpoints.in_order(at)[-1] / "losses.pt") for at in (tmp_path / "alone", one.folder)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    # Sums are added in another order, which later steps enlarge; another sample's loss is several times as large.
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
 def test_sample_sheets_are_drawn_at_the_students_own_steps(folder: Path, tmp_path: Path) -> None:
