@@ -60,8 +60,8 @@ def lay_out(folder: Path) -> None:
     for source, name in ELSEWHERE.items():
         if source != "README.md":
             (folder / name).write_text(rewritten(ROOT / source), encoding="utf-8")
-    for picture in DOCS.glob("*.jpg"):
-        shutil.copy(picture, folder)
+    for shown in (*DOCS.glob("*.jpg"), *DOCS.glob("ray*.*")):  # pictures, and what a page hands out
+        shutil.copy(shown, folder)
     with (folder / "recipes.md").open("a", encoding="utf-8") as page:
         page.write(site_recipes.gallery(folder))
     (folder / "recipe-keys.md").write_text(site_recipes.keys(), encoding="utf-8")

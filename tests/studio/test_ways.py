@@ -91,6 +91,7 @@ def test_a_region_is_drawn_with_the_pointer(window: Browser, tmp_path: Path) -> 
     with served(tmp_path / "photos", tmp_path / "out") as address:
         began(window, address)
         photos_are_there(window, 1)
+        until(window, "return document.querySelector('#photo').naturalWidth")
         window.js("document.querySelector('input[name=where][value=box]').click()")
         window.drag("#photo", (0.75, 0.9), (0.5, 0.5), (0.25, 0.1))
         made(window, "make it night")
