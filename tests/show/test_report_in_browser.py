@@ -15,6 +15,7 @@ import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from command import CommandLine
 from galleries import make_run, plan_of
+from payloads import PAYLOADS
 from PIL import Image
 from test_report import gallery_of, origin
 
@@ -43,40 +44,6 @@ const field = document.querySelector(arguments[0]);
 field.value = arguments[1];
 field.dispatchEvent(new Event("input", {bubbles: true}));
 """
-PAYLOADS = [
-    "<script>window.ran=1</script>",
-    "</script><script>window.ran=1</script>",
-    "<img src=x onerror=window.ran=1>",
-    '"><svg onload=window.ran=1>',
-    "'><iframe srcdoc='<script>parent.ran=1</script>'>",
-    "javascript:window.ran=1",
-    "<a href=javascript:window.ran=1>x</a>",
-    "</style><script>window.ran=1</script>",
-    "</title><script>window.ran=1</script>",
-    "<!--<script>window.ran=1",
-    "]]><script>window.ran=1</script>",
-    "{{ 7*7 }}{% raw %}",
-    "${window.ran=1}",
-    "`${window.ran=1}`",
-    "<base href=http://127.0.0.1:9/>",
-    "<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
-    "<img src=http://127.0.0.1:9/x.png>",
-    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
-    "<form action=http://127.0.0.1:9/><button autofocus>",
-    "<object data=http://127.0.0.1:9/x>",
-    "<embed src=http://127.0.0.1:9/x>",
-    "<video src=http://127.0.0.1:9/x onerror=window.ran=1>",
-    "<details open ontoggle=window.ran=1>",
-    "<body onload=window.ran=1>",
-    "<input autofocus onfocus=window.ran=1>",
-    "<style>@import 'http://127.0.0.1:9/x.css'</style>",
-    "<math><mtext><script>window.ran=1</script></mtext></math>",
-    "\u2028window.ran=1//",
-    "\\u003cscript>window.ran=1\\u003c/script>",
-    "url(http://127.0.0.1:9/x)",
-    "<template><script>window.ran=1</script></template>",
-    "<p style=background:url(http://127.0.0.1:9/)>",
-]
 
 
 @pytest.fixture(scope="module")
