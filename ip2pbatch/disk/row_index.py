@@ -29,6 +29,7 @@ from ip2pbatch.disk.journal import Damage, Parse, rows_of
 
 Row = TypeVar("Row")
 Numbers = NDArray[Any]
+At = TypeVar("At", int, NDArray[Any])
 Columns = list[tuple[str, ...]]
 Block = Callable[[bytes], tuple[Columns, list[int]]]
 """From some lines to the columns of what they say, and the numbers of those that cannot be read: a Usual."""
@@ -86,44 +87,37 @@ class Rows:
 
     def read(self, path: Path, parse: Parse[Row], damage: list[Damage] | None = None) -> Iterator[tuple[int, Row]]:
         """What the lines of one more file say, as `read_rows` does, each with its place."""
-        first = self.open(path)
-        if first is not None:
-            file = self._files[-1]
-            for at, row in rows_of(file, path, parse, damage):
-                yield first + at, row
-            self._read[path] = first, _whole(file)
+        return self._first(path, lambda file: rows_of(file, path, parse, damage))
 
     def more(self, path: Path, parse: Parse[Row]) -> Iterator[tuple[int, Row]]:
         """What was added to a file since it was read, which may not have been there then."""
-        if path not in self._read:
-            yield from self.read(path, parse)
-            return
-        first, start = self._read[path]
-        with path.open("rb") as file:
-            file.seek(start)
-            for at, row in rows_of(file, path, parse):
-                yield first + start + at, row
-            self._read[path] = first, _whole(file)
+        return self._rest(path, lambda file: rows_of(file, path, parse))
 
     def blocks(self, path: Path, block: Block, damage: list[Damage] | None = None) -> Iterator[tuple[Numbers, Columns]]:
         """`read` of a file of very many lines, hundreds together: their places, and the columns of what they say."""
-        first = self.open(path)
-        if first is not None:
-            file = self._files[-1]
-            for at, columns in _blocks_of(file, path, block, damage):
-                yield first + at, columns
-            self._read[path] = first, _whole(file)
+        return self._first(path, lambda file: _blocks_of(file, path, block, damage))
 
     def more_blocks(self, path: Path, block: Block) -> Iterator[tuple[Numbers, Columns]]:
         """`more` in the same way."""
+        return self._rest(path, lambda file: _blocks_of(file, path, block))
+
+    def _first(self, path: Path, said: Callable[[BinaryIO], Iterator[tuple[At, Row]]]) -> Iterator[tuple[At, Row]]:
+        first = self.open(path)
+        if first is not None:
+            file = self._files[-1]
+            for at, row in said(file):
+                yield first + at, row
+            self._read[path] = first, _whole(file)
+
+    def _rest(self, path: Path, said: Callable[[BinaryIO], Iterator[tuple[At, Row]]]) -> Iterator[tuple[At, Row]]:
         if path not in self._read:
-            yield from self.blocks(path, block)
+            yield from self._first(path, said)
             return
         first, start = self._read[path]
         with path.open("rb") as file:
             file.seek(start)
-            for at, columns in _blocks_of(file, path, block):
-                yield first + start + at, columns
+            for at, row in said(file):
+                yield first + start + at, row
             self._read[path] = first, _whole(file)
 
     def places(self, path: Path) -> array[int]:
