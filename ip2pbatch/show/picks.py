@@ -16,6 +16,7 @@ from ip2pbatch.disk.buckets.locations import absolute, shown
 from ip2pbatch.errors import RecipeError
 from ip2pbatch.plan.expand import photo_seed
 from ip2pbatch.plan.globs import exactly
+from ip2pbatch.plan.regional.regions import in_words
 from ip2pbatch.plan.written.as_text import flow, quoted
 from ip2pbatch.plan.written.outputs import Metadata, Output
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
@@ -189,9 +190,5 @@ def _link(cell: Cell) -> str:
 
 
 def _region(cell: Cell) -> str:
-    """Its region, and what it leaves as it is; the feather is the region's where it has one."""
-    if cell.region is None:
-        return ""
-    own, protect, feather = cell.region.written, cell.region.protect, {"feather": cell.feather}
-    said = f", region: {flow(own | feather)}" if own else ""
-    return said if protect is None else f"{said}, protect: {flow(protect.written | ({} if own else feather))}"
+    """Its region, and what it leaves as it is."""
+    return "".join(f", {name}: {flow(said)}" for name, said in in_words(cell.region, cell.feather).items())

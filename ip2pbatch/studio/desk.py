@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
@@ -19,6 +18,7 @@ from ip2pbatch.jobs.exploring.shelf import LIMITS, Listed
 from ip2pbatch.jobs.exploring.wanted import AskedWrongError, Wanted
 from ip2pbatch.plan.defaults import family_for, model_defaults
 from ip2pbatch.plan.editors.composed import base_of
+from ip2pbatch.plan.regional.regions import in_words
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
 from ip2pbatch.studio import messages as say
 from ip2pbatch.studio.broadcast import Hub
@@ -106,11 +106,13 @@ class Desk:
     def said(self, seen: Seen) -> say.Cell:
         edit, strip, live, record = seen.edit, seen.strip, seen.live, seen.record
         made = seen.state == "done"
+        place = in_words(edit.region, strip.feathers[seen.link - 1] if strip.feathers else 0.0)
         return say.Cell(
             key=seen.id, photo=self.of.shelf.id_of(strip.photo.path), photo_name=strip.photo.name,
             instruction=edit.instruction, links=[one.instruction for one in strip.edits], link=seen.link,
-            negative=edit.negative, region=_region(seen), text=edit.guidance.text,
-            image=edit.guidance.image, seed=edit.seed, strength=1.0 if strip.strength is None else strip.strength,
+            negative=edit.negative, region=place.get("region"), protect=place.get("protect"),
+            text=edit.guidance.text, image=edit.guidance.image, seed=edit.seed,
+            strength=1.0 if strip.strength is None else strip.strength,
             state=seen.state, reason=seen.reason, step=live.step if live else 0,
             steps=live.steps if live and live.steps else edit.steps, preview=live.preview if live else 0,
             width=edit.size[0], height=edit.size[1], job=live.job or None if live else None,
@@ -154,13 +156,6 @@ class Desk:
             id=photo.id, name=photo.name, width=facts.width, height=facts.height, error=facts.error or None,
             cells=self.of.board.count(photo.path),
         )  # fmt: skip
-
-
-def _region(seen: Seen) -> dict[str, Any] | None:
-    """Where a cell is edited, as a recipe says it, its soft edge included; None for everywhere."""
-    if seen.edit.region is None or not (written := seen.edit.region.written):
-        return None
-    return written | ({"feather": seen.strip.feathers[seen.link - 1]} if seen.strip.feathers else {})
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -195,6 +195,7 @@ class Cell(Said):
     link: int
     negative: str
     region: dict[str, Any] | None
+    protect: dict[str, Any] | None
     text: float
     image: float
     seed: int

@@ -26,7 +26,7 @@ SOFT = {"polygon": [[[0, 0], [50, 0], [50, 100], [0, 100]]], "feather": 3}
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A studio with an edit, one with a negative and a strength, one in a region, and a chain; three are picked."""
+    """An edit; one with a negative and a strength, in a region, around it; a chain. Three cells are picked."""
     folder = tmp_path_factory.mktemp("chosen")
     make_photos(folder / "photos", 2)
     with studio(folder / "photos", folder / "out") as opened:
@@ -34,12 +34,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             {"instruction": "make it winter"},
             {"instruction": "add fog", "negative": "rain", "strength": 0.5},
             {"instruction": "add snow", "region": SOFT},
+            {"instruction": "add rain", "protect": SOFT},
             {"chain": ["make it night", "add stars"], "keep": "all"},
         ]
         body = {"photos": opened.photos[:1], "edits": edits, "text": [7], "seeds": [5]}
         job = opened.over(opened.page.post("/api/jobs", json=body).json())
         for cell in job["cells"][1:]:
-            opened.page.patch(f"/api/cells/{cell['key']}", json={"picked": cell["instruction"] != "make it night"})
+            opened.page.patch(
+                f"/api/cells/{cell['key']}", json={"picked": cell["instruction"] not in ("make it night", "add rain")}
+            )
         yield opened
 
 
@@ -50,7 +53,8 @@ def cells(opened: Studio, **query: Any) -> list[dict[str, Any]]:
 def test_cells_say_what_they_are(chosen: Studio) -> None:
     found = {cell["instruction"]: cell for cell in cells(chosen)}
     assert (found["add fog"]["negative"], found["add fog"]["strength"]) == ("rain", 0.5)
-    assert found["add snow"]["region"] == SOFT
+    assert (found["add snow"]["region"], found["add snow"]["protect"]) == (SOFT, None)
+    assert (found["add rain"]["region"], found["add rain"]["protect"]) == (None, SOFT)
     assert (found["add stars"]["links"], found["add stars"]["link"]) == (["make it night", "add stars"], 2)
     assert found["make it winter"]["text"] == 7
     assert [cell["instruction"] for cell in cells(chosen, only="picked")] == ["add fog", "add snow", "add stars"]

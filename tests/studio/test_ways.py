@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,33 @@ def test_the_full_size_is_lifted_and_moved(window: Browser, tmp_path: Path) -> N
         (tmp_path / "photos" / "wide.jpg").unlink()
         window.press("f")
         until(window, "return !document.querySelector('#viewer').classList.contains('is-whole')")
+
+
+def test_a_kept_strength_protects_what_the_cell_protected(window: Browser, tmp_path: Path) -> None:
+    """What no form of the page can say comes from a recipe or the API, and stays."""
+    make_photos(tmp_path / "photos", 1)
+    protect = {"polygon": [[[0, 0], [50, 0], [50, 100], [0, 100]]], "feather": 3}
+    with served(tmp_path / "photos", tmp_path / "out") as address:
+        began(window, address)
+        photos_are_there(window, 1)
+        edits = [{"instruction": "add snow", "protect": protect}]
+        window.js(f"""
+            return (async () => {{
+              const {{photos}} = await (await fetch("/api/photos")).json();
+              const body = JSON.stringify({{photos: [photos[0].id], edits: {json.dumps(edits)}}});
+              const headers = {{"Content-Type": "application/json", "X-Client": "a-test"}};
+              return (await fetch("/api/jobs", {{method: "POST", headers, body}})).ok;
+            }})()
+        """)
+        until(window, f"{DONE} === 1")
+        window.click(".cell .open")
+        until(window, OPEN)
+        window.js("document.querySelector('#mix').focus()")
+        window.press("home", *["right"] * 40)
+        until(window, "return !document.querySelector('#keep-mix').hidden")
+        window.click("#keep-mix")
+        until(window, f"{DONE} === 2")
+        assert (cell(window)["strength"], cell(window)["protect"]) == (0.4, protect)
 
 
 def test_a_full_size_that_cannot_be_lifted_says_why(window: Browser, tmp_path: Path) -> None:

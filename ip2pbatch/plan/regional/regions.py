@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ip2pbatch.errors import PlanError
 from ip2pbatch.plan.edits import Photo, Region, region_of
@@ -28,6 +28,17 @@ _HINT = (
 
 Place = tuple["Where | None", "Protected | None"]
 """What a link says of where it edits, and of what it leaves as it is."""
+
+
+def in_words(region: Region | None, feather: float) -> dict[str, dict[str, Any]]:
+    """The same as a recipe says it: its `region` and `protect`, each where there is one; the feather, in per cent of
+    the short side, is the region's where it has one.
+    """
+    if region is None:
+        return {}
+    own, soft = region.written, {"feather": feather}
+    said = {"region": own | soft} if own else {}
+    return said if region.protect is None else said | {"protect": region.protect.written | ({} if own else soft)}
 
 
 @dataclass(slots=True)

@@ -189,7 +189,8 @@ export function composer(app) {
     byId("negative").value = cell.negative;
     byId("steps").value = cell.steps || app.state.defaults.steps;
     choose("many", "one");
-    if (!tool.take(cell.region)) app.banner("form", "Its region cannot be drawn here, and is left out: a recipe can say it.");
+    const left = [...(tool.take(cell.region) ? [] : ["Its region"]), ...(cell.protect ? ["What it protects"] : [])];
+    if (left.length) app.banner("form", `${left.join(" and ")} cannot be drawn here, and is left out: a recipe can say it.`);
     changed();
     fields()[0].focus();
   }

@@ -151,7 +151,7 @@ export function wall(app) {
     for (const key of keys) {
       const cell = app.cells.get(key);
       if (!cell) continue;
-      const sort = JSON.stringify([links(cell), cell.negative, cell.strength, cell.region, cell.steps]);
+      const sort = JSON.stringify([links(cell), cell.negative, cell.strength, cell.region, cell.protect, cell.steps]);
       if (!groups.has(sort)) groups.set(sort, []);
       groups.get(sort).push(cell);
     }
@@ -183,7 +183,7 @@ export function wall(app) {
     if (element.dataset.sign === sign || !cells.length) return;
     element.dataset.sign = sign;
     const [one] = cells;
-    const rest = [one.strength < 1 ? `strength ${one.strength}` : "", one.region ? "in a region" : "", one.negative ? `without ${one.negative}` : "", open.length ? `${cells.length - open.length} of ${cells.length} made` : ""];
+    const rest = [one.strength < 1 ? `strength ${one.strength}` : "", one.region ? "in a region" : "", one.protect ? "a part protected" : "", one.negative ? `without ${one.negative}` : "", open.length ? `${cells.length - open.length} of ${cells.length} made` : ""];
     const stop = node("button", { type: "button", className: "plain", textContent: "Cancel", hidden: !jobs.length });
     stop.addEventListener("click", () => jobs.forEach((job) => api.cancel(job).catch((refused) => app.refused(refused))));
     const asks = links(one).join(" → ");

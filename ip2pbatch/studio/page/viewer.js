@@ -174,7 +174,7 @@ export function viewer(app) {
     try {
       await app.submit({
         photos: [now.photo], text: [now.text], image: [now.image], seeds: [now.seed], ...(now.steps ? { steps: now.steps } : {}),
-        edits: [{ ...(chain.length > 1 ? { chain } : { instruction: now.instruction }), strength: Number(byId("mix").value), ...(now.negative ? { negative: now.negative } : {}), ...(now.region ? { region: now.region } : {}) }],
+        edits: [{ ...(chain.length > 1 ? { chain } : { instruction: now.instruction }), strength: Number(byId("mix").value), ...(now.negative ? { negative: now.negative } : {}), ...(now.region ? { region: now.region } : {}), ...(now.protect ? { protect: now.protect } : {}) }],
       });
       dialog.close();
     } catch (refused) {
