@@ -93,9 +93,10 @@ def quickly(contender: str) -> str:
     Compiling takes minutes there: name it with `--contender` to try it.
     """
     other = "fp32" if contender.startswith("onnx") else "bf16"
-    kind, at, steps = (
-        contender.replace(":fp16", f":{other}").replace("+compiled", "").replace("+auto-batch", "").partition("@")
-    )
+    changes = {":fp16": f":{other}", "diffusers-compiled": "diffusers-traced", "+compiled": "", "+auto-batch": ""}
+    for slow, quick in changes.items():
+        contender = contender.replace(slow, quick)
+    kind, at, steps = contender.partition("@")
     return f"{kind}{at}{min(3, 2 + int(steps) // 100) if steps.isdigit() else steps}"
 
 

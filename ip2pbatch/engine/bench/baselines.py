@@ -51,26 +51,34 @@ def diffusers_loop(folder: ModelFolder, device: str, precision: str) -> Baseline
 
 
 def diffusers_compiled(folder: ModelFolder, device: str, precision: str) -> Baseline:
-    """(b) the same in batches, channels_last, fused QKV, UNet and decoder compiled (on a CPU only traced), cuDNN's
-    attention first."""
+    """(b) the same with channels_last, fused QKV, UNet and decoder compiled; on a GPU in batches, cuDNN's attention
+    first, and its kernels tried out."""
+    gpu = accelerators.is_nvidia(device)
+    how: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if gpu else {}
+    return _compiled_loop(folder, device, precision, COMPILED_BATCH if gpu else 1, how)
+
+
+def diffusers_traced(folder: ModelFolder, device: str, precision: str) -> Baseline:
+    """The same where it is only tried: networks are traced as on a GPU, and no code is generated, which takes
+    minutes."""
+    return _compiled_loop(folder, device, precision, COMPILED_BATCH, {"backend": "eager"})
+
+
+def _compiled_loop(folder: ModelFolder, device: str, precision: str, batch: int, how: Mapping[str, Any]) -> Baseline:
     pipeline = load_pipeline(folder, device, DTYPES[precision])
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.fuse_qkv_projections(unet=True, vae=hasattr(pipeline.vae, "fuse_qkv_projections"))
-    # Where this is only tried, the network is traced as on a GPU, but no code is generated, which takes minutes.
-    how: dict[str, Any] = (
-        {"mode": "max-autotune-no-cudagraphs"} if accelerators.is_nvidia(device) else {"backend": "eager"}
-    )
     pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, dynamic=False, **how)
     pipeline.vae.decode = torch.compile(pipeline.vae.decode, fullgraph=True, dynamic=False, **how)
 
     def make(edits: Sequence[Edit], photos: Sequence[Pixels]) -> list[Pixels]:
-        padding = COMPILED_BATCH - len(edits)  # one shape, or it compiles again
+        padding = batch - len(edits)  # one shape, or it compiles again
         with accelerators.attention_of(device):
             made = _pipeline_edit(pipeline, [*edits, *[edits[-1]] * padding], [*photos, *[photos[-1]] * padding])
         return made[: len(edits)]
 
-    return Baseline(make, COMPILED_BATCH)
+    return Baseline(make, batch)
 
 
 def edit_cli(folder: ModelFolder, device: str, precision: str) -> Baseline:

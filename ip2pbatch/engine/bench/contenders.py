@@ -253,5 +253,6 @@ KINDS: dict[str, Callable[[ModelFolder, str, Entry], Contender]] = {
     "openvino": _looped(baselines.openvino_script),
     "diffusers": _looped(baselines.diffusers_loop),
     "diffusers-compiled": _looped(baselines.diffusers_compiled),
+    "diffusers-traced": _looped(baselines.diffusers_traced),
     "edit-cli": _looped(baselines.edit_cli),
 }

@@ -34,7 +34,7 @@ def render(results: Results) -> str:
     """One suite's section: what was measured on what, and its tables."""
     suite = SUITES.get(results.suite)
     parts = [f"### `{results.suite}`: {results.identity['says']}", " ".join(_about(results))]
-    floors = suite.floors if suite and results.identity["as_defined"] else ()
+    floors = tuple(_held_to(results, suite.floors)) if suite and results.identity["as_defined"] else ()
     if results.passes:
         parts += ["\n".join(_race(results, floors)), "\n".join(_checks(results))]
     if results.rates:
@@ -53,7 +53,7 @@ def render(results: Results) -> str:
 
 def missed(results: Results, suite: Suite) -> list[str]:
     """The floors that the figures do not keep to, in words."""
-    found = ((floor, figure(results, floor)) for floor in suite.floors)
+    found = ((floor, figure(results, floor)) for floor in _held_to(results, suite.floors))
     return [f"{floor.subject}: {value:.2f}, should be {floor}" for floor, value in found
             if value is not None and not floor.met(value)]  # fmt: skip
 
@@ -93,8 +93,18 @@ def figure(results: Results, floor: Floor) -> float | None:
     passes = results.passes.get(floor.subject, [])
     if floor.by == "busy":
         return Spread.of([one.model_seconds / one.seconds for one in passes]).median if passes else None
-    ratio = _ratio(results, floor.subject, floor.by, floor.against)
-    return None if ratio is None else ratio.median
+    return max(_medians(results, floor).values(), default=None)
+
+
+def _held_to(results: Results, floors: Iterable[Floor]) -> Iterator[Floor]:
+    """Those that are meant for this device."""
+    return (floor for floor in floors if not floor.units or floor.units in results.facts.get("units", ()))
+
+
+def _medians(results: Results, floor: Floor) -> dict[str, float]:
+    """How many times faster each contender is that a floor is about, where it was measured."""
+    found = {name: _ratio(results, name, floor.by, floor.against) for name in floor.subjects}
+    return {name: ratio.median for name, ratio in found.items() if ratio is not None}
 
 
 def _least(rates: Sequence[Rate], rows: int) -> float:
@@ -207,9 +217,17 @@ def _floors(results: Results, floors: Sequence[Floor], subject: str) -> str:
     cells = []
     for floor in floors:
         value = figure(results, floor)
-        if floor.subject == subject and value is not None:
+        if value is not None and subject == _shown_at(results, floor):
             cells.append(f"{floor} {_verdict(floor, value)}")
     return ", ".join(cells)
+
+
+def _shown_at(results: Results, floor: Floor) -> str:
+    """The contender whose line has the verdict: where several may be the best, the one that is."""
+    if len(floor.subjects) == 1:
+        return floor.subject
+    found = _medians(results, floor)
+    return max(found, key=lambda name: found[name])
 
 
 def _verdict(floor: Floor, value: float) -> str:

@@ -93,7 +93,7 @@ class Bench:
         self._model = find_model(suite.model, cache)
         self._open: dict[str, Contender] = {}
         self._warm: set[str] = set()
-        results.facts["model_digest"] = self._model.digest
+        results.facts |= {"model_digest": self._model.digest, "units": rates.units(torch.device(suite.device))}
         self._contenders = (*self._rungs(), *suite.contenders[1:]) if suite.ladder else suite.contenders
 
     def work(self, entry: Entry | None = None) -> Work:

@@ -51,6 +51,12 @@ def flops_per_row(unet: Mapping[str, Any], size: tuple[int, int], vae_scale: int
     return int(counter.get_total_flops())
 
 
+def units(device: torch.device) -> list[str]:
+    """What a CPU has for bf16, avx512-bf16 and amx; nothing of another device."""
+    asked = {"avx512-bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}
+    return [name for name, has in asked.items() if accelerators.on_host(device) and getattr(torch.cpu, has, bool)()]
+
+
 def device_rates(device: torch.device, precision: str) -> dict[str, float]:
     """TFLOP/s of large matrix products and of convolutions of random numbers, each at its best: what the device gives
     to anyone in this precision. On a CPU also with their rows shared out, because kernels of one thread each may do

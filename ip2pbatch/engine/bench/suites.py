@@ -10,6 +10,7 @@ from ip2pbatch.errors import UsageError
 
 By = Literal["folder", "model", "cpu", "busy", "tflops", "seconds", "gigabytes"]
 _AT_MOST = ("seconds", "gigabytes")
+_OUR_BEST, _OUR_KINDS = "our best", ("ours", "onnx", "ours-openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,21 @@ class Floor:
     """What `subject` is held to. By `folder`, `model` or `cpu`: times faster than the contender `against`, the suite's
     first where that is "": from files to files, inside the model's calls, in processor time. By `busy`: the model's
     share of the wall time. By `tflops`: at `subject` rows a call and above, the best contender. By `seconds`, and by
-    `gigabytes` of GPU memory: at most, not at least."""
+    `gigabytes` of GPU memory: at most, not at least. A subject such as `our best:bf16` is the fastest of our backends
+    in that precision. Where `units` are named (engine/bench/rates.py: `units`), other processors are held to nothing.
+    """
 
     subject: str
     by: By
     value: float
     against: str = ""
+    units: str = ""
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The contenders that it is about: one, or all of whom the fastest counts."""
+        who, _, precision = self.subject.partition(":")
+        return tuple(f"{kind}:{precision}" for kind in _OUR_KINDS) if who == _OUR_BEST else (self.subject,)
 
     def met(self, found: float) -> bool:
         """Whether a figure keeps to it."""
@@ -73,9 +83,20 @@ def _gpu(says: str, contenders: tuple[str, ...] = (), **other: Any) -> Suite:
     return Suite(says, "sd15", "cuda", contenders=contenders, **other)
 
 
-def _at_least(value: float, subject: str, against: str = "") -> tuple[Floor, Floor]:
+def _at_least(value: float, subject: str, against: str = "", *, units: str = "") -> tuple[Floor, Floor]:
     """Of a CPU's contender: by the clock and by processor time."""
-    return Floor(subject, "folder", value, against), Floor(subject, "cpu", value, against)
+    return Floor(subject, "folder", value, against, units), Floor(subject, "cpu", value, against, units)
+
+
+def _on_cpu(who: str) -> tuple[Floor, ...]:
+    """What a folder of the embedded model is held to against diffusers' loop in float32, at equal steps and three rows:
+    known processors alone, any other one is only measured.
+    """
+    return (
+        *_at_least(1.4, f"{who}:fp32", units="avx512-bf16"),
+        *_at_least(2.4, f"{who}:bf16", units="avx512-bf16"),
+        *_at_least(3.2, f"{who}:bf16", units="amx"),
+    )
 
 
 _OURS = "ours:fp16+auto-batch"
@@ -84,24 +105,23 @@ _COMPILED = f"{_OURS}+compiled"
 SUITES: Mapping[str, Suite] = {
     "cpu-folder": Suite(
         "a folder of photos, one edit a photo, three rows a step",
-        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), fresh=True, apart=True,
-        floors=(*_at_least(1.4, "ours:fp32"), *_at_least(2.4, "ours:bf16")),
+        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), fresh=True, apart=True, floors=_on_cpu("ours"),
     ),
     "cpu-backends": Suite(
         "the same by every backend, and by a plain script over OpenVINO (needs the extras openvino and onnx)",
         contenders=(
-            "diffusers:fp32", "ours:fp32", "ours:bf16", "onnx:fp32", "openvino:fp32", "openvino:bf16",
-            "ours-openvino:fp32", "ours-openvino:bf16",
+            "diffusers:fp32", "diffusers-compiled:fp32", "ours:fp32", "ours:bf16", "onnx:fp32", "openvino:fp32",
+            "openvino:bf16", "ours-openvino:fp32", "ours-openvino:bf16",
         ),
-        apart=True,
+        count=12, apart=True,
         floors=(
-            *_at_least(1.0, "ours-openvino:fp32", "openvino:fp32"),
-            *_at_least(1.0, "ours-openvino:bf16", "openvino:bf16"),
+            *_on_cpu("our best"), *_at_least(1.0, "our best:fp32", "openvino:fp32"),
+            *_at_least(1.0, "our best:bf16", "openvino:bf16"),
         ),
     ),
     "cpu-sd15": Suite(
         "Stable Diffusion 1.5's architecture at 512 × 512 in few steps (takes 16 GB of memory)", model="sd15",
-        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), count=2, steps=2, apart=True,
+        contenders=("diffusers:fp32", "ours:fp32", "ours:bf16"), count=1, steps=2, apart=True,
     ),
     "cpu-sheet-row": Suite(
         "a row of a sheet at s_I = 1: four text scales on each photo",
@@ -110,8 +130,8 @@ SUITES: Mapping[str, Suite] = {
     ),
     "cpu-defaults": Suite(
         "the embedded model at its own defaults (`@own`) against those it had: 20 steps of euler_a, s_T 1.15, s_I 1",
-        scenario="two-rows", contenders=("diffusers:fp32", "ours:bf16", "ours:fp32@own", "ours:bf16@own"), apart=True,
-        floors=_at_least(10.0, "ours:bf16@own"),
+        scenario="two-rows", contenders=("diffusers:fp32", "ours:bf16", "ours:fp32@own", "ours:bf16@own"), count=12,
+        apart=True, floors=_at_least(10.0, "ours:bf16@own"),
     ),
     "cpu-onnx": Suite(
         "onnxruntime against torch, one edit a photo, three rows a step", contenders=("ours:fp32", "onnx:fp32"),
