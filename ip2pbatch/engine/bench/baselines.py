@@ -24,9 +24,10 @@ from ip2pbatch.backends import model_folder
 from ip2pbatch.backends.pytorch import accelerators
 from ip2pbatch.backends.pytorch.backend import DTYPES
 from ip2pbatch.backends.pytorch.dc_adapter import adapt
+from ip2pbatch.backends.pytorch.steps.compiled import why_no_compiler
 from ip2pbatch.backends.quiet import quiet
 from ip2pbatch.backends.weights import ModelFolder
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +53,10 @@ def diffusers_loop(folder: ModelFolder, device: str, precision: str) -> Baseline
 
 def diffusers_compiled(folder: ModelFolder, device: str, precision: str) -> Baseline:
     """(b) the same with channels_last, fused QKV, UNet and decoder compiled; on a GPU in batches, cuDNN's attention
-    first, and its kernels tried out."""
+    first, and its kernels tried out. Raises MissingError where there is no compiler.
+    """
+    if reason := why_no_compiler(torch.device(device)):
+        raise MissingError(f"diffusers cannot be compiled here: {reason}", hint="name the others with --contender")
     gpu = accelerators.is_nvidia(device)
     how: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if gpu else {}
     return _compiled_loop(folder, device, precision, COMPILED_BATCH if gpu else 1, how)

@@ -113,6 +113,15 @@ def test_without_the_extra_one_line_says_what_brings_it(monkeypatch: pytest.Monk
     assert (found.value, found.state) == ("missing", "note")
 
 
+def test_doctor_says_what_was_found_and_that_torch_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "devices", lambda: ("CPU", "GPU"))
+    (found,) = on_openvino.findings()
+    assert (found.value, found.state) == ("CPU, GPU", "ok")
+    assert "unasked torch is taken" in found.why
+    assert found.why.endswith("gpu and npu: not run by us yet")
+    assert Machine().backend == "torch"
+
+
 def test_bitwise_is_the_same_from_what_was_compiled_before_and_in_other_company(
     backend: OpenVinoBackend, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
