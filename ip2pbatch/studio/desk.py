@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
@@ -18,6 +19,7 @@ from ip2pbatch.jobs.exploring.shelf import LIMITS, Listed
 from ip2pbatch.jobs.exploring.wanted import AskedWrongError, Wanted
 from ip2pbatch.plan.defaults import family_for, model_defaults
 from ip2pbatch.plan.editors.composed import base_of
+from ip2pbatch.plan.edits import Strip
 from ip2pbatch.plan.regional.regions import in_words
 from ip2pbatch.plan.written.recipe import DEFAULT_SEED
 from ip2pbatch.studio import messages as say
@@ -106,11 +108,12 @@ class Desk:
     def said(self, seen: Seen) -> say.Cell:
         edit, strip, live, record = seen.edit, seen.strip, seen.live, seen.record
         made = seen.state == "done"
-        place = in_words(edit.region, strip.feathers[seen.link - 1] if strip.feathers else 0.0)
+        chain = [_link(strip, place) for place in range(seen.link)]
         return say.Cell(
             key=seen.id, photo=self.of.shelf.id_of(strip.photo.path), photo_name=strip.photo.name,
             instruction=edit.instruction, links=[one.instruction for one in strip.edits], link=seen.link,
-            negative=edit.negative, region=place.get("region"), protect=place.get("protect"),
+            chain=chain if seen.link > 1 else None, carry=edit.carry, negative=edit.negative,
+            region=chain[-1].get("region"), protect=chain[-1].get("protect"),
             text=edit.guidance.text, image=edit.guidance.image, seed=edit.seed,
             strength=1.0 if strip.strength is None else strip.strength,
             state=seen.state, reason=seen.reason, step=live.step if live else 0,
@@ -156,6 +159,13 @@ class Desk:
             id=photo.id, name=photo.name, width=facts.width, height=facts.height, error=facts.error or None,
             cells=self.of.board.count(photo.path),
         )  # fmt: skip
+
+
+def _link(strip: Strip, place: int) -> dict[str, Any]:
+    """A link of a chain in a recipe's words."""
+    edit, feather = strip.edits[place], strip.feathers[place] if strip.feathers else 0.0
+    said = {"instruction": edit.instruction, "text": edit.guidance.text, "image": edit.guidance.image}
+    return said | in_words(edit.region, feather)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

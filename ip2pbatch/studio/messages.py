@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ip2pbatch.jobs.exploring.board import Only, State
 from ip2pbatch.jobs.exploring.exploration import RequestState
 from ip2pbatch.jobs.exploring.folder_run import RunState
+from ip2pbatch.plan.edits import Carry
 from ip2pbatch.plan.written.recipe import MAX_INSTRUCTION, MAX_SEED
 from ip2pbatch.run.chosen.stars import MOST_NOTE, MOST_STARS
 
@@ -167,6 +168,7 @@ class EditAsked(Told):
     instruction: Words | None = None
     chain: Annotated[list[Words | ChainLink], Field(min_length=1, max_length=64)] | None = None
     keep: Literal["all", "last"] | None = None
+    carry: Carry | None = None
     negative: Words | None = None
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     region: dict[str, Any] | None = None
@@ -185,7 +187,9 @@ class JobAsked(Told):
 
 
 class Cell(Said):
-    """A picture, made or to be made. `link` counts from 1 among `links`; `picture` is its address once it is there."""
+    """A picture, made or to be made. `link` counts from 1 among `links`; of a further one, `chain` are those so far in
+    a recipe's words, and `carry` is what is handed on; `picture` is its address once it is there.
+    """
 
     key: str
     photo: str | None
@@ -193,6 +197,8 @@ class Cell(Said):
     instruction: str
     links: list[str]
     link: int
+    chain: list[dict[str, Any]] | None
+    carry: Carry | None
     negative: str
     region: dict[str, Any] | None
     protect: dict[str, Any] | None

@@ -35,7 +35,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             {"instruction": "add fog", "negative": "rain", "strength": 0.5},
             {"instruction": "add snow", "region": SOFT},
             {"instruction": "add rain", "protect": SOFT},
-            {"chain": ["make it night", "add stars"], "keep": "all"},
+            {"chain": ["make it night", {"instruction": "add stars", "text": 4, "region": SOFT}], "keep": "all"},
         ]
         body = {"photos": opened.photos[:1], "edits": edits, "text": [7], "seeds": [5]}
         job = opened.over(opened.page.post("/api/jobs", json=body).json())
@@ -56,6 +56,9 @@ def test_cells_say_what_they_are(chosen: Studio) -> None:
     assert (found["add snow"]["region"], found["add snow"]["protect"]) == (SOFT, None)
     assert (found["add rain"]["region"], found["add rain"]["protect"]) == (None, SOFT)
     assert (found["add stars"]["links"], found["add stars"]["link"]) == (["make it night", "add stars"], 2)
+    night = {"instruction": "make it night", "text": 7, "image": 1}
+    assert found["add stars"]["chain"] == [night, {"instruction": "add stars", "text": 4, "image": 1, "region": SOFT}]
+    assert (found["add stars"]["carry"], found["make it night"]["chain"]) == ("latent", None)
     assert found["make it winter"]["text"] == 7
     assert [cell["instruction"] for cell in cells(chosen, only="picked")] == ["add fog", "add snow", "add stars"]
     assert [cell["instruction"] for cell in cells(chosen, search="STARS")] == ["add stars"]

@@ -189,14 +189,16 @@ def test_the_full_size_is_lifted_and_moved(window: Browser, tmp_path: Path) -> N
         until(window, "return !document.querySelector('#viewer').classList.contains('is-whole')")
 
 
-def test_a_kept_strength_protects_what_the_cell_protected(window: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chain", [False, True], ids=["an edit", "a chain"])
+def test_a_kept_strength_keeps_where_the_cell_was_edited(window: Browser, tmp_path: Path, *, chain: bool) -> None:
     """What no form of the page can say comes from a recipe or the API, and stays."""
     make_photos(tmp_path / "photos", 1)
     protect = {"polygon": [[[0, 0], [50, 0], [50, 100], [0, 100]]], "feather": 3}
     with served(tmp_path / "photos", tmp_path / "out") as address:
         began(window, address)
         photos_are_there(window, 1)
-        edits = [{"instruction": "add snow", "protect": protect}]
+        edit = {"instruction": "add snow", "protect": protect}
+        edits = [{"chain": [{"instruction": "add fog", "text": 3, "image": 1.2}, edit]} if chain else edit]
         window.js(f"""
             return (async () => {{
               const {{photos}} = await (await fetch("/api/photos")).json();
@@ -205,15 +207,20 @@ def test_a_kept_strength_protects_what_the_cell_protected(window: Browser, tmp_p
               return (await fetch("/api/jobs", {{method: "POST", headers, body}})).ok;
             }})()
         """)
-        until(window, f"{DONE} === 1")
+        links = 2 if chain else 1
+        until(window, f"{DONE} === {links}")
         window.click(".cell .open")
         until(window, OPEN)
         window.js("document.querySelector('#mix').focus()")
         window.press("home", *["right"] * 40)
         until(window, "return !document.querySelector('#keep-mix').hidden")
         window.click("#keep-mix")
-        until(window, f"{DONE} === 2")
+        until(window, f"{DONE} > {links}")
         assert (cell(window)["strength"], cell(window)["protect"]) == (0.4, protect)
+        if chain:
+            fog = {"instruction": "add fog", "text": 3, "image": 1.2}
+            assert cell(window)["chain"][0] == fog
+            assert cell(window)["chain"][1]["protect"] == protect
 
 
 def test_a_full_size_that_cannot_be_lifted_says_why(window: Browser, tmp_path: Path) -> None:

@@ -170,11 +170,12 @@ export function viewer(app) {
 
   async function keepMix() {
     const now = cell();
-    const chain = now.links.slice(0, now.link);
+    const { instruction, region, protect, chain, carry } = now;
+    const words = chain ? { chain, ...(carry ? { carry } : {}) } : { instruction, ...(region ? { region } : {}), ...(protect ? { protect } : {}) };
     try {
       await app.submit({
         photos: [now.photo], text: [now.text], image: [now.image], seeds: [now.seed], ...(now.steps ? { steps: now.steps } : {}),
-        edits: [{ ...(chain.length > 1 ? { chain } : { instruction: now.instruction }), strength: Number(byId("mix").value), ...(now.negative ? { negative: now.negative } : {}), ...(now.region ? { region: now.region } : {}), ...(now.protect ? { protect: now.protect } : {}) }],
+        edits: [{ ...words, strength: Number(byId("mix").value), ...(now.negative ? { negative: now.negative } : {}) }],
       });
       dialog.close();
     } catch (refused) {
