@@ -20,7 +20,7 @@ from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.foreman import share_out
 from ip2pbatch.run.devices.links import Launcher
-from ip2pbatch.run.devices.wire import Identity
+from ip2pbatch.run.devices.wire import Identity, Opening
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import Invocation
 from ip2pbatch.run.engine import EditEngine
@@ -87,15 +87,15 @@ def by_crew(
     faults: dict[str, Fault] | None = None, stop: Stop | None = None, notes: list[str] | None = None,
     events: Events | None = None, quiet: float = 15.0, lost: float = 60.0,
     watching: Callable[[Crew], None] = lambda crew: None, launcher: Launcher | None = None, room: float = 900.0,
-    photos: Sequence[Path] = (),
+    photos: Sequence[Path] = (), opening: Opening | None = None,
 ) -> Summary:  # fmt: skip
     """`runs.carry_out` by several processes, or by what `launcher` starts. Raises what ends a run."""
     said = [] if notes is None else notes
 
-    def opening(device: str, workers: int) -> FakeOpening:
-        return FakeOpening(device, (faults or {}).get(device, fault))
+    def opens(device: str, workers: int) -> Opening:
+        return opening or FakeOpening(device, (faults or {}).get(device, fault))
 
-    with Crew(devices, opening, said.append, launcher, quiet=quiet, lost=lost, room=room) as crew:
+    with Crew(devices, opens, said.append, launcher, quiet=quiet, lost=lost, room=room) as crew:
         spec = crew.open().spec
         with open_run(out, spec) as run:
             run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))

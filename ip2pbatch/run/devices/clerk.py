@@ -24,11 +24,15 @@ Known = TypeVar("Known")
 
 
 class Clerk:
-    """Keeps the books of `run` for its workers, and counts what they did. Used from one thread."""
+    """Keeps the books of `run` for its workers, and counts what they did. Used from one thread. Where pictures are
+    `settled`, workers have the disk take them before they tell of them.
+    """
 
     def __init__(
-        self, plan: Plan, run: Run, dealer: Dealer, events: Events, clock: Callable[[], float], then: Then | None = None
+        self, plan: Plan, run: Run, dealer: Dealer, events: Events, clock: Callable[[], float],
+        then: Then | None = None, *, settled: bool = False,
     ) -> None:  # fmt: skip
+        self._settled = settled
         self._plan, self._run, self._dealer, self._events, self._clock = plan, run, dealer, events, clock
         self._place_of, self._holders = plan.places(), Holders(plan)
         self._announced: dict[tuple[str, str], Delivery] = dict(run.announced)
@@ -71,7 +75,7 @@ class Clerk:
         records = [record for word in words for record in word.records]
         deliveries = [delivery for word in words for delivery in word.deliveries]
         try:
-            self._run.enter(*records) if records else None
+            self._run.enter(*records, settled=self._settled) if records else None
             self._deliver(deliveries)
         except ResourceError as error:
             return error

@@ -31,7 +31,7 @@ from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.execute import Options
 
 ALL = "all"
-LOOK = 0.05  # seconds that are listened before something else is looked at
+LOOK = 0.2  # seconds that are listened before something else is looked at
 _QUIET, _LOST = 15.0, 60.0  # seconds of silence after which a worker is named, and after which it counts as dead
 _ROOM = 900.0  # seconds that a cluster may take to have room for a worker: a new node takes minutes
 _WORDS = 256  # that are heard of one worker before the others have their turn
@@ -86,6 +86,11 @@ class Crew:
             self._probe.unlink(missing_ok=True)
 
     @property
+    def is_apart(self) -> bool:
+        """Whether workers may be on other machines."""
+        return self._launcher.apart
+
+    @property
     def at_work(self) -> list[Member]:
         """Those that have not ended."""
         return [member for member in self.members if member.state != "gone"]
@@ -125,7 +130,7 @@ class Crew:
         """
         assert options.deliver is not None, "a run of several processes delivers"
         beside = self._launcher.beside(len(self.at_work))
-        seen = self._landmarks(run, photos) if self._launcher.apart else {}
+        seen = self._landmarks(run, photos) if self.is_apart else {}
         self._load = Load.of(run, options.deliver, options, signer, beside, seen)
         for member in self.at_work:
             if member.state == "open":

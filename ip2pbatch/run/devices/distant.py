@@ -20,8 +20,8 @@ from ip2pbatch.run.directory.lines import Delivery, Record
 from ip2pbatch.run.directory.log import RunLog
 from ip2pbatch.run.directory.records import Done, Records
 
-Write = Callable[[tuple[Record, ...], tuple[Delivery, ...]], None]
-"""Has the clerk write these, and returns when they are on the disk. Raises ResourceError."""
+Write = Callable[[tuple[Record, ...], tuple[Delivery, ...]], Callable[[], None]]
+"""Has the clerk write these; what comes back returns when they are on the disk, or raises ResourceError."""
 
 
 class DistantRun(Run):
@@ -31,6 +31,7 @@ class DistantRun(Run):
     """
 
     _write: Write
+    _unheard: list[Callable[[], None]]
     _apart: bool  # on another machine, whose loss takes what its disk was not asked for
 
     def __init__(self, load: Load, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
@@ -46,7 +47,7 @@ class DistantRun(Run):
     def of(self, deal: Deal, write: Write) -> DistantRun:
         """The same for a group, which `write` has the clerk write down; this one is closed for all."""
         run = copy(self)
-        run._write = write
+        run._write, run._unheard = write, []
         run._telling, run._booking = threading.RLock(), threading.Lock()
         run.records = Records.held(deal.records)
         run.done = Done(run.records)
@@ -62,17 +63,18 @@ class DistantRun(Run):
         """Nothing: others are at work in them."""
 
     def announce(self, *deliveries: Delivery) -> None:
-        self._write((), tuple(replace(one, begun=True) for one in deliveries))
+        self._write((), tuple(replace(one, begun=True) for one in deliveries))()
 
     def deliver(self, *deliveries: Delivery) -> None:
-        self._write((), deliveries)
+        """Waited for by `settle`: where it is never heard, the file is known by its announcement."""
         with self._booking:
+            self._unheard.append(self._write((), deliveries))
             for one in deliveries:
                 self.deliveries.add(one)
 
     def _record(self, *records: Record) -> None:
         with self._telling:
-            self._write(records, ())
+            self._write(records, ())()
             self.records.update({record.edit: record for record in records})
 
     def _keep(self, path: Path, data: bytes) -> Kept:
@@ -83,7 +85,9 @@ class DistantRun(Run):
         return Kept(path, digest_of(data))
 
     def settle(self) -> None:
-        """The clerk's."""
+        """Return when the clerk has heard of all files; what it wrote is on its disk then. Raises ResourceError."""
+        while self._unheard:
+            self._unheard.pop()()
 
     def close(self) -> None:
         """Close the files; the lock is the parent's."""

@@ -46,7 +46,7 @@ def share_out(
 
     dealer = Dealer(plan, asked, deliver.targets, todo, owed)
     events.started(len(todo), len(done))
-    clerk = Clerk(plan, run, dealer, events, options.clock, options.then)
+    clerk = Clerk(plan, run, dealer, events, options.clock, options.then, settled=crew.is_apart)
     names, fallen = paths_of(deliver.targets), crew.fallen
     summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop, stays=stays)
     if crew.fallen > fallen:  # they may have left half-written files

@@ -180,6 +180,11 @@ class Write:
     records: tuple[Record, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether something waits for it: nothing does for a file that is there."""
+        return bool(self.records) or any(one.begun for one in self.deliveries)
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:

@@ -136,20 +136,28 @@ class Worker:
             Over(deal.epoch, summary.undelivered, summary.notes, summary.shrunk, summary.seconds, summary.busy)
         )
 
-    def _write(self, epoch: int, records: tuple[Record, ...], deliveries: tuple[Delivery, ...]) -> None:
-        answer = self._asked(lambda number: Write(epoch, number, records, deliveries))
-        if isinstance(answer, Written) and answer.trouble is not None:
-            raise answer.trouble
+    def _write(
+        self, epoch: int, records: tuple[Record, ...], deliveries: tuple[Delivery, ...]
+    ) -> Callable[[], None]:  # fmt: skip
+        answer = self._ask(lambda number: Write(epoch, number, records, deliveries))
+
+        def wait() -> None:
+            written = answer()
+            if isinstance(written, Written) and written.trouble is not None:
+                raise written.trouble
+
+        return wait
 
     def _is_reserved(self, name: str) -> bool:
-        answer = self._asked(lambda number: Ask(number, name))
+        answer = self._ask(lambda number: Ask(number, name))()
         return isinstance(answer, Reserved) and answer.taken
 
-    def _asked(self, question: Callable[[int], Write | Ask]) -> Written | Reserved:
+    def _ask(self, question: Callable[[int], Write | Ask]) -> Callable[[], Written | Reserved]:
+        """Say a question; what comes back waits for its answer."""
         number, answer = next(self._numbers), queue.SimpleQueue[Written | Reserved]()
         self._answers[number] = answer
         self._line.say(question(number))
-        return answer.get()
+        return answer.get
 
     def _tell(self, event: str, detail: Any) -> None:
         self._line.say(Told(event, detail))

@@ -274,9 +274,9 @@ class Run:
             self._record(record)
         return record
 
-    def enter(self, *records: Record) -> None:
-        """Write down what other processes made, whose pictures are there, or could not make."""
-        made = [record for record in records if record.status == "done"]
+    def enter(self, *records: Record, settled: bool = False) -> None:
+        """Write down what other processes made or could not make; pictures are there, and `settled` on the disk too."""
+        made = [record for record in records if record.status == "done" and not settled]
         self._settling.files(self.layout.picture(record.edit) for record in made)
         self._settling.files(self.layout.latent(record.edit) for record in made if record.latent)
         self._record(*records)
@@ -397,4 +397,4 @@ def _anchor(path: Path) -> Anchor:
 
 
 def _row(delivery: Delivery, turn: int) -> dict[str, Any]:
-    return {name: value for name, value in asdict(delivery).items() if name != "begun"} | {"turn": turn}
+    return {name: getattr(delivery, name) for name in Delivery.__slots__ if name != "begun"} | {"turn": turn}

@@ -7,7 +7,7 @@ nothing (see disk/shapes.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -101,7 +101,7 @@ class Record:
 
     def as_row(self) -> dict[str, Any]:
         """Its line; most name no device."""
-        row = asdict(self)
+        row = {name: getattr(self, name) for name in self.__slots__} | {"metrics": dict(self.metrics)}
         if not self.device:
             del row["device"]
         return row

@@ -14,18 +14,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ip2pbatch
-from ip2pbatch.run.devices.wire import Beat
+from ip2pbatch.run.devices.wire import Beat, Write
 from ip2pbatch.run.devices.worker import Worker
 
 OWN = ("ip2pbatch", "python")
 """What has a version and is no distribution that one asks for by its name."""
 
 
+_COMPANY = 0.05  # seconds that what nobody waits for stays until something else is said: a call costs the driver more
+
+
+def _is_urgent(word: object) -> bool:
+    return word.is_urgent if isinstance(word, Write) else not isinstance(word, Beat)
+
+
 class Mailbox:
-    """The worker's end of the line: what it is told is put in by one thread, what it says is taken out by another."""
+    """The worker's end of the line: what it is told is put in by two threads, what it says is taken out by one."""
 
     def __init__(self, first: object) -> None:
-        self._told: list[object] = []
+        self._told: dict[int, object] = {}
+        self._heard = 0
         self._said: list[object] = [first]
         self._news, self._over = threading.Condition(), False
 
@@ -40,19 +48,21 @@ class Mailbox:
     def hear(self) -> Any:
         """What the driver told it next."""
         with self._news:
-            self._news.wait_for(lambda: self._told)
-            return self._told.pop(0)
+            self._news.wait_for(lambda: self._heard in self._told)
+            self._heard += 1
+            return self._told.pop(self._heard - 1)
 
-    def put(self, messages: Sequence[object]) -> None:
-        """Tell it something."""
+    def put(self, messages: Sequence[object], before: int) -> None:
+        """Tell it something, after the messages `before`, which may still be on their way."""
         with self._news:
-            self._told.extend(messages)
+            self._told.update(enumerate(messages, before))
             self._news.notify_all()
 
     def take(self) -> list[object]:
         """What it has said since; waits for something. Nothing says that it has ended."""
         with self._news:
             self._news.wait_for(lambda: self._said or self._over)
+            self._news.wait_for(lambda: self._over or any(map(_is_urgent, self._said)), _COMPANY)
             said, self._said = self._said, []
             return said
 
@@ -78,12 +88,13 @@ class Actor:
         finally:
             self._box.close()
 
-    def say(self, messages: Sequence[object]) -> None:
-        """In the order of the calls: see Mailbox.put."""
-        self._box.put(messages)
+    def say(self, messages: Sequence[object], before: int) -> None:
+        """See Mailbox.put."""
+        self._box.put(messages, before)
 
-    def words(self) -> list[object]:
-        """See Mailbox.take."""
+    def words(self, messages: Sequence[object], before: int) -> list[object]:
+        """Say the same, and hear what it says: see Mailbox.take."""
+        self._box.put(messages, before)
         return self._box.take()
 
 

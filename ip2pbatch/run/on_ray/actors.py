@@ -17,7 +17,7 @@ from ip2pbatch.run.on_ray.actor import Actor, versions_of
 from ip2pbatch.run.on_ray.capacity import Room
 
 _GRACE = 5.0  # seconds that a worker may take to end once it was told to
-_GROUPS = {"say": 1, "words": 1}  # a thread each, so that what is said comes in order while somebody listens
+_GROUPS = {"say": 1, "words": 1}  # a thread each, so that something can be said while somebody listens
 
 
 class RayActors:
@@ -49,16 +49,16 @@ class RayActors:
         """See Launcher. What was said to them since is told them first, each in one call."""
         ours = [link for link in links if isinstance(link, ActorLink)]
         for link in ours:
-            link.tell()
-        gone = [link for link in ours if link.coming is None]
-        coming = {link.coming: link for link in ours if link.coming is not None}
+            link.ask()
+        there = [link for link in ours if link.is_gone or link.has_more()]
+        coming = {link.coming: link for link in ours if link not in there}
         if not coming:
-            time.sleep(0 if gone else seconds)
-            return gone
-        ready, rest = self._ray.wait(list(coming), num_returns=1, timeout=0 if gone else seconds)
+            time.sleep(0 if there else seconds)
+            return there
+        ready, rest = self._ray.wait(list(coming), num_returns=1, timeout=0 if there else seconds)
         if ready and rest:
             ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return [*gone, *(coming[one] for one in ready)]
+        return [*there, *(coming[one] for one in ready)]
 
     def beside(self, workers: int) -> int:
         """As many as fit on the largest node."""
@@ -66,31 +66,42 @@ class RayActors:
 
 
 class ActorLink:
-    """A Link to one actor. `coming` is the answer that is waited for, None where it is gone."""
+    """A Link to one actor. `coming` is the answer that is waited for, None where it was not asked, or `is_gone`.
+
+    Each call to it costs this process about as much as what is said does, so that an answer and the next question are
+    one: a worker is asked when the crew listens, and told then what was said to it since.
+    """
 
     def __init__(self, ray: ModuleType, actor: Any, versions: Mapping[str, str]) -> None:
         self.place: str | None = None
         self.process = 0
+        self.coming: Any = None
         self._ray, self._actor, self._versions = ray, actor, versions
+        self._say = actor.say.options(concurrency_group="say", num_returns=0)
+        self._ask = actor.words.options(concurrency_group="words")
         self._telling: list[object] = []
+        self._told = 0
         self._words: deque[object] = deque()
-        self._how = "ended"
-        self.coming: Any = self._next()
-
-    def _next(self) -> Any:
-        return self._actor.words.options(concurrency_group="words").remote()
+        self.is_gone, self._how = False, "ended"
+        self.ask()
 
     def say(self, word: object) -> None:
         """See Link. It is told when the crew listens next, and not before it has said which versions it has."""
-        if self.coming is None:
+        if self.is_gone:
             raise BrokenPipeError(self._how)
         self._telling.append(word)
 
-    def tell(self) -> None:
-        """What was said to it."""
-        if self._telling and self.place is not None and self.coming is not None:
-            self._actor.say.options(concurrency_group="say").remote(self._telling)
-            self._telling = []
+    def ask(self) -> None:
+        """Have it told what was said to it, and asked for what it says."""
+        if self.is_gone or (self.coming is not None and not self._telling):
+            return
+        telling, before = (self._telling, self._told) if self.place is not None else ([], 0)
+        if self.coming is None:
+            self.coming = self._ask.remote(telling, before)
+        elif telling:
+            self._say.remote(telling, before)
+        if telling:
+            self._telling, self._told = [], before + len(telling)
 
     def hear(self) -> Any:
         """See Link."""
@@ -103,23 +114,24 @@ class ActorLink:
         return bool(self._words)
 
     def _fetch(self) -> None:
-        if self.coming is None:
+        if self.is_gone:
             raise EOFError(self._how)
+        self.ask()
         try:
             words = self._ray.get(self.coming, timeout=PATIENCE)
         except self._ray.exceptions.GetTimeoutError as error:
             raise BlockingIOError(str(error)) from error
         except self._ray.exceptions.RayError as error:
-            self.coming, self._how = None, how(error)
+            self.coming, self.is_gone, self._how = None, True, how(error)
             if self.place is None and (reason := unable(error)):
                 self._words.append(Trouble(ENVIRONMENT, reason, "the same ip2pbatch is to be on all nodes"))
                 return
             raise EOFError(self._how) from error
+        self.coming = None
         if not words:
-            self.coming = None
+            self.is_gone = True
             raise EOFError(self._how)
         self._words.extend(self._greeted(words) if self.place is None else words)
-        self.coming = self._next()
 
     def _greeted(self, words: list[Any]) -> list[Any]:
         """Its first word is who it is, and may be the only one so far: then it gives a sign of life."""
@@ -131,15 +143,15 @@ class ActorLink:
 
     def kill(self) -> None:
         """See Link: what it says from now on is not heard, whether Ray finds its process or not."""
-        self.coming = None
+        self.coming, self.is_gone = None, True
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor, no_restart=True)
 
     def end(self) -> str:
         """See Link. Safe to call twice."""
         until = time.monotonic() + _GRACE
-        while self.coming is not None and self.place is not None and time.monotonic() < until:
-            self.tell()
+        while not self.is_gone and self.place is not None and time.monotonic() < until:
+            self.ask()
             if self._ray.wait([self.coming], timeout=0.1)[0]:
                 self._words.clear()
                 with suppress(EOFError, BlockingIOError):

@@ -92,6 +92,9 @@ def _begin(ray: ModuleType, address: str, **own: object) -> None:
     except (RuntimeError, ray.exceptions.AuthenticationError) as error:
         said = " ".join(str(error).split())
         raise UsageError(f"Ray does not begin: {said}", hint="the same Ray and Python are needed everywhere") from error
+    except Exception as error:  # Ray has no name for a node that did not begin in half a minute
+        said = " ".join(str(error).split())
+        raise MissingError(f"Ray does not begin: {said}", hint="a machine that is very busy: try again") from error
     finally:
         if threading.current_thread() is threading.main_thread():  # Ray takes it there alone, and nobody else may
             signal.signal(signal.SIGTERM, heard)

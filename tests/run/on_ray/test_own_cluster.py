@@ -126,8 +126,9 @@ def test_a_mailbox_keeps_the_order_and_the_last_sign_of_life() -> None:
     for word in (Beat("a"), Beat("b"), Drain(), Beat("c")):
         box.say(word)
     assert box.take() == ["hello", Beat("b"), Drain(), Beat("c")]
-    box.put([1, 2])
-    assert (box.hear(), box.hear()) == (1, 2)
+    box.put([3], 2)
+    box.put([1, 2], 0)
+    assert (box.hear(), box.hear(), box.hear()) == (1, 2, 3)
     box.close()
     assert box.take() == []
 
