@@ -24,6 +24,7 @@ from ip2pbatch.engine.samplers import make_sampler
 from ip2pbatch.engine.transfer import send
 from ip2pbatch.pictures.areas.composing import composed
 from ip2pbatch.pictures.images import resize
+from ip2pbatch.pictures.lifting.damping import undamped
 from ip2pbatch.pictures.lifting.planes import interpolated, resized, row_taps
 from ip2pbatch.plan.edits import Edit
 from ip2pbatch.plan.rows import RowPlan, plan_tiles
@@ -226,12 +227,13 @@ class _Pass:
 
     def make(self, full: FullSize, begin: Pixels) -> Pixels:
         """Pixels [h, w, 3] at the level's size; `begin` is what they begin as, and stay where no tile is."""
-        images = torch.cat(self._encoded(resize(full.photo, self._level.size)))
+        photo = resize(full.photo, self._level.size)
+        images = torch.cat(self._encoded(photo))
         clean = self._latents.join(one[0].float() for one in self._encoded(begin))
         latents = self._denoised(clean * self._networks.backend.scaling_factor, images)
         mixed, (wide, high) = begin.copy(), self._level.size
         every = _Weights.of(self._level, self._level.boxes)
-        for rows, pixels, weight in self._joined(self._decoded(latents)):
+        for rows, pixels, weight in self._joined(self._decoded(latents, photo, images)):
             shown = slice(rows.start, min(rows.stop, high))
             some = slice(0, shown.stop - shown.start)
             cover = (weight[some] / every.rows(shown))[:, :wide, None]
@@ -288,13 +290,15 @@ class _Pass:
             self._progress.add(len(some))
 
     def _encoded(self, pixels: Pixels) -> list[Tensor]:
-        """The posterior's mode of each tile [1, c, h, w], unscaled. What lies beyond the photo is its edge."""
-        (wide, high), (own_wide, own_high) = self._level.area, self._level.size
-        padded = np.pad(pixels, ((0, high - own_high), (0, wide - own_wide), (0, 0)), mode="edge")
-        return [
-            self._encode(padded[b.top : b.top + self._level.tile[1], b.left : b.left + self._level.tile[0]])
-            for b in self._level.taken
-        ]
+        """The posterior's mode of each tile [1, c, h, w], unscaled."""
+        return [self._encode(tile) for tile in self._cut(pixels)]
+
+    def _cut(self, pixels: Pixels) -> Iterator[Pixels]:
+        """Each tile of pixels [h, w, 3] at the level's size. What lies beyond them is their edge."""
+        wide, high = self._level.tile
+        for box in self._level.taken:
+            tile = pixels[box.top : box.top + high, box.left : box.left + wide]
+            yield np.pad(tile, ((0, high - tile.shape[0]), (0, wide - tile.shape[1]), (0, 0)), mode="edge")
 
     def _encode(self, pixels: Pixels) -> Tensor:
         backend = self._networks.backend
@@ -303,14 +307,22 @@ class _Pass:
             lambda upcast: backend.encode_image(picture, upcast=upcast), "the autoencoder's latent of a tile"
         )
 
-    def _decoded(self, latents: Tensor) -> Iterable[Tensor]:
-        """Pixels [3, h, w] of each tile."""
-        backend = self._networks.backend
-        for box in self._level.taken:
+    def _decoded(self, latents: Tensor, photo: Pixels, images: Tensor) -> Iterable[Tensor]:
+        """Pixels [3, h, w] of each tile, as detailed as the decoder would have made the `photo` if it lost nothing."""
+        backend, how = self._networks.backend, self._edit.refine
+        assert how is not None, "only what is refined has levels"
+        for box, own, image in zip(self._level.taken, self._cut(photo), images, strict=True):
             latent = self._latents.crop(latents, box)[None] / backend.scaling_factor
             if not latent.isfinite().all():
                 raise NotFiniteError("the UNet's latent of a tile is not finite")
-            yield self._decode(latent)[0].float()
+            made = self._decode(latent)[0].float()
+            yield self._undamped(made, own, image) if how.undamped else made
+
+    def _undamped(self, made: Tensor, own: Pixels, image: Tensor) -> Tensor:
+        """A decoded tile with what the autoencoder takes of the photo's `own` [h, w, 3] made good."""
+        back = np.clip(_levels(self._decode(image[None])[0]), 0, 255)
+        found = undamped(_levels(made), own.transpose(2, 0, 1).astype(np.float32), back)
+        return torch.from_numpy(found / np.float32(127.5) - 1)
 
     def _decode(self, latent: Tensor) -> Tensor:
         backend = self._networks.backend
@@ -344,6 +356,12 @@ def _coarse(pixels: Levels, size: Size) -> Floats:
             plane = Image.fromarray(pixels[first:last, :, channel].astype(np.float32))
             found[channel, top:end] = np.asarray(plane.resize((size[0], end - top), Image.Resampling.BOX, box=box))
     return found
+
+
+def _levels(pixels: Tensor) -> Floats:
+    """Pixels in [-1, 1] as levels from 0 to 255 on the host."""
+    levels: Floats = (pixels.float() * 127.5 + 127.5).cpu().numpy()
+    return levels
 
 
 def _finite(made: Callable[[bool], Tensor], called: str) -> Tensor:

@@ -10,5 +10,6 @@ Sizing = Literal["bicubic", "lanczos"]
 SIZING: Sizing = "lanczos"
 """That of new runs: what diffusers' pipelines do to a photo. Runs that were made before it stay with bicubic."""
 
-LIFT = 2
-"""The version of the lift in new runs: 2 gives what an edit adds contours and detail. Older runs have 0."""
+LIFT = 3
+"""The version of the lift in new runs: 2 gives what an edit adds contours and detail, 3 makes good what an autoencoder
+took of what is refined. Older runs have 0."""

@@ -15,6 +15,7 @@ Size = tuple[int, int]
 
 _LEAST = 1.25  # times the model's size: what is less has no detail that the edit has not
 _OVERLAP = 0.25  # of a tile
+_UNDAMPED = 3  # the lift from which on
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ class Refinement:
             "photo": self.photo, "full": list(self.full), "tiles": self.tiles, "start": self.start,
             "before": self.before, "register": self.register, "lift": self.lift,
         }  # fmt: skip
+
+    @property
+    def undamped(self) -> bool:
+        """Whether what the model's autoencoder takes of fine detail is made good: not in runs of an earlier lift."""
+        return self.lift >= _UNDAMPED
 
     def steps_of(self, steps: int) -> int:
         """How many of an Edit's steps are left from `start` of the noise: at least one."""

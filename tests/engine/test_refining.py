@@ -193,6 +193,33 @@ def test_tiles_make_what_the_whole_would(sampler: str) -> None:
     assert np.abs(made - as_bright(expected, lifted)).max() <= 1
 
 
+class Soft(Local):
+    """Whose decoder gives back a blurred picture of what it is shown, at no noise to speak of."""
+
+    vae_scale, scaling_factor = 1, 1.0
+
+    def encode_image(self, pixels: Tensor, *, upcast: bool = False) -> Tensor:
+        return pixels
+
+    def decode(self, latents: Tensor, *, upcast: bool = False) -> Tensor:
+        return torch.nn.functional.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
+
+
+def test_what_the_decoder_damps_is_made_good_in_runs_that_begin_from_now_on() -> None:
+    def made(lift: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        edit = replace(ask(), refine=Refinement("photo", FULL, "all", 0.5, lift=lift))
+        return picture(Editor(Soft()).edit([edit], [Source(full=FullSize(photo, LIFTED, EVERYWHERE))])[0])[..., :3]
+
+    def fine(pixels: NDArray[np.uint8]) -> float:
+        return float(np.abs(np.diff(pixels.astype(float), 2, axis=1)).mean())
+
+    before, now = made(2, PHOTO), made(3, PHOTO)
+    assert np.array_equal(made(0, PHOTO), before)  # the bits that older runs have
+    assert fine(now) > 1.2 * fine(before)
+    flat = np.full_like(PHOTO, 128)  # nothing of it is lost, so that nothing is made good
+    assert np.abs(made(3, flat).astype(int) - made(2, flat)).max() <= 1
+
+
 class Cramped(Local):
     """Has room for so many rows a call."""
 

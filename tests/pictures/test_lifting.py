@@ -10,6 +10,8 @@ from sklearn.datasets import load_sample_image
 
 from ip2pbatch.pictures import fullres, images
 from ip2pbatch.pictures.lifting import edge_directed
+from ip2pbatch.pictures.lifting.damping import undamped
+from ip2pbatch.pictures.lifting.planes import gauss
 
 Pixels = np.ndarray
 
@@ -73,3 +75,21 @@ def test_a_slanting_edge_has_no_steps() -> None:
         line = np.polyfit(np.arange(len(crossing)), crossing, 1)
         off.append(float(np.std(crossing - np.polyval(line, np.arange(len(crossing))))))
     assert off[1] < off[0] / 2
+
+
+def test_what_a_decoder_damps_is_made_good_and_its_noise_is_not() -> None:
+    """By a photo whose left half is full of detail, and whose right half has nothing but noise."""
+    draw = np.random.default_rng(1)
+    known, made = (gauss(draw.normal(128, 60, (3, 96, 192)).astype(np.float32), 0.6) for _ in range(2))
+    known[:, :, 96:] = 128 + draw.normal(0, 0.3, (3, 96, 96))
+    damped, back = gauss(made, 0.7), gauss(known, 0.7)
+    mended = undamped(damped, known, back)
+
+    def strength(planes: Floats, part: slice) -> float:
+        return float((planes - gauss(planes, 1.0))[:, :, part].std())
+
+    left, right = slice(0, 64), slice(140, 192)
+    assert strength(damped, left) < 0.75 * strength(made, left)
+    assert 0.8 * strength(made, left) < strength(mended, left) < 1.1 * strength(made, left)
+    assert strength(mended, right) < 1.05 * strength(damped, right)
+    assert np.array_equal(undamped(damped, back, known)[:, :, left], damped[:, :, left])  # never made weaker
