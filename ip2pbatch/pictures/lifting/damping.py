@@ -19,12 +19,13 @@ _MOST = 2.5
 
 def undamped(made: Floats, known: Floats, back: Floats) -> Floats:
     """`made` by a decoder [3, h, w], with its fine detail as much stronger as that of a picture that was `known` is
-    beside what came `back` of it from encoder and decoder; from 0 to 255. Detail is never made weaker.
+    beside what came `back` of it from encoder and decoder, up to what the known one has there; from 0 to 255. Detail
+    is never made weaker.
     """
     mended = made.copy()
     for own, was, now in zip(_bands(made), _bands(luma(known)), _bands(luma(back)), strict=True):
-        power, left = np.split(gauss(np.concatenate([was * was, now * now]), _AROUND), 2)
-        gain = np.sqrt((power + _WEAK**2) / (left + _WEAK**2))
+        powers = gauss(np.concatenate([was * was, now * now, luma(own) ** 2]), _AROUND) + _WEAK**2
+        gain = np.sqrt(powers[:1] / powers[1:].max(axis=0))
         mended += (np.clip(gain, 1, _MOST) - 1) * own
     return mended
 
