@@ -323,6 +323,17 @@ def test_other_pictures_are_not_timed(
     assert "not timed" in said.out
 
 
+def test_a_figure_above_the_limit_of_the_same_run_fails_the_command(
+    command: CommandLine, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "device_rates", lambda device, precision: {"a matrix product of 2": 1e-9})
+    asked = ("bench", "cpu-folder", "--quick", "-m", small, "--no-fresh", "-c", "ours:fp32", "--results", tmp_path)
+    said = command(*asked)
+    assert said.code == 4
+    assert "no limit: ours:fp32" in said.err
+    assert "**above 1e-09**" in said.out
+
+
 def test_a_contender_can_be_timed_in_a_process_of_its_own(small: Path, tmp_path: Path) -> None:
     task = cold.Task("ours:fp32+plain", str(small), "cpu", "three-rows", "", str(tmp_path), 2, 0.01, 2, 64)
     found = cold.timed(task)
