@@ -14,15 +14,16 @@ from pathlib import Path
 
 SECRET = "qN8wZsecretXk3vRtYbLp7HdUf2mCaJ9eGo"
 """What no output may ever hold."""
-HALF = -1
+HALF, LOST = -1, -2
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAQUITEPUBLIC", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
 
 
 @dataclass
 class StoreServer:
     """Where it listens. `fails` spoils the next requests `METHOD /bucket/key` that hold the text: with a status, a
-    text that S3 refuses with, by closing the line (0), or after half of what was asked for (HALF). `before` hears of
-    each before it is passed on. `asked` are all. `behind` is where the store itself listens, for whoever measures.
+    text that S3 refuses with, by closing the line (0), after half of what was asked for or is sent (HALF), or as the
+    store has answered, whose answer is lost (LOST). `before` hears of each before it is passed on. `asked` are all.
+    `behind` is where the store itself listens, for whoever measures.
     """
 
     address: str
@@ -83,24 +84,29 @@ class _Proxy(BaseHTTPRequestHandler):
         store: StoreServer = self.server.store  # type: ignore[attr-defined]
         line = f"{self.command} {self.path}"
         store.asked.append(line)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        cut = self.command == "PUT" and any(text in line and how == HALF for text, how in store.fails)
+        body = self.rfile.read(length // 2 if cut else length)
         store.before(line)
-        half = False
+        half = lost = False
         if store.down:
             self._spoil(0)
             return
         for one in store.fails:
             if one[0] in line:
                 store.fails.remove(one)
-                half = one[1] == HALF
-                if not half:
-                    self._spoil(one[1])
+                half, lost = one[1] == HALF, one[1] == LOST
+                if cut or not (half or lost):
+                    self._spoil(0 if cut else one[1])
                     return
                 break
         behind = http.client.HTTPConnection(*store.behind)
         behind.request(self.command, self.path, body, dict(self.headers))
         answer = behind.getresponse()
         data = answer.read()
+        if lost:
+            self._spoil(0)
+            return
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
@@ -157,6 +163,10 @@ class Bucket:
     def keys(self) -> set[str]:
         """Those of all objects."""
         return {meta["path"] for page in self._store.list() for meta in page}
+
+    def kind(self, key: str) -> str:
+        """What an object says that it is."""
+        return str(self._store.get(key).attributes["Content-Type"])
 
     def delete(self, key: str) -> None:
         """Remove an object."""

@@ -10,10 +10,11 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
+from mimetypes import guess_type
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -49,7 +50,7 @@ _ROLES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "fd00:
 _CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired")
 _HINTS: dict[Trouble, str] = {
     "no bucket": "check its name, and its region and the store's address in the environment (docs/buckets.md)",
-    "refused": "check who may list and read it, and that the credentials are of the right account",
+    "refused": "check who may list and read it, or write there, and that the credentials are of the right account",
     "no credentials": "give them as the provider has it: its environment variables, a profile, or the machine's role",
     "clock": "set this machine's clock: a store takes requests of the last minutes only",
     "unreachable": "check the network, and the store's address in the environment (docs/buckets.md); then run again",
@@ -80,11 +81,14 @@ class StoreError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What tells an object from what its key had before: its ETag and its size in bytes. `modified` is in seconds."""
+    """What tells an object from what its key had before: its ETag and its size in bytes. `modified` is in seconds;
+    `generation` is what Google's store wants to hear besides of an object that is to be replaced.
+    """
 
     etag: str
     size: int
     modified: float
+    generation: str = field(default="", compare=False)
 
     @property
     def has_etag(self) -> bool:
@@ -125,11 +129,36 @@ class Store:
         except Exception as error:
             raise self._trouble(error, key) from None
 
-    def _trouble(self, error: Exception, key: str) -> Exception:
+    def put(self, key: str, file: bytes | Path, replaces: Version | None) -> Version:
+        """Write an object whole, in the place of this version of it and of no other one, None where there must be none;
+        what it is now. Raises StoreError, "changed" where that is not so.
+        """
+        mode: Any = "create"
+        if replaces is not None:
+            told = {"e_tag": replaces.etag} | ({"version": replaces.generation} if replaces.generation else {})
+            mode = told if replaces.has_etag else "overwrite"
+        try:
+            size = len(file) if isinstance(file, bytes) else file.stat().st_size
+            kind: Any = {"Content-Type": guess_type(key)[0] or "application/octet-stream"}  # for whoever opens a page
+            etag = self._store.put(key, file, attributes=kind, mode=mode, use_multipart=False)["e_tag"]
+        except Exception as error:
+            raise self._trouble(error, key, writing=True) from None
+        return Version(etag, size, 0.0) if etag else self.version(key)
+
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is gone already is nobody's trouble."""
+        try:
+            self._store.delete(key)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._trouble(error, key, writing=True) from None
+
+    def _trouble(self, error: Exception, key: str, *, writing: bool = False) -> Exception:
         if isinstance(error, (StoreError, Ip2pError)):
             return error
         said = _said(error, Location(self.place.scheme, self.place.bucket, key))
-        return said.as_error() if said.ends else said
+        return said.as_error() if said.ends or (writing and said.trouble == "refused") else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +203,7 @@ def opened_store(scheme: str, bucket: str) -> Store:
 def refuse_without_library() -> None:
     """Raises MissingError where the library for stores is not installed; it is not imported."""
     if find_spec("obstore") is None:
-        raise MissingError("photos in a bucket need obstore, which is not installed", hint=INSTALL)
+        raise MissingError("what lies in a bucket needs obstore, which is not installed", hint=INSTALL)
 
 
 def _opened(scheme: str, bucket: str) -> ObjectStore:
@@ -221,7 +250,7 @@ def _profile() -> Any:
 
 def _version(meta: Any) -> Version:
     modified = meta["last_modified"].timestamp()
-    return Version(meta["e_tag"] or f"{_NO_ETAG}{modified!r}", meta["size"], modified)
+    return Version(meta["e_tag"] or f"{_NO_ETAG}{modified!r}", meta["size"], modified, meta["version"] or "")
 
 
 def _said(error: Exception, place: Location) -> StoreError:
@@ -243,11 +272,11 @@ def _said(error: Exception, place: Location) -> StoreError:
         return StoreError("no credentials", f"{bucket}: no credentials were found, or they are not taken")
     if isinstance(error, FileNotFoundError):
         return StoreError("gone", f"{place} is not there")
-    if isinstance(error, of.PreconditionError):
+    if isinstance(error, (of.PreconditionError, of.AlreadyExistsError)):
         return StoreError("changed", f"{place} was changed meanwhile")
     if isinstance(error, of.PermissionDeniedError) or tells("403 Forbidden", "AccessDenied"):
         return StoreError("refused", f"{place}: the store refuses it")
     if isinstance(error, (of.InvalidPathError, ValueError)):
         return StoreError("no key", f"{bucket} has an object whose key cannot be asked for")
-    answered = next((code for code in ("500", "502", "503", "504", "429") if f" {code} " in text), "")
+    answered = next((code for code in ("500", "501", "502", "503", "504", "429") if f" {code} " in text), "")
     return StoreError("unreachable", f"{bucket} {f'answers {answered}' if answered else 'does not answer'}")
