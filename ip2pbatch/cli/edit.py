@@ -10,7 +10,7 @@ import typer
 from ip2pbatch import jobs
 from ip2pbatch.cli import ending
 from ip2pbatch.cli.machine_flags import on_a_machine
-from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, MaxFailures, Only
+from ip2pbatch.cli.run import Fresh, Json, Junit, Limit, MaxFailures, Only, State
 from ip2pbatch.cli.terminal import Terminal
 from ip2pbatch.plan.formats import listed, lossy_titles, written
 from ip2pbatch.run.machine import Machine
@@ -21,7 +21,7 @@ Photos = Annotated[
 Instruction = Annotated[
     list[str], typer.Option("--instruction", "-i", help="What to do, in words; may be given several times.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder, or s3://bucket/prefix.")]
 Numbers = 'a number, a list 5,7.5,10 or a range "1..2 by 0.25"'
 Text = Annotated[str | None, typer.Option(help=f"Text guidance s_T, follows the instruction: {Numbers}.")]
 Image = Annotated[str | None, typer.Option(help=f"Image guidance s_I, keeps the photo: {Numbers}.")]
@@ -52,6 +52,7 @@ def edit(
     photos: Photos,
     instruction: Instruction,
     out: Out,
+    state: State = None,
     text: Text = None,
     image: Image = None,
     seed: Seed = None,
@@ -83,7 +84,7 @@ def edit(
         photos, instruction, out, text=text, image=image, seed=seed, steps=steps, sampler=sampler, size=size,
         model=model, name=name, format=format, quality=quality, dates=dates, strength=strength, gps=gps,
         machine=machine, only=only, limit=limit, recipe=recipe, fresh=fresh, max_failures=max_failures,
-        voice=Terminal(outlets),
+        state=state, voice=Terminal(outlets),
     )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))
 

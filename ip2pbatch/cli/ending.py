@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ip2pbatch.cli import console
 from ip2pbatch.cli.console import count, duration
+from ip2pbatch.disk.buckets.locations import shown
 from ip2pbatch.errors import Ip2pError
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     _notes(outcome)
     out, done = console.talk() if outlets.json else console.out(), summary.states.get("done", 0)
     if done:
-        out.print(f"edited photos:   {outcome.folder}", markup=False)
+        out.print(f"edited photos:   {shown(outcome.view.files)}", markup=False)
     if outcome.report:
         folder = outcome.sheets[0].parent
-        out.print(f"contact sheets:  {folder}  ({count(len(outcome.sheets), 'page')})", markup=False)
-        out.print(f"report:          {outcome.report}", markup=False)
+        pages = f"({count(len(outcome.sheets), 'page')}){_put(f'{folder.name}/', outcome)}"
+        out.print(f"contact sheets:  {folder}  {pages}", markup=False)
+        out.print(f"report:          {outcome.report}{_put(outcome.report.name, outcome)}", markup=False)
     elif done and not summary.stopped:
         cells = sum(len(strip.edits) for strip in job.asked.strips)
         out.print(f"no sheets of {cells:,} pictures unasked: see `ip2pbatch sheet` and `ip2pbatch report`")
@@ -45,6 +47,12 @@ def show(outcome: Outcome, outlets: Outlets) -> int:
     damaged = len(outcome.view.damaged)
     out.print(last_line(summary, len(outcome.broken), job.selection.shard, outcome.unmade, damaged), markup=False)
     return outcome.exit_code
+
+
+def _put(name: str, outcome: Outcome) -> str:
+    """That what begins so was put into the run's bucket too."""
+    there = f"{outcome.view.address}/{name}"
+    return ", and in the bucket" if any(put.startswith(there) for put in outcome.put) else ""
 
 
 def _delivered(outcome: Outcome) -> None:

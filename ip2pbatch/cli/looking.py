@@ -145,7 +145,7 @@ def report(
 
 
 def _show_drawn(drawn: Drawn) -> None:
-    for path in drawn:
+    for path in (*drawn, *drawn.put):
         console.out().print(str(path))
     raise typer.Exit(drawn.exit_code)
 

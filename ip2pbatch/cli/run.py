@@ -25,6 +25,9 @@ RecipeOrRun = Annotated[
     ),
 ]  # fmt: skip
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder instead of the recipe's.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="Folder here that a run is kept in whose output folder is in a bucket.")
+]
 Only = Annotated[str | None, typer.Option(help="Only photos whose name matches this glob.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N photos.", min=1)]
 ShardFlag = Annotated[str | None, typer.Option("--shard", help="Only part k of n, such as 2/8, by photo.")]
@@ -45,6 +48,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start another run beside t
 def run(
     recipe: RecipeOrRun,
     out: Out = None,
+    state: State = None,
     only: Only = None,
     limit: Limit = None,
     shard: ShardFlag = None,
@@ -66,7 +70,7 @@ def run(
     with outlets.telling_stale():
         outcome = jobs.run(
             recipe, out=out, only=only, limit=limit, shard=shard, machine=machine, fresh=fresh, locked=locked,
-            max_failures=max_failures, voice=Terminal(outlets),
+            max_failures=max_failures, state=state, voice=Terminal(outlets),
         )  # fmt: skip
     raise typer.Exit(ending.show(outcome, outlets))
 

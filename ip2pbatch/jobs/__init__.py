@@ -56,9 +56,11 @@ def edit(
     format: str | None = None, quality: int | None = None, dates: str | None = None, gps: str | None = None,
     strength: float | None = None,
     machine: Machine | None = None, only: str | None = None, limit: int | None = None, fresh: bool = False,
-    recipe: AnyPath | None = None, max_failures: str | int | None = None, voice: Voice | None = None,
+    recipe: AnyPath | None = None, max_failures: str | int | None = None, state: AnyPath | None = None,
+    voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
-    """Edit photos, or folders of them, by written instruction into the folder `out`. Done pictures are not made again.
+    """Edit photos, or folders of them, by written instruction into the folder `out`, or into a bucket from a run that
+    is kept in the folder `state`. Done pictures are not made again.
 
     `text` and `image` are the two guidance scales, `size` the long side the model works at; `name`, `format`,
     `quality`, `dates`, `strength` and `gps` are a recipe's `output` and `metadata`. All that was asked for in the
@@ -81,7 +83,7 @@ def edit(
     if elsewhere is not None:
         adding.refuse_theirs(elsewhere, flags.out)
     recorded = RecordedRecipe(recipe_text(asked))
-    job = jobs.make_job(asked, recorded, _selection(None, only, limit, None, max_failures), fresh=fresh)
+    job = jobs.make_job(asked, recorded, _selection(None, only, limit, None, max_failures, state), fresh=fresh)
     job = replace(job if fresh else adding.added(job), leaves=True, elsewhere=elsewhere)
     return carry_out(job, machine or Machine(), voice, fresh=fresh)
 
@@ -107,19 +109,20 @@ def apply(
 def run(
     recipe: AnyPath, *, out: AnyPath | None = None, only: str | None = None, limit: int | None = None,
     shard: str | None = None, machine: Machine | None = None, fresh: bool = False, locked: bool = False,
-    max_failures: str | int | None = None, voice: Voice | None = None,
+    max_failures: str | int | None = None, state: AnyPath | None = None, voice: Voice | None = None,
 ) -> Outcome:  # fmt: skip
     """Make every picture a recipe asks for that is not made yet; call it again to go on. An output folder in its place
     goes on with what its run was last asked for.
 
     `shard` is a part such as "2/8"; `locked` refuses where anything differs from the recipe's lock; where more edits
-    fail than `max_failures`, or than that share of them ("5%"), it ends early.
+    fail than `max_failures`, or than that share of them ("5%"), it ends early. `state` is the folder of this machine
+    where a run is kept that delivers into a bucket.
     """
     from ip2pbatch.jobs import job as jobs
     from ip2pbatch.jobs.session import carry_out, carry_out_each
 
     voice, machine = _heard(voice), machine or Machine()
-    selection = _selection(out, only, limit, shard, max_failures)
+    selection = _selection(out, only, limit, shard, max_failures, state)
     if Path(recipe).is_dir() and not locked:
         from ip2pbatch.jobs.adding import jobs_of
 
@@ -377,15 +380,17 @@ def _heard(voice: Voice | None) -> Voice:
 
 def _selection(
     out: AnyPath | None = None, only: str | None = None, limit: int | None = None, shard: str | None = None,
-    max_failures: str | int | None = None,
+    max_failures: str | int | None = None, state: AnyPath | None = None,
 ) -> Selection:  # fmt: skip
     from ip2pbatch.jobs.job import Selection
     from ip2pbatch.plan.written.addresses import refuse_addresses
     from ip2pbatch.run.patience import Allowance
 
-    refuse_addresses([] if out is None else ["--out", str(out)])
+    refuse_addresses(["run", *([] if out is None else ["--out", str(out)])])
+    refuse_addresses([] if state is None else ["--state", str(state)])
     allowed = None if max_failures is None else Allowance.parse(str(max_failures))
-    return Selection(None if out is None else Path(out), only, limit, shard, allowed)
+    places = (None if place is None else Path(place) for place in (out, state))
+    return Selection(next(places), only, limit, shard, allowed, next(places))
 
 
 def _text(numbers: Numbers | None) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ip2pbatch import errors
+from ip2pbatch.disk.files_at import remove_at
 from ip2pbatch.errors import DamagedError, StaleError
 from ip2pbatch.jobs.standing import find
 from ip2pbatch.pictures.deliver import DeliverySettings
@@ -152,8 +153,7 @@ def _deliver(view: RunView, run: Run, faults: Sequence[Fault]) -> dict[Fault, Re
         return dict.fromkeys(faults, "for the next run")
     if settings.sign:  # it is the recipe that knows who signs, and a run writes what is not there
         for fault in faults:
-            with suppress(OSError):
-                (view.root / fault.path).unlink()
+            remove_at(view.files, fault.path)
         return dict.fromkeys(faults, "for the next run")
     wanted = {fault.path: fault for fault in faults}
     errands = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ip2pbatch.show.cells import Cell
     from ip2pbatch.show.region_sheet import Panel
 
+SHEETS = "sheets"
 _THREADS = min(4, os.cpu_count() or 1)
 _RATES = "seconds a cell, the last times it was drawn"
 _TIMES = 5  # that are remembered
@@ -43,10 +44,13 @@ MOST_REGIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The files that were drawn, and why kept pictures that should be on them are not, by their paths."""
+    """The files that were drawn, and why kept pictures that should be on them are not, by their paths; where the run
+    delivers into a bucket, the addresses under which they were `put` there.
+    """
 
     files: tuple[Path, ...]
     damaged: dict[Path, str]
+    put: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -66,18 +70,43 @@ def draw_sheets(run: Path, voice: Voice, *, out: Path | None, cell: int) -> Draw
     view = with_numbers(looked_at(view, gallery(view).cells, voice), settings.metrics, voice)
     drawing = partial(voice.counting, "drawing contact sheets")
     settings = settings.model_copy(update={"cell": cell})
-    return Drawn(tuple(write_sheets(view, out or view.root / "sheets", settings, drawing)), dict(view.damaged))
+    sheets = tuple(write_sheets(view, out or view.root / SHEETS, settings, drawing))
+    return Drawn(sheets, dict(view.damaged), () if out else published(view, sheets, None, voice))
 
 
 def draw_report(run: Path, voice: Voice, *, out: Path | None) -> Drawn:
     """The same of the report, as RUN/report.html or `out`."""
     from ip2pbatch.show.cells import gallery
-    from ip2pbatch.show.report import chosen, write_report
+    from ip2pbatch.show.report import REPORT, chosen, write_report
 
     view, settings = find_with_sheet(run, voice)
     view = with_numbers(looked_at(view, chosen(gallery(view).cells), voice), settings.metrics, voice)
     writing = partial(voice.counting, "writing the report")
-    return Drawn((write_report(view, out or view.root / "report.html", writing),), dict(view.damaged))
+    report = write_report(view, out or view.root / REPORT, writing)
+    return Drawn((report,), dict(view.damaged), () if out else published(view, (), report, voice))
+
+
+def published(view: RunView, sheets: Sequence[Path], report: Path | None, voice: Voice) -> tuple[str, ...]:
+    """Put sheets, where there are some, and a report where there is one, into the bucket that the run delivers into:
+    their addresses, but of those whose name somebody else's object has there, which a person is told of.
+
+    Nothing where the run delivers into its own folder. Raises UnreachableError, ResourceError, LockedError.
+    """
+    if not view.address:
+        return ()
+    from ip2pbatch.run.in_bucket.published import publish  # brings a store along
+    from ip2pbatch.show.report import REPORT
+
+    files, within = {f"{SHEETS}/{path.name}": path for path in sheets}, (f"{SHEETS}/",) if sheets else ()
+    if report is not None:
+        beside = report.with_name(f"{report.stem}_files")
+        files |= {f"{beside.name}/{path.name}": path for path in sorted(beside.glob("*"))}
+        files[report.name], within = view.layout.outgoing / REPORT, (*within, f"{beside.name}/")
+    with voice.busy(f"putting sheets and report into {view.address}"):
+        left = publish(view, files, within)
+    for why in left.values():
+        voice.warn(f"{why}: it was left as it is; the run's own is in {view.root}")
+    return tuple(f"{view.address}/{name}" for name in files if name not in left)
 
 
 def foreseen(cells: int, size: int) -> float:

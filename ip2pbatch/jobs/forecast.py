@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ip2pbatch.disk.buckets.locations import shown
+from ip2pbatch.disk.files_at import is_taken
 from ip2pbatch.jobs.job import Job, file_names
 from ip2pbatch.plan.defaults import family_for
 from ip2pbatch.plan.large.holders import Holders
@@ -83,7 +85,7 @@ def forecast(job: Job) -> Forecast:
     left = _Left(job, done)
     by_rows = family_for(job.recipe.model).call is None
     return Forecast(
-        name=plan.name, model=plan.model, out=str(job.out), photos=len(plan.photos),
+        name=plan.name, model=plan.model, out=job.files or shown(job.out), photos=len(plan.photos),
         broken=tuple(f"{one.name}: {one.reason}" for one in job.scan.broken), passed=job.scan.passed,
         notes=job.notes,
         edits=len(plan.edits), edits_done=len(plan.edits) - left.edits,
@@ -166,9 +168,9 @@ def _files_left(view: RunView, job: Job, names: Mapping[Place, str], done: Set[s
             continue
         last, how = view.delivery(strip, edit), settings.of(strip, link)
         refined = strip.refined_at(link) if how.full_resolution == "refine" else None
-        somebodys = skips and last is None and (view.root / target).exists()
+        somebodys = skips and last is None and is_taken(view.files, target)
         is_left = (refined or edit).key not in done
-        due += is_left or (not somebodys and is_due(last, view.root, how, target, strip, superseded))
+        due += is_left or (not somebodys and is_due(last, view.files, how, target, strip, superseded))
     return due
 
 
@@ -190,15 +192,15 @@ def _said(size: int) -> str:
 
 
 class _Room:
-    """Bytes that an Edit's picture, its latent and its delivered files will need, within about a half."""
+    """Bytes that an Edit's picture, its latent and its delivered files will need here, within about a half."""
 
     def __init__(self, job: Job) -> None:
         self._carried, self._holders = job.plan.latents, Holders(job.plan)
-        self._full = job.recipe.output.full_resolution != "off"
+        self._full, self._delivers = job.recipe.output.full_resolution != "off", not job.files
 
     def of(self, edit: Edit) -> float:
         needed = math.prod(_kept_size(edit)) * (_LOSSLESS + _LATENT * (edit.key in self._carried))
-        for _, strip in self._holders.of(edit.key):
+        for _, strip in self._holders.of(edit.key) if self._delivers else ():
             width, height = strip.photo.size if self._full else strip.edits[0].size
             needed += width * height * _DELIVERED * sum(strip.edits[link - 1].key == edit.key for link in strip.keep)
         return needed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ip2pbatch import __version__
+from ip2pbatch.disk.buckets.locations import absolute, is_object, shown
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.jobs.advising import refuse_refining, refuse_unasked
 from ip2pbatch.pictures.sizing import LIFT
@@ -18,12 +19,18 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import cells_of, expand, link_guidance
 from ip2pbatch.plan.families import ModelDefaults
-from ip2pbatch.plan.photos import Scan, scan
+from ip2pbatch.plan.photos import Scan, refuse_bucket, scan
 from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.tiling import levels
 from ip2pbatch.plan.written.recipe import Recipe, read_recipe
-from ip2pbatch.run.directory.kept_defaults import differences, keeps_lift, keeps_registering, kept_defaults
+from ip2pbatch.run.directory.kept_defaults import (
+    differences,
+    keeps_files,
+    keeps_lift,
+    keeps_registering,
+    kept_defaults,
+)
 from ip2pbatch.run.directory.lines import RecordedRecipe
 from ip2pbatch.run.directory.sessions import noted_comparison
 from ip2pbatch.run.patience import Allowance
@@ -31,6 +38,7 @@ from ip2pbatch.run.patience import Allowance
 if TYPE_CHECKING:
     from ip2pbatch.plan.names import Place
 
+EXAMPLE_OUT = "s3://bucket/out"
 DISTRIBUTIONS = ("torch", "diffusers", "transformers", "pillow", "numpy")
 
 
@@ -43,6 +51,7 @@ class Selection:
     limit: int | None = None
     shard: str | None = None
     allowed: Allowance | None = None
+    state: Path | None = None
 
     @property
     def partial(self) -> bool:
@@ -59,7 +68,8 @@ class Job:
     is asked for then; where it `leaves` them as a recipe in the output folder, `elsewhere` is a file for it too.
     `defaults` fill in what the recipe leaves unsaid, and so do whether its run `registers` and its `lift`, which are
     None before it has begun; `notes` are what a person should know of the planning. `part_of` is the comparison whose
-    models it makes the pictures of one of, and how many there were in its folder till then.
+    models it makes the pictures of one of, and how many there were in its folder till then. `files` is the address
+    below which its run delivers, "" where that is the output folder.
     """
 
     recipe: Recipe
@@ -78,10 +88,11 @@ class Job:
     registers: bool | None = None
     lift: int | None = None
     part_of: tuple[RecordedRecipe, int] | None = None
+    files: str = ""
 
     @property
     def out(self) -> Path:
-        """The output folder."""
+        """The output folder, or where the run is kept that delivers into a bucket."""
         return self.recipe.output.folder
 
     @property
@@ -101,12 +112,11 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
 
     `recorded` is the same as it was written.
     """
-    if selection.out is not None:
-        output = recipe.output.model_copy(update={"folder": selection.out.absolute()})
-        recipe = recipe.model_copy(update={"output": output})
+    recipe, files = _placed(recipe, selection)
     refuse_comparison(recipe)
     refuse_unasked(recipe)
     refuse_refining(recipe)
+    refuse_bucket(recipe.photos, files)
     found = scan(recipe.photos, output=recipe.output.folder)
     defaults, notes = defaults_of(recipe, fresh=fresh)
     registers = None if fresh else keeps_registering(recipe.output.folder)
@@ -122,8 +132,39 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     notes = (*found.notes, *notes, *_twins(plan), *_idle(recipe, found, defaults), *_small(plan, recipe))
     return Job(
         recipe, recorded.text, found, whole, asked, plan, selection, defaults, notes,
-        recipes=(recorded,), registers=registers, lift=lift,
+        recipes=(recorded,), registers=registers, lift=lift, files=files,
     )  # fmt: skip
+
+
+def _placed(recipe: Recipe, selection: Selection) -> tuple[Recipe, str]:
+    """The recipe with the folder of this machine where its run is kept, and the address below which that delivers, ""
+    where it is that folder. A run that is there says it of itself. Raises UsageError.
+    """
+    folder = absolute(selection.out) if selection.out is not None else recipe.output.folder
+    files = shown(folder) if is_object(folder) else ""
+    if selection.state is not None:
+        if not files:
+            why = f"--state is for an output folder in a bucket, and {folder} is on this machine"
+            raise UsageError(why, hint=f"-o {EXAMPLE_OUT} --state DIR; or leave --state out")
+        folder = selection.state.absolute()
+    if not is_object(folder):
+        files = files or keeps_files(folder)
+    if files and selection.shard:
+        raise UsageError("--shard cannot deliver into a bucket yet", hint="--devices shares out one run")
+    if files and recipe.output.dates == "source":
+        raise UsageError(
+            "output.dates: source is for a folder: a store gives objects their times",
+            hint="leave it out; when a photo was taken stands in the file's EXIF all the same",
+        )
+    output = recipe.output.model_copy(update={"folder": folder})
+    return recipe.model_copy(update={"output": output}), files
+
+
+def refuse_in_bucket(folder: Path, what: str) -> None:
+    """Raises UsageError where an output folder is in a bucket, or its run delivers into one, and `what` cannot."""
+    if where := shown(folder) if is_object(folder) else keeps_files(folder):
+        hint = "name an output folder of this machine; `ip2pbatch run` and `edit` deliver into a bucket"
+        raise UsageError(f"{what} cannot deliver into a bucket yet, as into {where}", hint=hint)
 
 
 def refuse_comparison(recipe: Recipe) -> None:

@@ -45,6 +45,7 @@ class Outcome:
 
     `unmade` are edits of the recipe that were not made, where pictures are only delivered; `removed` the files that
     were tidied away, None where nobody asked; `measured` are pictures, whenever made, that got a number they lacked.
+    Of sheets and report, `put` are those that are in the run's bucket too, by their addresses.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class Outcome:
     unmade: int = 0
     removed: tuple[str, ...] | None = None
     measured: tuple[Record, ...] = ()
+    put: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ip2pbatch.errors import DamagedError
+from ip2pbatch.disk.files_at import look_again
+from ip2pbatch.errors import DamagedError, UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.finding import is_settled, keep_masks, seeks, settle_unmatched
 from ip2pbatch.jobs.job import Job, versions
@@ -22,6 +23,7 @@ from ip2pbatch.pictures.sizing import LIFT
 from ip2pbatch.plan.editors.composed import base_of
 from ip2pbatch.run.clock import now
 from ip2pbatch.run.directory import renamed
+from ip2pbatch.run.directory.layout import refuse_address
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, RecordedRecipe, Status
 from ip2pbatch.run.directory.sessions import says_engine
@@ -85,6 +87,11 @@ def _made(
     """One session that makes and delivers."""
     from ip2pbatch.jobs.delivering import signer_of
 
+    refuse_address(job.out)
+    if job.files and machine.on is not None:
+        hint = "--devices shares it out over this machine's"
+        raise UsageError(f"--on {machine.on} cannot deliver into a bucket yet", hint=hint)
+    look_again(Path(job.files))  # before a model is loaded: a bucket may not be there
     if machine.has_workers:
         return _made_by_workers(job, machine, voice, fresh=fresh, redo=redo, locked=locked)
     refuse_unready(job.recipe.sheet.metrics, voice)
@@ -139,7 +146,10 @@ def _run_of(job: Job, spec: EngineSpec, locked: AsLocked | None, *, fresh: bool)
     """The job's run, opened or begun."""
     registers = locked.registers if locked else job.registers is not False
     lift = locked.lift if locked else LIFT if job.lift is None else job.lift
-    return open_run(job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults, registers=registers, lift=lift)
+    return open_run(
+        job.out, spec, shard=job.shard, fresh=fresh, defaults=job.defaults, registers=registers, lift=lift,
+        files=job.files,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -303,6 +313,7 @@ def _delivered(job: Job, voice: Voice) -> tuple[Summary, set[str]]:
 
     refuse_unready(job.recipe.sheet.metrics, voice)
     signer = signer_of(job.recipe)
+    look_again(Path(job.files))
     with open_run(job.out, read_run(job.out).spec) as run:
         run.begin_session(job.asked, _invocation(job, run.spec))
         note_unedited(run, job.scan)
@@ -323,7 +334,7 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
-    from ip2pbatch.jobs.drawing import looked_at, timed
+    from ip2pbatch.jobs.drawing import looked_at, published, timed
     from ip2pbatch.show.cells import gallery
 
     measured: tuple[Record, ...] = ()
@@ -335,9 +346,10 @@ def ended(
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
     with timed(_cells(job), job.recipe.sheet.cell) if drawn else nullcontext():
         sheets, report = _draw(job, view, voice) if drawn else ((), None)
+    put = published(view, sheets, report, voice) if drawn else ()
     earlier = tuple(renamed.leftovers(view)) if summary.delivered else ()
     tidied = None if removed is None else tuple(removed)
-    return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured)
+    return Outcome(job, summary, view, sheets, report, earlier, unmade, tidied, measured, put)
 
 
 def _cells(job: Job) -> int:
@@ -354,13 +366,14 @@ def _then(job: Job) -> Then | None:
 
 
 def _draw(job: Job, view: RunView, voice: Voice) -> tuple[tuple[Path, ...], Path]:
-    from ip2pbatch.show.report import write_report
+    from ip2pbatch.jobs.drawing import SHEETS
+    from ip2pbatch.show.report import REPORT, write_report
     from ip2pbatch.show.sheet import write_sheets
 
     drawing = partial(voice.counting, "drawing contact sheets (the report follows)")
-    sheets = write_sheets(view, job.out / "sheets", job.recipe.sheet, drawing)
+    sheets = write_sheets(view, job.out / SHEETS, job.recipe.sheet, drawing)
     writing = partial(voice.counting, "writing the report")
-    return tuple(sheets), write_report(view, job.out / "report.html", writing)
+    return tuple(sheets), write_report(view, job.out / REPORT, writing)
 
 
 def tell_damage(run: Run, voice: Voice) -> None:

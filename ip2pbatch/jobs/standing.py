@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ip2pbatch.disk.files_at import look_again
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.plan.written.outputs import Sheet
@@ -119,6 +120,7 @@ def _sheet_of(view: RunView) -> Sheet:
 def look(root: Path, voice: Voice | None) -> RunView:
     """The run in an output folder, after telling what of it cannot be read. Raises UsageError."""
     view = read_run(root)
+    look_again(view.files)
     if voice is not None:
         for text in view.complaints:
             voice.warn(text)
@@ -159,7 +161,7 @@ class _Seen:
                     self._hear(strip.photo.name, edit.instruction, record)
             for _, edit in view.kept(strip):
                 if (file := view.delivery(strip, edit)) is not None:
-                    self._look(view.root, file)
+                    self._look(view.files, file)
 
     @property
     def detail_kept(self) -> DetailKept | None:

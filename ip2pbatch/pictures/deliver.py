@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
-from itertools import count
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
-from ip2pbatch.disk.buckets.locations import is_object
-from ip2pbatch.disk.digests import file_digest, file_sha256
+from ip2pbatch.disk.atomic import Beside
+from ip2pbatch.disk.files_at import digest_at, waiting_at
 from ip2pbatch.disk.opening import status
-from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures import colour, containers, fullres, grey, images, metadata, mixing, registration, sidecars, xmp
 from ip2pbatch.pictures.areas.composing import Area, composed
 from ip2pbatch.pictures.containers import Blocks, Raster
@@ -26,13 +23,16 @@ from ip2pbatch.pictures.images import Picture
 from ip2pbatch.pictures.marks.signer import Parent, Signer, unsigned_of
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.placing import Place, choose
 from ip2pbatch.pictures.registration import Motion
 from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Strip
 from ip2pbatch.plan.formats import FORMATS, Format, by_suffix
 
+if TYPE_CHECKING:
+    from ip2pbatch.disk.buckets.outgoing import Outgoing
+
 Pixels = NDArray[np.uint8]
-Conflict = Literal["unique", "skip", "overwrite", "error"]
 
 # Fields that settings did not always have, as they were.
 _LATER = {
@@ -98,24 +98,6 @@ def _digest(settings: DeliverySettings) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a file goes: `name` below the folder `root`, with its extension, and what to do where one is already.
-
-    `ours` is the sha256 of the file that an earlier delivery of the same picture wrote: where it is still that file
-    it is replaced under every policy; where somebody changed it, it is theirs and the policy decides. `reserved` are
-    the names of other pictures that are still to come: `unique` leaves them free. `anchor` is `root` as it was when the
-    run began, where the run holds it.
-    """
-
-    root: Path
-    name: str
-    on_conflict: Conflict = "unique"
-    ours: str | None = None
-    reserved: Container[str] = ()
-    anchor: Anchor | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Rendered:
     """A file's bytes; `gate` is the share of the photo's detail that came back, None where nothing was lifted; `motion`
     is what was taken back of what the model moved.
@@ -140,7 +122,7 @@ class Prepared:
     path: Path
     sha256: str
     gate: float | None
-    file: Beside | None
+    file: Beside | Outgoing | None
     notes: tuple[str, ...] = ()
     unsigned: str = ""
     sidecar: Sidecar | None = None
@@ -162,6 +144,8 @@ def prepare(
     ResourceError where the disk does not take it.
     """
 
+    root = place.root
+
     @cache
     def made() -> tuple[Rendered, str, str]:
         rendered, unsigned = render(source, edited, settings, provenance, area, patch), ""
@@ -170,20 +154,23 @@ def prepare(
             rendered = _signed(rendered, signer, source, provenance, settings.policy)
         return rendered, hashlib.sha256(rendered.data).hexdigest(), unsigned
 
-    def is_same(path: Path) -> bool:
+    def is_same(name: str) -> bool:
         rendered, digest, unsigned = made()
-        return file_digest(path) == digest or bool(unsigned and unsigned_of(path, rendered.format) == unsigned)
+        known = digest_at(root, name) == digest
+        return known or bool(unsigned and unsigned_of(root / name, rendered.format) == unsigned)
 
-    target = _choose(place, source.path, is_same)
+    target = choose(place, source.path, is_same)
     if target is None:
-        taken = _path(place)
-        return Prepared(taken, file_sha256(taken), None, None)
+        return Prepared(root / place.name, digest_at(root, place.name) or "", None, None)
     rendered, digest, unsigned = made()
     modified = status(source.path).st_mtime_ns if settings.dates == "source" else None
-    file = write_beside(target, rendered.data, root=place.anchor or place.root, modified=modified)
-    sidecar, said = _sidecar(source.path, target, settings, provenance) if settings.sidecar == "copy" else (None, ())
+    file = waiting_at(
+        root, target, rendered.data, outgoing=place.outgoing, anchor=place.anchor, modified=modified
+    )  # fmt: skip
+    copies = settings.sidecar == "copy"
+    sidecar, said = _sidecar(source.path, root / target, settings, provenance) if copies else (None, ())
     notes = (*rendered.notes, *said)
-    return Prepared(target, digest, rendered.gate, file, notes, unsigned, sidecar, rendered.motion)
+    return Prepared(root / target, digest, rendered.gate, file, notes, unsigned, sidecar, rendered.motion)
 
 
 def _sidecar(
@@ -355,42 +342,3 @@ def _read_only(photo: Picture, settings: DeliverySettings) -> Iterator[str]:
     if settings.format == "same" and not own.written:
         why = f"written with an extra ({own.unwritten()})" if own.encode else "read only"
         yield f"{own.title} is {why}: delivered as {FORMATS[own.delivered(settings.raw)].title}"
-
-
-def _choose(place: Place, source: Path, is_same: Callable[[Path], bool]) -> Path | None:
-    """The path to write, or None where `skip` says to leave what is there.
-
-    `is_same` says whether a file holds what is about to be written: then it is ours, though no book says so any more.
-    """
-    for path in _candidates(place):
-        if not (path.exists() or path.is_symlink()):
-            return path
-        if not is_object(source) and path.exists() and path.samefile(source):
-            if place.on_conflict == "unique":
-                continue
-            raise PhotoError(f"{path}: that is the photo itself", hint="write to another folder; originals are kept")
-        if place.ours is not None and path.is_file() and not path.is_symlink() and file_sha256(path) == place.ours:
-            return path
-        if place.on_conflict == "skip":
-            return None
-        if place.on_conflict == "overwrite" or (path.is_file() and not path.is_symlink() and is_same(path)):
-            return path
-        if place.on_conflict == "error":
-            raise PhotoError(f"{path} exists", hint="use on_conflict: unique, skip or overwrite, or another folder")
-    raise AssertionError("count() has an end")
-
-
-def _candidates(place: Place) -> Iterator[Path]:
-    first = _path(place)
-    yield first
-    for number in count(2):
-        path = first.with_name(f"{first.stem}_{number}{first.suffix}")
-        if path.relative_to(place.root).as_posix() not in place.reserved:
-            yield path
-
-
-def _path(place: Place) -> Path:
-    name = PurePosixPath(place.name)
-    if name.is_absolute() or not name.parts or ".." in name.parts or "\0" in place.name:
-        raise PhotoError(f"{place.name!r} leads outside the output folder", hint="check output.name in the recipe")
-    return place.root.joinpath(*name.parts)

@@ -288,6 +288,17 @@ def refuse_output(folder: Path, output: Path) -> None:
         )
 
 
+def refuse_bucket(folders: Sequence[PhotoFolder], address: str) -> None:
+    """The same where a run writes below an address, "" for none."""
+    for folder in folders if address else ():
+        photos = shown(folder.folder)
+        if is_object(folder.folder) and folder.manifest is None and f"{address}/".startswith(f"{photos}/"):
+            raise PlanError(
+                f"the output folder {address} is inside the photos' folder {photos}",
+                hint="put the output beside the photos, so that a second run does not edit the first one's pictures",
+            )
+
+
 def _once(files: Sequence[File]) -> list[File]:
     """`files` without those listed twice. Raises PlanError where a file system may take two for one by their names."""
     seen: dict[str, str] = {}

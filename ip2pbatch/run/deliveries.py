@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, islice, starmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ip2pbatch.disk.atomic import Beside, write_atomic
-from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.buckets.locations import is_object
+from ip2pbatch.disk.files_at import digest_at, is_taken, is_there, waiting_at
 from ip2pbatch.disk.settling import ask_for, ask_for_names
 from ip2pbatch.errors import DamagedError, Ip2pError, ResourceError, UnreachableError
 from ip2pbatch.pictures import sidecars
 from ip2pbatch.pictures.areas.composing import area_of
-from ip2pbatch.pictures.deliver import Conflict, DeliverySettings, Place, Prepared, prepare
+from ip2pbatch.pictures.deliver import DeliverySettings, Prepared, prepare
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Originals
+from ip2pbatch.pictures.placing import Conflict, Place
 from ip2pbatch.pictures.sidecars import Sidecar
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
 from ip2pbatch.plan.names import FileNames, folders_of, paths_of
@@ -34,10 +36,13 @@ from ip2pbatch.run.directory.kept import Kept, Pixels
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery
-from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.standing_files import Look, digest_now, look_at
 from ip2pbatch.run.directory.superseded import Superseded
 from ip2pbatch.run.masks import masks_in
 from ip2pbatch.run.sources import refuse_other
+
+if TYPE_CHECKING:
+    from ip2pbatch.disk.buckets.outgoing import Outgoing
 
 _NUMBERED = "delivered under a name with a number, because another file already had the name"
 _THEIRS = "delivered under a name with a number: the file of that name is an earlier picture, and was changed by hand"
@@ -72,7 +77,7 @@ class Ready:
     """A file that is written but for its name, the line about it, and what there is to say of it, in plain words."""
 
     delivery: Delivery
-    file: Beside
+    file: Beside | Outgoing
     notes: tuple[str, ...]
     sidecar: Sidecar | None = None
 
@@ -93,20 +98,16 @@ def is_due(
     """Whether a file is to be written, after what was last delivered in its place: also where that has another name
     than `target`, which an earlier picture of ours holds.
     """
-    if last is None or last.settings != shape_digest(settings, target, strip) or not _is_file(root, last.path):
+    if last is None or last.settings != shape_digest(settings, target, strip) or not is_there(root, last.path):
         return True
     if settings.sidecar == "copy" and _lacks_sidecar(last, root, strip.photo):
         return True
     return last.path != target and superseded.replaceable(root, target, strip.photo) is not None
 
 
-def _is_file(root: Path, path: str) -> bool:
-    return os.path.isfile(f"{root}/{path}")  # noqa: PTH113  a run asks it of every file, and a Path takes longer
-
-
 def _lacks_sidecar(last: Delivery, root: Path, photo: Photo) -> bool:
     """Whether none lies beside a file that had one, or whose photo has one by now."""
-    if any(path.is_file() for path in sidecars.beside(root / last.path)):
+    if any(is_there(root, path.as_posix()) for path in sidecars.beside(Path(last.path))):
         return False
     return bool(last.sidecar) or sidecars.is_readable(photo.path)
 
@@ -150,6 +151,8 @@ class Deliverer:
         """Remove half-written files that a killed process left in the folders of this plan or of earlier ones; of a
         folder once, unless `again` says that more may have been left.
         """
+        if is_object(self.run.files):  # what waits does so in a folder of the run
+            return
         folders = {self.run.root / name for name in folders_of(self.targets) | self.run.deliveries.folders}
         self.run.sweep(folders if again else folders - self._swept)
         self._swept |= folders
@@ -199,7 +202,7 @@ class Deliverer:
     def deliver(self, errand: Errand) -> Delivery | None:
         """Write one file and record it; None where it was refused or its name is taken. Raises ResourceError."""
         ready = self.prepare(errand)
-        return self.place([ready])[0] if ready else None
+        return next(iter(self.place([ready]).values()), None) if ready else None
 
     def prepare(self, errand: Errand) -> Ready | None:
         """Write one file but for its name; None where it was refused or its name is taken. Raises ResourceError."""
@@ -229,12 +232,24 @@ class Deliverer:
             self._ready.add(ready)
         return ready
 
-    def place(self, files: Sequence[Ready]) -> list[Delivery]:
+    def place(self, files: Sequence[Ready]) -> dict[Ready, Delivery]:
         """Have these files appear and record them. The disk has their bytes and their announcements before, and their
         names before they are said to be delivered: it is asked once for each of these, and not once a file.
 
-        Raises ResourceError.
+        In a bucket those are left out, and refused, whose names somebody took meanwhile. Raises ResourceError,
+        UnreachableError.
         """
+        deliveries = self._put(files) if is_object(self.run.files) else self._appear(files)
+        self.run.deliver(*deliveries.values())
+        with self._counting:
+            self._ready.difference_update(files)
+            self.notes.update(note for ready in deliveries for note in ready.notes)
+        for ready in deliveries:
+            for note in ready.notes:
+                log.info("%s: %s", ready.delivery.path, note)
+        return deliveries
+
+    def _appear(self, files: Sequence[Ready]) -> dict[Ready, Delivery]:
         beside = [ready.sidecar for ready in files if ready.sidecar]
         for path, data in beside:  # before the file: where a kill comes between, the same is written again
             write_atomic(path, data, root=self.run.anchor or self.run.root, lasting=False)
@@ -243,19 +258,39 @@ class Deliverer:
         for ready in files:
             ready.file.appear()
         ask_for_names(ready.file.path for ready in files)
-        deliveries = [self._stamped(ready.delivery) for ready in files]
-        self.run.deliver(*deliveries)
-        with self._counting:
-            self._ready.difference_update(files)
-            self.notes.update(note for ready in files for note in ready.notes)
-        for ready in files:
-            for note in ready.notes:
-                log.info("%s: %s", ready.delivery.path, note)
-        return deliveries
+        return {ready: self._stamped(ready.delivery) for ready in files}
+
+    def _put(self, files: Sequence[Ready]) -> dict[Ready, Delivery]:
+        """The same in a bucket, of those whose names nobody else took meanwhile."""
+        self.run.announce(*(ready.delivery for ready in files))
+        done = dict[Ready, Delivery]()
+        try:
+            for ready in files:
+                if (delivery := self._put_one(ready)) is not None:
+                    done[ready] = delivery
+        except UnreachableError:
+            self.run.deliver(*done.values())  # these are there, whatever becomes of the others
+            raise
+        return done
+
+    def _put_one(self, ready: Ready) -> Delivery | None:
+        try:
+            if ready.sidecar:
+                self._waiting(*ready.sidecar).appear()
+            version = ready.file.appear()
+        except OSError as error:
+            self.refused.append((ready.delivery.path, f"it could not be put: {error.strerror or error}"))
+            return None
+        assert version is not None, "a bucket's file is put"
+        return replace(ready.delivery, bytes=version.size, etag=version.etag.strip('"'))
+
+    def _waiting(self, path: Path, data: bytes) -> Beside | Outgoing:
+        name, run = path.relative_to(self.run.files).as_posix(), self.run
+        return waiting_at(run.files, name, data, outgoing=run.layout.outgoing, anchor=run.anchor)
 
     def _numbered(self, errand: Errand, path: Path) -> Iterator[str]:
         """Why a file has not the name that was meant for it."""
-        if path.relative_to(self.run.root).as_posix() != errand.target:
+        if path.relative_to(self.run.files).as_posix() != errand.target:
             yield _THEIRS if self._superseded.file(errand.target, errand.strip.photo) else _NUMBERED
 
     def _stamped(self, delivery: Delivery) -> Delivery:
@@ -272,7 +307,8 @@ class Deliverer:
             strip.edits[: errand.link], spec.model, spec.model_digest, spec.approximations, settings.strength
         )
         place = Place(
-            self.run.root, errand.target, self.on_conflict, self._ours(errand), self._reserved, self.run.anchor
+            self.run.files, errand.target, self.on_conflict, self._ours(errand), self._reserved, self.run.anchor,
+            self.run.layout.outgoing,
         )  # fmt: skip
         picture = self.run.picture(errand.edit.key)
         patch = self._patch(errand.refined.key) if errand.refined else None
@@ -292,10 +328,11 @@ class Deliverer:
     def _free(self, errand: Errand, sidecar: Sidecar, file: Path) -> tuple[Sidecar | None, tuple[str, ...]]:
         """A file's sidecar, unless one that is not ours, or that a program changed since, has its name."""
         path, data = sidecar
-        last = self.run.deliveries.under(file.relative_to(self.run.root).as_posix())
+        root = self.run.files
+        last, name = self.run.deliveries.under(file.relative_to(root).as_posix()), path.relative_to(root).as_posix()
         begun = self.run.announced.get((strip_key(errand.strip), errand.edit.key))
         ours = {hashlib.sha256(data).hexdigest(), *(row.sidecar for row in (last, begun) if row)}
-        if (path.exists() or path.is_symlink()) and file_digest(path) not in ours:
+        if is_taken(root, name) and digest_at(root, name) not in ours:
             return None, (_SIDECAR,)
         with self._counting:
             if self._sidecars.setdefault(path, file) != file:
@@ -303,7 +340,7 @@ class Deliverer:
         return sidecar, ()
 
     def _row(self, errand: Errand, done: Prepared, sidecar: Sidecar | None) -> Delivery:
-        name = done.path.relative_to(self.run.root).as_posix()
+        name = done.path.relative_to(self.run.files).as_posix()
         share = None if done.gate is None else round(done.gate, 3)
         key, strip, settings = errand.edit.key, strip_key(errand.strip), self._digest(errand)
         beside, at = (
@@ -322,11 +359,11 @@ class Deliverer:
 
     def _is_due_after(self, errand: Errand, last: Delivery | None) -> bool:
         settings = self.settings.of(errand.strip, errand.link)
-        return is_due(last, self.run.root, settings, errand.target, errand.strip, self._superseded)
+        return is_due(last, self.run.files, settings, errand.target, errand.strip, self._superseded)
 
     def _earlier(self, errand: Errand) -> str | None:
         """The sha256 of the file under the errand's name, where it is ours and shows an earlier picture."""
-        return self._superseded.replaceable(self.run.root, errand.target, errand.strip.photo)
+        return self._superseded.replaceable(self.run.files, errand.target, errand.strip.photo)
 
     def _ours(self, errand: Errand) -> str | None:
         """The sha256 of the file that may be replaced: one that was about to appear when a process was killed, or an
@@ -334,14 +371,16 @@ class Deliverer:
         what is no longer asked for, else the one that was delivered last.
         """
         place = (strip_key(errand.strip), errand.edit.key)
-        begun, last = self.run.announced.get(place), self.run.deliveries.get(place)
-        if begun is not None and file_digest(self.run.root / begun.path) == begun.sha256:
+        files, begun, last = self.run.files, self.run.announced.get(place), self.run.deliveries.get(place)
+        if begun is not None and digest_at(files, begun.path) == begun.sha256:
             return begun.sha256
         earlier = self.run.deliveries.earlier(place).get(errand.target)
-        if earlier is not None and file_digest(self.run.root / errand.target) == earlier:
+        if earlier is not None and digest_at(files, errand.target) == earlier:
             return earlier
         if (last is None or last.path != errand.target) and (shown := self._earlier(errand)) is not None:
             return shown
-        if last is not None and last.path == errand.target and last.time and look_at(self.run.root, last) is Look.SAME:
-            return file_digest(self.run.root / last.path)  # nobody's work, whatever a disk made of its bytes
-        return last.sha256 if last is not None else None
+        if last is None:
+            return None
+        if last.path == errand.target and (last.time or last.etag) and look_at(files, last) is Look.SAME:
+            return digest_now(files, last)  # nobody's work, whatever a disk made of its bytes
+        return last.sha256

@@ -330,9 +330,10 @@ class Workshop:
         share = (self.options.clock() - begun) / len(files)
         with self._counting:
             self._delivered += len(deliveries)
-        for delivery, (_, seconds) in zip(deliveries, files, strict=True):
+        for ready, seconds in files:
             self._pace.carried(seconds + share)
-            self._events.delivered(delivery)
+            if ready in deliveries:
+                self._events.delivered(deliveries[ready])
 
     def _fail(self, edit: Edit, status: Status, detail: str, seconds: float = 0.0) -> None:
         """Record why an Edit has no picture, and that the links after it were not tried."""

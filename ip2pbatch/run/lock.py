@@ -20,13 +20,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ip2pbatch.disk.atomic import write_whole
-from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.buckets.locations import shown
 from ip2pbatch.errors import DamagedError, StaleError
 from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.pictures.sizing import Sizing
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.lines import EngineSpec
 from ip2pbatch.run.directory.sessions import Session
+from ip2pbatch.run.directory.standing_files import digest_now
 from ip2pbatch.run.directory.view import RunView
 
 _HEAD = "# Written by `ip2pbatch lock`; `lock --check` says what is stale, `ip2pbatch verify` compares the pictures.\n"
@@ -337,7 +338,7 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
             if _state(view, edit) == "unmatched":
                 continue
             delivery = view.delivery(strip, edit)
-            digest = file_digest(view.root / delivery.path) if delivery else None
+            digest = digest_now(view.files, delivery) if delivery else None
             if delivery is None or digest is None:
                 state = f"its file {delivery.path} is gone" if delivery else "it is not delivered"
                 raise StaleError(
@@ -346,7 +347,7 @@ def _files(view: RunView, plan: Plan) -> Iterator[tuple[str, LockedFile]]:
                 )
             if digest != delivery.sha256:
                 raise StaleError(
-                    f"{view.root / delivery.path} was changed since it was delivered",
+                    f"{shown(view.files / delivery.path)} was changed since it was delivered",
                     hint="move it away and run the recipe again: it is delivered once more, without the model",
                 )
             yield delivery.path, LockedFile(

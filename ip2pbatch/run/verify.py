@@ -16,12 +16,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ip2pbatch.disk.digests import file_digest
 from ip2pbatch.errors import PhotoError
 from ip2pbatch.pictures.likeness import ssim
 from ip2pbatch.pictures.lossless import pixel_digest
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.run.directory.kept import Pixels
+from ip2pbatch.run.directory.standing_files import digest_now
 from ip2pbatch.run.directory.view import RunView
 from ip2pbatch.run.lock import Lock, LockedFile
 from ip2pbatch.run.tolerance import MAX_DIFFERENCE, MAX_RMS, MIN_SSIM, Level
@@ -127,7 +127,7 @@ class RunWitness:
         """The delivered files of these pictures that are gone or not as they were delivered."""
         keys = {case.key for case in cases}
         found = (self.view.delivery(*place) for place in self._places.values() if place[1].key in keys)
-        return [d.path for d in found if d is not None and file_digest(self.view.root / d.path) != d.sha256]
+        return [d.path for d in found if d is not None and digest_now(self.view.files, d) != d.sha256]
 
     def _is_finished(self, key: str) -> bool:
         record = self.view.record(key)
@@ -140,7 +140,7 @@ class RunWitness:
     def file_sha256(self, case: Case) -> str | None:
         place = self._places.get((case.photo, case.id, case.link, case.key))
         delivery = self.view.delivery(*place) if place else None
-        found = file_digest(self.view.root / delivery.path) if delivery else None
+        found = digest_now(self.view.files, delivery) if delivery else None
         return delivery.unsigned if delivery and delivery.unsigned and found == delivery.sha256 else found
 
     def pixels_sha256(self, key: str) -> str | None:

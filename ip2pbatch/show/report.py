@@ -17,6 +17,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +26,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.atomic import write_atomic, write_whole
 from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.plan.metrics import METRICS, captions
@@ -49,27 +50,35 @@ INSIDE, BESIDE = 512, 768
 # a picture of 256 pixels.
 _FILE: Mapping[str, Any] = {"format": "JPEG", "quality": 94, "subsampling": "4:4:4"}
 HERE = Path(__file__).parent
+REPORT = "report.html"
 
 
 def write_report(view: RunView, path: Path, counting: Counting = uncounted) -> Path:
     """Write the report of a run to `path`, with `<stem>_files/` beside it where there are more than INLINE pictures.
 
-    Returns `path`. `counting` hears of each picture. Raises ResourceError where the disk is full or not writable.
+    Returns `path`. `counting` hears of each picture. Of a run whose files are in a bucket, the page as it is to lie
+    there is written beside what waits to be put. Raises ResourceError where the disk is full or not writable.
     """
-    return draw_report(gallery(view), path, {"": origin_of(view, path.parent)}, counting)
+    origin = origin_of(view, path.parent)
+    there = (view.layout.outgoing / REPORT, view.files) if view.address else None
+    return draw_report(gallery(view), path, {"": origin}, counting, there)
 
 
 def draw_report(
-    gallery: Gallery, path: Path, origins: Mapping[str, Origin], counting: Counting = uncounted
+    gallery: Gallery, path: Path, origins: Mapping[str, Origin], counting: Counting = uncounted,
+    there: tuple[Path, Path] | None = None,
 ) -> Path:  # fmt: skip
     """`write_report` for cells that are already at hand; `origins` head the recipes that picks are copied to, by the
-    cells' models, "" where there is one.
+    cells' models, "" where there is one. `there` is a file to write the page to as it is to lie at an address.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     seen = _Seen(gallery.cells)
     pictures = _pictures(seen.shown, path, counting)
     page = _render(gallery, seen, pictures, origins)
     write_atomic(path, page.encode("utf-8", "replace"))
+    if there is not None:
+        placed = {model: replace(origin, folder=there[1]) for model, origin in origins.items()}
+        write_whole(there[0], _render(gallery, seen, pictures, placed).encode("utf-8", "replace"))
     return path
 
 
@@ -338,8 +347,8 @@ def _sort(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _link(path: Path | None, folder: Path) -> str:
     """A delivered file as an address relative to the page, or "". It starts with "./", so it can name no scheme."""
-    if path is None or is_object(path):  # what lies in a bucket has no address that a browser may open
-        return ""
+    if path is None or is_object(path) != is_object(folder) or (is_object(path) and path.parts[:2] != folder.parts[:2]):
+        return ""  # what lies in a bucket has no address that a browser may open, but from a page that lies there too
     try:
         return "./" + quote(Path(os.path.relpath(path, folder)).as_posix(), errors="surrogateescape")
     except ValueError:  # another drive

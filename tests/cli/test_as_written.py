@@ -34,9 +34,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("edit", "in", "-i", "sepia", "-o", "s3://b/out"),
         ("edit", "https://example.org/photos", "-i", "sepia", "-o", "out"),
-        ("run", "recipe.yaml", "--out=gs://b/out"),
+        ("edit", "in", "-i", "sepia", "-o", "https://b/out"),
+        ("edit", "in", "-i", "sepia", "-o", "s3://b/out", "--state", "s3://b/state"),
+        ("retry", "recipe.yaml", "--out=gs://b/out"),
         ("run", "file:///recipe.yaml"),
         ("watch", "s3://b/in", "recipe.yaml"),
         ("status", "s3://b/out"),
@@ -62,9 +63,9 @@ def test_addresses_in_recipes_and_from_python_are_refused(command: CommandLine, 
     assert said.code == 2
     assert "s3.yaml:1:9: photos: 'https://b/in' is an address and no path" in said.err
     with pytest.raises(UsageError, match="is an address"):
-        jobs.run("recipe.yaml", out="s3://b/out")
+        jobs.run("recipe.yaml", out="https://b/out")
     with pytest.raises(UsageError, match="is an address"):
-        jobs.edit("in", "sepia", "s3://b/out")
+        jobs.edit("in", "sepia", "https://b/out")
 
 
 @pytest.mark.parametrize(

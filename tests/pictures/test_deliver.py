@@ -15,9 +15,10 @@ from PIL import Image
 
 from ip2pbatch.errors import PhotoError, ResourceError
 from ip2pbatch.pictures import colour, containers, images
-from ip2pbatch.pictures.deliver import DeliverySettings, Place, Prepared, prepare, render
+from ip2pbatch.pictures.deliver import DeliverySettings, Prepared, prepare, render
 from ip2pbatch.pictures.metadata import Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.placing import Place
 from ip2pbatch.pictures.sizing import SIZING
 
 PHOTO = skimage.data.astronaut()[160:460, 30:430]

@@ -21,9 +21,10 @@ from runs import many
 
 from ip2pbatch.errors import UsageError
 from ip2pbatch.pictures import images
-from ip2pbatch.pictures.deliver import DeliverySettings, Place, Prepared, prepare, render
+from ip2pbatch.pictures.deliver import DeliverySettings, Prepared, prepare, render
 from ip2pbatch.pictures.metadata import Policy, Provenance
 from ip2pbatch.pictures.originals import Original
+from ip2pbatch.pictures.placing import Place
 from ip2pbatch.plan.formats import FORMATS
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")

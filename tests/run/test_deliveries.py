@@ -13,7 +13,8 @@ from PIL import Image
 from runs import SPEC, Wrapped, carry_out, digests, make_photos, make_plan
 
 from ip2pbatch.errors import ResourceError
-from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
+from ip2pbatch.pictures.deliver import DeliverySettings
+from ip2pbatch.pictures.placing import Conflict
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.photo_digests import look

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ip2pbatch.disk.buckets.locations import absolute
 from ip2pbatch.errors import UsageError
+from ip2pbatch.jobs.job import refuse_in_bucket
 from ip2pbatch.plan.written.as_text import recipe_text
 from ip2pbatch.plan.written.compared import Compared
 from ip2pbatch.plan.written.edit_flags import compare_models
@@ -91,12 +93,13 @@ def comparison_of(what: Path, out: Path | None = None, models: Sequence[str] = (
     else:
         return None
     if out is not None:
-        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"folder": out.absolute()})})
+        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"folder": absolute(out)})})
     if models:
         recipe = compare_models(_with_earlier(recipe), models)
         recorded = RecordedRecipe(recipe_text(recipe))
     if not recipe.compare:
         return None
+    refuse_in_bucket(recipe.output.folder, "a comparison of models")
     return Comparison(recipe, recorded, _before(recipe.output.folder))
 
 

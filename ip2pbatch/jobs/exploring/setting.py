@@ -12,7 +12,7 @@ from ip2pbatch.disk.buckets.locations import is_object, shown
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.jobs.exploring.shelf import UPLOADS, Lister
 from ip2pbatch.jobs.exploring.wanted import Ground
-from ip2pbatch.jobs.job import refuse_comparison
+from ip2pbatch.jobs.job import refuse_comparison, refuse_in_bucket
 from ip2pbatch.jobs.remake import machine_of
 from ip2pbatch.plan.photos import named, refuse_output, scan
 from ip2pbatch.plan.written.compared import model_path
@@ -93,6 +93,7 @@ def _own_model(setting: Setting, what: Path, model: str | None) -> Setting:
 def _guarded(setting: Setting) -> Setting:
     """With the settings of the run that is in its output folder already. Raises UsageError where that is no place."""
     out = setting.ground.out
+    refuse_in_bucket(out, "the studio")
     if noted_comparison(out) is not None:
         raise UsageError(f"{out} holds a comparison of models", hint="give the folder of one of them")
     if run_folders(out) and setting.machine == Machine() and not setting.watches:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ip2pbatch.errors import NothingMatchedError, PlanError, UsageError
 from ip2pbatch.jobs.delivering import options_of, signer_of
 from ip2pbatch.jobs.finding import keep_masks, seeks, settle_unmatched
-from ip2pbatch.jobs.job import Job, Selection, defaults_of, lift_of, refuse_comparison
+from ip2pbatch.jobs.job import Job, Selection, defaults_of, lift_of, refuse_comparison, refuse_in_bucket
 from ip2pbatch.jobs.measuring import refuse_unready
 from ip2pbatch.jobs.session import advise, ended, invocation_of, note_unedited, tell_damage
 from ip2pbatch.jobs.watching.making import Maker, made_ready
@@ -52,6 +52,7 @@ def keep_watch(
     wanted, text = read_recipe(recipe)
     wanted = watched(wanted, folder, out)
     refuse_comparison(wanted)
+    refuse_in_bucket(wanted.output.folder, "watch")
     refuse_unready(wanted.sheet.metrics, voice)
     signer = signer_of(wanted)
     defaults, notes = defaults_of(wanted)

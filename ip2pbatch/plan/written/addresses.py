@@ -9,7 +9,8 @@ from ip2pbatch.disk.buckets.locations import LocationError, is_object, read_loca
 from ip2pbatch.errors import UsageError
 
 HINT = "name a folder or a file of this machine; mount what lies elsewhere, or copy it first"
-_HINT_OBJECT = "only photos may lie in a bucket; name a folder or a file of this machine"
+_HINT_OBJECT = "photos and an output folder may lie in a bucket; here name a folder or a file of this machine"
+_HINT_RUN = "give the folder of this machine where the run is kept: the one that `--state` named"
 # Two letters at least, or a drive of Windows would be one; pathlib leaves one slash of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Three ways to point at a repository of the hub, with the revision where there is one.
@@ -20,7 +21,10 @@ _HUB = re.compile(
 _WORDS = ("-i", "--instruction", "-m", "--model")  # options that take no path
 _NO_PATHS = ("models", "export")  # commands that take a model's name
 _PHOTOS = ("edit", "apply")  # commands whose arguments are photos, which may lie in a bucket
-_FILES = ("-o", "--out", "--recipe", "--junit")  # their options that take a path
+_FILES = ("-o", "--out", "--recipe", "--junit", "--state")  # their options that take a path
+_WRITING = ("edit", "run", "plan")  # commands whose output folder may be in a bucket
+_OUT = ("-o", "--out")
+_OF_RUNS = ("run", "retry", "status", "check", "deliver", "sheet", "report", "apply", "verify")  # that take a run
 
 
 def is_address(text: str) -> bool:
@@ -67,6 +71,9 @@ def refuse_addresses(arguments: Sequence[str]) -> None:
         if equals and is_address(value) and name not in _WORDS:
             if arguments[0] in _PHOTOS and name not in _FILES and is_location(value):
                 continue
+            if arguments[0] in _WRITING and name in _OUT and is_location(value):
+                continue
             why, hint = unfit(value)
+            hint = _HINT_RUN if not name and arguments[0] in _OF_RUNS and is_location(value) else hint
             raise UsageError(f"{name}{': ' if name else ''}{why}", hint=hint)
         option = argument if argument.startswith("-") else ""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ip2pbatch.disk.buckets.locations import shown
 from ip2pbatch.plan.written.recipe import EditSpec, Recipe
 from ip2pbatch.plan.written.slug import name_of
 
@@ -39,7 +40,7 @@ def recipe_text(recipe: Recipe, *, folder: str | None = None, head: Sequence[str
     """
     data = {"name": recipe.name} | recipe.model_dump(mode="json", exclude_defaults=True)  # a file's name is its default
     data["edits"] = [*map(_edit, recipe.edits)]
-    data["output"] = {"folder": folder or str(recipe.output.folder)} | _without(data.get("output", {}), "folder")
+    data["output"] = {"folder": folder or shown(recipe.output.folder)} | _without(data.get("output", {}), "folder")
     lines = [f"# {line}" for line in head]
     for key, value in data.items():
         lines += [f"{key}:", *_items(value)] if key in ("photos", "edits") else [f"{key}: {flow(value)}"]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 
 from ip2pbatch.plan.formats import lossy_titles
 from ip2pbatch.plan.written.choices import Metric, OutputFormat
-from ip2pbatch.plan.written.part import RecipePath, Written
+from ip2pbatch.plan.written.part import PathOrLocation, RecipePath, Written
 from ip2pbatch.plan.written.template import Template
 from ip2pbatch.plan.written.yaml_source import Mistake
 
@@ -101,7 +101,9 @@ class Refine(Written):
 class Output(Written):
     """Where delivered files go and what they are. Changing it asks for no new picture of the model."""
 
-    folder: RecipePath = Field(validate_default=True, default=Path("out"), description="relative to the recipe")
+    folder: PathOrLocation = Field(
+        validate_default=True, default=Path("out"), description="relative to the recipe, or s3://bucket/prefix"
+    )
     name: Annotated[str, AfterValidator(_template)] = Field(
         default="{folder}/{stem}_{edit}", min_length=1, max_length=500, description="template of file names"
     )

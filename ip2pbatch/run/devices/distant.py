@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
+from ip2pbatch.disk.buckets.locations import is_object
+from ip2pbatch.disk.files_at import shelf_at
 from ip2pbatch.run.devices.wire import Deal, Load
 from ip2pbatch.run.directory.books import Delivered
 from ip2pbatch.run.directory.kept import Kept, digest_of
@@ -36,6 +38,9 @@ class DistantRun(Run):
 
     def __init__(self, load: Load, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
+        self.files = load.files
+        if is_object(self.files):  # a worker knows what it is dealt, and need not list all there is
+            shelf_at(self.files).listed = False
         self.device, self._apart = load.device, bool(load.seen)
         self._say = tell
         self.complaints = []

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ip2pbatch.errors import BUG, Ip2pError, MissingError, ResourceError
-from ip2pbatch.pictures.deliver import Conflict, DeliverySettings
+from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.marks.signer import Signer
+from ip2pbatch.pictures.placing import Conflict
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.dealing import Group
@@ -64,13 +65,15 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The run to work for, whose directory is `folder`, and how, beside how many others. `signer` makes what signs
-    files: a key is read where it is used. `device` is noted with each picture, "" where all have the same. `seen` are
-    files with their sizes that workers of other machines need to see as this one does; none where all are on this one.
+    """The run to work for, with its directory `folder` and files below `files`, and how, beside how many others.
+    `signer` makes what signs files: a key is read where it is used. `device` is noted with each picture, "" where all
+    have the same. `seen` are files with their sizes that workers of other machines need to see as this one does; none
+    where all are on this one.
     """
 
     root: Path
     folder: Path
+    files: Path
     spec: EngineSpec
     delivery: DeliverySettings
     on_conflict: Conflict
@@ -88,8 +91,8 @@ class Load:
         seen: Mapping[Path, int],
     ) -> Load:  # fmt: skip
         return cls(
-            run.root, run.layout.folder, run.spec, deliver.settings, deliver.on_conflict, deliver.queue, options.redo,
-            options.score, signer, workers, seen=seen,
+            run.root, run.layout.folder, run.files, run.spec, deliver.settings, deliver.on_conflict, deliver.queue,
+            options.redo, options.score, signer, workers, seen=seen,
         )  # fmt: skip
 
     def refuse_unseen(self) -> None:

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.buckets.locations import is_object
 from ip2pbatch.errors import DamagedError
 from ip2pbatch.run.directory.gaps import gaps
 from ip2pbatch.run.directory.kept import Kept, digest_of
 from ip2pbatch.run.directory.lines import Delivery, Record
-from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.standing_files import Look, digest_now, look_at
 from ip2pbatch.run.directory.superseded import places
 from ip2pbatch.run.directory.view import RunView
 
@@ -106,23 +106,23 @@ def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:
     """A file that nobody asks for any more, or not under this name, may be gone; one with another time is somebody's
     work.
     """
-    path, look = view.root / file.path, look_at(view.root, file)
-    size, sha256 = _bytes_of(path), file_digest(path)
+    look = look_at(view.files, file)
+    size, sha256 = _bytes_of(view.files, file), digest_now(view.files, file)
     if sha256 is None:
         fault = Fault("file", file.path, "it is gone" if look is Look.GONE else "it cannot be read", file.edit)
         return Seen(file.path, "file", file.edit, fault=fault if wanted else None)
     if sha256 == file.sha256:
         return Seen(file.path, "file", file.edit, size)
-    if file.time and look is not Look.SAME:
+    if (file.time or file.etag) and look is not Look.SAME:
         return Seen(file.path, "file", file.edit, size, changed=True)
     why = "its bytes are not as they were delivered" + (", though its size and time are" if file.time else "")
     return Seen(file.path, "file", file.edit, size, Fault("file", file.path, why, file.edit))
 
 
-def _bytes_of(path: Path) -> int:
-    """0 where it is gone: somebody may take a delivered file at any moment."""
+def _bytes_of(files: Path, file: Delivery) -> int:
+    """0 where it is gone: somebody may take a delivered file at any moment. In a bucket, as many as were put."""
     try:
-        return path.stat().st_size
+        return file.bytes if is_object(files) else (files / file.path).stat().st_size
     except OSError:
         return 0
 

@@ -42,6 +42,12 @@ def keeps_lift(root: Path) -> int | None:
     return None if header is None else header.lift
 
 
+def keeps_files(root: Path) -> str:
+    """The address below which the newest run in `root` delivers, "" where that is `root`, or no run is there."""
+    header = _newest(root)
+    return "" if header is None else header.files
+
+
 def _newest(root: Path) -> Header | None:
     """What the newest run in an output folder began with."""
     folders = run_folders(root)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ip2pbatch.disk.buckets.locations import is_object, shown
+from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Strip
 from ip2pbatch.plan.shard import Shard, suffix
 
@@ -40,6 +42,15 @@ class Layout:
     def masks(self) -> Path:
         return self.folder / "masks"
 
+    @property
+    def published(self) -> Path:
+        return self.folder / "published.jsonl"
+
+    @property
+    def outgoing(self) -> Path:
+        """Where files wait that are put into a bucket."""
+        return self.folder / "outgoing"
+
     def is_run(self) -> bool:
         """Whether a run was ever begun here: by its header, or where that is gone, by its journals."""
         return self.header.is_file() or any(self.folder.glob("sessions*.jsonl"))
@@ -50,7 +61,7 @@ class Layout:
 
     def folders(self) -> Iterator[Path]:
         """Every folder in which pictures or plans are written, as far as they exist."""
-        yield from (self.folder, self.folder / "plans")
+        yield from (self.folder, self.folder / "plans", self.outgoing)
         for parent in (self.edits, self.sources, self.masks):
             yield from (path for path in parent.glob("??") if path.is_dir())
 
@@ -84,6 +95,15 @@ class Layout:
     def mask(self, name: str) -> Path:
         """What a detector found in a photo, white, by `Sought.mask_name`."""
         return self.masks / name[:2] / f"{name}.png"
+
+
+def refuse_address(root: Path) -> None:
+    """Raises UsageError where a bucket's address stands for the folder of a run."""
+    if is_object(root):
+        raise UsageError(
+            f"{shown(root)} is in a bucket: what a run needs to go on is kept in a folder of this machine",
+            hint="name that folder: `run` and `edit` begin it with --state DIR, and every command takes DIR then",
+        )
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -18,12 +18,14 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, unreadable, write_atomic
+from ip2pbatch.disk.buckets.locations import is_object
+from ip2pbatch.disk.files_at import shelf_at
 from ip2pbatch.disk.journal import Damage, Journal, sealed_lines, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.disk.settling import Settling
@@ -35,9 +37,9 @@ from ip2pbatch.plan.families import ModelDefaults
 from ip2pbatch.plan.shard import Shard, suffix
 from ip2pbatch.run.directory import kept
 from ip2pbatch.run.directory.books import read_books
-from ip2pbatch.run.directory.header import FORMAT, UnreadableHeaderError, read_header, remembered_header, write_header
+from ip2pbatch.run.directory.header import FORMAT, checked_header
 from ip2pbatch.run.directory.kept import Kept, Latent, Pixels
-from ip2pbatch.run.directory.layout import Layout, fresh_folder, run_folders
+from ip2pbatch.run.directory.layout import Layout, fresh_folder, refuse_address, run_folders
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Header, Invocation, Record, Status
 from ip2pbatch.run.directory.log import RunLog
 from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
@@ -52,14 +54,16 @@ log = logging.getLogger("ip2pbatch.run")
 
 def open_run(
     root: Path, spec: EngineSpec, *, shard: Shard | None = None, fresh: bool = False,
-    defaults: ModelDefaults | None = None, registers: bool = True, lift: int = LIFT,
+    defaults: ModelDefaults | None = None, registers: bool = True, lift: int = LIFT, files: str = "",
 ) -> Run:  # fmt: skip
     """Open the newest run in the output folder `root` for writing, or start one; `fresh` starts another beside it.
 
-    `defaults` are its model's own, which a new run keeps (see kept_defaults.py), as it does `registers` and `lift`.
+    `defaults` are its model's own, which a new run keeps (see kept_defaults.py), as it does `registers`, `lift` and
+    `files`, the address below which files are delivered, "" for `root`.
 
     Raises LockedError where another process writes to it, UsageError for another engine, ResourceError for the disk.
     """
+    refuse_address(root)
     if fresh and shard is not None:
         raise UsageError(
             "--fresh and --shard do not go together: every shard would start a run of its own",
@@ -75,50 +79,11 @@ def open_run(
     try:
         with lock.gate():
             lock.acquire()
-            header = _checked(layout, Header(FORMAT, spec, defaults, registers, lift), complaints)
+            header = checked_header(layout, Header(FORMAT, spec, defaults, registers, lift, files), complaints)
         return Run(root, layout, header, shard, lock, complaints)
     except BaseException:
         lock.release()
         raise
-
-
-def _checked(layout: Layout, new: Header, complaints: list[str]) -> Header:
-    """What the run began with, which is written into a new one; another engine than the old one is refused.
-
-    A model is known by its digest: a folder may be typed otherwise, moved or linked, and is still called as at first.
-    An old run goes on to size photos as it began.
-    """
-    header = _own_header(layout, new, complaints)
-    made_by = header.engine
-    spec = replace(new.engine, sizing=made_by.sizing)
-    if spec.model_digest and spec.model_digest == made_by.model_digest:
-        spec = replace(spec, model=made_by.model)
-    for name in sorted((part.name for part in fields(EngineSpec)), key=lambda name: name != "backend"):
-        old, new = getattr(made_by, name), getattr(spec, name)
-        if old != new:
-            raise UsageError(
-                f"this run was made with {name.replace('_', ' ')} {_say(old)}, not {_say(new)}",
-                hint="use the same settings, another --out, or --fresh to start a run beside it",
-            )
-    return header
-
-
-def _own_header(layout: Layout, new: Header, complaints: list[str]) -> Header:
-    """What the header says; a run without one gets it, from what its sessions remember where anything was made."""
-    try:
-        return read_header(layout)
-    except UnreadableHeaderError as error:
-        remembered = remembered_header(layout)
-        if remembered is None and not layout.is_empty():
-            raise error
-        if layout.is_run():
-            complaints.append(f"{layout.header.name} was damaged or gone, and was written again")
-        write_header(layout, remembered or new)
-        return remembered or new
-
-
-def _say(value: object) -> str:
-    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value) or "none"
 
 
 class Run:
@@ -134,6 +99,7 @@ class Run:
         self, root: Path, layout: Layout, header: Header, shard: Shard | None, lock: WriterLock, complaints: list[str]
     ) -> None:  # fmt: skip
         self.root, self.layout, self.shard, self._lock = root, layout, shard, lock
+        self.files = Path(header.files) if header.files else root
         self.spec, self.registers, self.lift, self._header = header.engine, header.registers, header.lift, header
         self.complaints = complaints
         self._telling, self._booking = threading.RLock(), threading.Lock()
@@ -184,7 +150,7 @@ class Run:
         self._session, self._row = self._session + 1, 0
         stored = store_plan(self.layout, plan)
         kept: dict[str, Any] = {"defaults": asdict(self._header.defaults)} if self._header.defaults else {}
-        kept |= {name: value for name in ("registers", "lift") if (value := getattr(self._header, name))}
+        kept |= {name: value for name in ("registers", "lift", "files") if (value := getattr(self._header, name))}
         self._growing, self._noted = GrowingPlan(self.layout, stored), dict[str, Any]()
         self._held.callback(self._growing.tidy)
         self._tell("begin", **asdict(invocation), plan=stored, spec=asdict(self.spec), **kept)
@@ -297,6 +263,9 @@ class Run:
     def deliver(self, *deliveries: Delivery) -> None:
         """Record that files were delivered: the disk has them, under these names."""
         self._delivered.append(*(_row(one, self._turn) for one in deliveries), lasting=False)
+        if is_object(self.files):
+            for one in deliveries:  # another process may have put it
+                shelf_at(self.files).believe(one.path, one.etag, one.bytes)
         with self._booking:
             for one in deliveries:
                 self.deliveries.add(one)
@@ -397,4 +366,5 @@ def _anchor(path: Path) -> Anchor:
 
 
 def _row(delivery: Delivery, turn: int) -> dict[str, Any]:
-    return {name: getattr(delivery, name) for name in Delivery.__slots__ if name != "begun"} | {"turn": turn}
+    left = {"begun"} if delivery.etag else {"begun", "etag"}
+    return {name: getattr(delivery, name) for name in Delivery.__slots__ if name not in left} | {"turn": turn}

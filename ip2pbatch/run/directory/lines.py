@@ -36,6 +36,8 @@ Number = Annotated[float, Field(ge=-_LARGE, le=_LARGE)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=int(_LARGE))]
 Below = Annotated[str, AfterValidator(_below)]
+Address = Annotated[str, Field(pattern=r"^(?:(?:s3|gs|az)://[^\x00-\x1f]+)?$")]
+Etag = Annotated[str, Field(max_length=1024)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class Header:
     """What run.json holds. `registers`: its edits are registered to their photos where a recipe says nothing of it;
-    `lift`: by which version of the lift they get to full size, 0 in runs from before they were counted.
+    `lift`: by which version of the lift they get to full size, 0 in runs from before they were counted; `files`: the
+    address below which files are delivered, "" where that is the output folder.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -76,6 +79,7 @@ class Header:
     defaults: ModelDefaults | None = None
     registers: bool = False
     lift: Count = 0
+    files: Address = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Delivery:
     `unsigned` is the sha256 of a signed file before it was signed, "" of others; `sidecar` that of the sidecar that was
     put beside the file, "" where none was; `strength` how much of the edit it shows. `moved` is by how far the edit was
     moved to lie on its photo, in pixels of the model, and `scaled` by how much it was made larger for it, in per cent;
-    0 where it was left where it was.
+    0 where it was left where it was. `etag` is what a bucket's store called the file as it was put, "" elsewhere.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -141,6 +145,7 @@ class Delivery:
     strength: Share = 1.0
     moved: Number = 0.0
     scaled: Number = 0.0
+    etag: Etag = ""
     turn: Count = field(default=0, compare=False)
     begun: bool = field(default=False, compare=False)
 
@@ -198,7 +203,9 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Began(Placed):
-    """The first line of a session. `plan` names its stored plan; `spec` to `registers`, and `lift`, are the run's."""
+    """The first line of a session. `plan` names its stored plan; `spec` to `registers`, `lift` and `files`, are the
+    run's.
+    """
 
     started: str
     command: str
@@ -211,6 +218,7 @@ class Began(Placed):
     defaults: ModelDefaults | None = None
     registers: bool = False
     lift: Count = 0
+    files: Address = ""
     recipes: tuple[RecordedRecipe, ...] = ()
 
 
@@ -333,7 +341,7 @@ _USUAL_DELIVERY = "".join((
     rf'\{{"edit":"({_HEX})","strip":"({_HEX})","path":"((?!/|[^"]*\.\.)[^"\\\x00-\x1f]*+)","settings":"{_HEX}"',
     rf',"sha256":"{_HEX}","gate":(?:null|{_SHARE}),"bytes":{_COUNT},"time":{_NUMBER}',
     rf',"unsigned":"{_HEX_OR_NONE}","sidecar":"{_HEX_OR_NONE}"(?:,"strength":{_SHARE}|)',
-    rf'(?:,"moved":{_NUMBER},"scaled":{_NUMBER}|),"turn":({_COUNT})(?:,"begun":(?:(true)|false)|)',
+    rf'(?:,"moved":{_NUMBER},"scaled":{_NUMBER}|)(?:,"etag":"{_TEXT}"|),"turn":({_COUNT})(?:,"begun":(?:(true)|false)|)',
 ))  # fmt: skip
 
 

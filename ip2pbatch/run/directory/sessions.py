@@ -22,7 +22,7 @@ class Session:
     """One invocation that wrote to the run. `started` is ISO 8601 in UTC; `recipe` the recipe's own text.
 
     `partial` says that the plan is of some photos only (`--limit`, `--only`, `watch`); a shard's is that of all shards.
-    `spec`, `defaults`, `registers` and `lift` are what the run began with, None, False and 0 in older runs. `recipes`
+    `spec` to `lift`, and `files`, are what the run began with, None, False, 0 and "" in older runs. `recipes`
     are what it is asked for since, () where that is not recorded. `events` are what happened on the way
     (`{"event": "shrunk", "batch": 4}`, `{"event": "end", …}`), oldest first.
     """
@@ -38,6 +38,7 @@ class Session:
     defaults: ModelDefaults | None = None
     registers: bool = False
     lift: int = 0
+    files: str = ""
     recipes: tuple[RecordedRecipe, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
 
@@ -137,7 +138,7 @@ def _whole(begun: dict[str, Any] | None, events: list[dict[str, Any]]) -> Iterat
         begun["started"], begun["command"], begun["recipe"], begun["versions"], begun["device"], begun["plan"],
         begun.get("partial", False), EngineSpec.of(spec) if spec else None,
         ModelDefaults(**defaults) if defaults else None, begun.get("registers", False), begun.get("lift", 0),
-        _asked(begun, events), tuple(events),
+        begun.get("files", ""), _asked(begun, events), tuple(events),
     )  # fmt: skip
 
 

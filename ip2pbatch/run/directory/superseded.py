@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from ip2pbatch.disk.digests import file_digest
+from ip2pbatch.disk.files_at import is_there
 from ip2pbatch.plan.edits import Photo, Plan, Strip
 from ip2pbatch.run.directory.books import Delivered, Place, read_books
 from ip2pbatch.run.directory.layout import Layout, strip_key
 from ip2pbatch.run.directory.lines import Delivery
-from ip2pbatch.run.directory.standing_files import Look, look_at
+from ip2pbatch.run.directory.standing_files import Look, digest_now, look_at
 from ip2pbatch.run.directory.stored_plans import load_plan
 from ip2pbatch.run.directory.view import RunView
 
@@ -41,9 +41,8 @@ class Superseded:
 
     def replaceable(self, root: Path, target: str, photo: Photo) -> str | None:
         """The sha256 of that file, where it stands below `root` and nobody changed it."""
-        path = root / target
-        file = self.file(target, photo) if path.is_file() else None
-        return file.sha256 if file is not None and file_digest(path) == file.sha256 else None
+        file = self.file(target, photo) if is_there(root, target) else None
+        return file.sha256 if file is not None and digest_now(root, file) == file.sha256 else None
 
     def _asker(self, photo: Photo, plan: Plan) -> tuple[str, ...]:
         """A photo and a recipe. Two files may have one name in NFC, and then differ in the one that the disk has."""
@@ -86,12 +85,12 @@ def superseded(view: RunView) -> dict[Look, list[str]]:
     """
     found: dict[Look, list[str]] = {look: [] for look in Look}
     for file in _unasked(view):
-        found[look_at(view.root, file)].append(file.path)
+        found[look_at(view.files, file)].append(file.path)
     return {look: sorted(paths) for look, paths in found.items()}
 
 
-def restorable(view: RunView) -> dict[str, str]:
-    """Those of them that the same recipe asked for of a photo that it still edits, as it was: sha256 by path.
+def restorable(view: RunView) -> list[Delivery]:
+    """Those of them that the same recipe asked for of a photo that it still edits, as it was.
 
     They can be delivered again without the model. Not what another recipe delivered here, nor what was made of a photo
     that was moved away or replaced since: that may be all there is of it.
@@ -102,7 +101,7 @@ def restorable(view: RunView) -> dict[str, str]:
         for plan in _plans(view.layout) if plan.name == view.plan.name
         for strip in plan.strips if (strip.photo.name, strip.photo.digest) in photos
     }  # fmt: skip
-    return {file.path: file.sha256 for file in _unasked(view) if file.strip in askers}
+    return [file for file in _unasked(view) if file.strip in askers]
 
 
 def _unasked(view: RunView) -> Iterator[Delivery]:

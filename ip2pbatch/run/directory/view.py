@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ip2pbatch.disk.files_at import is_there
 from ip2pbatch.disk.journal import Damage
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.edits import Edit, Photo, Plan, Strip
@@ -24,7 +25,7 @@ from ip2pbatch.plan.unedited import Passed
 from ip2pbatch.run.directory.books import Delivered, read_books
 from ip2pbatch.run.directory.header import known_header
 from ip2pbatch.run.directory.kept import Kept
-from ip2pbatch.run.directory.layout import Layout, run_folders, strip_key
+from ip2pbatch.run.directory.layout import Layout, refuse_address, run_folders, strip_key
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record
 from ip2pbatch.run.directory.photo_numbers import PhotoNumbers, read_numbers
 from ip2pbatch.run.directory.records import Done, Records, read_records
@@ -39,7 +40,7 @@ class RunView:
     Sessions of some photos only are joined with the earlier ones of the same recipe, back to the last whole one; of a
     photo that was replaced meanwhile, what the newest plan says counts. `complaints` names lines that cannot be read;
     `lost` are the Records of pictures that were made and are gone or cut, `damaged` says of kept files why they cannot
-    be shown, as far as somebody read them.
+    be shown, as far as somebody read them. `address` is where the run delivers, "" for `root`.
     """
 
     root: Path
@@ -53,6 +54,12 @@ class RunView:
     complaints: tuple[str, ...] = field(default=())
     lost: tuple[Record, ...] = field(default=())
     damaged: Mapping[Path, str] = field(default_factory=dict)
+    address: str = ""
+
+    @property
+    def files(self) -> Path:
+        """Where delivered files are: the output folder, or an address in a bucket."""
+        return Path(self.address) if self.address else self.root
 
     @property
     def strips(self) -> Sequence[Strip]:
@@ -124,8 +131,7 @@ class RunView:
     def delivered_path(self, strip: Strip, edit: Edit) -> Path | None:
         """The delivered file, where it was delivered and still exists."""
         delivery = self.delivery(strip, edit)
-        path = self.root / delivery.path if delivery else None
-        return path if path is not None and path.is_file() else None
+        return self.files / delivery.path if delivery and is_there(self.files, delivery.path) else None
 
     def kept(self, strip: Strip) -> Iterator[tuple[int, Edit]]:
         """The links of a strip that are delivered: (number of the link from 1, Edit)."""
@@ -150,11 +156,11 @@ def read_run(root: Path) -> RunView:
     lost: list[Record] = []
     sessions = read_sessions(layout, damage)
     plan, unplanned = _join(layout, sessions)
-    records = read_records(layout, damage, lost)
+    records, header = read_records(layout, damage, lost), known_header(layout)
     return RunView(
         root=layout.folder.parent,
         layout=layout,
-        spec=known_header(layout).engine,
+        spec=header.engine,
         sessions=sessions,
         plan=plan,
         records=records,
@@ -162,10 +168,12 @@ def read_run(root: Path) -> RunView:
         numbers=read_numbers(layout, damage),
         complaints=(*map(str, damage), *unplanned),
         lost=tuple(one for one in lost if one.edit not in records),
+        address=header.files,
     )
 
 
 def _find(root: Path) -> Layout:
+    refuse_address(root)
     folders = [root] if (root / "run.json").is_file() else run_folders(root)
     if not folders and (noted := noted_comparison(root)) is not None:
         why = f"{root} holds a comparison of models, and no run of its own"
