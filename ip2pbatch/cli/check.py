@@ -76,10 +76,13 @@ def _show(found: Checkup) -> None:
         out.print(
             f"kept without a digest: {count(found.undigested, 'file')} of an earlier version; --repair notes them"
         )
+    listed = (
+        f"; {found.listed:,} of them not, for the bucket still has the version that was put" if found.listed else ""
+    )
     read = f"{count(sum(found.files.values()), 'file')}, {found.bytes / 1e6:,.1f} MB"
     kinds = Counter(_NOUNS[trouble.fault.kind] for trouble in found.troubles)
     wrong = ", ".join(count(number, noun) for noun, number in kinds.items())
-    out.print(f"wrong: {wrong}; {read} read" if wrong else f"as written: {read} read")
+    out.print(f"wrong: {wrong}; {read} read{listed}" if wrong else f"as written: {read} read{listed}")
     if found.troubles:
         console.note(_advice(found))
 

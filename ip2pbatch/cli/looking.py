@@ -159,7 +159,8 @@ def _show(found: Standing) -> None:
     out.print(f"{found.model} on {found.backend} in {found.precision}, {count(found.sessions, 'session')}")
     states = [f"[{_COLOURS[state]}]{number} {state}[/]" for state, number in found.edits.items() if number]
     delivered = count(found.delivered, "file")
-    out.print(f"{count(found.photos, 'photo')}, edits: {', '.join(states) or 'none'}; {delivered} delivered")
+    into = f" into {escape(found.files)}" if found.files else ""
+    out.print(f"{count(found.photos, 'photo')}, edits: {', '.join(states) or 'none'}; {delivered} delivered{into}")
     if len(found.devices) > 1:
         out.print(f"made on {escape(' and '.join(found.devices))}")
     if kept := found.detail_kept:
@@ -167,10 +168,11 @@ def _show(found: Standing) -> None:
             f"the photos' own fine detail in these files: {kept.median:.0%} (median), "
             f"least {kept.least:.0%} in {escape(kept.least_in)}"
         )
+    kind = "ETag" if found.files else "time"
     for words, files in (
         ("deleted since they were delivered, and written again by the next run", found.deleted),
         ("changed since they were delivered, and left as they are", found.changed),
-        ("with another time than they were delivered with (`ip2pbatch check` compares their bytes)", found.touched),
+        (f"with another {kind} than they were delivered with (`ip2pbatch check` compares their bytes)", found.touched),
         ("still there of pictures that are no longer asked for", found.superseded),
         ("changed since they were delivered, of pictures that are no longer asked for", found.superseded_changed),
     ):

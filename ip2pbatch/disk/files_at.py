@@ -13,31 +13,31 @@ from ip2pbatch.disk.digests import file_digest
 
 if TYPE_CHECKING:
     from ip2pbatch.disk.buckets.outgoing import Outgoing
-    from ip2pbatch.disk.buckets.shelf import Shelf
+    from ip2pbatch.disk.buckets.prefix import Prefix
 
 
-def shelf_at(root: Path) -> Shelf:
+def prefix_at(root: Path) -> Prefix:
     """What lies below an address, as this process knows it."""
-    from ip2pbatch.disk.buckets.shelf import shelf_of  # brings a store along
+    from ip2pbatch.disk.buckets.prefix import prefix_of  # brings a store along
 
-    return shelf_of(root)
+    return prefix_of(root)
 
 
 def look_again(root: Path) -> None:
     """Learn what is below an address now; of a folder that is asked of the disk each time. Raises UnreachableError."""
     if is_object(root):
-        shelf_at(root).look()
+        prefix_at(root).look()
 
 
 def is_taken(root: Path, name: str) -> bool:
     """Whether anything has this name, were it a folder or a link that leads nowhere."""
-    return bool(shelf_at(root).mark(name)) if is_object(root) else os.path.lexists(root / name)
+    return bool(prefix_at(root).mark(name)) if is_object(root) else os.path.lexists(root / name)
 
 
 def is_there(root: Path, name: str) -> bool:
     """Whether a file has this name."""
     if is_object(root):
-        return bool(shelf_at(root).mark(name))
+        return bool(prefix_at(root).mark(name))
     return os.path.isfile(f"{root}/{name}")  # noqa: PTH113  a run asks it of every file, and a Path takes longer
 
 
@@ -48,7 +48,7 @@ def is_plain(root: Path, name: str) -> bool:
 
 def digest_at(root: Path, name: str) -> str | None:
     """The sha256 of a file, None where there is none that can be read. An object is read unless it is known."""
-    return shelf_at(root).digest(name) if is_object(root) else file_digest(root / name)
+    return prefix_at(root).digest(name) if is_object(root) else file_digest(root / name)
 
 
 def waiting_at(
@@ -70,7 +70,7 @@ def remove_at(root: Path, name: str) -> bool:
     than the one that was looked at.
     """
     if is_object(root):
-        return shelf_at(root).remove(name)
+        return prefix_at(root).remove(name)
     path = root / name
     if path.parent.resolve() != root.resolve() / Path(name).parent:
         return False

@@ -51,6 +51,7 @@ class Trouble:
 class Checkup:
     """What `check` found in the run in `run`: files and bytes that were read, what is not as it was written, delivered
     files that somebody changed since, and how many kept files had no digest yet, which only --repair writes down.
+    Of the files `listed` ones were not read: a bucket has them as the version that was put.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Checkup:
     changed: tuple[str, ...]
     undigested: int
     repaired: bool
+    listed: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -78,10 +80,11 @@ class Checkup:
 def check(what: Path, voice: Voice, *, repair: bool) -> Checkup:
     """Read all of a run; with `repair`, put right what can be. Raises UsageError, RecipeError, LockedError."""
     view = find(what)
-    files, size, remarkable = Counter[Kind](), 0, list[Seen]()
+    files, size, listed, remarkable = Counter[Kind](), 0, 0, list[Seen]()
     for one in _read(readings(view), voice):
         files[one.kind] += 1
         size += one.bytes
+        listed += one.listed
         if one.fault is not None or one.digest or one.changed:
             remarkable.append(one)
     faults = [*losses(view), *(one.fault for one in remarkable if one.fault is not None)]
@@ -89,7 +92,7 @@ def check(what: Path, voice: Voice, *, repair: bool) -> Checkup:
     remedies = _repair(view, faults, digests) if repair and (faults or digests) else {}
     return Checkup(
         str(view.root), dict(files), size, tuple(_named(view, faults, remedies)),
-        tuple(sorted(one.path for one in remarkable if one.changed)), 0 if repair else len(digests), repair,
+        tuple(sorted(one.path for one in remarkable if one.changed)), 0 if repair else len(digests), repair, listed,
     )  # fmt: skip
 
 

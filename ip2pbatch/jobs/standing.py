@@ -56,7 +56,7 @@ class Standing:
 
     Of the `delivered` files some may be `deleted` or `changed` since, by their size, or `touched`, by their time alone;
     `superseded` ones are still there and show what the run is no longer asked for; `superseded_changed` ones were
-    changed besides.
+    changed besides. `files` is the address that they were delivered to, "" where that is the run's folder.
     """
 
     run: str
@@ -82,6 +82,7 @@ class Standing:
     devices: tuple[str, ...]
     last: str | None
     complaints: tuple[str, ...]
+    files: str
 
     def as_json(self) -> dict[str, Any]:
         """All of it for `status --json`."""
@@ -141,7 +142,7 @@ def standing(view: RunView) -> Standing:
         broken=view.broken, passed=view.passed, unread=seen.unread, sessions=len(view.sessions),
         devices=tuple(dict.fromkeys(name for event in events_of(view, "engine") for name in devices_of(event))),
         last=last.started if last else None,
-        complaints=tuple(view.complaints),
+        complaints=tuple(view.complaints), files=view.address,
     )  # fmt: skip
 
 

@@ -71,8 +71,12 @@ def test_files_are_those_of_a_folder_and_the_run_goes_on(
     assert (again.code, "done: 0 edits made, 0 files delivered" in again.out) == (0, True), again.err
     assert len(store.asked) == 1, store.asked  # the listing
     assert (standing(command)["delivered"], standing(command)["changed"]) == (3, [])
+    assert f"3 files delivered into {out}" in command("status", "state").out
     store.asked.clear()
-    assert command("check", "state").code == 0
+    checked = command("check", "state")
+    assert (checked.code, "3 of them not, for the bucket still has the version" in checked.out) == (0, True), (
+        checked.out
+    )
     assert len(store.asked) == 1, store.asked  # what has its ETag is not read
     left = b"".join(path.read_bytes() for path in (shoot / "state").rglob("*") if path.is_file())
     assert SECRET.encode() not in left + (said.out + said.err).encode() + page.encode()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ip2pbatch.disk.atomic import Anchor, Beside, write_beside
-from ip2pbatch.disk.buckets.shelf import Shelf, shelf_of
+from ip2pbatch.disk.buckets.prefix import Prefix, prefix_of
 from ip2pbatch.disk.buckets.stores import Version
 
 _NAME = "object"
@@ -15,9 +15,9 @@ _NAME = "object"
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What is to `appear` as the object `name` of a shelf, in the place of one version of it, or to be discarded."""
+    """What is to `appear` as the object `name` of a prefix, in the place of one version of it, or to be discarded."""
 
-    shelf: Shelf
+    prefix: Prefix
     name: str
     replaces: Version | None
     beside: Beside
@@ -25,7 +25,7 @@ class Outgoing:
     @property
     def path(self) -> Path:
         """Its address."""
-        return Path(f"{self.shelf.place}/{self.name}")
+        return Path(f"{self.prefix.place}/{self.name}")
 
     @property
     def waiting(self) -> Path:
@@ -35,7 +35,7 @@ class Outgoing:
     def appear(self) -> Version:
         """Put it; what it is now. Raises StoreError where something else is there by now, UnreachableError."""
         try:
-            return self.shelf.put(self.name, self.waiting, self.replaces)
+            return self.prefix.put(self.name, self.waiting, self.replaces)
         finally:
             self.discard()
 
@@ -51,6 +51,6 @@ def outgoing(root: Path, name: str, data: bytes, folder: Path, anchor: Anchor | 
     What is there now is what it takes the place of: whoever asks for it has looked whose that is. Raises StoreError
     where that is something else meanwhile, ResourceError.
     """
-    shelf = shelf_of(root)
-    replaces = shelf.replaced(name)
-    return Outgoing(shelf, name, replaces, write_beside(folder / _NAME, data, root=anchor))
+    prefix = prefix_of(root)
+    replaces = prefix.replaced(name)
+    return Outgoing(prefix, name, replaces, write_beside(folder / _NAME, data, root=anchor))

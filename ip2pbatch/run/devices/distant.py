@@ -12,7 +12,7 @@ from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, write_atomic
 from ip2pbatch.disk.buckets.locations import is_object
-from ip2pbatch.disk.files_at import shelf_at
+from ip2pbatch.disk.files_at import prefix_at
 from ip2pbatch.run.devices.wire import Deal, Load
 from ip2pbatch.run.directory.books import Delivered
 from ip2pbatch.run.directory.kept import Kept, digest_of
@@ -40,7 +40,7 @@ class DistantRun(Run):
         self.root, self.layout, self.spec, self.shard = load.root, Layout(load.folder), load.spec, None
         self.files = load.files
         if is_object(self.files):  # a worker knows what it is dealt, and need not list all there is
-            shelf_at(self.files).listed = False
+            prefix_at(self.files).listed = False
         self.device, self._apart = load.device, bool(load.seen)
         self._say = tell
         self.complaints = []

@@ -35,7 +35,7 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What came of reading one file: a Fault, or a digest that was recorded nowhere, or that somebody `changed` a
-    delivered file; `bytes` were read.
+    delivered file; `bytes` were read, none of what was only `listed` in a bucket, with the version that was put.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Seen:
     fault: Fault | None = None
     digest: str = ""
     changed: bool = False
+    listed: bool = False
 
 
 Reading = Callable[[], Seen]
@@ -112,7 +113,8 @@ def _delivered(view: RunView, file: Delivery, wanted: bool) -> Seen:
         fault = Fault("file", file.path, "it is gone" if look is Look.GONE else "it cannot be read", file.edit)
         return Seen(file.path, "file", file.edit, fault=fault if wanted else None)
     if sha256 == file.sha256:
-        return Seen(file.path, "file", file.edit, size)
+        listed = bool(file.etag) and look is Look.SAME
+        return Seen(file.path, "file", file.edit, 0 if listed else size, listed=listed)
     if (file.time or file.etag) and look is not Look.SAME:
         return Seen(file.path, "file", file.edit, size, changed=True)
     why = "its bytes are not as they were delivered" + (", though its size and time are" if file.time else "")

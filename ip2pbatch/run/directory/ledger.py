@@ -25,7 +25,7 @@ from typing import Any
 
 from ip2pbatch.disk.atomic import Anchor, disk_error, strays, sweep, unreadable, write_atomic
 from ip2pbatch.disk.buckets.locations import is_object
-from ip2pbatch.disk.files_at import shelf_at
+from ip2pbatch.disk.files_at import prefix_at
 from ip2pbatch.disk.journal import Damage, Journal, sealed_lines, set_aside, state_of
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.disk.settling import Settling
@@ -265,7 +265,7 @@ class Run:
         self._delivered.append(*(_row(one, self._turn) for one in deliveries), lasting=False)
         if is_object(self.files):
             for one in deliveries:  # another process may have put it
-                shelf_at(self.files).believe(one.path, one.etag, one.bytes)
+                prefix_at(self.files).believe(one.path, one.etag, one.bytes)
         with self._booking:
             for one in deliveries:
                 self.deliveries.add(one)

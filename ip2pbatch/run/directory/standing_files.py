@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from ip2pbatch.disk.buckets.locations import is_object
-from ip2pbatch.disk.files_at import digest_at, shelf_at
+from ip2pbatch.disk.files_at import digest_at, prefix_at
 from ip2pbatch.run.directory.lines import Delivery
 
 _COARSE = 2.0  # seconds: FAT's clock
@@ -36,13 +36,13 @@ def look_at(root: Path, file: Delivery) -> Look:
 
 def _look_in_bucket(root: Path, file: Delivery) -> Look:
     """The same of an object: of its version is asked only where that is not the one that was put."""
-    from ip2pbatch.disk.buckets.shelf import mark_of
+    from ip2pbatch.disk.buckets.prefix import mark_of
 
-    shelf = shelf_at(root)
-    mark = shelf.mark(file.path)
+    prefix = prefix_at(root)
+    mark = prefix.mark(file.path)
     if mark == mark_of(file.etag, file.bytes):
         return Look.SAME
-    found = shelf.version(file.path) if mark else None
+    found = prefix.version(file.path) if mark else None
     if found is None:
         return Look.GONE
     if file.bytes and found.size != file.bytes:
@@ -57,6 +57,6 @@ def digest_now(root: Path, file: Delivery) -> str | None:
     version that was put is not read.
     """
     if is_object(root) and file.etag and look_at(root, file) is Look.SAME:
-        shelf_at(root).tell_digest(file.path, file.sha256)
+        prefix_at(root).tell_digest(file.path, file.sha256)
         return file.sha256
     return digest_at(root, file.path)

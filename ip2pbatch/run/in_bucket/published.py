@@ -11,7 +11,7 @@ from typing import ClassVar
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict
 
-from ip2pbatch.disk.buckets.shelf import NOTHING, Shelf, mark_of, shelf_of
+from ip2pbatch.disk.buckets.prefix import NOTHING, Prefix, mark_of, prefix_of
 from ip2pbatch.disk.buckets.stores import StoreError
 from ip2pbatch.disk.digests import file_sha256
 from ip2pbatch.disk.journal import Journal, read_rows
@@ -67,7 +67,7 @@ def _books(view: RunView) -> Iterator[_Books]:
             FileLock(folder / "published.lock", timeout=_WAIT),
             closing(Journal(view.layout.published, sealed=True)) as journal,
         ):
-            yield _Books(shelf_of(view.files), journal)
+            yield _Books(prefix_of(view.files), journal)
     except Timeout:
         raise LockedError(
             "another command has been putting sheets or a report into the bucket for a minute",
@@ -78,8 +78,8 @@ def _books(view: RunView) -> Iterator[_Books]:
 class _Books:
     """What the journal says, and the object that each line is about."""
 
-    def __init__(self, shelf: Shelf, journal: Journal) -> None:
-        self._shelf, self._journal = shelf, journal
+    def __init__(self, prefix: Prefix, journal: Journal) -> None:
+        self._prefix, self._journal = prefix, journal
         self._put, self._begun = dict[str, Piece](), dict[str, Piece]()
         for piece in read_rows(journal.path, PIECE):
             self._hear(piece)
@@ -91,27 +91,27 @@ class _Books:
         if last is not None and last.sha256 == piece.sha256 and self._stands(last):
             return
         if not self._is_ours(name, piece.sha256):
-            raise StoreError("changed", f"{self._shelf.place}/{name} is there, and not of this run")
-        replaces = self._shelf.replaced(name)
+            raise StoreError("changed", f"{self._prefix.place}/{name} is there, and not of this run")
+        replaces = self._prefix.replaced(name)
         self._tell(piece)
-        version = self._shelf.put(name, path, replaces)
+        version = self._prefix.put(name, path, replaces)
         self._tell(replace(piece, etag=version.etag.strip('"'), begun=False))
 
     def tidy(self, names: set[str], within: tuple[str, ...]) -> None:
         """Remove what was put under other names that begin so, unless somebody changed it."""
         for name in [name for name in self._put if name.startswith(within) and name not in names]:
-            if self._stands(self._put[name]) and self._shelf.remove(name):
+            if self._stands(self._put[name]) and self._prefix.remove(name):
                 self._tell(replace(self._put[name], gone=True))
 
     def _is_ours(self, name: str, sha256: str) -> bool:
         """Whether nothing is there, or what was put last, was about to be as a process was killed, or is to be now."""
-        if self._shelf.mark(name) == NOTHING or (name in self._put and self._stands(self._put[name])):
+        if self._prefix.mark(name) == NOTHING or (name in self._put and self._stands(self._put[name])):
             return True
         begun = self._begun.get(name)
-        return self._shelf.digest(name) in {sha256, *([begun.sha256] if begun else ())}
+        return self._prefix.digest(name) in {sha256, *([begun.sha256] if begun else ())}
 
     def _stands(self, piece: Piece) -> bool:
-        return self._shelf.mark(piece.path) == mark_of(piece.etag, piece.bytes)
+        return self._prefix.mark(piece.path) == mark_of(piece.etag, piece.bytes)
 
     def _tell(self, piece: Piece) -> None:
         self._journal.append(asdict(piece))

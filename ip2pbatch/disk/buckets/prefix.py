@@ -29,7 +29,7 @@ def mark_of(etag: str, size: int) -> int:
     return row_hash((etag.strip('"'), size)) or 1
 
 
-class Shelf:
+class Prefix:
     """The objects below one address, by their names there. Safe to use from several threads.
 
     `listed` is whether they are listed before the first one is asked for; else each is asked for alone. Everything here
@@ -188,11 +188,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shelf_of(root: Path) -> Shelf:
+def prefix_of(root: Path) -> Prefix:
     """That of an address, in this process."""
     return _opened(location(root))
 
 
 @cache
-def _opened(place: Location) -> Shelf:
-    return Shelf(place)
+def _opened(place: Location) -> Prefix:
+    return Prefix(place)
