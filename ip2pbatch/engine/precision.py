@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ip2pbatch.backends.base import Backend
 from ip2pbatch.backends.pytorch import accelerators
-from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.disk.remembered import Remembered
 from ip2pbatch.engine.editor import Editor
@@ -35,6 +34,8 @@ def choose_precision(folder: ModelFolder, device: str) -> tuple[str, str]:
     untried = accelerators.untried(device)
     if not untried and (accelerators.is_nvidia(device) or not has_bf16()):
         return describe(device)
+    from ip2pbatch.backends.pytorch import backend as pytorch
+
     where = f"{device} {accelerators.name_of(device)}" if untried else device
     return cheaper_or_exact(
         f"{folder.digest} {where} torch {torch.__version__}",

@@ -79,6 +79,12 @@ def test_the_parent_of_workers_loads_no_torch(flags: list[str], shoot: Path) -> 
     assert loaded & {"torch", "diffusers", "transformers", "onnxruntime"} == set()
 
 
+def test_the_doctor_asks_torch_and_not_what_makes_pictures(tmp_path: Path) -> None:
+    loaded, code, said = loaded_by(["doctor"], tmp_path, ("torch", "diffusers", "transformers", "scipy", "torch._dynamo"))
+    assert code == 0, said
+    assert loaded <= {"torch"}, said
+
+
 def test_importing_the_package_touches_nothing(tmp_path: Path) -> None:
     program = "import ip2pbatch.cli.app, os; print(os.listdir('.'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)

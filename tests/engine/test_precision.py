@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         measured.append(opened(cheaper))
         return float(opened(cheaper))
 
-    monkeypatch.setattr(precision.pytorch, "load", lambda folder, device, precision: folder.digest)
+    monkeypatch.setattr(pytorch, "load", lambda folder, device, precision: folder.digest)
     monkeypatch.setattr(precision, "measure", measure)
     monkeypatch.setattr(precision, "has_bf16", lambda: True)
     return measured
