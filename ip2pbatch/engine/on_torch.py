@@ -69,9 +69,10 @@ def choose(
     folder = resolve(model, checker=safety, note=note)
     from ip2pbatch.backends.pytorch import deferred
 
-    deferred.defer()
-    from ip2pbatch.backends.pytorch import accelerators, steps
-    from ip2pbatch.backends.pytorch import backend as pytorch
+    with deferred.loading():
+        deferred.defer()
+        from ip2pbatch.backends.pytorch import accelerators, steps
+        from ip2pbatch.backends.pytorch import backend as pytorch
 
     tell_licence(model, note)
     found = family_of(folder.path)

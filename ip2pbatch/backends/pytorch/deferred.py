@@ -4,16 +4,21 @@ diffusers' UNet draws in torch's compiler, for marks that only a compiler reads,
 transformers, because they lie in one package with its own block. Nothing is replaced here: a package is found as ever
 and stands in `sys.modules` as itself, only its `__init__` runs later, when it is asked for something that is not there.
 A version that asks for more at its start loads what it asks for.
+
+In a process of ours both libraries are besides as they are where only ip2pbatch is installed: what they would load
+because somebody installed it too, and no picture needs, they are told is not there.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
+import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -23,7 +28,11 @@ _COMPILER = "torch._dynamo"
 _ALONE = f"{_COMPILER}._trace_wrapped_higher_order_op"
 """All that transformers takes of the compiler at its start: a module that needs nothing of its package."""
 
-_PACKAGES = ("diffusers.models.transformers", "diffusers.hooks")
+_PACKAGES = (
+    "diffusers.models.transformers", "diffusers.models.unets", "diffusers.models.autoencoders", "diffusers.hooks",
+    "transformers.models",  # reads every file of every model for their names, which `transformers` has done before
+)  # fmt: skip
+_OF_SCIPY = ("scipy.stats", "scipy.integrate")  # of diffusers' schedules, for two that a model may ask for
 _LOADING = threading.RLock()
 _alone = False
 
@@ -42,23 +51,43 @@ def defer() -> None:
     Raises ModuleNotFoundError where torch, diffusers or transformers is not installed.
     """
     if compiler := _put_in_place(_COMPILER, DeferredCompiler):
-        places = compiler.__path__
-        vars(compiler).update(__path__=_Locations(compiler, places), _places=places)
-        _load_alone(places)
+        _load_alone(_counted_on(compiler))
+    if _alone:
+        _as_installed_alone()
+        for name in _OF_SCIPY if find_spec("scipy") else ():
+            if part := _put_in_place(name, Deferred):
+                _counted_on(part)
     for name in _PACKAGES:
         _put_in_place(name, Deferred)
-    if _alone:
-        _undistributed()
 
 
-def _undistributed() -> None:
-    """Have transformers be as on a build of torch that shares no model among machines: a third of its start.
+@contextmanager
+def loading() -> Iterator[None]:
+    """Imports without the collector of cycles, in a process of ours: it would look again and again through all that is
+    being made, of which nothing goes away. What is there at the end it never looks through again.
+    """
+    if not (_alone and gc.isenabled()):
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
-    It asks torch once and remembers. A version that does not remember is as ever.
+
+def _as_installed_alone() -> None:
+    """Have the libraries be as where nothing is that shares a model among machines, trains adapters or matches boxes:
+    half of their start. Each asks once and remembers; a version that does not remember is as ever.
     """
     import torch.distributed
-    from transformers import utils
 
+    with _absent("scipy"):  # of transformers, which has losses that need it; diffusers' schedules may ask for it
+        from transformers import utils
+
+        with suppress(AttributeError):
+            utils.is_scipy_available()
     real = torch.distributed.is_available
     torch.distributed.is_available = lambda: False
     try:
@@ -66,6 +95,23 @@ def _undistributed() -> None:
             utils.is_torch_distributed_available()
     finally:
         torch.distributed.is_available = real
+    with _absent("peft"):
+        importlib.import_module("diffusers.utils")  # which looks for it
+
+
+@contextmanager
+def _absent(library: str) -> Iterator[None]:
+    """Whoever looks for a library in the block finds none, in the way that Python has for that. One that is loaded
+    already stays.
+    """
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[library]
 
 
 def _put_in_place(name: str, kind: type[Deferred]) -> Deferred | None:
@@ -78,6 +124,13 @@ def _put_in_place(name: str, kind: type[Deferred]) -> Deferred | None:
     parent, _, child = name.rpartition(".")
     setattr(sys.modules[parent], child, package)
     return package if isinstance(package, Deferred) else None
+
+
+def _counted_on(package: Deferred) -> Sequence[str]:
+    """Have its `__init__` run before any of its submodules is looked for, which count on that; where they lie."""
+    places = package.__path__
+    vars(package).update(__path__=_Locations(package, places), _places=places)
+    return places
 
 
 def _load_alone(places: Sequence[str]) -> None:
@@ -104,7 +157,7 @@ class Deferred(ModuleType):
     def _load(self) -> bool:
         """Run `__init__`; False where that is under way in this thread."""
         with _LOADING:
-            if type(self) is ModuleType:
+            if not isinstance(self, Deferred):
                 return True
             if vars(self).get("_under_way"):
                 return False
@@ -119,7 +172,20 @@ class Deferred(ModuleType):
         return True
 
     def _loaded(self) -> None:
-        self.__class__ = ModuleType  # type: ignore[assignment]
+        if "_places" in vars(self):
+            vars(self)["__path__"] = vars(self).pop("_places")
+        there = sys.modules[self.__name__]
+        if there is not self:  # `__init__` put another object in its place, as transformers' does
+            parent, _, child = self.__name__.rpartition(".")
+            setattr(sys.modules[parent], child, there)
+        self.__class__ = ModuleType if there is self else _Gone  # type: ignore[assignment]
+
+
+class _Gone(ModuleType):
+    """A package in whose place its own `__init__` has put another object, for those who hold it from before."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules[self.__name__], name)
 
 
 class DeferredCompiler(Deferred):
@@ -156,7 +222,6 @@ class DeferredCompiler(Deferred):
 
     def _loaded(self) -> None:
         marked = vars(self).pop("_marked", ())
-        vars(self)["__path__"] = vars(self).pop("_places", self.__path__)
         super()._loaded()
         for function in marked:
             self.allow_in_graph(function)

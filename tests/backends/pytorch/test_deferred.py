@@ -11,7 +11,7 @@ import sys
 from ip2pbatch.backends.pytorch import deferred
 deferred.process_is_ours()
 deferred.defer()
-import torch
+import torch, transformers
 from ip2pbatch.backends import weights
 from ip2pbatch.backends.pytorch import backend
 model = backend.load(weights.resolve("tiny"), "cpu", "fp32")
@@ -19,13 +19,28 @@ text = model.encode_text(["make it snow"])
 image = model.encode_image(torch.zeros(1, 3, 32, 32))
 model.decode(model.predict_noise(image, torch.tensor(1.0), text, image))
 heavy = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "triton", "diffusers.hooks.mag_cache",
-         "diffusers.models.transformers.auraflow_transformer_2d")
+         "diffusers.models.transformers.auraflow_transformer_2d", "diffusers.models.unets.unet_motion_model",
+         "diffusers.models.autoencoders.vq_model", "scipy.optimize", "scipy.stats.distributions", "scipy.special",
+         "peft")
 assert not (there := [name for name in heavy if name in sys.modules]), there
 assert torch.distributed.is_available()
 """
 
 WHOLE = """
-from diffusers import SD3Transformer2DModel
+import scipy.optimize, peft
+from diffusers import DPMSolverMultistepScheduler, LMSDiscreteScheduler, SD3Transformer2DModel
+linear = LMSDiscreteScheduler()
+linear.set_timesteps(4)
+assert linear.get_lms_coefficient(1, 0, 0)
+schedule = DPMSolverMultistepScheduler(use_beta_sigmas=True)
+schedule.set_timesteps(4)
+assert "scipy.stats.distributions" in sys.modules and len(schedule.timesteps) == 4
+from diffusers.models.unets import UNet3DConditionModel
+from diffusers.models.autoencoders import VQModel
+models = transformers.models
+from transformers.models import bert, clip
+from transformers import BertModel, CLIPTextModel
+assert transformers.models.bert is bert is models.bert and bert.BertModel is BertModel and clip.CLIPTextModel is CLIPTextModel
 import diffusers.hooks
 from diffusers.hooks.group_offloading import ModuleGroup
 from diffusers.models.attention import BasicTransformerBlock
