@@ -80,7 +80,9 @@ def test_the_parent_of_workers_loads_no_torch(flags: list[str], shoot: Path) -> 
 
 
 def test_the_doctor_asks_torch_and_not_what_makes_pictures(tmp_path: Path) -> None:
-    loaded, code, said = loaded_by(["doctor"], tmp_path, ("torch", "diffusers", "transformers", "scipy", "torch._dynamo"))
+    loaded, code, said = loaded_by(
+        ["doctor"], tmp_path, ("torch", "diffusers", "transformers", "scipy", "torch._dynamo")
+    )
     assert code == 0, said
     assert loaded <= {"torch"}, said
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
+
+from ip2pbatch.backends.pytorch import deferred
 
 PICTURE = """
 import sys
@@ -40,7 +46,8 @@ from diffusers.models.autoencoders import VQModel
 models = transformers.models
 from transformers.models import bert, clip
 from transformers import BertModel, CLIPTextModel
-assert transformers.models.bert is bert is models.bert and bert.BertModel is BertModel and clip.CLIPTextModel is CLIPTextModel
+assert transformers.models.bert is bert is models.bert
+assert (bert.BertModel, clip.CLIPTextModel) == (BertModel, CLIPTextModel)
 import diffusers.hooks
 from diffusers.hooks.group_offloading import ModuleGroup
 from diffusers.models.attention import BasicTransformerBlock
@@ -73,3 +80,17 @@ def test_a_picture_loads_no_compiler_and_who_asks_for_one_has_it(tmp_path: Path)
         text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_collector_rests_while_we_load_and_in_a_process_of_others_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    with deferred.loading():
+        assert gc.isenabled()
+    monkeypatch.setattr(deferred, "_alone", True)
+    try:
+        with suppress(ImportError), deferred.loading():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
