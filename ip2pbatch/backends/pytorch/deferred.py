@@ -157,7 +157,7 @@ class Deferred(ModuleType):
     def _load(self) -> bool:
         """Run `__init__`; False where that is under way in this thread."""
         with _LOADING:
-            if not isinstance(self, Deferred):
+            if not _waits(self):
                 return True
             if vars(self).get("_under_way"):
                 return False
