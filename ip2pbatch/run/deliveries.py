@@ -269,7 +269,8 @@ class Deliverer:
                 if (delivery := self._put_one(ready)) is not None:
                     done[ready] = delivery
         except UnreachableError:
-            self.run.deliver(*done.values())  # these are there, whatever becomes of the others
+            if done:  # these are there, whatever becomes of the others
+                self.run.deliver(*done.values())
             raise
         return done
 

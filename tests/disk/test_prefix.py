@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from store_server import Bucket, StoreServer
 
+from ip2pbatch.disk.buckets import stores
 from ip2pbatch.disk.buckets.locations import Location
 from ip2pbatch.disk.buckets.prefix import NOTHING, Prefix, mark_of
 from ip2pbatch.disk.buckets.stores import StoreError
@@ -96,3 +97,13 @@ def test_one_that_lists_nothing_asks_for_each(bucket: Bucket, store: StoreServer
     store.asked.clear()
     assert (prefix.mark("a") != NOTHING, prefix.mark("b"), prefix.mark("a") != NOTHING) == (True, NOTHING, True)
     assert [line.split()[0] for line in store.asked] == ["HEAD", "HEAD"]
+
+
+def test_what_takes_long_to_send_is_waited_for(
+    bucket: Bucket, store: StoreServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A library's time for an answer begins with what is sent: on a slow line it would be over before the file is."""
+    monkeypatch.setitem(stores._CLIENT, "read_timeout", "1ms")
+    large = a_file(tmp_path, bytes(1 << 20))
+    assert stores.Store("s3", bucket.name).put("large", large, None).size == 1 << 20
+    assert len(bucket.get("large")) == 1 << 20

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from mimetypes import guess_type
 from pathlib import Path
@@ -40,6 +40,7 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=20),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=2), "base": 2},
 }
+_SMALL, _SENDING = 1 << 18, "10m"  # bytes that a slow line sends within a read's time, and the time for more
 _PAGE = 1000  # objects of a listing that are handed over together, as the stores do
 _BLOCK = 1 << 20
 _PROFILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
@@ -106,6 +107,11 @@ class Store:
         self.place = Location(scheme, bucket, "")
         self._store = _opened(scheme, bucket)
 
+    @cached_property
+    def _patient(self) -> ObjectStore:
+        """The same for what takes long to send: the wait for an answer begins with the first byte that is sent."""
+        return _opened(self.place.scheme, self.place.bucket, read_timeout=_SENDING)
+
     def listing(self, prefix: str) -> Iterator[tuple[str, Version]]:
         """The key and the version of every object below `prefix/`, "" for all, in the order of their keys."""
         try:
@@ -137,10 +143,11 @@ class Store:
         if replaces is not None:
             told = {"e_tag": replaces.etag} | ({"version": replaces.generation} if replaces.generation else {})
             mode = told if replaces.has_etag else "overwrite"
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        store = self._store if size < _SMALL else self._patient
         try:
-            size = len(file) if isinstance(file, bytes) else file.stat().st_size
             kind: Any = {"Content-Type": guess_type(key)[0] or "application/octet-stream"}  # for whoever opens a page
-            etag = self._store.put(key, file, attributes=kind, mode=mode, use_multipart=False)["e_tag"]
+            etag = store.put(key, file, attributes=kind, mode=mode, use_multipart=False)["e_tag"]
         except Exception as error:
             raise self._trouble(error, key, writing=True) from None
         return Version(etag, size, 0.0) if etag else self.version(key)
@@ -206,12 +213,12 @@ def refuse_without_library() -> None:
         raise MissingError("what lies in a bucket needs obstore, which is not installed", hint=INSTALL)
 
 
-def _opened(scheme: str, bucket: str) -> ObjectStore:
+def _opened(scheme: str, bucket: str, **others: str) -> ObjectStore:
     refuse_without_library()
     from obstore import store as stores
 
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    options: Any = _CLIENT | ({"allow_http": True} if plain else {})
+    options: Any = _CLIENT | others | ({"allow_http": True} if plain else {})
     provider = _profile() if scheme == "s3" else None
     more = {} if provider is None else {"credential_provider": provider}
     try:
