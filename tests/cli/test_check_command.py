@@ -116,7 +116,7 @@ def test_a_file_that_is_taken_while_it_is_looked_at_is_no_bug(recipe: Path, monk
         path.unlink(missing_ok=True)
         return digest
 
-    monkeypatch.setattr("ip2pbatch.run.directory.audit.file_digest", taken)
+    monkeypatch.setattr("ip2pbatch.disk.files_at.file_digest", taken)
     found = jobs.check(recipe)
     assert (found.exit_code, found.files["file"]) == (0, 9)
     assert {trouble.fault.why for trouble in jobs.check(recipe).troubles} == {"it is gone"}

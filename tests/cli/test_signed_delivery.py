@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_nothing_half_signed(
         raise disk_error(OSError(errno.ENOSPC, "no space"), path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ip2pbatch.pictures.deliver.write_beside", full)
+        patch.setattr("ip2pbatch.disk.files_at.write_beside", full)
         assert command("run", recipe, "--backend", "fake").code == 7
     assert files(out) == []
     ended = command("run", recipe, "--backend", "fake")
