@@ -83,20 +83,26 @@ def _as_installed_alone() -> None:
     """
     import torch.distributed
 
-    with _absent("scipy"):  # of transformers, which has losses that need it; diffusers' schedules may ask for it
-        from transformers import utils
+    import_without("transformers.utils", "scipy")  # which losses need; diffusers' schedules may ask for it
+    import_without("diffusers.utils", "peft")
+    from transformers import utils
 
-        with suppress(AttributeError):
-            utils.is_scipy_available()
     real = torch.distributed.is_available
     torch.distributed.is_available = lambda: False
     try:
-        with suppress(AttributeError):
+        with _absent("scipy"), suppress(AttributeError):
+            utils.is_scipy_available()
             utils.is_torch_distributed_available()
     finally:
         torch.distributed.is_available = real
-    with _absent("peft"):
-        importlib.import_module("diffusers.utils")  # which looks for it
+
+
+def import_without(name: str, library: str) -> None:
+    """Import a package that looks for a library and is to find none. One that cannot do without is left for the next
+    who imports it.
+    """
+    with _absent(library), suppress(ImportError):
+        importlib.import_module(name)
 
 
 @contextmanager

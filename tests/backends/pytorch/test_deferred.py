@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import subprocess
 import sys
 from contextlib import suppress
@@ -80,6 +81,23 @@ def test_a_picture_loads_no_compiler_and_who_asks_for_one_has_it(tmp_path: Path)
         text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_who_looks_for_a_library_finds_none_and_who_needs_it_has_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "its_library.py").write_text("")
+    (tmp_path / "that_looks.py").write_text("from importlib.util import find_spec\nfound = find_spec('its_library')")
+    (tmp_path / "that_needs.py").write_text("import its_library")
+    for name in ("that_looks", "that_needs"):
+        deferred.import_without(name, "its_library")
+    assert sys.modules["that_looks"].found is None
+    assert "that_needs" not in sys.modules
+    assert "its_library" not in sys.modules
+    importlib.import_module("that_needs")
+    for name in ("that_looks", "that_needs", "its_library"):
+        del sys.modules[name]
 
 
 def test_the_collector_rests_while_we_load_and_in_a_process_of_others_never(monkeypatch: pytest.MonkeyPatch) -> None:
