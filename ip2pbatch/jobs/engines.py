@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from ip2pbatch.jobs.job import Job
     from ip2pbatch.jobs.voice import Voice
     from ip2pbatch.pictures.sizing import Sizing
-    from ip2pbatch.run.devices.crew import Crew
+    from ip2pbatch.run.devices.crew import EditCrew
     from ip2pbatch.run.on_ray.capacity import Wanted
 
 _TELLING = 20_000  # edits that a worker is told of when it opens its engine: `auto` settings are decided by as many
@@ -145,11 +144,11 @@ def openings(
 
 
 @contextmanager
-def hired(job: Job, machine: Machine, voice: Voice, *, fresh: bool, sizing: Sizing | None) -> Iterator[Crew]:
+def hired(job: Job, machine: Machine, voice: Voice, *, fresh: bool, sizing: Sizing | None) -> Iterator[EditCrew]:
     """The workers of a job, processes of this machine or actors on a cluster: a crew that is yet to open. Raises
     MissingError and UsageError where there is no cluster for it.
     """
-    from ip2pbatch.run.devices.crew import Crew
+    from ip2pbatch.run.devices.crew import EditCrew
 
     opening, devices = openings(job, machine, fresh=fresh, sizing=sizing), machine.devices
     with ExitStack() as held:
@@ -160,15 +159,14 @@ def hired(job: Job, machine: Machine, voice: Voice, *, fresh: bool, sizing: Sizi
             with voice.busy(f"reaching {machine.on}"):
                 launcher, room = held.enter_context(connected(wanted(machine), versions(machine.backend)))
             devices = (machine.device or ("" if room.gpus else "cpu"),) * room.most
-        yield held.enter_context(Crew(devices, opening, voice.note, launcher))
+        yield held.enter_context(EditCrew(devices, opening, voice.note, launcher))
 
 
 def wanted(machine: Machine) -> Wanted:
-    """What a machine's flags ask of a cluster. Threads are as many as a person says that there are to be."""
-    from ip2pbatch.run.on_ray.capacity import Wanted
+    """What a machine's flags ask of a cluster."""
+    from ip2pbatch.run.on_ray.capacity import Wanted, threads_asked_for
 
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Wanted(machine.workers, _needs_gpu(machine), int(threads) if threads.isdecimal() and int(threads) else None)
+    return Wanted(machine.workers, _needs_gpu(machine), threads_asked_for())
 
 
 def _needs_gpu(machine: Machine) -> bool | None:

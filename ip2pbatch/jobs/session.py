@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ip2pbatch.pictures.marks.signer import Signer
     from ip2pbatch.plan.photos import Scan
     from ip2pbatch.plan.written.recipe import Recipe
-    from ip2pbatch.run.devices.crew import Crew
+    from ip2pbatch.run.devices.crew import EditCrew
     from ip2pbatch.run.engine import EditEngine
     from ip2pbatch.run.events import Events
     from ip2pbatch.run.execute import Options, Summary
@@ -160,13 +160,15 @@ def _heard(job: Job, voice: Voice) -> Iterator[tuple[Events, Stop]]:
         yield events if allowed is None else Patience(events, stop, allowed), stop
 
 
-def _loaded(crew: Crew, job: Job, run: Run, options: Options, locked: AsLocked | None) -> bool:
+def _loaded(crew: EditCrew, job: Job, run: Run, options: Options, locked: AsLocked | None) -> bool:
     """Have workers load what they need, if anything is left to make, and write down which engine all of them are."""
     from ip2pbatch.jobs.delivering import untried_signer
+    from ip2pbatch.run.devices.wire import Load
 
     if _is_made(job, run):
         return False
-    ready = crew.load(run, options, partial(untried_signer, job.recipe), [job.plan.photos[0].path])
+    order = Load.of(run, options, partial(untried_signer, job.recipe))
+    ready = crew.load(order, [job.plan.photos[0].path])
     described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
     if locked:
         locked.hold_opened(described)

@@ -20,7 +20,7 @@ from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.foreman import share_out
 from ip2pbatch.run.devices.links import Launcher
-from ip2pbatch.run.devices.wire import Identity, Opening
+from ip2pbatch.run.devices.wire import Identity, Load, Opening
 from ip2pbatch.run.directory.ledger import open_run
 from ip2pbatch.run.directory.lines import Invocation
 from ip2pbatch.run.engine import EditEngine
@@ -101,6 +101,6 @@ def by_crew(
             run.begin_session(plan, Invocation("2026-01-01T00:00:00Z", "run"))
             names = output_names(plan, Output(folder=out), numbers=run.number(plan.photos))
             options = Options(deliver=Deliverer(run, plan, names, DeliverySettings(), "unique"))
-            crew.load(run, options, photos=photos)
+            crew.load(Load.of(run, options), photos)
             watching(crew)
             return share_out(plan, plan, run, crew, options, events or Quiet(), stop or Stop())

@@ -13,8 +13,9 @@ from ip2pbatch.errors import UsageError
 from ip2pbatch.jobs import engines
 from ip2pbatch.jobs.delivering import untried_signer
 from ip2pbatch.plan.editors.composed import base_of
-from ip2pbatch.run.devices.crew import Crew
+from ip2pbatch.run.devices.crew import EditCrew
 from ip2pbatch.run.devices.foreman import share_out
+from ip2pbatch.run.devices.wire import Load
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.execute import run_plan
 
@@ -71,7 +72,7 @@ def _alone(job: Job, machine: Machine, voice: Voice) -> Iterator[tuple[Run, Make
 
 @contextmanager
 def _by_workers(job: Job, machine: Machine, voice: Voice) -> Iterator[tuple[Run, Maker]]:
-    with Crew(machine.devices, engines.openings(job, machine), voice.note) as crew:
+    with EditCrew(machine.devices, engines.openings(job, machine), voice.note) as crew:
         with voice.busy(_loading(job)):
             found = crew.open()
         with open_run(job.out, found.spec, defaults=job.defaults) as run:
@@ -100,7 +101,7 @@ class _Alone:
 class _Workers:
     """They load at the first batch: what a worker is told of files belongs to a session, and there is none before."""
 
-    crew: Crew
+    crew: EditCrew
     run: Run
     job: Job
     voice: Voice
@@ -109,7 +110,8 @@ class _Workers:
     def described(self, plan: Plan, options: Options) -> Mapping[str, Any]:
         if self.ready is None:
             with self.voice.busy(_loading(self.job)):
-                self.ready = self.crew.load(self.run, options, partial(untried_signer, self.job.recipe))
+                order = Load.of(self.run, options, partial(untried_signer, self.job.recipe))
+                self.ready = self.crew.load(order)
         own = engines.described(self.ready.limits, self.ready.steps, self.crew.identity.device, plan)
         return own | ({"devices": self.crew.mixed} if self.crew.mixed else {})
 

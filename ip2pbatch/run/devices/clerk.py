@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from ip2pbatch.errors import ResourceError
@@ -11,7 +12,7 @@ from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.run.devices.dealing import Dealer, Group, Victim
-from ip2pbatch.run.devices.wire import Deal, Over, Write
+from ip2pbatch.run.devices.wire import Deal, Over, Told, Write
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery, Record, Status
@@ -24,15 +25,15 @@ Known = TypeVar("Known")
 
 
 class Clerk:
-    """Keeps the books of `run` for its workers, and counts what they did. Used from one thread. Where pictures are
-    `settled`, workers have the disk take them before they tell of them.
+    """Keeps the books of `run` for its workers, and counts what they did; `names` are the plan's files. Used from one
+    thread. Where pictures are `settled`, workers have the disk take them before they tell of them.
     """
 
     def __init__(
         self, plan: Plan, run: Run, dealer: Dealer, events: Events, clock: Callable[[], float],
-        then: Then | None = None, *, settled: bool = False,
+        then: Then | None = None, names: Container[str] = (), *, settled: bool = False,
     ) -> None:  # fmt: skip
-        self._settled = settled
+        self._names, self._settled = names, settled
         self._plan, self._run, self._dealer, self._events, self._clock = plan, run, dealer, events, clock
         self._place_of, self._holders = plan.places(), Holders(plan)
         self._announced: dict[tuple[str, str], Delivery] = dict(run.announced)
@@ -139,6 +140,27 @@ class Clerk:
         self._seconds += word.seconds
         self._busy.update({work: share * word.seconds for work, share in word.busy.items()})
         self._waiting = max(0, self._waiting - len(word.undelivered))
+
+    def told(self, name: str, word: Told) -> None:
+        """What the worker of that name notes down, or has to say."""
+        if word.event == "remark":
+            self._events.note(str(word.detail["text"]))
+        elif word.event == "limits":
+            self._events.shrunk(word.detail["limits"])
+        else:
+            self._run.note(word.event, **word.detail, worker=name)
+
+    def remark(self, text: str) -> None:
+        """Something that a person may want to know."""
+        self._events.note(text)
+
+    def is_name(self, name: str) -> bool:
+        """Whether a name is one of the plan's files."""
+        return name in self._names
+
+    def tell_ahead(self, doing: Mapping[str, str]) -> None:
+        """Say how much is left, and what workers are at."""
+        self._events.ahead(replace(self.ahead(), workers=doing))
 
     def ahead(self) -> Ahead:
         """What is left, of edits and of the files of those that were made in this session."""

@@ -2,7 +2,7 @@
 
 with Crew(devices, opening, note) as crew:
     identity = crew.open()                   # what all of them are
-    ready = crew.load(load)                  # of the first engine that is there
+    ready = crew.load(order)                 # of the first that is there
     Foreman(crew, …).work()
 """
 
@@ -14,21 +14,17 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar, cast
 
 from ip2pbatch.disk.atomic import TEMPORARY, write_atomic
 from ip2pbatch.errors import ENVIRONMENT, RESOURCES, USAGE, UsageError, WorkerError
-from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.run.devices.links import Launcher
 from ip2pbatch.run.devices.member import Member
 from ip2pbatch.run.devices.processes import Processes
-from ip2pbatch.run.devices.wire import Close, Identity, Load, Open, Opened, Opening, Ready, Told, Trouble, unsigned
-from ip2pbatch.run.directory.ledger import Run
-from ip2pbatch.run.directory.lines import EngineSpec
-from ip2pbatch.run.execute import Options
+from ip2pbatch.run.devices.wire import Begins, Close, Identity, Loaded, Open, Opened, Order, Ready, Told, Trouble, Who
 
 ALL = "all"
 LOOK = 0.2  # seconds that are listened before something else is looked at
@@ -41,15 +37,19 @@ _DEATHS = 20  # workers of a device that end one after another, and nothing is m
 log = logging.getLogger("ip2pbatch.run")
 
 
-class Crew:
-    """A worker for each of `devices`, started by `launcher`, whose engine `opening` opens there; `note` hears what is
-    worth knowing.
+Is = TypeVar("Is", bound=Who)
+Has = TypeVar("Has", bound=Loaded)
+
+
+class Crew(Generic[Is, Has]):
+    """A worker for each of `devices`, started by `launcher`, where it opens what `opening` says; `note` hears what is
+    worth knowing. All of them are what the first one is, and answer to their order as it does.
 
     Used from one thread. At the end of the block no worker is left.
     """
 
     def __init__(
-        self, devices: Sequence[str], opening: Callable[[str, int], Opening], note: Callable[[str], None],
+        self, devices: Sequence[str], opening: Callable[[str, int], Begins], note: Callable[[str], None],
         launcher: Launcher | None = None, *,
         clock: Callable[[], float] = time.monotonic, quiet: float = _QUIET, lost: float = _LOST, room: float = _ROOM,
     ) -> None:  # fmt: skip
@@ -60,9 +60,9 @@ class Crew:
         self.fallen = 0
         self.epochs = itertools.count(1)
         self.trouble: WorkerError | None = None
-        self._identity: Identity | None = None
-        self._load: Load | None = None
-        self._ready: Ready | None = None
+        self._identity: Is | None = None
+        self._load: Order | None = None
+        self._ready: Has | None = None
         self._probe: Path | None = None
         self._deaths: Counter[str] = Counter()
         self._looked = self._roomy = clock()
@@ -95,7 +95,7 @@ class Crew:
         """Those that have not ended."""
         return [member for member in self.members if member.state != "gone"]
 
-    def open(self) -> Identity:
+    def open(self) -> Is:
         """Start all workers and have each say what it is. Raises WorkerError, and UsageError where two differ."""
         if self._devices == (ALL,):
             self._start(ALL, "", 1)
@@ -109,7 +109,7 @@ class Crew:
         return self.identity
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> Is:
         """What the first worker is, and all others have to be."""
         assert self._identity is not None, "the crew is opened first"
         return self._identity
@@ -120,18 +120,15 @@ class Crew:
         found = {one.name: one.identity.device for one in self.members if one.identity is not None}
         return found if len(set(found.values())) > 1 else {}
 
-    def load(
-        self, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned, photos: Sequence[Path] = ()
-    ) -> Ready:  # fmt: skip
-        """Have all workers load their engine, and return when the first has; `signer` makes what signs their files.
-        Those on other machines need to see the run directory, and `photos`.
+    def load(self, order: Order, landmarks: Sequence[Path] = ()) -> Has:
+        """Have all workers load what `order` says, and return when the first has. Those on other machines need to see
+        the folder that they work in, and the files `landmarks`.
 
         Raises WorkerError where none can.
         """
-        assert options.deliver is not None, "a run of several processes delivers"
         beside = self._launcher.beside(len(self.at_work))
-        seen = self._landmarks(run, photos) if self.is_apart else {}
-        self._load = Load.of(run, options.deliver, options, signer, beside, seen)
+        seen = self._landmarks(order.folder, landmarks) if self.is_apart else {}
+        self._load = replace(order, workers=beside, seen=seen)
         for member in self.at_work:
             if member.state == "open":
                 self._have_load(member)
@@ -142,10 +139,10 @@ class Crew:
                 raise self.trouble
         return self._ready
 
-    def _landmarks(self, run: Run, photos: Sequence[Path]) -> dict[Path, int]:
-        """Files, with their sizes, that a worker sees where it sees the disk; that of the run is of this crew alone."""
-        self._probe = run.layout.folder / TEMPORARY.replace("*", f"seen-{secrets.token_hex(8)}")
-        there = {path: path.stat().st_size for path in photos if path.is_file()}
+    def _landmarks(self, folder: Path, files: Sequence[Path]) -> dict[Path, int]:
+        """Files, with their sizes, that a worker sees where it sees the disk; that in `folder` is the crew's own."""
+        self._probe = folder / TEMPORARY.replace("*", f"seen-{secrets.token_hex(8)}")
+        there = {path: path.stat().st_size for path in files if path.is_file()}
         return {self._probe: len(_PROBE), **there}
 
     @property
@@ -176,7 +173,7 @@ class Crew:
         """Answer a word that has nothing to do with groups."""
         if isinstance(word, Opened):
             self._opened(member, word)
-        elif isinstance(word, Ready):
+        elif isinstance(word, Loaded):
             self._loaded(member, word)
         elif isinstance(word, Told) and word.event == "said" and member is self.members[0]:
             self.note(str(word.detail["text"]))
@@ -235,7 +232,7 @@ class Crew:
                 self.hear(member, word)
             if self.trouble:
                 raise self.trouble
-        self._identity = self.members[0].identity
+        self._identity = self._is(self.members[0])
         for member in self.members:
             if why := _unlike(member, self.identity):
                 raise UsageError(why, hint=_FIT)
@@ -252,7 +249,7 @@ class Crew:
     def _opened(self, member: Member, word: Opened) -> None:
         member.identity, member.state, member.doing = word.identity, "open", ""
         if self._is_elastic:
-            self._identity = self._identity or word.identity
+            self._identity = self._identity or self._is(member)
         if self._identity is None:  # it is known when all have spoken
             return
         if why := _unlike(member, self._identity):
@@ -268,12 +265,17 @@ class Crew:
         member.state, member.doing = "loading", "loading"
         member.say(replace(self._load, device=member.identity.device if self.mixed else ""))
 
-    def _loaded(self, member: Member, word: Ready) -> None:
-        self._ready = self._ready or word
-        if (word.limits, word.steps) != (self._ready.limits, self._ready.steps):
-            why = f"{member.name} makes its calls in another way than the others: last bits of pictures may differ"
-            if self.identity.spec.determinism == "bitwise":
-                self.fell(member, Trouble(USAGE, why, "leave it out, or use --determinism stable"))
+    def _is(self, member: Member) -> Is:
+        """What it has said that it is."""
+        assert member.identity is not None, "it has said what it is"
+        return cast(Is, member.identity)
+
+    def _loaded(self, member: Member, word: Loaded) -> None:
+        self._ready = self._ready or cast(Has, word)
+        if word != self._ready:
+            why = f"{member.name} {word.differs}"
+            if self.identity.is_exact:
+                self.fell(member, Trouble(USAGE, why, word.fit))
                 return
             self.note(why)
         member.state, member.doing, member.ready = "idle", "", True
@@ -322,15 +324,12 @@ _LOG = "the run's log says more"
 _FIT = "leave it out, or give flags that fit all"
 
 
-def _unlike(member: Member, first: Identity) -> str:
+def _unlike(member: Member, first: Who) -> str:
     """In what a worker is not what the first is, "" where it is that."""
-    own = member.identity
-    assert own is not None, "it has said what it is"
-    what = f"{member.name} is another engine"
-    for name in (part.name for part in fields(EngineSpec)):
-        mine, theirs = getattr(own.spec, name), getattr(first.spec, name)
-        if mine != theirs:
-            return f"{what}: its {name.replace('_', ' ')} is {mine}, not {theirs}"
-    if first.spec.determinism == "bitwise" and own.device != first.device:
-        return f"{what}: it is {own.device}, not {first.device}, and bits hang on that"
-    return ""
+    assert member.identity is not None, "it has said what it is"
+    why = member.identity.unlike(first)
+    return f"{member.name} {why}" if why else ""
+
+
+EditCrew = Crew[Identity, Ready]
+"""Workers that make pictures."""

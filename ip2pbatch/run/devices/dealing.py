@@ -9,7 +9,6 @@ victims = dealer.take_back(group, "cuda:1 was killed (signal 9)")
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +17,10 @@ from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.names import Place
 from ip2pbatch.run.deliveries import Errand
+from ip2pbatch.run.devices.portions import Portions
 
 _MOST = 48  # edits of a group: enough that the wait between two of them is small beside it
-_SHARES = 2  # of what is left, a worker gets one part in this many a worker: it shrinks, and no one gets the long end
 _AHEAD = 16  # edits of a group, below which none is dealt before the last is done: they would be another's at the end
-_DEATHS = 3  # workers that may end over one photo
 _TOGETHER = 256  # photos of which it is looked up together what is left
 _LOOKS = 4_096  # photos that are looked at in one call: workers are heard between two of them
 
@@ -41,6 +39,16 @@ class Group:
     targets: Mapping[Place, str]
     digests: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """Its first photo's."""
+        return self.plan.photos[0].name
+
+    @property
+    def size(self) -> int:
+        """How many Edits it has."""
+        return len(self.plan.edits)
+
 
 @dataclass(frozen=True, slots=True)
 class Victim:
@@ -51,26 +59,21 @@ class Victim:
     reason: str
 
 
-class Dealer:
+class Dealer(Portions[str]):
     """Deals what is left of a plan. Photos of equal bytes share their Edits and stay together.
 
-    `todo` are the numbers of the Edits still to be made, which it takes over; `owed` says which files are. A group
-    that comes back is dealt again after everything else, each photo alone: what ended its worker is then known.
-    Held are a byte an Edit and some thirteen a photo: photos are looked at in their turn.
+    `todo` are the numbers of the Edits still to be made, which it takes over; `owed` says which files are. Held are a
+    byte an Edit and some thirteen a photo: photos are looked at in their turn.
     """
 
     def __init__(
         self, plan: Plan, asked: Plan, targets: Mapping[Place, str], todo: Marked, owed: Owed
     ) -> None:  # fmt: skip
+        super().__init__(_MOST, len(todo))
         self._plan, self._targets, self._todo, self._owed = plan, targets, todo, owed
         self._place_of, self._holders = plan.places(), Holders(plan)
         self._asked, self._shown = asked, self._holders if asked is plan else Holders(asked)
         self._seen = 0  # the photo up to which all stand in the queue, or have nothing left
-        self._queue = deque[str]()
-        self._again = deque[str]()
-        self._weight = len(todo)
-        self._deaths: Counter[str] = Counter()
-        self._reasons: dict[str, list[str]] = defaultdict(list)
 
     @property
     def left(self) -> int:
@@ -86,11 +89,6 @@ class Dealer:
     def files(self) -> int:
         """How many files all of the plan asks for."""
         return len(self._targets)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits to be dealt."""
-        return not self._queue and not self._again and not self.is_looking
 
     @property
     def is_looking(self) -> bool:
@@ -120,33 +118,18 @@ class Dealer:
         """The next photos for one of so many workers; None where nothing waits (a group may still come back), or where
         nothing was found among the photos that were looked at.
         """
-        most = self._most(workers)
-        taken: list[str] = []
-        edits = 0
-        while edits < most and len(taken) < _MOST and (digest := self._head()) is not None:
-            if self._deaths[digest] and taken:
-                break
-            self._take()
-            unmade = len(self._unmade(digest))
-            self._weight -= unmade
-            if unmade or any(self._files(digest)):
-                taken.append(digest)
-                edits += unmade
-            if self._deaths[digest] and taken:
-                break
-        return self._group(tuple(taken)) if taken else None
+        taken = self._draw(workers)
+        return self._group(taken) if taken else None
 
-    def _head(self) -> str | None:
-        """The next photo: what comes back comes after all others."""
+    def _weigh(self, digest: str) -> int | None:
+        """How many of a photo's Edits are left; None where no file is either."""
+        unmade = len(self._unmade(digest))
+        return unmade if unmade or any(self._files(digest)) else None
+
+    def _fill(self) -> None:
         looked = 0
         while not self._queue and self.is_looking and looked < _LOOKS:
             looked += self._look()
-        if not self._queue and self.is_looking:
-            return None
-        return next(iter(self._queue or self._again), None)
-
-    def _take(self) -> None:
-        (self._queue or self._again).popleft()
 
     def _look(self) -> int:
         """Look at the next photos, and put those of which something is left into the queue; how many were looked at."""
@@ -170,10 +153,6 @@ class Dealer:
             return None
         return self.deal(workers)
 
-    def _most(self, workers: int) -> int:
-        """Edits of the next group."""
-        return max(1, min(_MOST, self._weight // (_SHARES * workers)))
-
     def take_back(self, group: Group, reason: str) -> list[Victim]:
         """A worker that had `group` is gone, and `reason` says how, where a photo may be to blame for it ("" else).
 
@@ -184,15 +163,8 @@ class Dealer:
             unmade, files = self._unmade(digest), self._files(digest)
             if not unmade and not files:
                 continue
-            if reason:
-                self._deaths[digest] += 1
-                self._reasons[digest].append(reason)
-            if self._deaths[digest] >= _DEATHS:
-                said = f"{_DEATHS} workers ended over this photo: {'; '.join(self._reasons[digest])}"
+            if said := self._return(digest, len(unmade), reason, "photo"):
                 victims.append(Victim(tuple(unmade), tuple(errand.target for errand in files), said))
-                continue
-            self._again.append(digest)
-            self._weight += len(unmade)
         return victims
 
     def _unmade(self, digest: str) -> list[Edit]:

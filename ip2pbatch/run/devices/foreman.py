@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+from ip2pbatch.errors import ResourceError
 from ip2pbatch.plan.edits import Plan, Strip
 from ip2pbatch.plan.large.byte_marks import Marked
 from ip2pbatch.plan.large.holders import Holders
 from ip2pbatch.plan.names import paths_of
 from ip2pbatch.run.deliveries import Errand
 from ip2pbatch.run.devices.clerk import Clerk
-from ip2pbatch.run.devices.crew import LOOK, Crew
-from ip2pbatch.run.devices.dealing import Dealer, Group
+from ip2pbatch.run.devices.crew import LOOK, Crew, EditCrew
+from ip2pbatch.run.devices.dealing import Dealer
 from ip2pbatch.run.devices.member import Member
-from ip2pbatch.run.devices.wire import Ask, Beat, Drain, Over, Reserved, Told, Trouble, Write, Written
+from ip2pbatch.run.devices.wire import (
+    Ask,
+    Beat,
+    Dealt,
+    Drain,
+    Entry,
+    Finished,
+    Portion,
+    Reserved,
+    Told,
+    Trouble,
+    Written,
+)
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Status
 from ip2pbatch.run.events import Events
@@ -27,7 +40,7 @@ _ENOUGH = 20.0  # seconds of work of a worker and of the others by which that is
 
 
 def share_out(
-    plan: Plan, asked: Plan, run: Run, crew: Crew, options: Options, events: Events, stop: Stop, *,
+    plan: Plan, asked: Plan, run: Run, crew: EditCrew, options: Options, events: Events, stop: Stop, *,
     stays: bool = False,
 ) -> Summary:  # fmt: skip
     """What `run_plan` does, by a crew whose engines are loaded; `asked` has all edits of the photos of `plan`.
@@ -46,9 +59,10 @@ def share_out(
 
     dealer = Dealer(plan, asked, deliver.targets, todo, owed)
     events.started(len(todo), len(done))
-    clerk = Clerk(plan, run, dealer, events, options.clock, options.then, settled=crew.is_apart)
-    names, fallen = paths_of(deliver.targets), crew.fallen
-    summary = Foreman(crew, dealer, clerk, run, events, names.__contains__).work(stop, stays=stays)
+    names = paths_of(deliver.targets)
+    clerk = Clerk(plan, run, dealer, events, options.clock, options.then, names, settled=crew.is_apart)
+    fallen = crew.fallen
+    summary = Foreman(crew, dealer, clerk).work(stop, stays=stays)
     if crew.fallen > fallen:  # they may have left half-written files
         run.sweep(run.layout.folders())
         deliver.sweep(again=True)
@@ -72,17 +86,44 @@ def _left(plan: Plan, run: Run, done: AlreadyDone, redo: Collection[Status]) -> 
     return left
 
 
-class Foreman:
-    """Has `crew` make what `dealer` has. `is_name` says whether a name is one of the plan's files."""
+Sum_co = TypeVar("Sum_co", covariant=True)
 
-    def __init__(
-        self, crew: Crew, dealer: Dealer, clerk: Clerk, run: Run, events: Events, is_name: Callable[[str], bool]
-    ) -> None:  # fmt: skip
-        self._crew, self._dealer, self._clerk, self._run = crew, dealer, clerk, run
-        self._events, self._is_name = events, is_name
+
+class Deals(Protocol):
+    """What a foreman asks of a dealer, of whatever kind: see Dealer."""
+
+    @property
+    def is_empty(self) -> bool: ...
+    @property
+    def is_looking(self) -> bool: ...
+    def deal(self, workers: int) -> Any | None: ...
+    def deal_ahead(self, workers: int, beside: Any) -> Any | None: ...
+    def take_back(self, group: Any, reason: str) -> Sequence[Any]: ...
+
+
+class Books(Protocol[Sum_co]):
+    """What a foreman asks of a clerk, of whatever kind: see Clerk."""
+
+    def deal(self, epoch: int, group: Any) -> Dealt: ...
+    def write(self, words: Sequence[Any]) -> ResourceError | None: ...
+    def over(self, word: Any) -> None: ...
+    def give_up(self, victim: Any) -> None: ...
+    def told(self, name: str, word: Told) -> None: ...
+    def remark(self, text: str) -> None: ...
+    def is_name(self, name: str) -> bool: ...
+    def tell_ahead(self, doing: dict[str, str]) -> None: ...
+    def summary(self, stopped: int) -> Sum_co: ...
+    def end(self, error: str) -> None: ...
+
+
+class Foreman(Generic[Sum_co]):
+    """Has `crew` make what `dealer` has."""
+
+    def __init__(self, crew: Crew[Any, Any], dealer: Deals, clerk: Books[Sum_co]) -> None:
+        self._crew, self._dealer, self._clerk = crew, dealer, clerk
         self._draining = False
 
-    def work(self, stop: Stop, *, stays: bool = False) -> Summary:
+    def work(self, stop: Stop, *, stays: bool = False) -> Sum_co:
         """Until all is made, or `stop` is asked and what workers are at is written. Raises the WorkerError of the
         first that could not go on, where none is left and something is.
         """
@@ -112,7 +153,7 @@ class Foreman:
             member, group = dealt
             deal = self._clerk.deal(next(crew.epochs), group)
             if not member.deals:
-                member.state, member.begun, member.doing = "busy", crew.clock(), group.plan.photos[0].name
+                member.state, member.begun, member.doing = "busy", crew.clock(), group.name
             member.deals[deal.epoch] = deal
             member.say(deal)
         if any(member.deals for member in crew.members):
@@ -123,7 +164,7 @@ class Foreman:
             raise crew.trouble
         return True
 
-    def _next(self) -> tuple[Member, Group] | None:
+    def _next(self) -> tuple[Member, Portion] | None:
         """Whom to deal to, and what: first to who is idle, then to who comes to an end of the one group it has."""
         workers, members = len(self._crew.at_work), self._crew.members
         for member in (one for one in members if one.state == "idle"):
@@ -139,38 +180,38 @@ class Foreman:
         """Hear everybody, and write what all of them said with one wait for the disk, before the rest is answered."""
         looks = self._dealer.is_looking and any(member.state == "idle" for member in self._crew.members)
         heard = list(self._crew.words(0.0 if looks else LOOK))
-        writes = [(m, w) for m, w in heard if isinstance(w, Write) and w.epoch in m.deals]
+        writes = [(m, w) for m, w in heard if isinstance(w, Entry) and w.epoch in m.deals]
         trouble = self._clerk.write([word for _, word in writes]) if writes else None
         for member, written in writes:
             member.say(Written(written.number, trouble))
-            if any(record.status == "done" for record in written.records):
+            if written.has_made:
                 self._crew.lives(member)
         for member, word in heard:
-            if not isinstance(word, Write):
+            if not isinstance(word, Entry):
                 self._hear(member, word)
         if heard:
             doing = {member.name: member.doing for member in self._crew.at_work if member.doing}
-            self._events.ahead(replace(self._clerk.ahead(), workers=doing))
+            self._clerk.tell_ahead(doing)
 
     def _hear(self, member: Member, word: object) -> None:
         if isinstance(word, Beat):
             member.doing = word.doing or member.doing
-        elif isinstance(word, Over):
+        elif isinstance(word, Finished):
             self._over(member, word)
         elif isinstance(word, Ask):
-            member.say(Reserved(word.number, self._is_name(word.name)))
+            member.say(Reserved(word.number, self._clerk.is_name(word.name)))
         elif isinstance(word, Trouble | str):
             self._ended(member, word)
         elif isinstance(word, Told) and word.event != "said":
-            self._told(member, word)
+            self._clerk.told(member.name, word)
         else:
             self._crew.hear(member, word)
 
-    def _over(self, member: Member, word: Over) -> None:
+    def _over(self, member: Member, word: Finished) -> None:
         if (deal := member.deals.pop(word.epoch, None)) is None:
             return
         self._clerk.over(word)
-        member.made += len(deal.group.plan.edits)
+        member.made += deal.group.size
         member.worked += word.seconds
         if not member.deals:
             member.state, member.doing = "idle", ""
@@ -189,15 +230,6 @@ class Foreman:
             for victim in self._dealer.take_back(deal.group, reason):
                 self._clerk.give_up(victim)
 
-    def _told(self, member: Member, word: Told) -> None:
-        """What a worker notes down, or has to say."""
-        if word.event == "remark":
-            self._events.note(str(word.detail["text"]))
-        elif word.event == "limits":
-            self._events.shrunk(word.detail["limits"])
-        else:
-            self._run.note(word.event, **word.detail, worker=member.name)
-
     def _name_slow(self, member: Member) -> None:
         others = [one for one in self._crew.members if one is not member]
         worked, made = sum(one.worked for one in others), sum(one.made for one in others)
@@ -206,6 +238,6 @@ class Foreman:
         own, theirs = member.made / member.worked, made / worked
         if own < _SLOW * theirs:
             member.slow = True
-            self._events.note(
+            self._clerk.remark(
                 f"{member.name} is slow: {own:.2g} edits a second, where a worker beside it makes {theirs:.2g}"
             )

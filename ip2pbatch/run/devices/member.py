@@ -7,7 +7,7 @@ from typing import Literal
 
 from ip2pbatch.run.devices.links import Link
 from ip2pbatch.run.devices.processes import PATIENCE
-from ip2pbatch.run.devices.wire import Deal, Identity
+from ip2pbatch.run.devices.wire import Dealt, Who
 
 _STUCK = f"was stuck for {PATIENCE:.0f} s in the middle of a message and was ended"
 
@@ -26,10 +26,10 @@ class Member:
     link: Link
     heard: float
     state: State = "opening"
-    identity: Identity | None = None
+    identity: Who | None = None
     ready: bool = False
     starts: int = 0
-    deals: dict[int, Deal] = field(default_factory=dict)
+    deals: dict[int, Dealt] = field(default_factory=dict)
     doing: str = "starting"
     silent: bool = False
     why: str = ""

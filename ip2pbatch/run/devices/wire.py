@@ -1,7 +1,8 @@
 """What the parent of a run and its workers say to each other, over a line that both read till its end.
 
 A worker hears Open, Load, Deal, Written, Reserved, Drain and Close; it says Opened, Ready, Write, Ask, Beat, Told, Over
-and, where it cannot go on, Trouble.
+and, where it cannot go on, Trouble. Work of another kind has words of its own for what these say of Edits: it builds on
+Order, Entry and Finished, and on what a crew asks of Who.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ip2pbatch.errors import BUG, Ip2pError, MissingError, ResourceError
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.pictures.marks.signer import Signer
 from ip2pbatch.pictures.placing import Conflict
 from ip2pbatch.plan.limits import Limits
-from ip2pbatch.run.deliveries import Deliverer
 from ip2pbatch.run.devices.dealing import Group
 from ip2pbatch.run.directory.ledger import Run
 from ip2pbatch.run.directory.lines import Delivery, EngineSpec, Record, Status
@@ -42,6 +42,36 @@ class Identity:
     device: str
     devices: tuple[str, ...] = ()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether all workers make their calls alike, to the last bit."""
+        return self.spec.determinism == "bitwise"
+
+    def unlike(self, first: Identity) -> str:
+        """In what this is not what the first worker is, "" where it is that."""
+        for name in (part.name for part in fields(EngineSpec)):
+            mine, theirs = getattr(self.spec, name), getattr(first.spec, name)
+            if mine != theirs:
+                return f"is another engine: its {name.replace('_', ' ')} is {mine}, not {theirs}"
+        if self.is_exact and self.device != first.device:
+            return f"is another engine: it is {self.device}, not {first.device}, and bits hang on that"
+        return ""
+
+
+class Who(Protocol):
+    """What a crew asks of what a worker is, which `unlike` compares with what another one is."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def devices(self) -> tuple[str, ...]: ...
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    def unlike(self, first: Any) -> str: ...
+
 
 def unsigned() -> Signer | None:
     """What signs nothing."""
@@ -56,44 +86,28 @@ class Opening(Protocol):
         ...
 
 
+Begins = Callable[[Callable[[str], None]], tuple[Who, Any]]
+"""An Opening, or what another kind of work begins with: what the worker is, and what it works with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Say who you are: the parent's first word."""
 
-    opening: Opening
+    opening: Begins
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The run to work for, with its directory `folder` and files below `files`, and how, beside how many others.
-    `signer` makes what signs files: a key is read where it is used. `device` is noted with each picture, "" where all
-    have the same. `seen` are files with their sizes that workers of other machines need to see as this one does; none
-    where all are on this one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be loaded, for work in `folder`. The crew says the rest: beside how many others; `device` is noted
+    with what is made, "" where all have the same; `seen` are files with their sizes that workers of other machines need
+    to see as this one does, none where all are on this one.
     """
 
-    root: Path
     folder: Path
-    files: Path
-    spec: EngineSpec
-    delivery: DeliverySettings
-    on_conflict: Conflict
-    queue: bool
-    redo: frozenset[Status]
-    score: Score | None
-    signer: Callable[[], Signer | None]
-    workers: int
+    workers: int = 1
     device: str = ""
     seen: Mapping[Path, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, run: Run, deliver: Deliverer, options: Options, signer: Callable[[], Signer | None], workers: int,
-        seen: Mapping[Path, int],
-    ) -> Load:  # fmt: skip
-        return cls(
-            run.root, run.layout.folder, run.files, run.spec, deliver.settings, deliver.on_conflict, deliver.queue,
-            options.redo, options.score, signer, workers, seen=seen,
-        )  # fmt: skip
 
     def refuse_unseen(self) -> None:
         """Raises MissingError where a worker of another machine does not see what its parent sees. A network disk may
@@ -110,6 +124,33 @@ class Load:
                 time.sleep(_LOOK)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load(Order):
+    """The run to work for, with its directory `folder` and files below `files`, and how. `signer` makes what signs files:
+    a key is read where it is used.
+    """
+
+    root: Path
+    files: Path
+    spec: EngineSpec
+    delivery: DeliverySettings
+    on_conflict: Conflict
+    queue: bool
+    redo: frozenset[Status]
+    score: Score | None
+    signer: Callable[[], Signer | None]
+
+    @classmethod
+    def of(cls, run: Run, options: Options, signer: Callable[[], Signer | None] = unsigned) -> Load:
+        deliver = options.deliver
+        assert deliver is not None, "a run of several processes delivers"
+        return cls(
+            root=run.root, folder=run.layout.folder, files=run.files, spec=run.spec, delivery=deliver.settings,
+            on_conflict=deliver.on_conflict, queue=deliver.queue, redo=options.redo, score=options.score,
+            signer=signer,
+        )  # fmt: skip
+
+
 _SEEN_AFTER, _LOOK = 10.0, 0.2  # seconds within which it appears, and between two looks
 
 
@@ -121,9 +162,29 @@ def _is_seen(path: Path, size: int) -> bool:
     return False
 
 
+class Portion(Protocol):
+    """What is dealt at once: `size` of them, called by the `name` of the first."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+class Dealt(Protocol):
+    """A portion on its way; everything said about it names its epoch."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def group(self) -> Portion: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """A group to make, with what is known of its Edits and files; everything said about it names its epoch."""
+    """A group to make, with what is known of its Edits and files."""
 
     epoch: int
     group: Group
@@ -163,29 +224,62 @@ class Close:
 class Opened:
     """The answer to Open."""
 
-    identity: Identity
+    identity: Who
+
+
+class Loaded:
+    """The answer to an Order."""
+
+    __slots__ = ()
+    differs: ClassVar[str]
+    """What is said of a worker whose answer is another than the first one's."""
+    fit: ClassVar[str]
+    """What mends that."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Loaded):
     """The engine is loaded."""
+
+    differs: ClassVar[str] = "makes its calls in another way than the others: last bits of pictures may differ"
+    fit: ClassVar[str] = "leave it out, or use --determinism stable"
 
     limits: Limits
     steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """Records and deliveries (announced ones say so) to be written; answered by Written."""
+class Entry:
+    """What is to be written; answered by Written."""
 
     epoch: int
     number: int
+
+    @property
+    def has_made(self) -> bool:
+        """Whether it says that something was made."""
+        return False
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether something waits for it."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Entry):
+    """Records and deliveries (announced ones say so) to be written."""
+
     records: tuple[Record, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
 
     @property
+    def has_made(self) -> bool:
+        return any(record.status == "done" for record in self.records)
+
+    @property
     def is_urgent(self) -> bool:
-        """Whether something waits for it: nothing does for a file that is there."""
+        """Nothing waits for a file that is there."""
         return bool(self.records) or any(one.begun for one in self.deliveries)
 
 
@@ -213,14 +307,20 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """A group is done with: what its run's Summary says of files, back-offs and the model's time."""
+class Finished:
+    """A group is done with, in so many seconds of work."""
 
     epoch: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Over(Finished):
+    """The same of Edits: what the group's run's Summary says of files, back-offs and the model's time."""
+
     undelivered: tuple[tuple[str, str], ...]
     notes: Mapping[str, int]
     shrunk: int
-    seconds: float
     busy: Mapping[str, float]
 
 

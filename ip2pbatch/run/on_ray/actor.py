@@ -5,6 +5,7 @@ Ray carries words alone. Photos are read, and pictures written, on the disk that
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import socket
@@ -14,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ip2pbatch
-from ip2pbatch.run.devices.wire import Beat, Write
-from ip2pbatch.run.devices.worker import Worker
+from ip2pbatch.run.devices.far_end import FarEnd
+from ip2pbatch.run.devices.wire import Beat, Entry
 
 OWN = ("ip2pbatch", "python")
 """What has a version and is no distribution that one asks for by its name."""
@@ -25,7 +26,7 @@ _COMPANY = 0.05  # seconds that what nobody waits for stays until something else
 
 
 def _is_urgent(word: object) -> bool:
-    return word.is_urgent if isinstance(word, Write) else not isinstance(word, Beat)
+    return word.is_urgent if isinstance(word, Entry) else not isinstance(word, Beat)
 
 
 class Mailbox:
@@ -74,17 +75,19 @@ class Mailbox:
 
 
 class Actor:
-    """One worker. `names` are the distributions whose versions it tells before anything else: a word between two
-    versions of this package may mean two things.
+    """One worker, which `worker` is by its name. `names` are the distributions whose versions it tells before anything
+    else: a word between two versions of this package may mean two things.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._box = Mailbox(greeting(names))
+    def __init__(self, names: Sequence[str], worker: str) -> None:
+        self._box, self._worker = Mailbox(greeting(names)), worker
         threading.Thread(target=self._serve, name="worker", daemon=True).start()
 
     def _serve(self) -> None:
         try:
-            Worker(self._box).serve()
+            module, _, name = self._worker.partition(":")
+            worker: type[FarEnd] = getattr(importlib.import_module(module), name)
+            worker(self._box).serve()
         finally:
             self._box.close()
 

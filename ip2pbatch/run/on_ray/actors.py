@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from ip2pbatch.errors import ENVIRONMENT, USAGE
+from ip2pbatch.run.devices.far_end import FarEnd
 from ip2pbatch.run.devices.links import Link
 from ip2pbatch.run.devices.processes import PATIENCE
 from ip2pbatch.run.devices.wire import Beat, Trouble
@@ -21,15 +22,16 @@ _GROUPS = {"say": 1, "words": 1}  # a thread each, so that something can be said
 
 
 class RayActors:
-    """The Launcher of `--on ray`: each worker has what `room` says, and the `versions` that this process has.
+    """The Launcher of `--on ray`: each is a `worker` with what `room` says, and has the `versions` of this process.
 
     An actor that ends is not started again by Ray, nor is a call repeated: who is lost is the crew's to replace.
     """
 
     apart: bool = True
 
-    def __init__(self, ray: ModuleType, room: Room, versions: Mapping[str, str]) -> None:
+    def __init__(self, ray: ModuleType, room: Room, versions: Mapping[str, str], worker: type[FarEnd]) -> None:
         self._ray, self._room = ray, room
+        self._worker = f"{worker.__module__}:{worker.__qualname__}"
         self._versions = {**versions_of(()), **versions}
         self.least: int | None = room.least
         self._actor = ray.remote(
@@ -43,7 +45,7 @@ class RayActors:
 
     def start(self, name: str, device: str, workers: int) -> ActorLink:
         """It is there as soon as some node has room."""
-        return ActorLink(self._ray, self._actor.remote(list(self._versions)), self._versions)
+        return ActorLink(self._ray, self._actor.remote(list(self._versions), self._worker), self._versions)
 
     def heard(self, links: Sequence[Link], seconds: float) -> Sequence[Link]:
         """See Launcher. What was said to them since is told them first, each in one call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,12 @@ def room_for(wanted: Wanted, nodes: Sequence[Node]) -> Room:
         beside = max((node.cpus // cpus for node in able), default=1)
     least, most = wanted.bounds or (1, max(1, most))
     return Room(least, most, cpus, int(gpu), max(1, beside))
+
+
+def threads_asked_for() -> int | None:
+    """How many threads a person says that a worker is to have, by OMP_NUM_THREADS."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else None
 
 
 def _share(nodes: Sequence[Node], workers: int) -> int:

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from ip2pbatch.errors import MissingError, UsageError
+from ip2pbatch.run.devices.far_end import FarEnd
+from ip2pbatch.run.devices.worker import Worker
 from ip2pbatch.run.on_ray.actors import RayActors
 from ip2pbatch.run.on_ray.capacity import Node, Room, Wanted, room_for
 from ip2pbatch.run.on_ray.keeper import Keeper
@@ -30,17 +32,19 @@ log = logging.getLogger("ip2pbatch.run")
 
 
 @contextmanager
-def connected(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[tuple[RayActors, Room]]:
-    """What starts workers on the cluster, and how many it has room for. `versions` are what they need to have.
+def connected(
+    wanted: Wanted, versions: Mapping[str, str], worker: type[FarEnd] = Worker
+) -> Iterator[tuple[RayActors, Room]]:
+    """What starts such workers on the cluster, and how many it has room for. `versions` are what they need to have.
 
     Raises MissingError without Ray or a cluster that answers, and UsageError where that is of another version.
     """
     with ExitStack() as held:
-        ray = _ray()
+        ray = imported()
         if not ray.is_initialized():
             held.enter_context(_session(ray, wanted.bounds[0] if wanted.bounds else 1))
         room = room_for(wanted, nodes(ray))
-        yield RayActors(ray, room, versions), room
+        yield RayActors(ray, room, versions, worker), room
 
 
 def nodes(ray: ModuleType) -> list[Node]:
@@ -49,7 +53,8 @@ def nodes(ray: ModuleType) -> list[Node]:
     return [Node(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in offered]
 
 
-def _ray() -> ModuleType:
+def imported() -> ModuleType:
+    """Ray. Raises MissingError."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it is read as Ray starts: nothing is sent anywhere
     try:
         return importlib.import_module("ray")
