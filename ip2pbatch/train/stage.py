@@ -13,6 +13,7 @@ from ip2pbatch.plan.written.yaml_source import Mistake, suggest
 
 if TYPE_CHECKING:
     from ip2pbatch.train.estimates import Estimate
+    from ip2pbatch.train.row_work import RowWork
 
 
 def _nothing(settings: Any, counts: Estimate) -> Estimate:
@@ -76,9 +77,9 @@ class Stage:
     """`run(config, inputs, folder, photos) -> metrics` writes into `folder` and goes on where it was interrupted.
 
     `config` is the form of its settings; one that has a `maker` field is handed it. Who changes what comes out raises
-    `version`. A `sharded` stage is given a shard as well, makes its part and returns None while other parts are not
-    made; a `distributed` one may be run by several processes at once, as torchrun starts them. The others see the
-    photos through their inputs at most, unless it `reads_photos`.
+    `version`. A stage that can be split has `rows(config, inputs, folder)`; its `run` is given a shard as well, makes
+    that part and returns None while others are not made. A `distributed` one may be run by several processes at once,
+    as torchrun starts them. The others see the photos through their inputs at most, unless it `reads_photos`.
 
     `estimate(settings, counts)` adds to the counts of its inputs what it will make and take, and `rate(settings,
     metrics)` says the unit of its work and how much of that it did a second, 0 where it measured none.
@@ -92,7 +93,7 @@ class Stage:
     config: type[BaseModel]
     run: Callable[..., dict[str, float] | None]
     version: int
-    sharded: bool = False
+    rows: Callable[[Any, Mapping[str, Path], Path], RowWork] | None = None
     distributed: bool = False
     reads_photos: bool = False
     estimate: Callable[[Any, Estimate], Estimate] = _nothing

@@ -202,7 +202,7 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
         write_json(one.folder / "started.json", one.known.record)
         write_manifests(one.known, one.folder)
         began = time.monotonic()
-        metrics = module.run(settings, inputs, one.folder, photos, *((shard,) if module.sharded else ()))
+        metrics = module.run(settings, inputs, one.folder, photos, *((shard,) if module.rows else ()))
         if metrics is None:
             return False
         refuse_changed(one, photos, f"remove {one.folder} and run again, with data that nobody writes to meanwhile")
@@ -223,7 +223,7 @@ def refuse_parts(one: StageStatus, processes: int, shard: Shard | None) -> None:
     if processes > 1 and not module.distributed:
         hint = f"bring it up to date with one process first: {command}"
         raise UsageError(f"{one.config.name} is not fresh and cannot be made by {processes} processes", hint=hint)
-    if shard and not module.sharded:
+    if shard and not module.rows:
         hint = f"bring it up to date without --shard first: {command}"
         raise UsageError(f"{one.config.name} is not fresh and cannot be split into shards", hint=hint)
 

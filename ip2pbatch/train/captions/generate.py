@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from ip2pbatch.disk.atomic import write_whole
-from ip2pbatch.disk.journal import Damage, Journal, parse_row, read_rows
+from ip2pbatch.disk.journal import Damage, parse_row, read_rows
 from ip2pbatch.errors import RecipeError, UsageError
-from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.captions.caption_files import Row, choose
 from ip2pbatch.train.captions.completion import RejectedError, parse, prompt_text
@@ -35,6 +35,7 @@ from ip2pbatch.train.captions.language_model import Completion, LanguageModel, S
 from ip2pbatch.train.data.released import CAPTIONS, INPUT_KEYS, Prompt, read_prompts
 from ip2pbatch.train.estimates import ACCEPTED, CAPTION, COMPLETION, RELEASED_PROMPTS, TOKENS, Estimate, count_rows
 from ip2pbatch.train.model_names import ModelName
+from ip2pbatch.train.row_work import Books, RowWork, make_part
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 2  # 2: permuted by the seed, not in the file's order
@@ -196,49 +197,65 @@ def read_lines(folder: Path) -> dict[int, dict[str, Any]]:
     return found
 
 
+class CaptionRows(RowWork):
+    """The captions that are asked about, by their place in the order of asking."""
+
+    journal = "rows"
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path], folder: Path) -> None:
+        super().__init__(folder)
+        self.config, self.inputs = config, inputs
+        self.most = WINDOW * config.batch
+        self.gpu = False if config.endpoint else None
+        self.rows, self.doubles = choose(config.captions, config.limit, config.seed)
+
+    def names(self) -> Iterator[str]:
+        return (f"{row.number} {row.caption}" for row in self.rows)
+
+    def left(self) -> list[int]:
+        known = read_lines(self.folder)
+        return [index for index, row in enumerate(self.rows) if row.number not in known]
+
+    def open(self) -> str:
+        config = self.config
+        examples = read_prompts(config.examples)[: config.shots] if config.examples else []
+        source = source_of(config, self.inputs)
+        self.writer = Writer(source, moderation_of(config, source), examples, config.seed)
+        return ""
+
+    def make(self, rows: Sequence[int], books: Books) -> float:
+        """In tokens."""
+        index = {self.rows[number].number: number for number in rows}
+        with tqdm(total=len(rows), desc="captions", mininterval=5, disable=books.quiet) as bar:
+            progress = Progress(bar)
+            for batch in batches([self.rows[number] for number in rows], self.config.batch):
+                lines, tokens = self.writer.write(batch)
+                books.settle([index[line["row"]] for line in lines], lines)
+                progress.add(lines, tokens)
+        return progress.tokens
+
+    def finish(self, rate: float) -> dict[str, float]:
+        lines = read_lines(self.folder)
+        accepted = [lines[row.number] for row in self.rows if "rejected" not in lines[row.number]]
+        key = INPUT_KEYS[self.config.compat == "original"]
+        write_whole(self.folder / CAPTIONS, "".join(line_of(line, key) for line in accepted).encode())
+        reasons = Counter(line["rejected"].replace(" ", "_") for line in lines.values() if "rejected" in line)
+        counts = {"rows": len(self.rows), "prompts": len(accepted), **reasons, **self.doubles}
+        return {name: float(count) for name, count in counts.items()} | {"tokens/s": rate}
+
+
 def run(
     config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
 ) -> dict[str, float] | None:
     """Ask about the captions that no shard has asked about yet; metrics: rows, prompts that came of them, rejected rows
     by reason, tokens a second. None while parts are missing."""
-    rows, left_out = choose(config.captions, config.limit, config.seed)
-    known = read_lines(folder).keys()
-    mine = [row for index, row in enumerate(rows) if shard is None or shard.owns_row(index)]
-    todo = [row for row in mine if row.number not in known]
-    rate = ask(config, inputs, todo, folder / f"rows{suffix(shard)}.jsonl") if todo else 0.0
-    lines = read_lines(folder)
-    if any(row.number not in lines for row in rows):
-        return None
-    accepted = [lines[row.number] for row in rows if "rejected" not in lines[row.number]]
-    key = INPUT_KEYS[config.compat == "original"]
-    write_whole(folder / CAPTIONS, "".join(line_of(line, key) for line in accepted).encode())
-    reasons = Counter(line["rejected"].replace(" ", "_") for line in lines.values() if "rejected" in line)
-    counts = {"rows": len(rows), "prompts": len(accepted), **reasons, **left_out}
-    return {name: float(count) for name, count in counts.items()} | {"tokens/s": rate}
+    return make_part(CaptionRows(config, inputs, folder), shard)
 
 
 def line_of(line: Mapping[str, Any], key: str) -> str:
     """A line of `captions.jsonl`, the input caption under `key`."""
     texts = {"edit": line["edit"], "output": line["output"]} | ({"url": line["url"]} if "url" in line else {})
     return json.dumps({key: line["input"]} | texts, ensure_ascii=False) + "\n"
-
-
-def ask(config: Config, inputs: Mapping[str, Path], rows: Sequence[Row], path: Path) -> float:
-    """Write every row's line, a batch at a time; tokens a second."""
-    examples = read_prompts(config.examples)[: config.shots] if config.examples else []
-    source = source_of(config, inputs)
-    writer = Writer(source, moderation_of(config, source), examples, config.seed)
-    journal = Journal(path)
-    try:
-        with tqdm(total=len(rows), desc="captions", mininterval=5) as bar:
-            progress = Progress(bar)
-            for batch in batches(rows, config.batch):
-                lines, tokens = writer.write(batch)
-                journal.append(*lines)
-                progress.add(lines, tokens)
-    finally:
-        journal.close()
-    return progress.rate
 
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
@@ -264,4 +281,4 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
         yield from one_source("model", settings.model, inputs)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate, check=check)
+STAGE = Stage(Config, run, VERSION, rows=CaptionRows, estimate=estimate, rate=rate, check=check)

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +31,35 @@ class LeftOut:
         self.path = folder / (FILE if not process else f"broken-{process}.jsonl")
         self.allowed = max(1, int(share * count)) if share else 0
         self.count = count
+        self.elsewhere: Callable[[str, str], None] | None = None  # who is told instead, of a worker
         self._lock = threading.Lock()
         self._named: set[str] = set()
 
     def add(self, error: BrokenSampleError) -> None:
         """Name one that is left out. RecipeError where it is one too many: the stage stops."""
+        try:
+            self.note(str(error.file), str(error))
+        except RecipeError as many:
+            raise many from error
+
+    def note(self, sample: str, said: str) -> None:
+        """The same of a sample by its place."""
         with self._lock:
-            said = str(error)
             if said in self._named:
                 return
             self._named.add(said)
+            if self.elsewhere is not None:
+                self.elsewhere(sample, said)
+                return
             _log.warning("left out: %s", said)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"sample": str(error.file), "reason": said}) + "\n")
+                file.write(json.dumps({"sample": sample, "reason": said}) + "\n")
             if len(self._named) > self.allowed:
                 many = f"{len(self._named)} of {self.count:,} samples are broken"
                 hint = f"they are named in {self.path}: make or fetch them again, or raise `broken`"
                 said = f"{many}, more than {self.allowed} may be left out"
-                raise RecipeError(said, file=error.file, hint=hint) from error
+                raise RecipeError(said, file=sample, hint=hint)
 
     @property
     def found(self) -> int:

@@ -32,9 +32,11 @@ from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, ShardStore, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
 from ip2pbatch.train.model_names import DataSource
+from ip2pbatch.train.row_work import Books, OwnBooks, RowWork, make_part
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
+PARTIAL = ".partial"  # of a shard that is being written
 
 
 class Config(BaseModel):
@@ -49,12 +51,15 @@ class Config(BaseModel):
     broken: float = Field(0.001, ge=0, le=1, exclude=True)  # part of the pairs that may be left out as damaged
 
 
-def write_shard(pairs: PairSet, prompts: Sequence[int], path: Path, left_out: LeftOut) -> None:
+def write_shard(
+    pairs: PairSet, prompts: Sequence[int], path: Path, left_out: LeftOut, books: Books | None = None
+) -> None:
     """One shard and its index, both whole or not there, without broken pairs. ResourceError where the disk is full,
     RecipeError where more pairs are broken than may be left out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, sums = path.with_suffix(".partial"), []
+    books = books or OwnBooks(None)
+    partial, sums = path.with_suffix(f"{books.mark}{PARTIAL}"), []
     try:
         with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
             for pair in (pair for prompt in prompts for pair in pairs.pairs(prompt)):
@@ -71,6 +76,7 @@ def write_shard(pairs: PairSet, prompts: Sequence[int], path: Path, left_out: Le
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+    books.wait()
     partial.replace(path)
     index = scan(path)
     note = {"bytes": path.stat().st_size, "keys": index.keys, "places": index.places.tolist(), "sums": sums}
@@ -86,29 +92,54 @@ def whole_files(pairs: PairSet, pair: int) -> tuple[bytes, bytes, bytes]:
     return before, after, json.dumps(pairs.store.row(pair), ensure_ascii=False).encode()
 
 
+class PackRows(RowWork):
+    """The shards, by their numbers."""
+
+    gpu = False
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path], folder: Path) -> None:
+        super().__init__(folder)
+        source = config.source or inputs.get("filter") or inputs.get("pairs")
+        if source is None:
+            hint = "name an input `filter` or `pairs`, or a folder as `source`"
+            raise UsageError("pack has nothing to pack", hint=hint)
+        self.pairs, self.size = open_pairs(source, config.columns), config.prompts_per_shard
+        self.left_out: LeftOut = LeftOut(folder, sum(map(len, self.pairs.prompts)), config.broken)
+        count = -(-len(self.pairs) // self.size)
+        self.paths = [folder / "shards" / f"pairs-{number:05d}.tar" for number in range(count)]
+
+    def names(self) -> Iterator[str]:
+        return (self.pairs.store.key(pair) for prompt in range(len(self.pairs)) for pair in self.pairs.pairs(prompt))
+
+    def left(self) -> list[int]:
+        return [number for number, path in enumerate(self.paths) if not path.with_suffix(".index").exists()]
+
+    def make(self, rows: Sequence[int], books: Books) -> float:
+        """In shards."""
+        for number in tqdm(rows, desc="pack", unit="shard", mininterval=5, disable=books.quiet):
+            begin = number * self.size
+            prompts = range(begin, min(begin + self.size, len(self.pairs)))
+            write_shard(self.pairs, prompts, self.paths[number], self.left_out, books)
+            books.settle([number])
+        return len(rows)
+
+    def finish(self, rate: float) -> dict[str, float]:
+        for stray in (self.folder / "shards").glob(f"*{PARTIAL}"):
+            stray.unlink()
+        packed = ShardStore(self.paths)
+        size = sum(path.stat().st_size for path in self.paths)
+        return {
+            "prompts": float(len(packed.groups)), "pairs": float(sum(map(len, packed.groups))),
+            "broken": float(self.left_out.found), "shards": float(len(self.paths)), "GB": size / 1e9,
+        }  # fmt: skip
+
+
 def run(
     config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
 ) -> dict[str, float] | None:
     """Write the shards that are missing; metrics: prompts, pairs, how many were broken, shards, gigabytes. None while
     parts are missing."""
-    source = config.source or inputs.get("filter") or inputs.get("pairs")
-    if source is None:
-        raise UsageError("pack has nothing to pack", hint="name an input `filter` or `pairs`, or a folder as `source`")
-    pairs = open_pairs(source, config.columns)
-    begins = range(0, len(pairs), config.prompts_per_shard)
-    left_out = LeftOut(folder, sum(map(len, pairs.prompts)), config.broken)
-    paths = [folder / "shards" / f"pairs-{number:05d}.tar" for number in range(len(begins))]
-    for number, begin in enumerate(tqdm(begins, desc="pack", unit="shard", mininterval=5)):
-        if (shard is None or shard.owns_row(number)) and not paths[number].with_suffix(".index").exists():
-            write_shard(pairs, range(begin, min(begin + config.prompts_per_shard, len(pairs))), paths[number], left_out)
-    if not all(path.with_suffix(".index").exists() for path in paths):
-        return None
-    packed = ShardStore(paths)
-    size = sum(path.stat().st_size for path in paths)
-    return {
-        "prompts": float(len(packed.groups)), "pairs": float(sum(map(len, packed.groups))),
-        "broken": float(left_out.found), "shards": float(len(paths)), "GB": size / 1e9,
-    }  # fmt: skip
+    return make_part(PackRows(config, inputs, folder), shard)
 
 
 def estimate(settings: Config, counts: Estimate) -> Estimate:
@@ -124,4 +155,4 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     yield from columns_of_data("source", settings.source, settings.columns)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, check=check)
+STAGE = Stage(Config, run, VERSION, rows=PackRows, estimate=estimate, check=check)

@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from ip2pbatch.disk.atomic import disk_error, write_whole
-from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import Clip, Similarities
-from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.crops import to_pixels
 from ip2pbatch.train.data.released import (
@@ -52,6 +52,7 @@ from ip2pbatch.train.data.released import (
 from ip2pbatch.train.estimates import Estimate, kept_of
 from ip2pbatch.train.pairs.filter_report import Judged, draw_report
 from ip2pbatch.train.pairs.scores import Scores, read_scores
+from ip2pbatch.train.row_work import Books, RowWork, make_part
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
@@ -213,38 +214,56 @@ def read_judged(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+class FilterRows(RowWork):
+    """The prompts' folders, in the order of their names."""
+
+    journal, most, gpu = "judged", AT_ONCE, False
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path], folder: Path) -> None:
+        super().__init__(folder)
+        source = config.source or inputs.get("pairs")
+        if source is None:
+            raise UsageError("filter has no pairs", hint="name an input `pairs`, or a released folder as `source`")
+        self.config, self.dataset = config, dataset_of(source)
+        self.folders = prompt_folders(self.dataset)
+        self.scores = read_scores(inputs["scores"]) if "scores" in inputs else {}
+
+    def names(self) -> Iterator[str]:
+        return (path.name for path in self.folders)
+
+    def left(self) -> list[int]:
+        known = read_judged(self.folder)
+        return [number for number, path in enumerate(self.folders) if path.name not in known]
+
+    def make(self, rows: Sequence[int], books: Books) -> float:
+        """In prompts."""
+        with tqdm(total=len(rows), desc="filter", mininterval=5, disable=books.quiet) as bar:
+            for begin in range(0, len(rows), AT_ONCE):
+                part = rows[begin : begin + AT_ONCE]
+                choices = [judge(self.folders[number], self.scores, self.config) for number in part]
+                books.wait()
+                for choice in choices:
+                    link(choice, self.folder / DATASET)
+                books.settle(part, [*map(line_of, choices)])
+                bar.update(len(part))
+        return len(rows)
+
+    def finish(self, rate: float) -> dict[str, float]:
+        judged = read_judged(self.folder)
+        finish(self.folder, judged)
+        few = self.folders[:: max(1, -(-len(self.folders) // MOST_IN_REPORT))]
+        shown = list(dropped_while_made(self.dataset.parent / DROPPED))
+        seen = examined(few, self.scores, self.config)
+        draw_report(self.folder / "report.png", seen, self.config.thresholds.model_dump(), shown)
+        return totals(judged)
+
+
 def run(
     config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
 ) -> dict[str, float] | None:
     """Judge what no shard has judged yet; metrics: prompts, pairs, and which parts of them are kept. None while parts
     are missing."""
-    source = config.source or inputs.get("pairs")
-    if source is None:
-        raise UsageError("filter has no pairs", hint="name an input `pairs`, or a released folder as `source`")
-    dataset = dataset_of(source)
-    scores = read_scores(inputs["scores"]) if "scores" in inputs else {}
-    known = read_judged(folder).keys()
-    todo = [path for path in prompt_folders(dataset, shard) if path.name not in known]
-    journal = Journal(folder / f"judged{suffix(shard)}.jsonl")
-    try:
-        with tqdm(total=len(todo), desc="filter", mininterval=5) as bar:
-            for begin in range(0, len(todo), AT_ONCE):
-                choices = [judge(path, scores, config) for path in todo[begin : begin + AT_ONCE]]
-                for choice in choices:
-                    link(choice, folder / DATASET)
-                journal.append(*map(line_of, choices))
-                bar.update(len(choices))
-    finally:
-        journal.close()
-    judged = read_judged(folder)
-    folders = prompt_folders(dataset)
-    if any(path.name not in judged for path in folders):
-        return None
-    finish(folder, judged)
-    few = folders[:: max(1, -(-len(folders) // MOST_IN_REPORT))]
-    shown = list(dropped_while_made(dataset.parent / DROPPED))
-    draw_report(folder / "report.png", examined(few, scores, config), config.thresholds.model_dump(), shown)
-    return totals(judged)
+    return make_part(FilterRows(config, inputs, folder), shard)
 
 
 def line_of(choice: Choice) -> dict[str, Any]:
@@ -315,4 +334,4 @@ def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
     yield from one_source("source", settings.source, [name for name in inputs if name == "pairs"])
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, check=check)
+STAGE = Stage(Config, run, VERSION, rows=FilterRows, estimate=estimate, check=check)

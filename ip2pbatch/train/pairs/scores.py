@@ -22,20 +22,21 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from ip2pbatch.disk.journal import Journal, read_journal
+from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import RecipeError, UsageError
 from ip2pbatch.measures.clip import VIT_L_14, Clip, Similarities
-from ip2pbatch.plan.shard import Shard, suffix
+from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.written.yaml_source import Mistake
 from ip2pbatch.train.data.broken import BrokenSampleError, LeftOut, flaw
 from ip2pbatch.train.data.pair_sets import counted
 from ip2pbatch.train.data.released import PromptFolder, dataset_of, prompt_folders, read_prompt_folder
 from ip2pbatch.train.estimates import LINE, Estimate
 from ip2pbatch.train.model_names import ModelName
+from ip2pbatch.train.row_work import Books, RowWork, make_part
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
-FILE = "scores"
+FILE, AT_ONCE = "scores", 64  # prompts that a worker is dealt at once
 Scores = dict[str, dict[int, Similarities]]
 
 
@@ -137,43 +138,58 @@ def in_groups(folders: Sequence[Path], pairs: int) -> Iterator[list[Path]]:
         yield group
 
 
+class ScoreRows(RowWork):
+    """The prompts' folders, in the order of their names."""
+
+    journal, most = FILE, AT_ONCE
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path], folder: Path) -> None:
+        super().__init__(folder)
+        source = config.source or inputs.get("pairs")
+        if source is None:
+            raise UsageError("scores has no pairs", hint="name an input `pairs`, or a released folder as `source`")
+        self.config, self.folders = config, prompt_folders(dataset_of(source))
+        self.left_out: LeftOut = LeftOut(folder, 4 * len(self.folders), config.broken)
+
+    def names(self) -> Iterator[str]:
+        return (path.name for path in self.folders)
+
+    def left(self) -> list[int]:
+        known = read_scores(self.folder)
+        return [number for number, path in enumerate(self.folders) if path.name not in known]
+
+    def open(self) -> str:
+        self.clip = Clip.load(self.config.model, precision=self.config.precision)
+        return ""
+
+    def make(self, rows: Sequence[int], books: Books) -> float:
+        """Read the next prompts while the last are judged. In pairs."""
+        config, began, pairs = self.config, time.monotonic(), 0
+        index = {self.folders[number].name: number for number in rows}
+        bar = tqdm(total=len(rows), desc="scores", mininterval=5, disable=books.quiet)
+        with ThreadPoolExecutor(config.readers) as pool, bar:
+            ahead: list[list[Future[Loaded]]] = []
+            for group in [*in_groups([self.folders[number] for number in rows], config.batch), None]:
+                ahead.append([pool.submit(load, one, self.left_out) for one in group] if group else [])
+                if len(ahead) > 1:
+                    lines = list(score(self.clip, [one.result() for one in ahead.pop(0)]))
+                    books.settle([index[line["folder"]] for line in lines], lines)
+                    pairs += sum(len(line["samples"]) for line in lines)
+                    bar.update(len(lines))
+                    bar.set_postfix_str(f"{pairs / (time.monotonic() - began):.1f} pairs/s")
+        return pairs
+
+    def finish(self, rate: float) -> dict[str, float]:
+        found = read_scores(self.folder)
+        pairs, broken = sum(len(samples) for samples in found.values()), float(self.left_out.found)
+        return {"prompts": float(len(found)), "pairs": float(pairs), "broken": broken, "pairs/s": rate}
+
+
 def run(
     config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
 ) -> dict[str, float] | None:
     """Score what no shard has scored yet; metrics: prompts, pairs, pairs a second. None while parts are missing."""
-    source = config.source or inputs.get("pairs")
-    if source is None:
-        raise UsageError("scores has no pairs", hint="name an input `pairs`, or a released folder as `source`")
-    dataset = dataset_of(source)
-    known = read_scores(folder).keys()
-    todo = [path for path in prompt_folders(dataset, shard) if path.name not in known]
-    left_out = LeftOut(folder, 4 * len(prompt_folders(dataset)), config.broken)
-    rate = score_all(config, todo, folder / f"{FILE}{suffix(shard)}.jsonl", left_out) if todo else 0.0
-    found = read_scores(folder)
-    if any(path.name not in found for path in prompt_folders(dataset)):
-        return None
-    pairs = sum(len(samples) for samples in found.values())
-    return {"prompts": float(len(found)), "pairs": float(pairs), "broken": float(left_out.found), "pairs/s": rate}
-
-
-def score_all(config: Config, todo: Sequence[Path], path: Path, left_out: LeftOut) -> float:
-    """Write the line of every prompt of `todo`, reading the next ones meanwhile; pairs a second."""
-    clip = Clip.load(config.model, precision=config.precision)
-    journal, began, pairs = Journal(path), time.monotonic(), 0
-    try:
-        with ThreadPoolExecutor(config.readers) as pool, tqdm(total=len(todo), desc="scores", mininterval=5) as bar:
-            ahead: list[list[Future[Loaded]]] = []
-            for group in [*in_groups(todo, config.batch), None]:
-                ahead.append([pool.submit(load, one, left_out) for one in group] if group else [])
-                if len(ahead) > 1:
-                    lines = list(score(clip, [one.result() for one in ahead.pop(0)]))
-                    journal.append(*lines)
-                    pairs += sum(len(line["samples"]) for line in lines)
-                    bar.update(len(lines))
-                    bar.set_postfix_str(f"{pairs / (time.monotonic() - began):.1f} pairs/s")
-    finally:
-        journal.close()
-    return pairs / max(1e-9, time.monotonic() - began)
+    return make_part(ScoreRows(config, inputs, folder), shard)
 
 
 def check(settings: Config, inputs: Mapping[str, str]) -> Iterator[Mistake]:
@@ -188,4 +204,4 @@ def estimate(settings: Config, counts: Estimate) -> Estimate:
     return replace(counts, makes=f"{counts.pairs:,.0f} pairs judged", bytes=counts.pairs * LINE)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, check=check, estimate=estimate)
+STAGE = Stage(Config, run, VERSION, rows=ScoreRows, check=check, estimate=estimate)

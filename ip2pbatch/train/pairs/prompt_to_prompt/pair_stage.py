@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -62,10 +61,12 @@ from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import Compat, PairSampler, Settings, draw, to_bytes
 from ip2pbatch.train.pairs.prompt_to_prompt.prompt_work import PromptWork
+from ip2pbatch.train.row_work import Books, RowWork, make_part
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
 STEPS = ("rowwise", "channels-last")  # of the backend's; the others stand where attention is shared
+BATCHES = 8  # of samples that a worker is dealt at once, in whole prompts
 STRIDE = 0x9E3779B1  # odd, so that a prompt's seeds differ; they are spread over all 32 bits
 
 
@@ -182,30 +183,34 @@ def same_model(folder: Path, digest: str, config: Config) -> None:
         )
 
 
-def jobs(prompts: Sequence[Prompt], dataset: Path, config: Config, judge: PairFilter | None, bar: Any) -> Iterator[Job]:
+def jobs(
+    prompts: Sequence[Prompt], dataset: Path, config: Config, judge: PairFilter | None, bar: Any, books: Books
+) -> Iterator[Job]:
     """Every sample that has no line yet, prompt by prompt; `bar` hears of those that have."""
     for prompt in prompts:
         work = PromptWork(dataset, prompt, seeds_of(prompt, config), judge, config.chroma)
         missing = work.missing()
         bar.total -= config.samples - len(missing)
         if not missing:
+            books.wait()
             work.finish()
         yield from (Job(work, seed) for seed in missing)
 
 
 def make_all(
-    prompts: Sequence[Prompt], dataset: Path, config: Config, sampler: PairSampler, judge: PairFilter | None
-) -> int:
+    prompts: Sequence[Prompt], dataset: Path, config: Config, sampler: PairSampler, judge: PairFilter | None,
+    books: Books,
+) -> int:  # fmt: skip
     """Make every missing sample, the files of a batch while the next one is drawn; how many it were."""
-    made, pending = 0, None
-    bar = tqdm(total=len(prompts) * config.samples, desc="pairs", unit="pair", mininterval=5, smoothing=0.05)
+    made, pending, total = 0, None, len(prompts) * config.samples
+    bar = tqdm(total=total, desc="pairs", unit="pair", mininterval=5, smoothing=0.05, disable=books.quiet)
     with bar, ThreadPoolExecutor(1) as writer:
-        todo = jobs(prompts, dataset, config, judge, bar)
+        todo = jobs(prompts, dataset, config, judge, bar, books)
         while batch := list(islice(todo, config.batch)):
             pictures = draw_batch(sampler, batch)
             samples = [sample_of(job, pair, sampler, judge) for job, pair in zip(batch, pictures, strict=True)]
             written(pending)
-            pending = writer.submit(store, batch, samples, to_bytes(pictures, config.compat))
+            pending = writer.submit(store, batch, samples, to_bytes(pictures, config.compat), books)
             made += len(batch)
             bar.update(len(batch))
         written(pending)
@@ -236,8 +241,9 @@ def sample_of(job: Job, pair: Tensor, sampler: PairSampler, judge: PairFilter | 
     return replace(sample, similarities=judge.score(before, after, [job.work.prompt])[0])
 
 
-def store(batch: Sequence[Job], samples: Sequence[Sample], pictures: Any) -> None:
+def store(batch: Sequence[Job], samples: Sequence[Sample], pictures: Any, books: Books) -> None:
     """Write a batch: pictures, lines, and the prompts that are whole with it."""
+    books.wait()
     for job, sample, pair in zip(batch, samples, pictures, strict=True):
         job.work.add(sample, pair)
 
@@ -248,6 +254,44 @@ def written(pending: Future[None] | None) -> None:
         pending.result()
 
 
+class PairRows(RowWork):
+    """The prompts, by their numbers: a prompt's folder is there when all of its samples are."""
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path], folder: Path) -> None:
+        super().__init__(folder)
+        self.config, self.dataset = config, folder / DATASET
+        self.most = max(1, BATCHES * config.batch // config.samples)
+        self.prompts = {one.number: one for one in prompts_to_make(config, dict(inputs))}
+
+    def names(self) -> Iterator[str]:
+        return (f"{one.number} {json.dumps(one.row())}" for one in self.prompts.values())
+
+    def left(self) -> list[int]:
+        return [number for number, one in self.prompts.items() if not (self.dataset / one.folder).is_dir()]
+
+    def open(self) -> str:
+        self.sampler, digest = load_sampler(self.config, accelerators.default())
+        self.judge = None
+        if self.config.thresholds is not None:
+            clip = Clip.load(self.config.clip, str(self.sampler.backend.device))
+            self.judge = PairFilter(clip, self.config.thresholds, self.folder / DROPPED)
+        return digest
+
+    def begin(self, digest: str) -> None:
+        same_model(self.folder, digest, self.config)
+
+    def make(self, rows: Sequence[int], books: Books) -> float:
+        """In samples."""
+        there = [number for number in rows if (self.dataset / self.prompts[number].folder).is_dir()]
+        prompts = [self.prompts[number] for number in rows if number not in there]
+        made = make_all(prompts, self.dataset, self.config, self.sampler, self.judge, books)
+        books.settle(rows)
+        return made
+
+    def finish(self, rate: float) -> dict[str, float]:
+        return finish(self.dataset, list(self.prompts.values()), self.config, rate)
+
+
 def run(
     config: Config, inputs: dict[str, Path], folder: Path, photos: Path | None, shard: Shard | None = None
 ) -> dict[str, float] | None:
@@ -255,23 +299,7 @@ def run(
 
     Metrics: prompts, prompts without a picture, samples, pairs on disk, broken samples, and pairs made a second.
     """
-    prompts = prompts_to_make(config, inputs)
-    dataset = folder / DATASET
-    mine = [one for one in prompts if shard is None or shard.owns_row(one.number)]
-    left = [one for one in mine if not (dataset / one.folder).is_dir()]
-    rate = 0.0
-    if left:
-        sampler, digest = load_sampler(config, accelerators.default())
-        same_model(folder, digest, config)
-        judge = None
-        if config.thresholds is not None:
-            clip = Clip.load(config.clip, str(sampler.backend.device))
-            judge = PairFilter(clip, config.thresholds, folder / DROPPED)
-        began = time.monotonic()
-        rate = make_all(left, dataset, config, sampler, judge) / max(time.monotonic() - began, 1e-9)
-    if not all((dataset / one.folder).is_dir() for one in prompts):
-        return None
-    return finish(dataset, prompts, config, rate)
+    return make_part(PairRows(config, inputs, folder), shard)
 
 
 def prompts_to_make(config: Config, inputs: dict[str, Path]) -> list[Prompt]:
@@ -326,4 +354,4 @@ def idle(settings: Config) -> tuple[str, ...]:
     return () if settings.thresholds else ("clip",)
 
 
-STAGE = Stage(Config, run, VERSION, sharded=True, estimate=estimate, rate=rate, check=check, idle=idle)
+STAGE = Stage(Config, run, VERSION, rows=PairRows, estimate=estimate, rate=rate, check=check, idle=idle)
