@@ -11,9 +11,11 @@ import typer
 
 from ip2pbatch import errors
 from ip2pbatch.cli import console
+from ip2pbatch.cli.machine_flags import OnFlag, Workers
 
 if TYPE_CHECKING:
     from ip2pbatch.train.estimates import Estimate
+    from ip2pbatch.train.on_cluster import Cluster
     from ip2pbatch.train.stages import StageStatus
 
 app = typer.Typer(help="Train a model by a chain of stages; training/tiny made the embedded one.", no_args_is_help=True)
@@ -94,15 +96,34 @@ def plan(
 
 
 @app.command()
-def run(config: Config, photos: Photos = None, out: Out = Path("work"), shard: ShardFlag = None) -> None:
+def run(
+    config: Config, photos: Photos = None, out: Out = Path("work"), shard: ShardFlag = None, on: OnFlag = None,
+    workers: Workers = None,
+) -> None:  # fmt: skip
     """Bring a stage and all that it builds on up to date; an interrupted stage goes on where it was."""
     from ip2pbatch.plan.shard import Shard
     from ip2pbatch.train import stages
 
     part = Shard.parse(shard) if shard else None
-    found = stages.run(config, photos=photos, out=out, shard=part)
+    found = stages.run(config, photos=photos, out=out, shard=part, cluster=_cluster(on, workers, shard))
     if stages.process()[0] == 0:  # the first of those that torchrun has started
         _show(found, as_json=False)
+
+
+def _cluster(on: str | None, workers: str | None, shard: str | None) -> Cluster | None:
+    """What makes the rows of a stage instead of this process. UsageError where flags do not go together."""
+    if on is None:
+        if workers is not None:
+            raise errors.UsageError("--workers is of a cluster", hint="add --on ray, or use --shard")
+        return None
+    if shard is not None:
+        raise errors.UsageError(
+            "--on and --shard do not go together", hint="leave out --shard: --workers says how many"
+        )
+    from ip2pbatch.run.machine import workers_of
+    from ip2pbatch.train.on_cluster import Cluster
+
+    return Cluster(workers_of(workers), console.note)
 
 
 @app.command("bench-pairs")

@@ -87,6 +87,16 @@ class RowWork:
         return self.folder / f"{self.journal}{suffix(shard)}.jsonl" if self.journal else None
 
 
+def there(folder: Path) -> set[str]:
+    """The names in a folder, none where there is no such folder. It is listed, for a network disk remembers of a single
+    name that it was not there, when another machine has long written it.
+    """
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
 class OwnBooks:
     """This process's own.."""
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -43,6 +43,9 @@ from ip2pbatch.train.fingerprints import (
 )
 from ip2pbatch.train.model_names import HubSet, ModelName, commit_of, pinned
 from ip2pbatch.train.revisions import learn_revisions, revisions
+
+if TYPE_CHECKING:
+    from ip2pbatch.train.on_cluster import Cluster
 
 State = Literal["fresh", "stale", "missing"]
 INTERRUPTED = "was interrupted and will go on"
@@ -136,10 +139,14 @@ def plan(config_path: Path, *, photos: Path | None = None, out: Path) -> list[St
     return [one for one in status(config_path, photos=photos, out=out) if one.state != "fresh"]
 
 
-def run(config_path: Path, *, photos: Path | None = None, out: Path, shard: Shard | None = None) -> list[StageStatus]:
+def run(
+    config_path: Path, *, photos: Path | None = None, out: Path, shard: Shard | None = None,
+    cluster: Cluster | None = None,
+) -> list[StageStatus]:  # fmt: skip
     """Bring every stage of the chain up to date and return their status; an interrupted one goes on where it was.
 
-    With `shard`, part k of n of the stages that can be split, up to the first that waits for its other parts.
+    With `shard`, part k of n of the stages that can be split, up to the first that waits for its other parts; with
+    `cluster`, by its workers (MissingError where there is none).
     UsageError where a stage that cannot be split is not fresh, or was interrupted and its data have changed.
     """
     config = load_pinned(config_path, out)
@@ -148,6 +155,8 @@ def run(config_path: Path, *, photos: Path | None = None, out: Path, shard: Shar
     left = [one.config for one in chain if one.state != "fresh"]
     for problem in problems(left):
         raise problem
+    if cluster and left:
+        refuse_undealt(chain)
     sets = [value for one in left for _, value in one.sources() if isinstance(value, HubSet) and not value.commit]
     if learn_revisions(sets, out) | learn_commits(left):
         config = load_pinned(config_path, out)
@@ -155,7 +164,7 @@ def run(config_path: Path, *, photos: Path | None = None, out: Path, shard: Shar
     folders = {one.config.path: one.folder for one in chain}
     for one in chain:
         inputs = {name: folders[needed.path] for name, needed in one.config.inputs.items()}
-        if one.state != "fresh" and not run_stage(one, inputs, photos, shard):
+        if one.state != "fresh" and not run_stage(one, inputs, photos, shard, cluster):
             break
     return status_of_chain(config, photos, out)
 
@@ -182,7 +191,10 @@ def refuse_other_data(chain: Sequence[StageStatus]) -> None:
             )
 
 
-def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, shard: Shard | None = None) -> bool:
+def run_stage(
+    one: StageStatus, inputs: dict[str, Path], photos: Path | None, shard: Shard | None = None,
+    cluster: Cluster | None = None,
+) -> bool:  # fmt: skip
     """One stage, its inputs being fresh; `done.json` appears last. Whether it is done, or waits for other shards.
 
     LockedError where another process is at it.
@@ -202,7 +214,13 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
         write_json(one.folder / "started.json", one.known.record)
         write_manifests(one.known, one.folder)
         began = time.monotonic()
-        metrics = module.run(settings, inputs, one.folder, photos, *((shard,) if module.rows else ()))
+        if cluster:
+            from ip2pbatch.train import on_cluster  # not before: what is asked of one process needs none of it
+
+            opening = on_cluster.RowOpening.of(one.config.code, settings, inputs, one.folder)
+            metrics: dict[str, float] | None = on_cluster.make_rows(opening, cluster)
+        else:
+            metrics = module.run(settings, inputs, one.folder, photos, *((shard,) if module.rows else ()))
         if metrics is None:
             return False
         refuse_changed(one, photos, f"remove {one.folder} and run again, with data that nobody writes to meanwhile")
@@ -211,7 +229,8 @@ def run_stage(one: StageStatus, inputs: dict[str, Path], photos: Path | None, sh
         # not before: it takes seconds to import, which `train plan` and `status` need not
         from ip2pbatch.backends.pytorch import accelerators
 
-        learn(one.config, metrics, accelerators.default(), count)
+        if not cluster:  # whose workers are not this device
+            learn(one.config, metrics, accelerators.default(), count)
         return True
     finally:
         lock.release()
@@ -226,6 +245,23 @@ def refuse_parts(one: StageStatus, processes: int, shard: Shard | None) -> None:
     if shard and not module.rows:
         hint = f"bring it up to date without --shard first: {command}"
         raise UsageError(f"{one.config.name} is not fresh and cannot be split into shards", hint=hint)
+
+
+def refuse_undealt(chain: Sequence[StageStatus]) -> None:
+    """UsageError where a stage that is left has no rows that workers could be dealt, MissingError without Ray: before
+    anything begins.
+    """
+    from ip2pbatch.run.on_ray.cluster import imported
+
+    for one in chain:
+        if one.state != "fresh" and one.config.module.rows is None:
+            raise UsageError(
+                f"{one.config.name} is not fresh, and has no rows that could be dealt to workers",
+                hint=f"bring it up to date without --on first: ip2pbatch train run {one.config.path}",
+            )
+    if process()[1] > 1:
+        raise UsageError("--on is not for several processes", hint="start one, without torchrun: it has workers")
+    imported()
 
 
 def as_looked_at(config: StageConfig) -> BaseModel:

@@ -21,6 +21,8 @@ class Asked:
     failures: int = 0
     refuses: bool = False
     looks: int = 0
+    before: Callable[[], None] = lambda: None
+    """Called before a completion is given: it may wait."""
     judge: Callable[[dict[str, Any]], Any] = lambda body: ""
     """What a judge of pictures says to a question: words, a whole answer, or (status, headers, body)."""
 
@@ -73,6 +75,7 @@ def completion_server() -> Iterator[Asked]:
                 return self.reply(200, {"results": [{"flagged": "rude" in text} for text in body["input"]]})
             if self.path == "/v1/chat/completions":
                 return self.reply(*judged(asked.judge(body)))
+            asked.before()
             return self.reply(200, answer(body))
 
         def reply(self, status: int, body: dict[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> None:

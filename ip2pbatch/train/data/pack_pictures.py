@@ -32,7 +32,7 @@ from ip2pbatch.train.data.pair_sets import PairSet, counted, open_pairs
 from ip2pbatch.train.data.shard_store import KINDS, ShardStore, scan
 from ip2pbatch.train.estimates import Estimate, pair_bytes
 from ip2pbatch.train.model_names import DataSource
-from ip2pbatch.train.row_work import Books, OwnBooks, RowWork, make_part
+from ip2pbatch.train.row_work import Books, OwnBooks, RowWork, make_part, there
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
@@ -112,7 +112,8 @@ class PackRows(RowWork):
         return (self.pairs.store.key(pair) for prompt in range(len(self.pairs)) for pair in self.pairs.pairs(prompt))
 
     def left(self) -> list[int]:
-        return [number for number, path in enumerate(self.paths) if not path.with_suffix(".index").exists()]
+        made = there(self.folder / "shards")
+        return [number for number, path in enumerate(self.paths) if path.with_suffix(".index").name not in made]
 
     def make(self, rows: Sequence[int], books: Books) -> float:
         """In shards."""

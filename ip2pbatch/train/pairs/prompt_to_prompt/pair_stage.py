@@ -61,7 +61,7 @@ from ip2pbatch.train.pairs.filter import DROPPED, PairFilter, Thresholds
 from ip2pbatch.train.pairs.prompt_to_prompt.attention_sharing import Shared
 from ip2pbatch.train.pairs.prompt_to_prompt.pair_sampler import Compat, PairSampler, Settings, draw, to_bytes
 from ip2pbatch.train.pairs.prompt_to_prompt.prompt_work import PromptWork
-from ip2pbatch.train.row_work import Books, RowWork, make_part
+from ip2pbatch.train.row_work import Books, RowWork, make_part, there
 from ip2pbatch.train.stage import Stage, misfits, one_source
 
 VERSION = 1
@@ -267,7 +267,8 @@ class PairRows(RowWork):
         return (f"{one.number} {json.dumps(one.row())}" for one in self.prompts.values())
 
     def left(self) -> list[int]:
-        return [number for number, one in self.prompts.items() if not (self.dataset / one.folder).is_dir()]
+        made = there(self.dataset)
+        return [number for number, one in self.prompts.items() if one.folder not in made]
 
     def open(self) -> str:
         self.sampler, digest = load_sampler(self.config, accelerators.default())
@@ -282,8 +283,8 @@ class PairRows(RowWork):
 
     def make(self, rows: Sequence[int], books: Books) -> float:
         """In samples."""
-        there = [number for number in rows if (self.dataset / self.prompts[number].folder).is_dir()]
-        prompts = [self.prompts[number] for number in rows if number not in there]
+        finished = there(self.dataset)
+        prompts = [one for one in map(self.prompts.__getitem__, rows) if one.folder not in finished]
         made = make_all(prompts, self.dataset, self.config, self.sampler, self.judge, books)
         books.settle(rows)
         return made
