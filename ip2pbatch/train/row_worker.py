@@ -143,18 +143,18 @@ class _DistantBooks:
 
     quiet = True
 
-    def __init__(self, enter: Callable[[Callable[[int], Entry]], None], epoch: int) -> None:
+    def __init__(self, enter: Callable[[Callable[[int], Entry]], Callable[[], None]], epoch: int) -> None:
         self._enter, self._epoch = enter, epoch
         self.mark = f".{epoch}"
 
     def wait(self) -> None:
         """See Books."""
-        self._enter(lambda number: RowEntry(self._epoch, number))
+        self._enter(lambda number: RowEntry(self._epoch, number))()
 
     def settle(self, rows: Sequence[int], lines: Sequence[Mapping[str, Any]] = ()) -> None:
         """See Books."""
-        self._enter(lambda number: RowEntry(self._epoch, number, tuple(rows), tuple(lines)))
+        self._enter(lambda number: RowEntry(self._epoch, number, tuple(rows), tuple(lines)))()
 
     def name_broken(self, sample: str, said: str) -> None:
         """Have the parent name it, and count it with those of all workers."""
-        self._enter(lambda number: RowEntry(self._epoch, number, broken=(sample, said)))
+        self._enter(lambda number: RowEntry(self._epoch, number, broken=(sample, said)))()

@@ -1,7 +1,4 @@
-"""Rows of training stages that workers are dealt: by the far end of Ray's workers in threads, and on a cluster of Ray.
-
-A thread cannot be killed, so a worker that was thought dead goes on here: what it says and writes later must not count.
-"""
+"""Rows of training stages that workers are dealt, on a stand-in for Ray and on a cluster of Ray."""
 
 from __future__ import annotations
 
@@ -14,13 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in_ray
 from command import CommandLine
 from completion_server import Asked, completion_server
 from paper_chain import write_chain
@@ -29,7 +25,9 @@ from runs import LONG, many
 from ip2pbatch.disk.journal import read_journal
 from ip2pbatch.errors import RecipeError, UsageError, WorkerError
 from ip2pbatch.run.devices.crew import Crew
-from ip2pbatch.run.on_ray.actor import Actor
+from ip2pbatch.run.devices.member import Member
+from ip2pbatch.run.on_ray.actors import ActorLink, RayActors
+from ip2pbatch.run.on_ray.capacity import Room
 from ip2pbatch.run.on_ray.keeper import began, with_descendants
 from ip2pbatch.train import stages
 from ip2pbatch.train.captions import generate
@@ -45,73 +43,6 @@ with_ray = pytest.mark.skipif(
 )
 soaked = pytest.mark.skipif(many(1, 0) == 1, reason="of the soak: processes load torch")
 WORDS = [f"{what} of {number} houses" for number in range(8) for what in ("a row", "plain nonsense", "an endless road")]
-
-
-class Threaded(Actor):
-    """One that is told to end before it has begun ends its thread so, which pytest would tell of."""
-
-    def _serve(self) -> None:
-        with suppress(SystemExit):
-            super()._serve()
-
-
-class Threads:
-    """A Launcher whose workers are threads of this process: the actors of --on ray without Ray."""
-
-    apart = True
-
-    def __init__(self, least: int = 1) -> None:
-        self.least: int | None = least
-        self.links: list[ThreadLink] = []
-
-    def names(self, devices: Sequence[str]) -> list[str]:
-        return [f"worker-{number}" for number in range(1, len(devices) + 1)]
-
-    def start(self, name: str, device: str, workers: int) -> ThreadLink:
-        self.links.append(ThreadLink(Threaded((), f"{RowWorker.__module__}:{RowWorker.__qualname__}")))
-        return self.links[-1]
-
-    def heard(self, links: Sequence[Any], seconds: float) -> list[Any]:
-        end = time.monotonic() + seconds
-        while not (found := [link for link in links if link.has_more()]) and time.monotonic() < end:
-            time.sleep(0.005)
-        return found
-
-    def beside(self, workers: int) -> int:
-        return workers
-
-
-class ThreadLink:
-    def __init__(self, actor: Actor) -> None:
-        self.place = "here"
-        self.said: deque[Any] = deque()
-        self.gone = False
-        self._actor = actor
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        while words := self._actor.words():
-            self.said.extend(word for word in words if not isinstance(word, dict))
-        self.gone = True
-
-    def say(self, word: object) -> None:
-        self._actor.say([word])
-
-    def hear(self) -> Any:
-        if not self.said:
-            raise EOFError
-        return self.said.popleft()
-
-    def has_more(self) -> bool:
-        return bool(self.said) or self.gone
-
-    def kill(self) -> None:
-        """It goes on, and is not heard any more."""
-        self.said, self.gone = deque(), True
-
-    def end(self) -> str:
-        self.kill()
-        return "has ended without a word"
 
 
 @pytest.fixture
@@ -143,7 +74,14 @@ def by_threads(
 ) -> float:  # fmt: skip
     """`make_rows` without Ray."""
     said = [] if notes is None else notes
-    return deal_out(work, work.left(), opening, workers, Threads(), said.append, watching)
+    launcher = RayActors(stand_in_ray, Room(1, workers, 1, 0, workers), {}, RowWorker)  # type: ignore[arg-type]
+    return deal_out(work, work.left(), opening, workers, launcher, said.append, watching)
+
+
+def lose(member: Member) -> None:
+    """Its process is no more; here it goes on unheard."""
+    assert isinstance(member.link, ActorLink)
+    stand_in_ray.kill(member.link._actor)
 
 
 def meanwhile(work: Any) -> Any:
@@ -210,17 +148,18 @@ def test_a_worker_that_is_lost_and_comes_back_is_not_heard(tmp_path: Path, serve
         if not held.acquire(blocking=False):
             lost.wait(LONG)
 
-    def lose(crew: Crew[Any, Any]) -> None:
+    def lose_one(crew: Crew[Any, Any]) -> None:
         until(lambda: len(server.bodies) > 5 and all(member.state == "busy" for member in crew.members))
-        crew.members[0].link.kill()
+        lose(crew.members[0])
         until(lambda: any("another worker takes its place" in note for note in notes))
         lost.set()
 
     server.before = before
-    by_threads(opening, work, notes=notes, watching=meanwhile(lose))
+    by_threads(opening, work, notes=notes, watching=meanwhile(lose_one))
     rows = [row["row"] for row in read_journal(tmp_path / "out/rows.jsonl")]
     assert sorted(rows) == list(range(len(WORDS)))
-    assert notes == ["worker-1 on here has ended without a word: another worker takes its place"]
+    (note,) = notes
+    assert re.fullmatch(r"worker-1 on \S+ has ended without a word, as .*: another worker takes its place", note)
     settings = stages.load_config(tmp_path / "in/captions.yaml").settings
     work.finish(0.0)
     generate.run(settings, {}, tmp_path / "alone", None)  # type: ignore[arg-type]
@@ -251,11 +190,11 @@ def test_a_row_that_three_workers_end_over_is_named_and_the_others_are_made(tmp_
         for number in range(3):
             until(lambda least=number: server.captions().count(deadly) > least)
             (member,) = (one for one in crew.members if one.state == "busy")
-            member.link.kill()
+            lose(member)
 
     server.before = before
     try:
-        with pytest.raises(WorkerError, match=r"row \d+: 3 workers ended over this row: worker-1 on here") as caught:
+        with pytest.raises(WorkerError, match=r"row \d+: 3 workers ended over this row: worker-1 on \S+") as caught:
             by_threads(opening, work, 1, notes, meanwhile(end_it))
     finally:
         stuck.set()
@@ -267,7 +206,7 @@ def test_a_row_that_three_workers_end_over_is_named_and_the_others_are_made(tmp_
 def test_a_worker_that_sees_other_data_is_refused(tmp_path: Path, server: Asked) -> None:
     opening, work = captions_of(tmp_path / "in", server, tmp_path / "out")
     (tmp_path / "in/laion.jsonl").write_text(json.dumps({"TEXT": "another"}) + "\n")
-    with pytest.raises(UsageError, match="worker-1 on here sees other data: not the same rows"):
+    with pytest.raises(UsageError, match=r"worker-1 on \S+ sees other data: not the same rows"):
         by_threads(opening, work)
     assert not (tmp_path / "out/rows.jsonl").exists()
 
@@ -275,7 +214,7 @@ def test_a_worker_that_sees_other_data_is_refused(tmp_path: Path, server: Asked)
 def test_what_a_worker_cannot_go_on_from_ends_the_stage_with_its_code(tmp_path: Path, server: Asked) -> None:
     opening, work = captions_of(tmp_path / "in", server, tmp_path / "out")
     server.refuses = True
-    with pytest.raises(WorkerError, match=r"worker-\d on here: ") as caught:
+    with pytest.raises(WorkerError, match=r"worker-\d on \S+: ") as caught:
         by_threads(opening, work)
     assert caught.value.exit_code == 6
     assert caught.value.hint

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import CommandLine
 from runs import LONG, digests, lines_of, many
 
-from ip2pbatch.errors import UsageError
+from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.jobs.engines import wanted
 from ip2pbatch.run.machine import Machine, workers_of
 from ip2pbatch.run.on_ray.actor import Mailbox, greeting
 from ip2pbatch.run.on_ray.actors import how, unable, unlike
 from ip2pbatch.run.on_ray.capacity import Node, Room, Wanted, room_for
+from ip2pbatch.run.on_ray.cluster import _begin
 from ip2pbatch.run.on_ray.keeper import began, with_descendants
 
 with_ray = pytest.mark.skipif(
@@ -131,6 +133,18 @@ def test_a_mailbox_keeps_the_order_and_the_last_sign_of_life() -> None:
     assert (box.hear(), box.hear(), box.hear()) == (1, 2, 3)
     box.close()
     assert box.take() == []
+
+
+def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    ray = SimpleNamespace(
+        init=init, exceptions=SimpleNamespace(AuthenticationError=ValueError),
+        _private=SimpleNamespace(worker=SimpleNamespace()),
+    )  # fmt: skip
+    with pytest.raises(MissingError, match=r"^Ray does not begin: The current node timed out") as caught:
+        _begin(ray, "local")  # type: ignore[arg-type]
+    assert caught.value.hint == "run again when this machine is less busy"
 
 
 def start(shoot: Path, out: str, *flags: str) -> subprocess.Popen[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -64,3 +66,61 @@ def test_the_ray_job_has_one_image_and_one_disk_for_all() -> None:
     assert pods[0]["volumes"] == pods[1]["volumes"]
     assert containers[0]["volumeMounts"][0]["name"] == pods[0]["volumes"][0]["name"]
     assert containers[1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+# What KubeRay's Go types (ray-operator/apis/ray/v1) say of the fields that the job has, as a JSON schema of these.
+# A field of another name, or a number where they have a text, is seen here and not by who applies it.
+TEXT, NUMBER, YES = ({"type": one} for one in ("string", "integer", "boolean"))
+TEXTS = {"type": "object", "additionalProperties": TEXT}  # map[string]string
+
+
+def fields(needed: str = "", **properties: object) -> dict[str, object]:
+    """An object of these fields and no other, of which some are needed."""
+    return {
+        "type": "object", "properties": properties, "required": needed.split(), "additionalProperties": False
+    }  # fmt: skip
+
+
+def listed(item: object) -> dict[str, object]:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+QUANTITIES = {"type": "object", "additionalProperties": {"type": "string", "pattern": r"^\d+([KMGT]i)?$"}}
+CONTAINER = fields(
+    "name image", name=TEXT, image=TEXT, env=listed(fields("name value", name=TEXT, value=TEXT)),
+    resources=fields(limits=QUANTITIES),
+    volumeMounts=listed(fields("name mountPath", name=TEXT, mountPath=TEXT)),
+)  # fmt: skip
+VOLUME = fields("name", name=TEXT, persistentVolumeClaim=fields("claimName", claimName=TEXT))
+TEMPLATE = fields("spec", spec=fields("containers", containers=listed(CONTAINER), volumes=listed(VOLUME)))
+HEAD = fields("rayStartParams template", rayStartParams=TEXTS, template=TEMPLATE)
+WORKERS = fields(
+    "groupName minReplicas maxReplicas rayStartParams template", groupName=TEXT, replicas=NUMBER, minReplicas=NUMBER,
+    maxReplicas=NUMBER, rayStartParams=TEXTS, template=TEMPLATE,
+)  # fmt: skip
+RAY_JOB = fields(
+    "apiVersion kind metadata spec", apiVersion={"const": "ray.io/v1"}, kind={"const": "RayJob"},
+    metadata=fields("name", name={"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}),  # of a service too
+    spec=fields(
+        "entrypoint rayClusterSpec", entrypoint=TEXT, backoffLimit=NUMBER, shutdownAfterJobFinishes=YES,
+        rayClusterSpec=fields(
+            "headGroupSpec", rayVersion=TEXT, enableInTreeAutoscaling=YES, headGroupSpec=HEAD,
+            workerGroupSpecs=listed(WORKERS),
+        ),
+    ),
+)  # fmt: skip
+
+
+def test_the_ray_job_has_the_fields_of_kuberay_and_their_types() -> None:
+    job = yaml.safe_load((DOCS / "rayjob.yaml").read_text("utf-8"))
+    jsonschema.validate(job, RAY_JOB)
+    for spoil in (
+        lambda job: job["spec"].update(entryPoint="x"),
+        lambda job: job["spec"]["rayClusterSpec"].update(rayVersion=2.6),
+        lambda job: job["spec"]["rayClusterSpec"]["headGroupSpec"].update(rayStartParams={"num-cpus": 0}),
+        lambda job: job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].pop("rayStartParams"),
+    ):
+        other = copy.deepcopy(job)
+        spoil(other)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(other, RAY_JOB)
