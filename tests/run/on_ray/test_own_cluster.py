@@ -13,14 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import stand_in_ray
 from command import CommandLine
-from runs import LONG, digests, lines_of, many
+from crews import by_crew
+from runs import LONG, carry_out, digests, lines_of, make_photos, make_plan, many
 
+from ip2pbatch.engine.fake import FakeEngine
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.jobs.engines import wanted
+from ip2pbatch.run.devices.worker import Worker
 from ip2pbatch.run.machine import Machine, workers_of
 from ip2pbatch.run.on_ray.actor import Mailbox, greeting
-from ip2pbatch.run.on_ray.actors import how, unable, unlike
+from ip2pbatch.run.on_ray.actors import RayActors, how, unable, unlike
 from ip2pbatch.run.on_ray.capacity import Node, Room, Wanted, room_for
 from ip2pbatch.run.on_ray.cluster import _begin
 from ip2pbatch.run.on_ray.keeper import began, with_descendants
@@ -145,6 +149,16 @@ def init(**_: object) -> None:
     with pytest.raises(MissingError, match=r"^Ray does not begin: The current node timed out") as caught:
         _begin(ray, "local")  # type: ignore[arg-type]
     assert caught.value.hint == "run again when this machine is less busy"
+
+
+def test_edits_by_actors_of_a_stand_in_are_those_of_one_process(tmp_path: Path) -> None:
+    """All of our side of Ray, its processes being threads: see test_on_ray.py for those."""
+    plan = make_plan(make_photos(tmp_path / "in", 6), ["make it winter", "make it night"], keep=(1, 2))
+    assert carry_out(tmp_path / "alone", plan, FakeEngine()) == 0
+    launcher = RayActors(stand_in_ray, Room(2, 2, 1, 0, 2), {}, Worker)  # type: ignore[arg-type]
+    summary = by_crew(tmp_path / "out", plan, ["cpu", "cpu"], launcher=launcher)
+    assert (summary.exit_code, summary.states["done"]) == (0, 12)
+    assert digests(tmp_path / "out") == digests(tmp_path / "alone")
 
 
 def start(shoot: Path, out: str, *flags: str) -> subprocess.Popen[str]:
