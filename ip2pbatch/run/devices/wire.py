@@ -126,8 +126,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load(Order):
-    """The run to work for, with its directory `folder` and files below `files`, and how. `signer` makes what signs files:
-    a key is read where it is used.
+    """The run to work for, with its directory `folder` and files below `files`, and how. `signer` makes what signs
+    files: a key is read where it is used.
     """
 
     root: Path
