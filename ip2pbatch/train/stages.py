@@ -215,10 +215,12 @@ def run_stage(
         write_manifests(one.known, one.folder)
         began = time.monotonic()
         if cluster:
-            from ip2pbatch.train import on_cluster  # not before: what is asked of one process needs none of it
+            # not before: what is asked of one process needs none of it
+            from ip2pbatch.train.on_cluster import make_rows
+            from ip2pbatch.train.row_worker import RowOpening
 
-            opening = on_cluster.RowOpening.of(one.config.code, settings, inputs, one.folder)
-            metrics: dict[str, float] | None = on_cluster.make_rows(opening, cluster)
+            opening = RowOpening.of(one.config.code, settings, inputs, one.folder)
+            metrics: dict[str, float] | None = make_rows(opening, cluster)
         else:
             metrics = module.run(settings, inputs, one.folder, photos, *((shard,) if module.rows else ()))
         if metrics is None:
