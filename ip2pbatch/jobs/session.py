@@ -167,8 +167,7 @@ def _loaded(crew: EditCrew, job: Job, run: Run, options: Options, locked: AsLock
 
     if _is_made(job, run):
         return False
-    order = Load.of(run, options, partial(untried_signer, job.recipe))
-    ready = crew.load(order, [job.plan.photos[0].path])
+    ready = crew.load(Load.of(run, options, partial(untried_signer, job.recipe)), [job.plan.photos[0].path])
     described = engines.described(ready.limits, ready.steps, crew.identity.device, job.plan)
     if locked:
         locked.hold_opened(described)
