@@ -19,7 +19,7 @@ from ip2pbatch.plan.defaults import model_defaults
 from ip2pbatch.plan.edits import Plan
 from ip2pbatch.plan.expand import cells_of, expand, link_guidance
 from ip2pbatch.plan.families import ModelDefaults
-from ip2pbatch.plan.photos import Scan, refuse_bucket, scan
+from ip2pbatch.plan.photos import Scan, refuse_bucket, refuse_listed, scan
 from ip2pbatch.plan.rows import asks_null
 from ip2pbatch.plan.shard import Shard
 from ip2pbatch.plan.tiling import levels
@@ -118,6 +118,8 @@ def make_job(recipe: Recipe, recorded: RecordedRecipe, selection: Selection, *, 
     refuse_refining(recipe)
     refuse_bucket(recipe.photos, files)
     found = scan(recipe.photos, output=recipe.output.folder)
+    if files and any(folder.manifest for folder in recipe.photos):
+        refuse_listed(found.photos, files)
     defaults, notes = defaults_of(recipe, fresh=fresh)
     registers = None if fresh else keeps_registering(recipe.output.folder)
     lift = None if fresh else keeps_lift(recipe.output.folder)

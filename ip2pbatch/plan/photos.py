@@ -299,6 +299,15 @@ def refuse_bucket(folders: Sequence[PhotoFolder], address: str) -> None:
             )
 
 
+def refuse_listed(photos: Iterable[Photo], address: str) -> None:
+    """Raises PlanError where a photo that a manifest names lies below the address that a run writes to."""
+    for photo in photos:
+        if is_object(photo.path) and shown(photo.path).startswith(f"{address}/"):
+            raise PlanError(
+                f"{photo.name} lies in the output folder {address}", hint="write to another one: originals are kept"
+            )
+
+
 def _once(files: Sequence[File]) -> list[File]:
     """`files` without those listed twice. Raises PlanError where a file system may take two for one by their names."""
     seen: dict[str, str] = {}

@@ -275,7 +275,10 @@ def test_what_cannot_go_with_it_yet_is_refused_by_name(command: CommandLine, out
     Path("recipe.yaml").write_text(recipe)
     Path("two.yaml").write_text(f"compare: [tiny, timbrooks/instruct-pix2pix]\n{recipe}")
     Path("inside.yaml").write_text(recipe.replace("photos: photos", f"photos: s3://{bucket.name}/2024"))
-    bucket.put("2024/a.jpg", Path("photos/one.jpg"))
+    Path("listed.csv").write_text(f"name,path\na.jpg,{out}/a.jpg\n")
+    Path("listed.yaml").write_text(recipe.replace("photos: photos", "photos: {manifest: listed.csv}"))
+    for key in ("2024/a.jpg", "2024/out/a.jpg"):
+        bucket.put(key, Path("photos/one.jpg"))
     assert edited(command, out).code == 0
     state = ("--state", "another")
     for arguments, says in (
@@ -286,6 +289,7 @@ def test_what_cannot_go_with_it_yet_is_refused_by_name(command: CommandLine, out
         (("watch", "photos", "recipe.yaml", "-o", "state"), "watch cannot deliver into a bucket yet"),
         (("studio", "state", "--no-browser"), "the studio cannot deliver into a bucket yet"),
         (("run", "inside.yaml", *state), "is inside the photos' folder"),
+        (("run", "listed.yaml", *state), f"a.jpg lies in the output folder {out}"),
         (("status", out), "the one that `--state` named"),
         (("status", "recipe.yaml"), "is in a bucket"),
         (("retry", "recipe.yaml"), "is in a bucket"),
