@@ -31,6 +31,7 @@ from ip2pbatch.plan.names import output_names
 from ip2pbatch.run.devices.clerk import Clerk
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.dealing import Dealer
+from ip2pbatch.run.devices.links import Launcher
 from ip2pbatch.run.devices.wire import Write
 from ip2pbatch.run.directory.layout import strip_key
 from ip2pbatch.run.directory.ledger import open_run
@@ -65,9 +66,9 @@ def overhead(folder: Path, plan: Plan) -> None:
     )
 
 
-def by_the_clock(folder: Path, plan: Plan) -> None:
+def by_the_clock(folder: Path, plan: Plan, launcher: Launcher | None = None) -> None:
     """Milliseconds an edit and its file that a worker with its clerk takes more than one process does, median of five
-    pairs in mirrored order; starts are left out.
+    pairs in mirrored order; starts are left out. `launcher` starts it, else it is a process.
     """
     more = []
     for turn in range(5):
@@ -79,7 +80,7 @@ def by_the_clock(folder: Path, plan: Plan) -> None:
                 carry_out(out, plan, FakeEngine())
                 took[way] = time.perf_counter() - begun
             else:
-                took[way] = by_crew(out, plan, ["cpu"]).seconds
+                took[way] = by_crew(out, plan, ["cpu"], launcher=launcher).seconds
             shutil.rmtree(out)
         more.append((took["crew"] - took["alone"]) / len(plan.edits) * 1000)
     print(f"by the clock a worker takes {statistics.median(more):.1f} ms an edit more than one process "
@@ -128,7 +129,7 @@ def dealing(folder: Path, edits: int) -> None:
           f"{each * 1e6:.1f} µs each in {(grown - index) >> 10} MiB more")  # fmt: skip
 
 
-def tail(folder: Path, plan: Plan) -> None:
+def tail(folder: Path, plan: Plan, launcher: Launcher | None = None) -> None:
     """Seconds that one of two workers is idle at the end, where the other is half as fast."""
     seen: list[tuple[float, int]] = []
 
@@ -141,7 +142,7 @@ def tail(folder: Path, plan: Plan) -> None:
         threading.Thread(target=work, daemon=True).start()
 
     faults = {"cuda:0": Fault(wait=0.06), "cuda:1": Fault(wait=0.12)}
-    by_crew(folder / "tail", plan, list(faults), faults=faults, watching=look)
+    by_crew(folder / "tail", plan, list(faults), faults=faults, watching=look, launcher=launcher)
     ends = [max(at for at, busy in seen if busy >= workers) for workers in (1, 2)]
     print(f"idle at the end for {ends[0] - ends[1]:.2f} s; an edit takes 0.06 and 0.12 s")
 

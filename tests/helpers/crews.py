@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from runs import SPEC, Wrapped
 
+from ip2pbatch.disk.atomic import disk_error, write_atomic
 from ip2pbatch.errors import MissingError, ModelError, ResourceError
 from ip2pbatch.pictures.deliver import DeliverySettings
 from ip2pbatch.plan.edits import Edit, Plan
 from ip2pbatch.plan.names import output_names
 from ip2pbatch.plan.written.outputs import Output
 from ip2pbatch.run.deliveries import Deliverer
+from ip2pbatch.run.devices import distant
 from ip2pbatch.run.devices.crew import Crew
 from ip2pbatch.run.devices.foreman import share_out
 from ip2pbatch.run.devices.links import Launcher
@@ -33,7 +38,7 @@ from ip2pbatch.run.stop import Stop
 class Fault:
     """How the worker on a device goes wrong. `kills` are Edits that end its process, `diary` is a file that notes
     each Edit before it is made, `wait` are seconds an Edit takes; `spoilt` is a file that a kill leaves, and where it
-    lies a worker ends as it starts.
+    lies a worker ends as it starts. Its disk is `full` after so many files, its clock `ahead` by so many seconds.
     """
 
     missing: bool = False
@@ -45,6 +50,20 @@ class Fault:
     diary: Path | None = None
     wait: float = 0.0
     spoilt: Path | None = None
+    full: int | None = None
+    ahead: float = 0.0
+
+    def set_machine(self) -> None:
+        """Have this process find its machine so."""
+        now, files, write = time.time, itertools.count(1), write_atomic
+
+        def refuse(path: Path, *given: Any, **named: Any) -> None:
+            if self.full is not None and next(files) > self.full:
+                raise disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+            write(path, *given, **named)
+
+        vars(distant)["write_atomic"] = refuse
+        vars(time)["time"] = lambda: now() + self.ahead
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,8 @@ class FakeOpening:
     def __call__(self, note: Callable[[str], None]) -> tuple[Identity, Callable[[], EditEngine]]:
         if self.fault.missing:
             raise MissingError(f"this machine has no {self.device}", hint="leave it out")
+        if self.fault.full is not None or self.fault.ahead:
+            self.fault.set_machine()
         spec = replace(
             SPEC, determinism=self.fault.determinism, precision="fp16" if self.fault.another else SPEC.precision
         )

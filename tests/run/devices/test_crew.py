@@ -183,6 +183,19 @@ def test_memory_for_one_worker_only_leaves_the_rest_to_the_other(
 
 
 @soaked
+def test_a_full_disk_of_one_worker_is_named_and_the_other_goes_on_by_another_clock(
+    tmp_path: Path, plan: Plan, alone: dict[str, str]
+) -> None:
+    """What the one could not write is dealt again; the other's clock is a day ahead."""
+    notes: list[str] = []
+    faults = {"cuda:0": Fault(ahead=86_400.0, wait=0.05), "cuda:1": Fault(full=5, ahead=-86_400.0, wait=0.02)}
+    assert by_crew(tmp_path / "out", plan, list(faults), faults=faults, notes=notes).exit_code == 0
+    (note,) = notes
+    assert re.fullmatch(r"cuda:1: .*the disk is full.*; the others go on without it", note), note
+    assert_whole(tmp_path / "out", plan, alone)
+
+
+@soaked
 def test_a_device_that_is_not_there_ends_it_before_anything_is_made(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(WorkerError, match=r"^cuda:7: this machine has no cuda:7$") as caught:
         by_crew(tmp_path / "out", plan, ["cuda:0", "cuda:7"], faults={"cuda:7": Fault(missing=True)})
