@@ -86,8 +86,8 @@ class Hollow:
                 self._line.say(Opened(Identity(SPEC, "cpu")))
             elif isinstance(word, Load):
                 self._line.say(Ready(Limits(batch=4), ()))
-            else:
-                self._deals.put(None if isinstance(word, Close) else word)
+            elif isinstance(word, Deal | Close):  # and one that is to drain makes what it has
+                self._deals.put(word if isinstance(word, Deal) else None)
 
     def _beat(self) -> None:
         while True:
