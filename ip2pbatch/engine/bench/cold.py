@@ -23,13 +23,17 @@ from ip2pbatch.errors import ResourceError
 
 _QUICK = 7  # starts of which the median is taken
 
-# Imports what an edit needs, says when it has, then is the command line with the arguments it was given.
+# Imports what an edit needs as the command line does, says when it has, then is the command line with the arguments it
+# was given.
 _AFTER_IMPORTS = """
 import json, sys, time
-import torch, diffusers, transformers
-from diffusers import UNet2DConditionModel, AutoencoderKL, AutoencoderDC, EulerAncestralDiscreteScheduler
-from transformers import CLIPTextModel, CLIPTokenizer
-import ip2pbatch.engine.editor, ip2pbatch.backends.pytorch.backend
+from ip2pbatch.backends.pytorch import deferred
+deferred.process_is_ours()
+with deferred.loading():
+    deferred.defer()
+    from diffusers import UNet2DConditionModel, AutoencoderKL, AutoencoderDC, EulerAncestralDiscreteScheduler
+    from transformers import CLIPTextModel, CLIPTokenizer
+    import ip2pbatch.engine.editor, ip2pbatch.backends.pytorch.backend
 from ip2pbatch.cli.app import main
 print(json.dumps({"imported": time.time()}), flush=True)
 main()
