@@ -22,7 +22,8 @@ from ip2pbatch.backends.pytorch import backend as pytorch
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.engine import OutOfMemory, Source
+from ip2pbatch.plan.tiling import Refinement
+from ip2pbatch.run.engine import FullSize, OutOfMemory, Source
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -109,6 +110,20 @@ def test_negatives_and_regions_are_as_on_torch_and_a_whole_region_is_none(
     pixels = torch.from_numpy(sources[0].pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     photo = backends["kl"].encode_image(pixels)[0].numpy() * backends["kl"].scaling_factor
     assert np.array_equal(region.latent[..., 5:], photo[..., 5:])
+
+
+@pytest.mark.parametrize("name", ["kl", "tiny"])
+def test_a_picture_is_refined_as_on_torch(exports: Exports, backends: dict[str, ort.OrtBackend], name: str) -> None:
+    full, everywhere = (150, 110), np.full((48, 64), 255, np.uint8)
+    edit = dataclasses.replace(edit_of(1), refine=Refinement("photo", full, "all", 0.5))
+    source = Source(full=FullSize(make_picture(1, full), make_picture(2, full), everywhere))
+    ours, theirs = Editor(backends[name]), Editor(pytorch.load(exports.folders[name]))
+    (found,), (wanted,) = (engine.edit([edit], [source]) for engine in (ours, theirs))
+    assert (found.state, found.detail) == ("done", wanted.detail)
+    assert found.image.shape == (110, 150, 4)
+    assert psnr(found.image[..., :3], wanted.image[..., :3]) > 45  # of two scales, each rounded to bytes
+    assert np.abs(found.image[..., :3].astype(int) - source.full.lifted).max() > 5
+    assert (found.image[..., 3] == 255).all()
 
 
 @pytest.mark.parametrize("name", ["kl", "tiny"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ip2pbatch.engine import on_openvino
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.errors import MissingError, UsageError
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
-from ip2pbatch.run.engine import OutOfMemory, Source
+from ip2pbatch.plan.tiling import Refinement
+from ip2pbatch.run.engine import FullSize, OutOfMemory, Source
 from ip2pbatch.run.machine import Machine, Precision, Provider
 
 pytest.importorskip("onnx", reason="the openvino extra is not installed")
@@ -59,6 +61,17 @@ def test_pictures_are_those_of_torch(folder: weights.ModelFolder, backend: OpenV
         assert one.state == other.state == "done"
         assert np.abs(one.image.astype(int) - other.image).max() <= 1
     assert np.array_equal(alone.image, found[0].image)
+
+
+def test_a_picture_is_refined_as_on_torch(folder: weights.ModelFolder, backend: OpenVinoBackend) -> None:
+    full, everywhere = (150, 110), np.full((48, 64), 255, np.uint8)
+    edit = dataclasses.replace(edit_of(1), refine=Refinement("photo", full, "all", 0.5))
+    source = Source(full=FullSize(make_picture(1, full), make_picture(2, full), everywhere))
+    ours, theirs = Editor(backend), Editor(pytorch.load(folder, "cpu", "fp32"))
+    (found,), (wanted,) = (engine.edit([edit], [source]) for engine in (ours, theirs))
+    assert (found.state, found.detail) == ("done", wanted.detail)
+    assert np.abs(found.image.astype(int) - wanted.image).max() <= 2  # of two scales, each rounded to bytes
+    assert np.abs(found.image[..., :3].astype(int) - source.full.lifted).max() > 5
 
 
 def test_a_row_has_the_same_bits_in_every_place_and_company(backend: OpenVinoBackend) -> None:
