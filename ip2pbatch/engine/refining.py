@@ -35,8 +35,8 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Levels = NDArray[np.uint8] | NDArray[np.float32]
 
-_COARSE = 16  # pixels of a scale: what is coarser than about that stays as it was at the scale before
-_ROWS = 256  # pixels of a scale that are worked on at once: a multiple of _COARSE
+_ROWS = 256  # pixels of a scale that are worked on at once: a multiple of what a Refinement keeps
+_NONE = 1e-20  # a weight that no tile has, not in its corner either
 _NEW = 0.01  # of a tile's pixels: less that is new is not worth a tile
 
 
@@ -70,7 +70,7 @@ def refine(networks: Networks, edit: Edit, source: Source, hook: Hook | None = N
     assert how is not None, "only what is refined comes here"
     assert full is not None, "its source is loaded at full size"
     sizes = levels(edit.size, how.full)
-    planned = [_Level.of(size, edit.size, networks.backend.limits.multiple, full.share) for size in sizes]
+    planned = [_Level.of(size, edit.size, networks.backend.limits.multiple, full.share, how.fades) for size in sizes]
     steps = how.steps_of(edit.steps)
     progress = _Progress(hook, sum(len(level.taken) for level in planned) * steps, full.lifted, edit.size)
     try:
@@ -115,19 +115,23 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A scale: the photo's `size` there, that of the canvas it lies on, of its tiles, and which of all are `taken`."""
+    """A scale: the photo's `size` there, that of the canvas it lies on, of its tiles, which of all are `taken`, and how
+    tiles fade (see _ramp).
+    """
 
     size: Size
     area: Size
     tile: Size
     boxes: tuple[Box, ...]
     taken: tuple[Box, ...]
+    fades: int
 
     @classmethod
-    def of(cls, size: Size, tile: Size, multiple: int, share: Pixels) -> _Level:
+    def of(cls, size: Size, tile: Size, multiple: int, share: Pixels, fades: int) -> _Level:
         area = canvas(size, tile, multiple)
         every = boxes(area, tile, multiple)
-        return cls(size, area, tile, tuple(every), tuple(box for box in every if _is_new(box, size, tile, share)))
+        taken = tuple(box for box in every if _is_new(box, size, tile, share))
+        return cls(size, area, tile, tuple(every), taken, fades)
 
     def share(self, wanted: Pixels) -> Pixels:
         """How much of each pixel [h, w] is refined: as is `wanted`, and nothing where no tile is."""
@@ -163,10 +167,10 @@ class _Weights:
     @classmethod
     def of(cls, level: _Level, taken: Sequence[Box]) -> _Weights:
         tops = tuple(dict.fromkeys(box.top for box in taken))
-        across, ramp = np.zeros((len(tops), level.area[0]), np.float32), _ramp(level.tile[0]).numpy()
+        across, ramp = np.zeros((len(tops), level.area[0]), np.float32), _ramp(level.tile[0], level.fades).numpy()
         for box in taken:
             across[tops.index(box.top), box.left : box.left + level.tile[0]] += ramp
-        return cls(tops, across, _ramp(level.tile[1]).numpy())
+        return cls(tops, across, _ramp(level.tile[1], level.fades).numpy())
 
     def rows(self, rows: slice) -> Floats:
         """[rows, W]."""
@@ -181,15 +185,13 @@ class _Weights:
 class _Canvas:
     """Joins tiles [c, h, w] by weights that fall towards a tile's edge. `weight` [H, W] is their sum."""
 
-    def __init__(
-        self, area: Size, tile: Size, taken: Sequence[Box], scale: int = 1, device: str | torch.device = "cpu"
-    ) -> None:
-        self._tile, self._taken, self._scale, self._device = tile, taken, scale, device
-        wide, high = (_ramp(side // scale) for side in tile)
+    def __init__(self, level: _Level, scale: int, device: torch.device) -> None:
+        self._tile, self._taken, self._scale, self._device = level.tile, level.taken, scale, device
+        wide, high = (_ramp(side // scale, level.fades) for side in level.tile)
         self._window = (high[:, None] * wide[None, :]).to(device)
-        self._shape = area[1] // scale, area[0] // scale
+        self._shape = level.area[1] // scale, level.area[0] // scale
         self.weight = torch.zeros(self._shape, device=device)
-        for box in taken:
+        for box in level.taken:
             self.weight[self._at(box)] += self._window
 
     def _at(self, box: Box) -> tuple[slice, slice]:
@@ -208,13 +210,16 @@ class _Canvas:
                 total = torch.zeros((len(tile), *self._shape), device=self._device)
             total[(slice(None), *self._at(box))] += tile.to(self._device) * self._window
         assert total is not None, "a level that is made has tiles"
-        return total / self.weight.clamp(min=1e-9)
+        return total / self.weight.clamp(min=_NONE)
 
 
-def _ramp(length: int) -> Tensor:
-    """[length]: highest in the middle, hardly anything at the ends."""
+def _ramp(length: int, fades: int) -> Tensor:
+    """[length]: highest in the middle, hardly anything at the ends. A tile has few latents: fading evenly (1), its last
+    one still has some 8 % of the weight there, which shows as a step; faded by the square (2) it has less than 1 %.
+    """
     at = torch.arange(length, dtype=torch.float32) + 0.5
-    return torch.minimum(at, length - at) / (length / 2)
+    even = torch.minimum(at, length - at) / (length / 2)
+    return even if fades == 1 else even**fades
 
 
 class _Pass:
@@ -223,7 +228,7 @@ class _Pass:
     def __init__(self, networks: Networks, edit: Edit, level: _Level, seed: int, progress: _Progress) -> None:
         self._networks, self._edit, self._level, self._seed, self._progress = networks, edit, level, seed, progress
         backend = networks.backend
-        self._latents = _Canvas(level.area, level.tile, level.taken, backend.vae_scale, backend.device)
+        self._latents = _Canvas(level, backend.vae_scale, backend.device)
 
     def make(self, full: FullSize, begin: Pixels) -> Pixels:
         """Pixels [h, w, 3] at the level's size; `begin` is what they begin as, and stay where no tile is."""
@@ -231,7 +236,8 @@ class _Pass:
         images = torch.cat(self._encoded(photo))
         clean = self._latents.join(one[0].float() for one in self._encoded(begin))
         latents = self._denoised(clean * self._networks.backend.scaling_factor, images)
-        mixed, (wide, high) = begin.copy(), self._level.size
+        how, mixed, (wide, high) = self._edit.refine, begin.copy(), self._level.size
+        assert how is not None, "only what is refined has levels"
         every = _Weights.of(self._level, self._level.boxes)
         for rows, pixels, weight in self._joined(self._decoded(latents, photo, images)):
             shown = slice(rows.start, min(rows.stop, high))
@@ -239,7 +245,7 @@ class _Pass:
             cover = (weight[some] / every.rows(shown))[:, :wide, None]
             own = pixels[some, :wide]
             mixed[shown] = np.rint(mixed[shown] + cover * (own - mixed[shown]))
-        return as_bright(mixed, begin)
+        return as_bright(mixed, begin, how.keeps)
 
     def _joined(self, tiles: Iterable[Tensor]) -> Iterator[tuple[slice, Floats, Floats]]:
         """Decoded tiles → rows of the canvas as soon as no further tile has any of them: which, their levels from 0 to
@@ -248,7 +254,7 @@ class _Pass:
         level, high = self._level, self._level.tile[1]
         weights = _Weights.of(level, level.taken)
         total = np.zeros((high, level.area[0], 3), np.float32)
-        window = (_ramp(high)[:, None] * _ramp(level.tile[0])).numpy()[..., None]
+        window = (_ramp(high, level.fades)[:, None] * _ramp(level.tile[0], level.fades)).numpy()[..., None]
         tops = [box.top for box in level.taken]
         for number, (box, tile) in enumerate(zip(level.taken, tiles, strict=True)):
             total[:, box.left : box.left + level.tile[0]] += tile.permute(1, 2, 0).cpu().numpy() * window
@@ -257,7 +263,7 @@ class _Pass:
                 rows = slice(box.top, box.top + ready)
                 weight = weights.rows(rows)
                 pixels = total[:ready].copy()
-                pixels /= np.maximum(weight, 1e-9)[..., None]
+                pixels /= np.maximum(weight, _NONE)[..., None]
                 np.clip(pixels * 0.5 + 0.5, 0, 1, out=pixels)
                 pixels *= 255
                 yield rows, pixels, weight
@@ -329,13 +335,13 @@ class _Pass:
         return _finite(lambda upcast: backend.decode(latent, upcast=upcast), "the autoencoder's picture of a tile")
 
 
-def as_bright(pixels: Levels, begin: Pixels) -> Pixels:
-    """Pixels [h, w, 3] as bright and as colourful as `begin` everywhere, with their own detail: what is refined is the
-    edit, seen from further away.
+def as_bright(pixels: Levels, begin: Pixels, keeps: int) -> Pixels:
+    """Pixels [h, w, 3] as bright and as colourful as `begin` everywhere, with their own detail finer than about `keeps`
+    pixels: what is refined is the edit, seen from further away.
     """
     high, wide = begin.shape[:2]
-    size = max(1, round(wide / _COARSE)), max(1, round(high / _COARSE))
-    missing = resized(_coarse(begin, size) - _coarse(pixels, size), (wide, size[1]))
+    size = max(1, round(wide / keeps)), max(1, round(high / keeps))
+    missing = resized(_coarse(begin, size, keeps) - _coarse(pixels, size, keeps), (wide, size[1]))
     taps, weights = row_taps(size[1], high)
     out = np.empty_like(begin)
     for top in range(0, high, _ROWS):
@@ -345,11 +351,11 @@ def as_bright(pixels: Levels, begin: Pixels) -> Pixels:
     return out
 
 
-def _coarse(pixels: Levels, size: Size) -> Floats:
+def _coarse(pixels: Levels, size: Size, keeps: int) -> Floats:
     """Means of pixels [h, w, 3] over areas, [3, h, w] at (width, height) `size`, some rows at a time."""
     found, step = np.empty((3, size[1], size[0]), np.float32), len(pixels) / size[1]
-    for top in range(0, size[1], _ROWS // _COARSE):
-        end = min(top + _ROWS // _COARSE, size[1])
+    for top in range(0, size[1], _ROWS // keeps):
+        end = min(top + _ROWS // keeps, size[1])
         first, last = int(top * step), math.ceil(end * step)
         box = (0, top * step - first, pixels.shape[1], min(end * step - first, last - first))
         for channel in range(3):

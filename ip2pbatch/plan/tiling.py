@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 _LEAST = 1.25  # times the model's size: what is less has no detail that the edit has not
 _OVERLAP = 0.25  # of a tile
-_UNDAMPED = 3  # the lift from which on
+_FINER = 3  # the lift from which on tiles take over finer detail alone, and what an autoencoder damps is made good
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,17 @@ class Refinement:
     @property
     def undamped(self) -> bool:
         """Whether what the model's autoencoder takes of fine detail is made good: not in runs of an earlier lift."""
-        return self.lift >= _UNDAMPED
+        return self.lift >= _FINER
+
+    @property
+    def keeps(self) -> int:
+        """Pixels of a scale: what is coarser than about that stays as it was at the scale before."""
+        return 4 if self.lift >= _FINER else 16
+
+    @property
+    def fades(self) -> int:
+        """How a tile's weight falls from its middle to its edge: evenly (1), or by the square (2)."""
+        return 2 if self.lift >= _FINER else 1
 
     def steps_of(self, steps: int) -> int:
         """How many of an Edit's steps are left from `start` of the noise: at least one."""

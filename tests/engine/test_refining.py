@@ -18,6 +18,7 @@ from ip2pbatch.backends.weights import ModelFolder
 from ip2pbatch.engine.editor import Editor
 from ip2pbatch.engine.refining import as_bright, seed_of
 from ip2pbatch.engine.samplers import SAMPLERS, make_sampler
+from ip2pbatch.pictures.images import resize
 from ip2pbatch.plan.edits import Edit, Guidance, make_edit
 from ip2pbatch.plan.limits import Limits
 from ip2pbatch.plan.rows import Row, refined_rows
@@ -190,7 +191,7 @@ def test_tiles_make_what_the_whole_would(sampler: str) -> None:
     whole = networks.decode(latents / 0.5)[0].permute(1, 2, 0)
     expected = ((whole * 0.5 + 0.5).clamp(0, 1) * 255).numpy()
     made = patch[..., :3].astype(np.int16)
-    assert np.abs(made - as_bright(expected, lifted)).max() <= 1
+    assert np.abs(made - as_bright(expected, lifted, 16)).max() <= 1
 
 
 class Soft(Local):
@@ -205,7 +206,7 @@ class Soft(Local):
         return torch.nn.functional.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
 
 
-def test_what_the_decoder_damps_is_made_good_in_runs_that_begin_from_now_on() -> None:
+def test_what_the_decoder_damps_is_made_good_in_runs_that_begin_from_now_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(lift: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
         edit = replace(ask(), refine=Refinement("photo", FULL, "all", 0.5, lift=lift))
         return picture(Editor(Soft()).edit([edit], [Source(full=FullSize(photo, LIFTED, EVERYWHERE))])[0])[..., :3]
@@ -214,11 +215,22 @@ def test_what_the_decoder_damps_is_made_good_in_runs_that_begin_from_now_on() ->
         return float(np.abs(np.diff(pixels.astype(float), 2, axis=1)).mean())
 
     grainy = np.random.default_rng(1).integers(0, 256, PHOTO.shape).astype(np.uint8)
-    before, now = made(2, grainy), made(3, grainy)
-    assert np.array_equal(made(0, grainy), before)  # the bits that older runs have
-    assert fine(now) > 1.2 * fine(before)
     flat = np.full_like(PHOTO, 128)  # nothing of it is lost, so that nothing is made good
-    assert np.abs(made(3, flat).astype(int) - made(2, flat)).max() <= 1
+    assert np.array_equal(made(0, grainy), made(2, grainy))  # the bits that older runs have
+    now = {photo.tobytes(): made(3, photo) for photo in (grainy, flat)}
+    monkeypatch.setattr(Refinement, "undamped", False)
+    assert fine(now[grainy.tobytes()]) > 1.2 * fine(made(3, grainy))
+    assert np.abs(now[flat.tobytes()].astype(int) - made(3, flat)).max() <= 1
+
+
+def test_the_edit_seen_from_further_away_is_kept_nearer_in_runs_that_begin_from_now_on() -> None:
+    def apart(lift: int) -> float:
+        edit = replace(ask(), refine=Refinement("photo", FULL, "all", 0.5, lift=lift))
+        made = picture(Editor(Soft()).edit([edit], [Source(full=FullSize(PHOTO, LIFTED, EVERYWHERE))])[0])[..., :3]
+        small = [resize(one, (FULL[0] // 4, FULL[1] // 4)).astype(float) for one in (made, LIFTED)]
+        return float(np.abs(small[0] - small[1]).mean())
+
+    assert apart(3) < 0.7 * apart(2)
 
 
 class Cramped(Local):
