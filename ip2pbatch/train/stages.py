@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from ip2pbatch.backends import hub
-from ip2pbatch.disk.atomic import write_atomic
+from ip2pbatch.disk.atomic import TEMPORARY, sweep, write_atomic
 from ip2pbatch.disk.one_writer import WriterLock
 from ip2pbatch.errors import UsageError
 from ip2pbatch.plan.shard import Shard, suffix
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ip2pbatch.train.on_cluster import Cluster
 
 State = Literal["fresh", "stale", "missing"]
+_SEEN = TEMPORARY.replace("*", "seen-*")  # by workers of a cluster; whoever put it there and was killed leaves it
 INTERRUPTED = "was interrupted and will go on"
 
 
@@ -211,6 +212,7 @@ def run_stage(
     with lock.gate():
         lock.acquire()
     try:
+        sweep(one.folder.glob(_SEEN))
         write_json(one.folder / "started.json", one.known.record)
         write_manifests(one.known, one.folder)
         began = time.monotonic()
