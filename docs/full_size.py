@@ -37,8 +37,6 @@ edits:
   - {{id: spring, instruction: make it spring, photos: "coffee.jpg"}}
   - {{id: underwater, instruction: make it look underwater, photos: "**/china.jpg"}}
 seeds: 1371
-steps: 20  # of which refining takes six
-sampler: euler_a
 output: {{folder: "{out}", name: "{{stem}}_{{edit}}", format: png, full_resolution: refine}}
 """
 
