@@ -54,7 +54,7 @@ class Hollow:
                 strips = deal.group.plan.strips
                 made = [(deal, at, strip, link) for at, strip in enumerate(strips) for link in strip.keep]
                 list(hands.map(self._make, made))
-                self._line.say(Over(deal.epoch, (), {}, 0, 1.0, {}))
+                self._line.say(Over(deal.epoch, seconds=1.0, undelivered=(), notes={}, shrunk=0, busy={}))
 
     def _make(self, one: tuple[Deal, int, Strip, int]) -> None:
         deal, at, strip, link = one
