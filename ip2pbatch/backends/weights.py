@@ -1,4 +1,4 @@
-"""From a model's name to what is checked on disk: `tiny`, a folder, a file, or a hub id `owner/name[@revision]`.
+"""From a model's name to what is checked on disk: one that is embedded, a folder, a file, or a hub id (@revision).
 
 The hub's cache is asked first and the network last; nothing but safetensors, JSON and vocabularies is fetched.
 """
@@ -21,13 +21,12 @@ from ip2pbatch.backends.single_file import ldm_file
 from ip2pbatch.disk.contents import sha256s
 from ip2pbatch.disk.digests import digest_of
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.defaults import TINY, is_file, model_id, snapshot_of
+from ip2pbatch.plan.defaults import EMBEDDED, is_file, model_id, snapshot_of
 from ip2pbatch.plan.editors.composed import Composed, composed
 from ip2pbatch.plan.families import Family, family_of
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TINY = Path(__file__).parents[1] / "tiny"
 Note = Callable[[str], None]
 _TEXTS = (".json", ".txt", ".jinja")
 _TIMEOUT = 5.0  # seconds for the hub to answer before it counts as not reachable
@@ -112,8 +111,8 @@ def refuse_unfit(model: str) -> None:
 
 def _here(model: str) -> Path | None:
     """The folder or file of a model that is on this machine."""
-    if model == TINY:
-        return _TINY if (_TINY / "tokenizer").is_dir() else None
+    if (own := EMBEDDED.get(model)) is not None:
+        return own if (own / "tokenizer").is_dir() else None
     if (path := Path(model).expanduser()).exists():
         return snapshot_of(path).resolve()
     found = None if is_file(model) else model_id(model)
@@ -131,8 +130,8 @@ def _tell_unloaded(model: ModelFolder, note: Note) -> None:
 
 
 def _resolved(model: str, download: bool, kind: model_folder.Kind, checker: bool, note: Note) -> ModelFolder:
-    if model == TINY:
-        return _folder(_embedded(), TINY, "", kind, checker)
+    if model in EMBEDDED:
+        return _folder(_embedded(model), model, "", kind, checker)
     folder = Path(model).expanduser()
     if folder.exists():
         return _folder(snapshot_of(folder).resolve(), model, "", kind, checker)
@@ -151,10 +150,10 @@ def _resolved(model: str, download: bool, kind: model_folder.Kind, checker: bool
     return _folder(path, model, path.name, kind, checker)
 
 
-def _embedded() -> Path:
-    if not (_TINY / "tokenizer").is_dir():
+def _embedded(model: str) -> Path:
+    if not (EMBEDDED[model] / "tokenizer").is_dir():
         raise ModelError("the embedded model is not in ip2pbatch-light", hint="pip install ip2pbatch")
-    return _TINY
+    return EMBEDDED[model]
 
 
 def is_known_as(model: str, digest: str) -> bool:
@@ -185,8 +184,9 @@ def _refuse_address(model: str) -> None:
 
 
 def list_models() -> list[KnownModel]:
-    """The models on this machine: the embedded one, and the editing models in the hub's cache."""
-    return [*_known(TINY, _TINY, ""), *_cached_models()]
+    """The models on this machine: the embedded ones, and the editing models in the hub's cache."""
+    own = (known for name, path in EMBEDDED.items() for known in _known(name, path, ""))
+    return [*own, *_cached_models()]
 
 
 def file_digests(path: Path, files: tuple[str, ...] | None = None, *, checker: bool = True) -> dict[str, str]:

@@ -20,9 +20,10 @@ DEFAULT_MODEL = "timbrooks/instruct-pix2pix"
 SEGMENTER = "CIDAS/clipseg-rd64-refined"
 """What finds words, the subject and the background in photos where a recipe names no other model."""
 TINY = "tiny"
+EMBEDDED = {name: Path(__file__).parent.parent / name for name in (TINY, "tiny-fast")}
+"""The folders of the models that the program brings along, by their names; ip2pbatch-light has none of them."""
 FILES = (".safetensors", ".ckpt")
 SETTINGS_FILE = "ip2pbatch.json"
-_TINY_FOLDER = Path(__file__).parent.parent / TINY
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
@@ -68,8 +69,8 @@ def _cached(model: str) -> Path | None:
 
 
 def model_defaults(model: str) -> ModelDefaults:
-    """The defaults of `model`: `tiny`, a hub id or its short name, or a folder whose `ip2pbatch.json` has {"defaults":
-    {"text": …}}.
+    """The defaults of `model`: an embedded one, a hub id or its short name, or a folder whose `ip2pbatch.json` has
+    {"defaults": {"text": …}}.
 
     A LoRA for few steps that is laid over it has its own, which come before. Raises ModelError where that file is there
     but is not what it should be.
@@ -147,11 +148,11 @@ def _taught_in(settings: dict[str, Any]) -> TaughtScales | None:
 
 
 def model_folder(model: str) -> Path | None:
-    """The folder of `model`, whatever is laid over it: the embedded one for `tiny`, a path that is a folder, None for a
-    file or a hub id.
+    """The folder of `model`, whatever is laid over it: an embedded one, or a path that is a folder; None of a file or a
+    hub id.
     """
-    if model == TINY:
-        return _TINY_FOLDER
+    if model in EMBEDDED:
+        return EMBEDDED[model]
     path = Path(base_of(model))
     return snapshot_of(path) if path.is_dir() else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ip2pbatch.backends import hub
 from ip2pbatch.errors import Ip2pError, ModelError, ResourceError
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import EMBEDDED
 from ip2pbatch.plan.written.yaml_source import suggest
 from ip2pbatch.train.configs import StageConfig
 from ip2pbatch.train.estimates import is_sdxl
@@ -54,7 +54,7 @@ def sdxl_to_evaluate(config: StageConfig) -> Iterator[Ip2pError]:
 def problem_of_model(config: StageConfig, at: Place, name: ModelName) -> Iterator[Ip2pError]:
     """What is wrong with a model's name, if anything."""
     folder = config.path.parent
-    if name == TINY:
+    if name in EMBEDDED:
         return
     if name.is_path:
         if not Path(name).exists():

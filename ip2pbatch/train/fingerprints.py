@@ -19,10 +19,10 @@ from typing import Any
 from ip2pbatch.disk.atomic import write_whole
 from ip2pbatch.disk.contents import Contents, contents, digest_of_contents
 from ip2pbatch.errors import MissingError
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import EMBEDDED
 from ip2pbatch.train.configs import StageConfig
 from ip2pbatch.train.data.crops import find_photos
-from ip2pbatch.train.model_names import EMBEDDED, HubSet, ModelName, commit_of
+from ip2pbatch.train.model_names import HubSet, ModelName, commit_of
 
 READ = "read"  # below a stage's folder: manifests of the folders that it read
 PHOTOS = "--photos"  # the key of their folder among the sources
@@ -98,8 +98,8 @@ def digest_of_path(path: Path) -> str:
 
 def digest_of_model(name: ModelName) -> str:
     """Of a folder by its contents, of a hub model by its commit; UNKNOWN where this machine does not have it."""
-    if name == TINY or name.is_path:
-        return digest_of_path(EMBEDDED if name == TINY else Path(name))
+    if name in EMBEDDED or name.is_path:
+        return digest_of_path(EMBEDDED.get(name, Path(name)))
     commit = commit_of(name) if name.is_hub_id else None
     return f"{_HUB}{commit}" if commit else UNKNOWN
 

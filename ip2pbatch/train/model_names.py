@@ -21,9 +21,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from ip2pbatch.plan.defaults import TINY, hub_id
+from ip2pbatch.plan.defaults import EMBEDDED, hub_id
 
-EMBEDDED = Path(__file__).parents[1] / TINY
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -97,7 +96,7 @@ def set_beside(name: HubSet, folder: Path) -> HubSet | Path:
 
 def beside(name: ModelName, folder: Path, inputs: Collection[str]) -> ModelName:
     """The name with a path made absolute, read from the config's `folder`; every other name as it is."""
-    if name in inputs or name == TINY:
+    if name in inputs or name in EMBEDDED:
         return name
     there = folder / Path(name).expanduser()
     looks = name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.partition("@")[0].count("/") > 1
@@ -127,8 +126,8 @@ def commit_of(name: ModelName) -> str | None:
 
 def folder_of(name: ModelName) -> Path | None:
     """Where the model's files are on this machine; None where they are not."""
-    if name == TINY:
-        return EMBEDDED
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     if name.is_path:
         return Path(name) if Path(name).is_dir() else None
     commit = commit_of(name) if name.is_hub_id else None

@@ -26,7 +26,7 @@ from ip2pbatch.engine.bench.results import Checked, Results
 from ip2pbatch.engine.bench.suites import Suite
 from ip2pbatch.engine.bench.timing import mirrored
 from ip2pbatch.engine.bench.work import OWN, SCENARIOS, Work, make_work, photos_in
-from ip2pbatch.plan.defaults import TINY
+from ip2pbatch.plan.defaults import EMBEDDED
 
 _COMPARED = 4  # edits whose pictures are compared; a contender that takes more a call makes more to warm up
 
@@ -180,7 +180,7 @@ class Bench:
         """The command line in new processes: its answers, and its first picture."""
         with self._clock.piece():
             (photo,) = photos_in(self._photos, 1, self._cache, self._suite.megapixels)
-            model = TINY if self._suite.model == TINY else str(self._model.path)
+            model = self._named
             steps = ["--steps", str(self._suite.steps), "--device", self._suite.device]
             for how, flags in (("", ["--precision", "fp32"]), (", precision measured first", [])):
                 first = cold.first_picture(model, photo.path, [*flags, *steps])
@@ -233,10 +233,15 @@ class Bench:
         with _scratch() as out:
             return contender.run(self.work(entry), out)
 
+    @property
+    def _named(self) -> str:
+        """The model as another process is told it."""
+        return self._suite.model if self._suite.model in EMBEDDED else str(self._model.path)
+
     def _task(self, name: str) -> cold.Task:
         suite, entry = self._suite, Entry.parse(name)
         return cold.Task(
-            name, TINY if suite.model == TINY else str(self._model.path), suite.device, self._scenario(entry),
+            name, self._named, suite.device, self._scenario(entry),
             str(self._photos or ""), str(self._cache), suite.count, suite.megapixels,
             entry.steps or suite.steps, suite.long_side, suite.gpu_gigabytes,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ip2pbatch.errors import ModelError
-from ip2pbatch.plan.defaults import FILES, TINY, is_file
+from ip2pbatch.plan.defaults import EMBEDDED, FILES, is_file
 from ip2pbatch.plan.editors.composed import Composed, Lora, brief, composed
 from ip2pbatch.plan.written.addresses import hub_hint, is_address
 from ip2pbatch.plan.written.choices import Sampler
@@ -130,4 +130,4 @@ def _one_path(name: str, base: Path, at: tuple[str | int, ...]) -> str:
         raise Mistake(f"{name!r} is an address and no model", hint=hub_hint(name), at=at)
     path = base / Path(name).expanduser()
     written = name.startswith(("./", "../", "/", "~"))
-    return normalised(path) if written or is_file(name) or (name != TINY and path.is_dir()) else name
+    return normalised(path) if written or is_file(name) or (name not in EMBEDDED and path.is_dir()) else name
