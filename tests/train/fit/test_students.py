@@ -243,6 +243,13 @@ def test_sample_sheets_are_drawn_at_the_students_own_steps(folder: Path, tmp_pat
     assert (tmp_path / "samples" / "step-000002.jpg").is_file()
 
 
+def test_without_halvings_the_guided_answer_is_all_that_is_learned(folder: Path, tmp_path: Path) -> None:
+    asked = config(folder, halvings=(), sampler="dpmpp_2m")
+    assert (asked.begins, asked.cost) == ((), 2)
+    distill.run(asked, {}, tmp_path, None)
+    assert model_defaults(str(tmp_path / "model")).sampler == "dpmpp_2m"
+
+
 def test_what_does_not_fit_together_is_refused(folder: Path) -> None:
     with pytest.raises(ValidationError, match="half the steps"):
         config(folder, halvings=(16, 4))

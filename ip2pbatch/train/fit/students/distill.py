@@ -103,7 +103,7 @@ class Config(BaseModel):
     scales: Scales = Scales()
     grid: int = Field(50, ge=2)  # consistency: the steps that a path is cut into
     guided: float = Field(0.4, gt=0, lt=1)  # progressive: part of the steps before the first halving
-    halvings: tuple[int, ...] = (16, 8, 4)  # progressive: of as many steps each, in as long a time
+    halvings: tuple[int, ...] = (16, 8, 4)  # progressive: of as many steps each; () of a teacher of few steps itself
     schedule: dict[str, Any] = Field(default_factory=dict)  # diffusers' words that differ from the teacher's folder
     dropout: float = Field(0.05, ge=0, lt=1)  # part of the samples without an instruction
 
@@ -147,7 +147,8 @@ class Config(BaseModel):
         """A sample's, in samples of a fine-tuning: three rows of the teacher, or two of the forerunner, besides."""
         if self.objective == "consistency":
             return (LEARNING + 3 + 1) / LEARNING
-        return self.guided * (LEARNING + 3) / LEARNING + (1 - self.guided) * (LEARNING + 2) / LEARNING
+        guided = self.guided if self.halvings else 1
+        return guided * (LEARNING + 3) / LEARNING + (1 - guided) * (LEARNING + 2) / LEARNING
 
     @property
     def begins(self) -> tuple[int, ...]:
