@@ -19,6 +19,7 @@ from tiny_models import save_model
 
 from ip2pbatch.backends import weights
 from ip2pbatch.errors import ModelError
+from ip2pbatch.plan.defaults import EMBEDDED
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -305,7 +306,7 @@ def test_a_hub_model_is_fetched_once_without_pickles_or_code(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert weights.resolve("owner/kl") == fetched
     assert weights.resolve(f"owner/kl@{COMMIT}").digest == fetched.digest
-    assert [(known.name, known.revision) for known in weights.list_models() if known.name != "tiny"] == [
+    assert [(known.name, known.revision) for known in weights.list_models() if known.name not in EMBEDDED] == [
         ("owner/kl", COMMIT)
     ]
 
