@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -363,3 +364,4 @@ def test_a_worker_or_the_driver_is_killed_on_a_cluster_of_ray(tmp_path: Path, se
     rows = [row["row"] for row in read_journal(made.folder / "rows.jsonl")]
     assert sorted(rows) == list(range(len(WORDS)))
     assert [*temporary.glob("ip2p-*")] == []
+    shutil.rmtree(temporary)
