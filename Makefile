@@ -51,6 +51,7 @@ check: install
 soak: install
 	$(BIN)/python tests/soak.py
 
+# W002: an embedded model is a folder that is whole by itself, so that two of them hold some files alike.
 dist:
 	test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
 	.venv-dist/bin/python -m pip install --quiet build twine check-wheel-contents
@@ -58,7 +59,7 @@ dist:
 	.venv-dist/bin/python -m build --outdir dist .
 	.venv-dist/bin/python -m build --outdir dist light
 	.venv-dist/bin/python -m twine check --strict dist/*
-	.venv-dist/bin/check-wheel-contents dist/*.whl
+	.venv-dist/bin/check-wheel-contents --ignore W002 dist/*.whl
 
 check-dist: dist
 	$(PYTHON) tests/check_dist.py dist
