@@ -389,8 +389,8 @@ def _selection(
     refuse_addresses(["run", *([] if out is None else ["--out", str(out)])])
     refuse_addresses([] if state is None else ["--state", str(state)])
     allowed = None if max_failures is None else Allowance.parse(str(max_failures))
-    places = (None if place is None else Path(place) for place in (out, state))
-    return Selection(next(places), only, limit, shard, allowed, next(places))
+    kept = None if state is None else Path(state)
+    return Selection(None if out is None else Path(out), only, limit, shard, allowed, kept)
 
 
 def _text(numbers: Numbers | None) -> str | None:

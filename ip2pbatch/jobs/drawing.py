@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ip2pbatch.pictures.areas.composing import Area
     from ip2pbatch.pictures.areas.coverage import Found
     from ip2pbatch.plan.edits import Strip
+    from ip2pbatch.plan.written.outputs import Sheet
     from ip2pbatch.show.cells import Cell
     from ip2pbatch.show.region_sheet import Panel
 
@@ -84,6 +85,17 @@ def draw_report(run: Path, voice: Voice, *, out: Path | None) -> Drawn:
     writing = partial(voice.counting, "writing the report")
     report = write_report(view, out or view.root / REPORT, writing)
     return Drawn((report,), dict(view.damaged), () if out else published(view, (), report, voice))
+
+
+def draw_both(view: RunView, settings: Sheet, voice: Voice) -> tuple[tuple[Path, ...], Path]:
+    """Contact sheets and report of a run that was just made, where they belong."""
+    from ip2pbatch.show.report import REPORT, write_report
+    from ip2pbatch.show.sheet import write_sheets
+
+    drawing = partial(voice.counting, "drawing contact sheets (the report follows)")
+    sheets = write_sheets(view, view.root / SHEETS, settings, drawing)
+    writing = partial(voice.counting, "writing the report")
+    return tuple(sheets), write_report(view, view.root / REPORT, writing)
 
 
 def published(view: RunView, sheets: Sequence[Path], report: Path | None, voice: Voice) -> tuple[str, ...]:

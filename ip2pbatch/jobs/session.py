@@ -27,7 +27,7 @@ from ip2pbatch.run.directory.layout import refuse_address
 from ip2pbatch.run.directory.ledger import Run, open_run
 from ip2pbatch.run.directory.lines import EngineSpec, Invocation, Record, RecordedRecipe, Status
 from ip2pbatch.run.directory.sessions import says_engine
-from ip2pbatch.run.directory.view import RunView, read_run
+from ip2pbatch.run.directory.view import read_run
 from ip2pbatch.run.execute import run_plan
 from ip2pbatch.run.pace import Then
 from ip2pbatch.run.patience import Patience
@@ -335,7 +335,7 @@ def ended(
     job: Job, summary: Summary, voice: Voice, *, unmade: int = 0, removed: list[str] | None = None
 ) -> Outcome:  # fmt: skip
     """What a person looks at is drawn, from the run directory as it is now, which is read once for all of it."""
-    from ip2pbatch.jobs.drawing import looked_at, published, timed
+    from ip2pbatch.jobs.drawing import draw_both, looked_at, published, timed
     from ip2pbatch.show.cells import gallery
 
     measured: tuple[Record, ...] = ()
@@ -346,7 +346,7 @@ def ended(
         view = looked_at(view, gallery(view).cells, voice)
         view, measured = measure(view, job.recipe.sheet.metrics, voice, job.shard)
     with timed(_cells(job), job.recipe.sheet.cell) if drawn else nullcontext():
-        sheets, report = _draw(job, view, voice) if drawn else ((), None)
+        sheets, report = draw_both(view, job.recipe.sheet, voice) if drawn else ((), None)
     put = published(view, sheets, report, voice) if drawn else ()
     earlier = tuple(renamed.leftovers(view)) if summary.delivered else ()
     tidied = None if removed is None else tuple(removed)
@@ -364,17 +364,6 @@ def _then(job: Job) -> Then | None:
 
     cells = _cells(job)
     return Then(_DRAWN, foreseen(cells, job.recipe.sheet.cell)) if cells <= MOST_CELLS else None
-
-
-def _draw(job: Job, view: RunView, voice: Voice) -> tuple[tuple[Path, ...], Path]:
-    from ip2pbatch.jobs.drawing import SHEETS
-    from ip2pbatch.show.report import REPORT, write_report
-    from ip2pbatch.show.sheet import write_sheets
-
-    drawing = partial(voice.counting, "drawing contact sheets (the report follows)")
-    sheets = write_sheets(view, job.out / SHEETS, job.recipe.sheet, drawing)
-    writing = partial(voice.counting, "writing the report")
-    return tuple(sheets), write_report(view, job.out / REPORT, writing)
 
 
 def tell_damage(run: Run, voice: Voice) -> None:

@@ -98,7 +98,7 @@ def there(folder: Path) -> set[str]:
 
 
 class OwnBooks:
-    """This process's own.."""
+    """Those of this process alone: a journal of its own, and nobody to wait for."""
 
     quiet, mark = False, ""
 

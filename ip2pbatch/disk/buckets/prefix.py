@@ -18,6 +18,7 @@ import numpy as np
 
 from ip2pbatch.disk.buckets.locations import Location, location
 from ip2pbatch.disk.buckets.stores import Store, StoreError, Version, store_of
+from ip2pbatch.disk.digests import file_sha256
 from ip2pbatch.disk.row_index import Numbers, are_many, numbers_of, row_hash
 
 NOTHING = 0
@@ -120,7 +121,7 @@ class Prefix:
             now = self._store.put(self._key(name), file, replaces)
         except StoreError as error:
             found = self.version(name) if error.trouble == "changed" else None
-            if found is None or found.size != file.stat().st_size or self._read(name, found) != _sha256(file):
+            if found is None or found.size != file.stat().st_size or self._read(name, found) != file_sha256(file):
                 raise
             now = found
         self._believe(name, mark_of(now.etag, now.size))
@@ -181,11 +182,6 @@ class _Reading:
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         return len(memoryview(data))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prefix_of(root: Path) -> Prefix:
